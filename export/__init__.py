@@ -1,0 +1,1 @@
+"""From a checkpoint to a bundle: ONNX graphs, their comparison with torch, the manifest."""

@@ -1,0 +1,1 @@
+"""The networks of garment transfer and the FlowWarp operator as torch sees it."""

@@ -1,0 +1,147 @@
+"""Building blocks that the three networks share."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from garment_transfer.runtime.labels import BACKGROUND, SKIN
+
+#: DensePose parts, background included.
+PARTS = 25
+#: The front and the back of the torso among the DensePose parts; the neck belongs to them.
+TORSO_PARTS = (1, 2)
+#: Both hands among the DensePose parts.
+HAND_PARTS = (3, 4)
+
+
+class Conv(nn.Sequential):
+    """3x3 convolution, batch normalisation, ReLU. A runtime folds the normalisation away."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+        )
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions around which the input is added back."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = Conv(channels, channels)
+        self.second = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, 1, 1, bias=False), nn.BatchNorm2d(channels)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.second(self.first(x)))
+
+
+class Encoder(nn.Module):
+    """A pyramid of features: `widths[l]` channels at 1/2**(l+1) of the input's size."""
+
+    def __init__(self, inputs: int, widths: tuple[int, ...], blocks: tuple[int, ...]) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList()
+        for width, count in zip(widths, blocks, strict=True):
+            self.levels.append(
+                nn.Sequential(Conv(inputs, width, 2), *(Residual(width) for _ in range(count)))
+            )
+            inputs = width
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        features = []
+        for level in self.levels:
+            x = level(x)
+            features.append(x)
+        return features
+
+
+def upsample2x(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2.0, mode="bilinear")
+
+
+def image_to_float(image: Tensor) -> Tensor:
+    """uint8 [N,H,W,3] to float [N,3,H,W] in 0..1."""
+    return image.permute(0, 3, 1, 2).float() / 255
+
+
+def float_to_image(x: Tensor) -> Tensor:
+    """float [N,3,H,W] in 0..1 to uint8 [N,H,W,3], rounded to nearest."""
+    return (x.clamp(0, 1) * 255 + 0.5).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def one_hot(parsing: Tensor, classes: tuple[int, ...]) -> Tensor:
+    """Class ids [N,H,W] to float [N,len(classes),H,W], one plane per class of `classes`."""
+    ids = torch.tensor(classes, dtype=torch.int32, device=parsing.device).view(1, -1, 1, 1)
+    return (parsing.to(torch.int32)[:, None] == ids).float()
+
+
+def border_width(height: int) -> int:
+    """How far, in pixels, the border of a label map may be off: 2 at a height of 256."""
+    return max(1, height // 128)
+
+
+def dilate(mask: Tensor, radius: int) -> Tensor:
+    """A mask [N,C,H,W] of 0 and 1 grown by `radius` pixels (a square of side 2 radius + 1)."""
+    return F.max_pool2d(mask, 2 * radius + 1, 1, radius)
+
+
+def is_part(densepose: Tensor, parts: tuple[int, ...]) -> Tensor:
+    """Where an IUV map [N,H,W,3] shows one of `parts`, bool [N,H,W]."""
+    index = densepose[..., 0]
+    return (index >= parts[0]) & (index <= parts[-1])
+
+
+def label_neck(parsing: Tensor, densepose: Tensor) -> Tensor:
+    """Label as skin what has no label but lies on the torso.
+
+    VITON's label set leaves neck and bare chest unlabelled where others call them skin; after
+    this the networks see one convention. [N,H,W] and [N,H,W,3] to [N,H,W], uint8.
+    """
+    unlabelled = (parsing == BACKGROUND) & is_part(densepose, TORSO_PARTS)
+    return torch.where(unlabelled, torch.full_like(parsing, SKIN), parsing)
+
+
+class DensePose(nn.Module):
+    """DensePose as features: a learned vector per part, with U and V beside it.
+
+    uint8 [N,H,W,3] to float [N,width+2,H,W]. Where an encoding carries parts alone, U = V = 0.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.parts = nn.Embedding(PARTS, width)
+        self.channels = width + 2
+
+    def forward(self, densepose: Tensor) -> Tensor:
+        parts = self.parts(densepose[..., 0].to(torch.int32)).permute(0, 3, 1, 2)
+        return torch.cat([parts, densepose[..., 1:].permute(0, 3, 1, 2).float() / 255], dim=1)
+
+
+def push_pull(x: Tensor, weight: Tensor) -> Tensor:
+    """Fill `x` where `weight` is 0 from what surrounds it, smoothly and without a network.
+
+    The push-pull of Gortler et al., "The Lumigraph" (SIGGRAPH 1996): averages of the known
+    pixels are pushed to ever coarser levels and pulled back into the holes.
+
+    Args:
+        x: [N,C,H,W], H and W divisible by 32.
+        weight: [N,1,H,W] in 0..1, how well each pixel is known.
+
+    Returns:
+        [N,C,H,W], equal to `x` where `weight` is 1; 0 where nothing is known at all.
+    """
+    levels = [(x * weight, weight)]
+    for _ in range(5):
+        levels.append((F.avg_pool2d(levels[-1][0], 2), F.avg_pool2d(levels[-1][1], 2)))
+    colour, known = levels.pop()
+    total = known.mean(dim=(2, 3), keepdim=True)
+    filled = (colour.mean(dim=(2, 3), keepdim=True) / total.clamp_min(1e-6)).expand_as(colour)
+    filled = colour + (1 - known) * filled
+    while levels:
+        colour, known = levels.pop()
+        filled = colour + (1 - known) * upsample2x(filled)
+    return filled

@@ -1,0 +1,206 @@
+"""Transfer parsing reasoning: who wears what where, before a pixel is painted.
+
+`S_p` of Fang et al. (arXiv 2401.12433): from A's reserved parsing and DensePose, and B's
+garment parsing and DensePose, the parsing of A in B's garment. The paper does not publish the
+network; here it is a U-Net over both people's maps, with two ways for B's garment to reach A's
+body that do not depend on where B stands in the picture:
+
+- coverage: how much of each body part B's garment and B's skin cover, read off at the same part
+  of A (sleeve length and hem in numbers);
+- attention from the U-Net's features to those of B alone, at 1/16 of the size.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from garment_transfer.models.layers import (
+    HAND_PARTS,
+    PARTS,
+    Conv,
+    DensePose,
+    Encoder,
+    Residual,
+    is_part,
+    label_neck,
+    one_hot,
+    upsample2x,
+)
+from garment_transfer.runtime.labels import (
+    BACKGROUND,
+    FACE,
+    GARMENT,
+    HAIR,
+    LEGS,
+    LOWER,
+    SKIN,
+)
+
+#: The classes that are reasoned, in the order of the network's logits. The person's own hair,
+#: face and legs are kept as they are.
+REASONED = (BACKGROUND, SKIN, GARMENT, LOWER)
+KEPT = (HAIR, FACE, LEGS)
+
+
+@dataclass(frozen=True)
+class ParsingConfig:
+    """Widths of the parsing network: trunk from 1/2 to 1/32 of the size, B's own encoder, head."""
+
+    widths: tuple[int, int, int, int, int]
+    blocks: tuple[int, int, int, int, int]
+    garment_widths: tuple[int, int, int, int]
+    part_width: int
+    head_width: int
+
+
+class ParsingNetwork(nn.Module):
+    """The graph `parsing`; `reason` gives its logits for training."""
+
+    def __init__(self, config: ParsingConfig) -> None:
+        super().__init__()
+        self.person_pose = DensePose(config.part_width)
+        self.garment_pose = DensePose(config.part_width)
+        inputs = 2 * self.person_pose.channels + 5 + 4
+        widths = config.widths
+        self.stem = Encoder(inputs, widths[:1], config.blocks[:1])
+        self.trunk = nn.ModuleList(
+            [
+                # the coverage of the person's body parts joins at 1/4, where it is computed
+                Encoder(widths[0], widths[1:2], (0,)),
+                Encoder(widths[1], widths[2:3], config.blocks[2:3]),
+                Encoder(widths[2], widths[3:4], config.blocks[3:4]),
+                Encoder(widths[3], widths[4:5], config.blocks[4:5]),
+            ]
+        )
+        self.cover = nn.Sequential(
+            Conv(widths[1] + 3, widths[1]), *(Residual(widths[1]) for _ in range(config.blocks[1]))
+        )
+        tokens = config.garment_widths[-1]
+        self.garment = Encoder(
+            self.garment_pose.channels + 4 + 2, config.garment_widths, (0, 0, 0, 0)
+        )
+        self.query = nn.Conv2d(widths[3], tokens, 1)
+        self.key_value = nn.Conv2d(tokens, 2 * tokens, 1)
+        self.attended = Conv(widths[3] + tokens, widths[3])
+        self.decoder = nn.ModuleList(
+            [Conv(widths[i + 1] + widths[i], widths[i]) for i in reversed(range(4))]
+        )
+        self.detail = nn.Conv2d(inputs, config.head_width // 2, 1)
+        self.head = nn.Sequential(
+            Conv(widths[0] + config.head_width // 2, config.head_width),
+            nn.Conv2d(config.head_width, len(REASONED), 3, 1, 1),
+        )
+
+    def reason(
+        self,
+        person_parsing: Tensor,
+        person_densepose: Tensor,
+        garment_parsing: Tensor,
+        garment_densepose: Tensor,
+    ) -> Tensor:
+        """Logits [N,4,H,W] of the classes `REASONED`; inputs as in `forward`."""
+        garment_parsing = label_neck(garment_parsing, garment_densepose)
+        # hands are never under a garment, so they may be known; the rest of the person's own
+        # skin and garment must not be, or the network would learn to keep them
+        hands = (person_parsing == SKIN) & is_part(person_densepose, HAND_PARTS)
+        person = torch.cat(
+            [
+                self.person_pose(person_densepose),
+                one_hot(person_parsing, (HAIR, FACE, LOWER, LEGS)),
+                hands[:, None].float(),
+            ],
+            dim=1,
+        )
+        worn = one_hot(garment_parsing, (GARMENT, SKIN, HAIR, LOWER))
+        owner = torch.cat([self.garment_pose(garment_densepose), worn], dim=1)
+        both = torch.cat([person, owner], dim=1)
+
+        features = self.stem(both)
+        x = self.trunk[0](features[-1])[-1]
+        covered = self._coverage(person_densepose, garment_densepose, worn)
+        features.append(self.cover(torch.cat([x, covered], dim=1)))
+        features += self.trunk[1](features[-1])
+        x = self.trunk[2](features[-1])[-1]
+        tokens = self.garment(torch.cat([owner, _position(owner)], dim=1))[-1]
+        features.append(self.attended(torch.cat([x, self._attend(x, tokens)], dim=1)))
+        x = self.trunk[3](features[-1])[-1]
+        for layer, skip in zip(self.decoder, reversed(features), strict=True):
+            x = layer(torch.cat([upsample2x(x), skip], dim=1))
+        return self.head(torch.cat([upsample2x(x), self.detail(both)], dim=1))
+
+    def _coverage(self, person_densepose: Tensor, garment_densepose: Tensor, worn: Tensor) -> Tensor:
+        """Share of each part that B's garment and B's skin cover, at A's parts: [N,3,H/4,W/4]."""
+        person = one_hot(person_densepose[:, 2::4, 2::4, 0], tuple(range(1, PARTS))).flatten(2)
+        owner = one_hot(garment_densepose[:, 2::4, 2::4, 0], tuple(range(1, PARTS))).flatten(2)
+        height, width = worn.shape[-2] // 4, worn.shape[-1] // 4
+        kinds = worn[:, :2, 2::4, 2::4].flatten(2)
+        area = owner.sum(dim=2, keepdim=True)
+        share = owner @ kinds.transpose(1, 2) / area.clamp_min(1.0)
+        share = torch.cat([share, (area >= 4.0).float()], dim=2)
+        return (share.transpose(1, 2) @ person).unflatten(2, (height, width))
+
+    def _attend(self, x: Tensor, tokens: Tensor) -> Tensor:
+        query = self.query(x).flatten(2).transpose(1, 2)
+        key, value = self.key_value(tokens).flatten(2).chunk(2, dim=1)
+        weights = torch.softmax(query @ key / query.shape[-1] ** 0.5, dim=-1)
+        mixed = weights @ value.transpose(1, 2)
+        return mixed.transpose(1, 2).unflatten(2, (x.shape[-2], x.shape[-1]))
+
+    def forward(
+        self,
+        person_parsing: Tensor,
+        person_densepose: Tensor,
+        garment_parsing: Tensor,
+        garment_densepose: Tensor,
+    ) -> Tensor:
+        """The transfer parsing.
+
+        Args:
+            person_parsing, garment_parsing: uint8 [N,H,W], the seven classes.
+            person_densepose, garment_densepose: uint8 [N,H,W,3], IUV.
+
+        Returns:
+            uint8 [N,H,W]: the person's own hair, face and legs, the rest reasoned.
+        """
+        logits = self.reason(person_parsing, person_densepose, garment_parsing, garment_densepose)
+        return merge(logits, person_parsing)
+
+
+def merge(logits: Tensor, person_parsing: Tensor) -> Tensor:
+    """Class ids from the logits, and the person's own where they are kept: uint8 [N,H,W]."""
+    # REASONED[i], without a gather: ids of the four classes are 0, 3, 4, 5
+    index = logits.argmax(dim=1).to(torch.int32)
+    reasoned = torch.where(index > 0, index + 2, index).to(torch.uint8)
+    kept = one_hot(person_parsing, KEPT).sum(dim=1) > 0
+    return torch.where(kept, person_parsing, reasoned)
+
+
+def _position(like: Tensor) -> Tensor:
+    """Normalised x and y of every pixel, [N,2,H,W]: attention has no other sense of place."""
+    n, _, h, w = like.shape
+    ys = torch.linspace(-1, 1, h, device=like.device).view(1, 1, h, 1).expand(n, 1, h, w)
+    xs = torch.linspace(-1, 1, w, device=like.device).view(1, 1, 1, w).expand(n, 1, h, w)
+    return torch.cat([xs, ys], dim=1)
+
+
+def parsing_loss(logits: Tensor, target: Tensor, person_parsing: Tensor) -> Tensor:
+    """Cross-entropy over the pixels that are reasoned, plus soft Dice of garment and skin.
+
+    Args:
+        logits: [N,4,H,W].
+        target: uint8 [N,H,W], the true parsing in seven classes.
+        person_parsing: uint8 [N,H,W]; its kept classes are not reasoned and do not count.
+    """
+    planes = one_hot(target, REASONED)
+    known = planes.sum(dim=1)
+    counted = known * (1 - one_hot(person_parsing, KEPT).sum(dim=1))
+    entropy = -(F.log_softmax(logits, dim=1) * planes).sum(dim=1)
+    loss = (entropy * counted).sum() / counted.sum().clamp_min(1.0)
+    soft = torch.softmax(logits, dim=1) * counted[:, None]
+    planes = planes * counted[:, None]
+    overlap = (soft * planes).sum(dim=(0, 2, 3))
+    total = (soft + planes).sum(dim=(0, 2, 3))
+    dice = 1 - (2 * overlap + 1) / (total + 1)
+    return loss + 0.5 * dice[1:3].sum()

@@ -1,0 +1,138 @@
+"""Arm regrowth and composition: paint what the new garment exposes, keep everything else.
+
+Fang et al. (arXiv 2401.12433) infer the skin from the arm pixels that survive, the target shape
+and the rest of the parsing. Here the surviving colours are first continued over the whole
+picture without a network (`push_pull`), skin from skin, lower garment from lower garment,
+background from background, and a small U-Net adds what that cannot know: shading, borders,
+fingers. A bare continuation already has the right colour on people unlike those trained on.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from garment_transfer.models.layers import (
+    Conv,
+    Encoder,
+    border_width,
+    dilate,
+    float_to_image,
+    image_to_float,
+    one_hot,
+    push_pull,
+    upsample2x,
+)
+from garment_transfer.runtime.labels import (
+    CLASSES,
+    FACE,
+    GARMENT,
+    LOWER,
+    SKIN,
+)
+
+
+@dataclass(frozen=True)
+class RegrowthConfig:
+    """Widths of the regrowth U-Net from 1/2 to 1/16 of the size, and of its head."""
+
+    widths: tuple[int, int, int, int]
+    blocks: tuple[int, int, int, int]
+    head_width: int
+
+
+class RegrowthNetwork(nn.Module):
+    """The graph `regrowth`; `paint` gives the image as floats for training."""
+
+    def __init__(self, config: RegrowthConfig) -> None:
+        super().__init__()
+        widths = config.widths
+        inputs = 3 + 3 + len(CLASSES) + 3
+        self.encoder = Encoder(inputs, widths, config.blocks)
+        self.decoder = nn.ModuleList(
+            [Conv(widths[i + 1] + widths[i], widths[i]) for i in reversed(range(3))]
+        )
+        self.head = nn.Sequential(
+            Conv(widths[0] + 9, config.head_width), nn.Conv2d(config.head_width, 4, 3, 1, 1)
+        )
+        last = self.head[-1]
+        assert isinstance(last, nn.Conv2d)
+        nn.init.normal_(last.weight, std=1e-3)
+
+    def paint(
+        self,
+        person_image: Tensor,
+        person_parsing: Tensor,
+        transfer_parsing: Tensor,
+        warped_garment: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """The image, float [N,3,H,W], and where it was painted, [N,1,H,W]; inputs: `forward`."""
+        photo = image_to_float(person_image)
+        now = one_hot(person_parsing, tuple(range(len(CLASSES))))
+        then = one_hot(transfer_parsing, tuple(range(len(CLASSES))))
+        garment = then[:, GARMENT : GARMENT + 1]
+        skin_then, lower_then = then[:, SKIN : SKIN + 1], then[:, LOWER : LOWER + 1]
+        background_now, background_then = now[:, :1], then[:, :1]
+
+        # label maps are rough: beside what vanishes, background and skin still show some of it
+        radius = border_width(photo.shape[-2])
+        stays = (person_parsing == transfer_parsing)[:, None].float()
+        vanished = dilate((1 - background_now) * (1 - stays), radius)
+        kept = stays * (1 - garment) * (1 - vanished * (background_then + skin_then))
+        painted = (1 - kept) * (1 - garment)
+
+        # the face has the person's skin colour, but eyes and lips too: it counts little
+        skin_now = now[:, SKIN : SKIN + 1]
+        skin = _continue(photo, skin_now * (1 - vanished) + 0.05 * now[:, FACE : FACE + 1])
+        lower = _continue(photo, now[:, LOWER : LOWER + 1] * (1 - vanished))
+        inside = dilate(1 - background_now, radius)
+        background = _continue(photo, background_now * (1.001 - inside))
+        base = skin * skin_then + lower * lower_then
+        base = base + background * (1 - skin_then - lower_then)
+
+        # what has no label now may be skin all the same (VITON leaves the neck unlabelled), so
+        # the network sees the photo there, and decides with the gate
+        unlabelled = background_now * skin_then
+        visible = photo * torch.maximum(kept, unlabelled)
+        known = visible + (1 - torch.maximum(kept, unlabelled)) * base * painted
+        known = known + image_to_float(warped_garment) * garment
+        inputs = torch.cat([known, base, then, kept, unlabelled, skin_now], dim=1)
+
+        features = self.encoder(inputs)
+        x = features[-1]
+        for layer, skip in zip(self.decoder, reversed(features[:-1]), strict=True):
+            x = layer(torch.cat([upsample2x(x), skip], dim=1))
+        detail = torch.cat([known, base, painted, kept, unlabelled], dim=1)
+        x = self.head(torch.cat([upsample2x(x), detail], dim=1))
+        gate = torch.sigmoid(x[:, 3:]) * unlabelled
+        paint = (base + x[:, :3]) * (1 - gate) + photo * gate
+        image = photo * kept + image_to_float(warped_garment) * garment + paint * painted
+        return image, painted
+
+    def forward(
+        self,
+        person_image: Tensor,
+        person_parsing: Tensor,
+        transfer_parsing: Tensor,
+        warped_garment: Tensor,
+    ) -> Tensor:
+        """The finished picture.
+
+        Args:
+            person_image, warped_garment: uint8 [N,H,W,3].
+            person_parsing, transfer_parsing: uint8 [N,H,W].
+
+        Returns:
+            uint8 [N,H,W,3]: the person's own pixels where the class stays, the warped garment
+            in its region, the rest painted.
+        """
+        image, _ = self.paint(person_image, person_parsing, transfer_parsing, warped_garment)
+        return float_to_image(image)
+
+
+def _continue(photo: Tensor, weight: Tensor) -> Tensor:
+    """`photo` continued from where `weight` is positive; at half the size, since it is smooth."""
+    known = F.avg_pool2d(weight, 2)
+    colour = F.avg_pool2d(photo * weight, 2) / known.clamp_min(1e-6)
+    return upsample2x(push_pull(colour, known))
