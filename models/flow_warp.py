@@ -94,8 +94,10 @@ def flow_warp(
     # torch's own upsampling by two is the table's: half-pixel centres, clamped edges
     flow = 2 * F.interpolate(coarse_flow, size=(h, w), mode="bilinear") + residual
     size = flow.new_tensor([w, h]).view(1, 2, 1, 1)
-    position = (2 * (_pixel_grid(flow) + flow) + 1) / size - 1
-    grid = torch.einsum("nij,njhw->nhwi", affine[:, :, :2], position) + affine[:, None, None, :, 2]
+    u, v = ((2 * (_pixel_grid(flow) + flow) + 1) / size - 1).unbind(dim=1)
+    # written out: under autocast a matrix product would round positions to bfloat16
+    a = affine.float()[:, :, :, None, None].unbind(dim=1)
+    grid = torch.stack([row[:, 0] * u + row[:, 1] * v + row[:, 2] for row in a], dim=-1)
     # NaN compares false too; -4 is outside x whatever its size
     finite = grid.abs() <= torch.finfo(torch.float32).max
     grid = torch.where(finite, grid, torch.full_like(grid, -4.0))

@@ -63,6 +63,14 @@ def upsample2x(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2.0, mode="bilinear")
 
 
+def positions(like: Tensor) -> Tensor:
+    """Normalised x and y of every pixel centre (-1 and 1 are the outer edges), [1,2,H,W]."""
+    h, w = like.shape[-2:]
+    xs = (torch.arange(w, device=like.device, dtype=torch.float32) * 2 + 1) / w - 1
+    ys = (torch.arange(h, device=like.device, dtype=torch.float32) * 2 + 1) / h - 1
+    return torch.stack([xs.expand(h, w), ys[:, None].expand(h, w)])[None]
+
+
 def image_to_float(image: Tensor) -> Tensor:
     """uint8 [N,H,W,3] to float [N,3,H,W] in 0..1."""
     return image.permute(0, 3, 1, 2).float() / 255
@@ -105,20 +113,25 @@ def label_neck(parsing: Tensor, densepose: Tensor) -> Tensor:
     return torch.where(unlabelled, torch.full_like(parsing, SKIN), parsing)
 
 
-class DensePose(nn.Module):
-    """DensePose as features: a learned vector per part, with U and V beside it.
+class Maps(nn.Module):
+    """One person's label planes and DensePose as features at half the size.
 
-    uint8 [N,H,W,3] to float [N,width+2,H,W]. Where an encoding carries parts alone, U = V = 0.
+    A DensePose part becomes a learned vector, with U and V beside it (0 where an encoding carries
+    parts alone). Its borders are too rough for the full size to be worth its cost.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, planes: int, part_width: int) -> None:
         super().__init__()
-        self.parts = nn.Embedding(PARTS, width)
-        self.channels = width + 2
+        self.planes = Conv(planes, 8, 2)
+        self.parts = nn.Embedding(PARTS, part_width)
+        self.channels = 8 + part_width + 2
 
-    def forward(self, densepose: Tensor) -> Tensor:
-        parts = self.parts(densepose[..., 0].to(torch.int32)).permute(0, 3, 1, 2)
-        return torch.cat([parts, densepose[..., 1:].permute(0, 3, 1, 2).float() / 255], dim=1)
+    def forward(self, planes: Tensor, densepose: Tensor) -> Tensor:
+        """[N,planes,H,W] float and uint8 [N,H,W,3] to [N,channels,H/2,W/2]."""
+        half = densepose[:, 1::2, 1::2]
+        parts = self.parts(half[..., 0].to(torch.int32)).permute(0, 3, 1, 2)
+        uv = half[..., 1:].permute(0, 3, 1, 2).float() / 255
+        return torch.cat([self.planes(planes), parts, uv], dim=1)
 
 
 def push_pull(x: Tensor, weight: Tensor) -> Tensor:
@@ -128,14 +141,14 @@ def push_pull(x: Tensor, weight: Tensor) -> Tensor:
     pixels are pushed to ever coarser levels and pulled back into the holes.
 
     Args:
-        x: [N,C,H,W], H and W divisible by 32.
+        x: [N,C,H,W]; up to five levels, as often as H and W can be halved.
         weight: [N,1,H,W] in 0..1, how well each pixel is known.
 
     Returns:
         [N,C,H,W], equal to `x` where `weight` is 1; 0 where nothing is known at all.
     """
     levels = [(x * weight, weight)]
-    for _ in range(5):
+    while len(levels) < 6 and levels[-1][0].shape[-2] % 2 == levels[-1][0].shape[-1] % 2 == 0:
         levels.append((F.avg_pool2d(levels[-1][0], 2), F.avg_pool2d(levels[-1][1], 2)))
     colour, known = levels.pop()
     total = known.mean(dim=(2, 3), keepdim=True)

@@ -20,12 +20,13 @@ from garment_transfer.models.layers import (
     HAND_PARTS,
     PARTS,
     Conv,
-    DensePose,
     Encoder,
+    Maps,
     Residual,
     is_part,
     label_neck,
     one_hot,
+    positions,
     upsample2x,
 )
 from garment_transfer.runtime.labels import (
@@ -50,7 +51,7 @@ class ParsingConfig:
 
     widths: tuple[int, int, int, int, int]
     blocks: tuple[int, int, int, int, int]
-    garment_widths: tuple[int, int, int, int]
+    garment_widths: tuple[int, int, int]
     part_width: int
     head_width: int
 
@@ -60,11 +61,13 @@ class ParsingNetwork(nn.Module):
 
     def __init__(self, config: ParsingConfig) -> None:
         super().__init__()
-        self.person_pose = DensePose(config.part_width)
-        self.garment_pose = DensePose(config.part_width)
-        inputs = 2 * self.person_pose.channels + 5 + 4
+        self.person = Maps(5, config.part_width)
+        self.owner = Maps(4, config.part_width)
         widths = config.widths
-        self.stem = Encoder(inputs, widths[:1], config.blocks[:1])
+        self.stem = nn.Sequential(
+            Conv(self.person.channels + self.owner.channels, widths[0]),
+            *(Residual(widths[0]) for _ in range(config.blocks[0])),
+        )
         self.trunk = nn.ModuleList(
             [
                 # the coverage of the person's body parts joins at 1/4, where it is computed
@@ -78,19 +81,18 @@ class ParsingNetwork(nn.Module):
             Conv(widths[1] + 3, widths[1]), *(Residual(widths[1]) for _ in range(config.blocks[1]))
         )
         tokens = config.garment_widths[-1]
-        self.garment = Encoder(
-            self.garment_pose.channels + 4 + 2, config.garment_widths, (0, 0, 0, 0)
-        )
+        self.garment = Encoder(self.owner.channels + 2, config.garment_widths, (0, 0, 0))
         self.query = nn.Conv2d(widths[3], tokens, 1)
         self.key_value = nn.Conv2d(tokens, 2 * tokens, 1)
         self.attended = Conv(widths[3] + tokens, widths[3])
         self.decoder = nn.ModuleList(
             [Conv(widths[i + 1] + widths[i], widths[i]) for i in reversed(range(4))]
         )
-        self.detail = nn.Conv2d(inputs, config.head_width // 2, 1)
+        # four pixels at once from half the size: layers at the full size would cost the most
         self.head = nn.Sequential(
-            Conv(widths[0] + config.head_width // 2, config.head_width),
-            nn.Conv2d(config.head_width, len(REASONED), 3, 1, 1),
+            Conv(widths[0], config.head_width),
+            nn.Conv2d(config.head_width, 4 * len(REASONED), 3, 1, 1),
+            nn.PixelShuffle(2),
         )
 
     def reason(
@@ -105,32 +107,29 @@ class ParsingNetwork(nn.Module):
         # hands are never under a garment, so they may be known; the rest of the person's own
         # skin and garment must not be, or the network would learn to keep them
         hands = (person_parsing == SKIN) & is_part(person_densepose, HAND_PARTS)
-        person = torch.cat(
-            [
-                self.person_pose(person_densepose),
-                one_hot(person_parsing, (HAIR, FACE, LOWER, LEGS)),
-                hands[:, None].float(),
-            ],
-            dim=1,
-        )
+        reserved = one_hot(person_parsing, (HAIR, FACE, LOWER, LEGS))
+        person = self.person(torch.cat([reserved, hands[:, None].float()], dim=1), person_densepose)
         worn = one_hot(garment_parsing, (GARMENT, SKIN, HAIR, LOWER))
-        owner = torch.cat([self.garment_pose(garment_densepose), worn], dim=1)
-        both = torch.cat([person, owner], dim=1)
+        owner = self.owner(worn, garment_densepose)
 
-        features = self.stem(both)
+        features = [self.stem(torch.cat([person, owner], dim=1))]
         x = self.trunk[0](features[-1])[-1]
         covered = self._coverage(person_densepose, garment_densepose, worn)
         features.append(self.cover(torch.cat([x, covered], dim=1)))
         features += self.trunk[1](features[-1])
         x = self.trunk[2](features[-1])[-1]
-        tokens = self.garment(torch.cat([owner, _position(owner)], dim=1))[-1]
+        # attention has no other sense of place
+        place = positions(owner).expand(owner.shape[0], -1, -1, -1)
+        tokens = self.garment(torch.cat([owner, place], dim=1))[-1]
         features.append(self.attended(torch.cat([x, self._attend(x, tokens)], dim=1)))
         x = self.trunk[3](features[-1])[-1]
         for layer, skip in zip(self.decoder, reversed(features), strict=True):
             x = layer(torch.cat([upsample2x(x), skip], dim=1))
-        return self.head(torch.cat([upsample2x(x), self.detail(both)], dim=1))
+        return self.head(x)
 
-    def _coverage(self, person_densepose: Tensor, garment_densepose: Tensor, worn: Tensor) -> Tensor:
+    def _coverage(
+        self, person_densepose: Tensor, garment_densepose: Tensor, worn: Tensor
+    ) -> Tensor:
         """Share of each part that B's garment and B's skin cover, at A's parts: [N,3,H/4,W/4]."""
         person = one_hot(person_densepose[:, 2::4, 2::4, 0], tuple(range(1, PARTS))).flatten(2)
         owner = one_hot(garment_densepose[:, 2::4, 2::4, 0], tuple(range(1, PARTS))).flatten(2)
@@ -175,14 +174,6 @@ def merge(logits: Tensor, person_parsing: Tensor) -> Tensor:
     reasoned = torch.where(index > 0, index + 2, index).to(torch.uint8)
     kept = one_hot(person_parsing, KEPT).sum(dim=1) > 0
     return torch.where(kept, person_parsing, reasoned)
-
-
-def _position(like: Tensor) -> Tensor:
-    """Normalised x and y of every pixel, [N,2,H,W]: attention has no other sense of place."""
-    n, _, h, w = like.shape
-    ys = torch.linspace(-1, 1, h, device=like.device).view(1, 1, h, 1).expand(n, 1, h, w)
-    xs = torch.linspace(-1, 1, w, device=like.device).view(1, 1, 1, w).expand(n, 1, h, w)
-    return torch.cat([xs, ys], dim=1)
 
 
 def parsing_loss(logits: Tensor, target: Tensor, person_parsing: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The sizes that the networks come in."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from torch import nn
 
@@ -25,9 +26,9 @@ PRESETS = {
         ParsingConfig(
             widths=(24, 40, 64, 96, 112),
             blocks=(0, 1, 1, 1, 1),
-            garment_widths=(16, 24, 32, 48),
+            garment_widths=(24, 32, 48),
             part_width=8,
-            head_width=16,
+            head_width=32,
         ),
         WarpingConfig(
             garment_widths=(12, 24, 32, 48, 64),
@@ -36,13 +37,13 @@ PRESETS = {
             flow_widths=(24, 32, 48, 64, 64),
             part_width=8,
         ),
-        RegrowthConfig(widths=(16, 32, 48, 64), blocks=(0, 1, 1, 1), head_width=12),
+        RegrowthConfig(widths=(20, 32, 48, 64), blocks=(0, 1, 1, 1), head_width=24),
     ),
     "full": Preset(
         ParsingConfig(
             widths=(48, 96, 160, 256, 352),
             blocks=(1, 1, 2, 2, 1),
-            garment_widths=(32, 64, 96, 128),
+            garment_widths=(64, 96, 128),
             part_width=16,
             head_width=48,
         ),
@@ -56,6 +57,11 @@ PRESETS = {
         RegrowthConfig(widths=(64, 128, 256, 448), blocks=(1, 2, 2, 1), head_width=48),
     ),
 }
+
+# the ablation that `evaluate` sets beside the method
+PRESETS["lite-without-stn"] = replace(
+    PRESETS["lite"], warping=replace(PRESETS["lite"].warping, aligning=False)
+)
 
 STAGES = ("parsing", "warping", "regrowth")
 
@@ -75,3 +81,8 @@ def build(preset: str) -> dict[str, nn.Module]:
         "regrowth": RegrowthNetwork(chosen.regrowth),
     }
     return {stage: network.eval() for stage, network in networks.items()}
+
+
+def shipped_checkpoint(preset: str) -> Path:
+    """The checkpoint of a preset that ships with the package."""
+    return Path(__file__).parent / "checkpoints" / f"{preset}.safetensors"

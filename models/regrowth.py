@@ -54,9 +54,11 @@ class RegrowthNetwork(nn.Module):
             [Conv(widths[i + 1] + widths[i], widths[i]) for i in reversed(range(3))]
         )
         self.head = nn.Sequential(
-            Conv(widths[0] + 9, config.head_width), nn.Conv2d(config.head_width, 4, 3, 1, 1)
+            Conv(widths[0], config.head_width),
+            nn.Conv2d(config.head_width, 4 * 4, 3, 1, 1),
+            nn.PixelShuffle(2),
         )
-        last = self.head[-1]
+        last = self.head[1]
         assert isinstance(last, nn.Conv2d)
         nn.init.normal_(last.weight, std=1e-3)
 
@@ -103,8 +105,7 @@ class RegrowthNetwork(nn.Module):
         x = features[-1]
         for layer, skip in zip(self.decoder, reversed(features[:-1]), strict=True):
             x = layer(torch.cat([upsample2x(x), skip], dim=1))
-        detail = torch.cat([known, base, painted, kept, unlabelled], dim=1)
-        x = self.head(torch.cat([upsample2x(x), detail], dim=1))
+        x = self.head(x)
         gate = torch.sigmoid(x[:, 3:]) * unlabelled
         paint = (base + x[:, :3]) * (1 - gate) + photo * gate
         image = photo * kept + image_to_float(warped_garment) * garment + paint * painted

@@ -5,6 +5,10 @@ the target shape. Two feature pyramids, of the garment as it was worn and of the
 with the pose, then give a flow over five levels: each level upsamples the flow so far, warps
 the garment's features with it and with the affine, and adds a residual. Both are composed by
 FlowWarp, and the original garment is sampled once.
+
+The paper does not publish the network. Where an arm points elsewhere no affine helps and no
+local comparison finds it, so that here every place of the target at 1/16 of the size is also
+matched against all places of the garment, and the flow's second level may take up the match.
 """
 
 from dataclasses import dataclass
@@ -16,13 +20,14 @@ from torch import Tensor, nn
 from garment_transfer.models.flow_warp import flow_warp, identity_affine
 from garment_transfer.models.layers import (
     Conv,
-    DensePose,
     Encoder,
+    Maps,
     border_width,
     dilate,
     float_to_image,
     image_to_float,
     one_hot,
+    positions,
     push_pull,
 )
 from garment_transfer.runtime.labels import FACE, GARMENT, HAIR, LOWER, SKIN
@@ -47,12 +52,14 @@ class WarpingConfig:
 class Warp:
     """What `WarpingNetwork.warp` gives; positions and flows in pixels of their own level.
 
-    affine: [N,2,3], output to source, normalised. flows: per level, coarse to fine, [N,2,h,w],
+    affine: [N,2,3], output to source, normalised. match: the flow of the matching, [N,2,h,w] at
+    1/16 of the size. flows: per level, coarse to fine, [N,2,h,w],
     without the affine; the last has the full size. garment: [N,4,H,W], colours times weight,
     and the weight, in 0..1: how surely a pixel shows the garment.
     """
 
     affine: Tensor
+    match: Tensor
     flows: list[Tensor]
     garment: Tensor
 
@@ -79,19 +86,18 @@ class Aligning(nn.Module):
         target_centre, target_extent = _moments(target)
         moments = torch.cat([source_centre, source_extent, target_centre, target_extent], dim=1)
         pooled = self.features(features).mean(dim=(2, 3))
-        correction = self.regress(torch.cat([pooled, moments], dim=1)).view(-1, 2, 3)
+        correction = self.regress(torch.cat([pooled, moments], dim=1)).float().view(-1, 2, 3)
         scale = (source_extent / target_extent).clamp(0.4, 2.5)
         matrix = torch.diag_embed(scale) + correction[:, :, :2]
         # the correction turns about the target's centre, so that it does not also move it
-        shift = source_centre - (matrix @ target_centre[:, :, None])[:, :, 0] + correction[:, :, 2]
+        moved = (matrix * target_centre[:, None]).sum(dim=2)
+        shift = source_centre - moved + correction[:, :, 2]
         return torch.cat([matrix, shift[:, :, None]], dim=2)
 
 
 def _moments(mask: Tensor) -> tuple[Tensor, Tensor]:
     """Centre and standard deviation of a region, normalised coordinates, each [N,2] (x, y)."""
-    h, w = mask.shape[-2:]
-    xs = ((torch.arange(w, device=mask.device) * 2 + 1) / w - 1).view(1, 1, 1, w)
-    ys = ((torch.arange(h, device=mask.device) * 2 + 1) / h - 1).view(1, 1, h, 1)
+    xs, ys = positions(mask).split(1, dim=1)
     area = mask.sum(dim=(1, 2, 3)).clamp_min(1.0)
 
     def mean(value: Tensor) -> Tensor:
@@ -104,13 +110,58 @@ def _moments(mask: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack([cx, cy], dim=1), extent
 
 
+class Matching(nn.Module):
+    """Where in the garment each place of the target shape comes from, by attention.
+
+    The expected position under a softmax over all places of the garment, as in Xu et al.,
+    "GMFlow" (CVPR 2022).
+    """
+
+    def __init__(self, garment: int, shape: int, width: int = 32) -> None:
+        super().__init__()
+        self.key = nn.Conv2d(garment + 2, width, 1)
+        self.query = nn.Conv2d(shape + 2, width, 1)
+
+    def forward(self, garment: Tensor, shape: Tensor, mask: Tensor) -> Tensor:
+        """[N,G,h,w], [N,S,h,w] and the garment's mask [N,1,h,w] to normalised [N,2,h,w]."""
+        grid = positions(garment)
+        place = grid.expand(garment.shape[0], -1, -1, -1)
+        key = self.key(torch.cat([garment, place], dim=1)).flatten(2)
+        query = self.query(torch.cat([shape, place], dim=1)).flatten(2)
+        likeness = query.transpose(1, 2) @ key / key.shape[1] ** 0.5
+        likeness = likeness.float() - 20 * (mask.flatten(2) < 0.1).float()
+        weights = torch.softmax(likeness, dim=-1)
+        # not a matrix product, which autocast would round
+        x, y = (weights * axis.flatten(2) for axis in grid.split(1, dim=1))
+        matched = torch.stack([x.sum(dim=-1), y.sum(dim=-1)], dim=1)
+        return matched.unflatten(2, (garment.shape[-2], garment.shape[-1]))
+
+
+def to_flow(matched: Tensor, affine: Tensor) -> Tensor:
+    """The flow that leads to normalised source positions [N,2,h,w] through the affine, [N,2,h,w].
+
+    In pixels, without the affine: affine(p + flow(p)) is the matched position.
+    """
+    h, w = matched.shape[-2:]
+    a, b, c, d = (affine[:, i, j, None, None] for i in (0, 1) for j in (0, 1))
+    x = matched[:, 0] - affine[:, 0, 2, None, None]
+    y = matched[:, 1] - affine[:, 1, 2, None, None]
+    area = (a * d - b * c).clamp_min(0.05)
+    undone = torch.stack([(d * x - b * y) / area, (a * y - c * x) / area], dim=1)
+    return (undone - positions(matched)) * undone.new_tensor([w / 2, h / 2]).view(1, 2, 1, 1)
+
+
 class FlowLevel(nn.Module):
     """One level of the progressive flow: warp, compare with the target's features, correct."""
 
-    def __init__(self, garment: int, shape: int, width: int) -> None:
+    def __init__(self, garment: int, shape: int, width: int, matching: bool) -> None:
         super().__init__()
+        self.matching = matching
+        inputs, outputs = (4, 3) if matching else (2, 2)
         self.layers = nn.Sequential(
-            Conv(garment + shape + 2, width), Conv(width, width), nn.Conv2d(width, 2, 3, 1, 1)
+            Conv(garment + shape + inputs, width),
+            Conv(width, width),
+            nn.Conv2d(width, outputs, 3, 1, 1),
         )
         last = self.layers[-1]
         assert isinstance(last, nn.Conv2d)
@@ -118,10 +169,28 @@ class FlowLevel(nn.Module):
         assert last.bias is not None
         nn.init.zeros_(last.bias)
 
-    def forward(self, garment: Tensor, shape: Tensor, coarse: Tensor, affine: Tensor) -> Tensor:
+    def forward(
+        self,
+        garment: Tensor,
+        shape: Tensor,
+        coarse: Tensor | None,
+        affine: Tensor,
+        match: Tensor | None,
+    ) -> Tensor:
         nothing = torch.zeros_like(shape[:, :2])
-        warped, flow = flow_warp(garment, coarse, nothing, affine)
-        return flow + self.layers(torch.cat([warped, shape, flow / 8], dim=1))
+        if coarse is None:
+            # the coarsest level may have odd sides, and then no level at half its size: it is
+            # warped at twice its size, where the coarser flow has its own
+            doubled = F.interpolate(garment, scale_factor=2.0, mode="nearest")
+            warped, _ = flow_warp(doubled, nothing, torch.zeros_like(doubled[:, :2]), affine)
+            warped, flow = F.avg_pool2d(warped, 2), nothing
+        else:
+            warped, flow = flow_warp(garment, coarse, nothing, affine)
+        if match is None:
+            return flow + self.layers(torch.cat([warped, shape, flow / 8], dim=1))
+        towards = match - flow
+        change = self.layers(torch.cat([warped, shape, flow / 8, towards / 8], dim=1))
+        return flow + change[:, :2] + torch.sigmoid(change[:, 2:]) * towards
 
 
 class WarpingNetwork(nn.Module):
@@ -129,19 +198,21 @@ class WarpingNetwork(nn.Module):
 
     def __init__(self, config: WarpingConfig) -> None:
         super().__init__()
-        self.pose = DensePose(config.part_width)
+        self.maps = Maps(4, config.part_width)
         self.garment = Encoder(8, config.garment_widths, config.blocks)
-        self.shape = Encoder(self.pose.channels + 4, config.shape_widths, config.blocks)
+        self.stem = Conv(self.maps.channels, config.shape_widths[0])
+        self.shape = Encoder(config.shape_widths[0], config.shape_widths[1:], config.blocks[1:])
         self.aligning = (
             Aligning(config.garment_widths[-1] + config.shape_widths[-1])
             if config.aligning
             else None
         )
+        widths = list(
+            zip(config.garment_widths, config.shape_widths, config.flow_widths, strict=True)
+        )
+        self.matching = Matching(*widths[3][:2])
         self.levels = nn.ModuleList(
-            FlowLevel(*widths)
-            for widths in reversed(
-                list(zip(config.garment_widths, config.shape_widths, config.flow_widths, strict=True))
-            )
+            FlowLevel(*width, matching=i == 1) for i, width in enumerate(reversed(widths))
         )
 
     def warp(
@@ -161,20 +232,22 @@ class WarpingNetwork(nn.Module):
         around = one_hot(garment_parsing, (SKIN, FACE, HAIR, LOWER))
         target = one_hot(transfer_parsing, (GARMENT, SKIN, FACE, LOWER))
         garment = self.garment(torch.cat([worn, around], dim=1))
-        shape = self.shape(torch.cat([self.pose(person_densepose), target], dim=1))
+        stem = self.stem(self.maps(target, person_densepose))
+        shape = [stem, *self.shape(stem)]
         if self.aligning is None:
             affine = identity_affine(worn)
         else:
             coarsest = torch.cat([garment[-1], shape[-1]], dim=1)
             affine = self.aligning(coarsest, mask, target[:, :1])
-        # the coarsest level has no coarser one: a flow of zeros at half its size
-        flow = F.avg_pool2d(torch.zeros_like(shape[-1][:, :2]), 2)
+        matched = self.matching(garment[3], shape[3], F.avg_pool2d(mask, 16))
+        match = to_flow(matched, affine)
         flows = []
+        flow = None
         for level, g, s in zip(self.levels, reversed(garment), reversed(shape), strict=True):
-            flow = level(g, s, flow, affine)
+            flow = level(g, s, flow, affine, match if level.matching else None)
             flows.append(flow)
         warped, flow = flow_warp(worn, flow, torch.zeros_like(worn[:, :2]), affine)
-        return Warp(affine, [*flows, flow], warped)
+        return Warp(affine, match, [*flows, flow], warped)
 
     def forward(
         self,
@@ -215,13 +288,9 @@ def fill_garment(garment: Tensor) -> Tensor:
 def displacement(flow: Tensor, affine: Tensor) -> Tensor:
     """`flow` with the affine composed in: affine(p + flow(p)) - p in pixels, [N,2,H,W]."""
     h, w = flow.shape[-2:]
-    xs = torch.arange(w, dtype=torch.float32, device=flow.device).view(1, 1, w)
-    ys = torch.arange(h, dtype=torch.float32, device=flow.device).view(1, h, 1)
-    u = (2 * (xs + flow[:, 0]) + 1) / w - 1
-    v = (2 * (ys + flow[:, 1]) + 1) / h - 1
+    half = flow.new_tensor([w / 2, h / 2]).view(1, 2, 1, 1)
+    place = positions(flow)
+    u, v = (place + flow / half).split(1, dim=1)
     a = affine[:, :, :, None, None]
-    source_u = a[:, 0, 0] * u + a[:, 0, 1] * v + a[:, 0, 2]
-    source_v = a[:, 1, 0] * u + a[:, 1, 1] * v + a[:, 1, 2]
-    dx = ((source_u + 1) * w - 1) / 2 - xs
-    dy = ((source_v + 1) * h - 1) / 2 - ys
-    return torch.stack([dx, dy], dim=1)
+    source = a[:, :, 0] * u + a[:, :, 1] * v + a[:, :, 2]
+    return (source - place) * half

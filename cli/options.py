@@ -1,0 +1,30 @@
+"""Option values that several commands share."""
+
+import re
+
+import click
+
+from garment_transfer.runtime.bundle import Size
+
+
+class SizeType(click.ParamType):
+    """HxW, such as 256x192."""
+
+    name = "HxW"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Size:
+        """A `Size` from text, or a usage error."""
+        if isinstance(value, Size):
+            return value
+        match = re.fullmatch(r"(\d+)x(\d+)", str(value))
+        if not match:
+            self.fail(f"{value!r} is not HEIGHTxWIDTH, such as 256x192", param, ctx)
+        size = Size(int(match[1]), int(match[2]))
+        if not size.height or not size.width or size.height % 32 or size.width % 32:
+            self.fail(f"{value}: height and width have to be divisible by 32", param, ctx)
+        return size
+
+
+SIZE = SizeType()

@@ -1,0 +1,68 @@
+"""`garment-transfer train`: one phase of training."""
+
+from pathlib import Path
+
+import click
+
+PHASES = ("parsing", "warping", "regrowth")
+
+
+@click.command("train")
+@click.argument("phase", type=click.Choice(PHASES))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Run folder.")
+@click.option("--data", type=click.Path(path_type=Path), help="Shards; OUTPUT/data if not given.")
+@click.option("--groups", default=2000, show_default=True, help="Groups to render where missing.")
+@click.option("--workers", default=2, show_default=True, help="Processes that render.")
+@click.option("--preset", default="lite", show_default=True)
+@click.option("--steps", default=4000, show_default=True)
+@click.option("--batch", default=8, show_default=True)
+@click.option("--learning-rate", default=1e-3, show_default=True)
+@click.option("--threads", type=int, help="CPU threads of torch.")
+@click.option("--seed", default=0, show_default=True)
+def command(
+    phase: str,
+    output: Path,
+    data: Path | None,
+    groups: int,
+    workers: int,
+    preset: str,
+    steps: int,
+    batch: int,
+    learning_rate: float,
+    threads: int | None,
+    seed: int,
+) -> None:
+    """Train one PHASE of a preset on rendered people; goes on where a stopped run was.
+
+    Rendered data that is missing is rendered first (a group is 4 people, 4 transfers with truth).
+    OUTPUT/checkpoint.safetensors gets the weights, OUTPUT/logs what TensorBoard shows.
+    """
+    import torch
+    from torch.utils.tensorboard import SummaryWriter
+
+    from garment_transfer.training.synthetic import write_shards
+    from garment_transfer.training.trainer import TrainingConfig, train
+
+    if threads:
+        torch.set_num_threads(threads)
+    shards = data or output / "data"
+    if data is None:
+        write_shards(shards, range(groups), workers=workers)
+    config = TrainingConfig(
+        phase=phase,
+        preset=preset,
+        data=shards,
+        output=output,
+        steps=steps,
+        batch=batch,
+        learning_rate=learning_rate,
+        seed=seed,
+    )
+    with SummaryWriter(str(output / "logs" / phase)) as writer:  # type: ignore[no-untyped-call]
+
+        def log(step: int, scalars: dict[str, float]) -> None:
+            for name, value in scalars.items():
+                writer.add_scalar(f"{phase}/{name}", value, step)  # type: ignore[no-untyped-call]
+
+        checkpoint = train(config, log)
+    click.echo(f"wrote {checkpoint}")

@@ -1,0 +1,289 @@
+"""Export: three ONNX graphs from three networks, compared with them, and the bundle's manifest."""
+
+import importlib
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from garment_transfer.export.flow_warp import OPSET, attach_flow_warp
+from garment_transfer.runtime.bundle import (
+    STAGES,
+    Bundle,
+    Checkpoint,
+    Parity,
+    Signature,
+    Size,
+    contract,
+    sha256_of,
+    write_manifest,
+)
+from garment_transfer.runtime.errors import BundleError, OutputError
+from garment_transfer.runtime.labels import CLASSES
+
+Arrays = dict[str, NDArray]
+
+#: What counts as equal, by the unit of an output, and the share of values that has to be.
+TOLERANCE = {"image": 1.0, "warped_garment": 1.0, "flow": 0.05, "transfer_parsing": 0.0}
+SHARE_WITHIN_TOLERANCE = 0.999
+
+#: A checkpoint's path to the preset's name and the networks by stage.
+Factory = Callable[[Path], tuple[str, dict[str, nn.Module]]]
+
+
+class ExportError(BundleError):
+    """Networks that cannot become a bundle: a stage is missing or a graph differs from torch."""
+
+
+def export_bundle(
+    checkpoint: Path,
+    output: Path,
+    *,
+    size: Size,
+    people: Sequence[Arrays] = (),
+    factory: Factory | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> Bundle:
+    """Write the bundle of a checkpoint, complete and compared with torch, or nothing.
+
+    Args:
+        checkpoint: weights, as `garment-transfer train` writes them.
+        output: the bundle's folder; it must not exist yet, or be a bundle, which is replaced.
+        size: height and width of the graphs, both divisible by 32.
+        people: label maps and photos at `size` to compare on, each with the contract's names
+            (`person_image`, `person_parsing`, ... without a batch axis); random ones are added.
+        factory: what makes networks of the contract from `checkpoint`; this package's own by
+            default. Anybody's networks can be exported so.
+        report: gets a line per step.
+
+    Raises:
+        ExportError: a stage is missing, or a graph differs from its network by more than
+            `TOLERANCE` on more than 0.1 % of its values.
+        OutputError: `output` cannot be written or holds something else.
+    """
+    if size.height % 32 or size.width % 32:
+        raise ExportError(f"size {size}: height and width have to be divisible by 32")
+    if output.exists() and not (output / "manifest.json").is_file():
+        raise OutputError(f"{output} exists and is no bundle: choose another --output")
+    if factory is None:
+        from garment_transfer.models.checkpoint import load_checkpoint as factory
+    preset, networks = factory(checkpoint)
+    missing = [stage for stage in STAGES if stage not in networks]
+    if missing:
+        raise ExportError(
+            f"{checkpoint} has no weights for {', '.join(missing)}; it has {', '.join(networks)}. "
+            "Train the rest with `garment-transfer train`"
+        )
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    except OSError as error:
+        raise OutputError(f"{output} cannot be written: {error.strerror}") from error
+    try:
+        folder.chmod(0o755)  # mkdtemp's 0700 would hide a bundle from the server's user
+        _write(folder, output.name, checkpoint, preset, networks, size, people, report)
+        if output.exists():
+            shutil.rmtree(output)
+        os.replace(folder, output)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return Bundle.load(output)
+
+
+def load_factory(name: str) -> Factory:
+    """The factory that `package.module:function` names.
+
+    Raises:
+        ExportError: there is no such module or function.
+    """
+    module, _, function = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ExportError(
+            f"factory {name!r} cannot be loaded ({error}); expected package.module:function"
+        ) from error
+
+
+def _write(
+    folder: Path,
+    name: str,
+    checkpoint: Path,
+    preset: str,
+    networks: Mapping[str, nn.Module],
+    size: Size,
+    people: Sequence[Arrays],
+    report: Callable[[str], None],
+) -> None:
+    signatures = contract(size)
+    samples = [*people, *_random_people(size)]
+    parity: dict[str, dict[str, Parity]] = {}
+    description = f"{len(people)} pairs of people and {len(samples) - len(people)} random ones"
+    # each stage is compared on what torch's stages before it gave, so that a difference is its own
+    known: list[Arrays] = [{k: v[None] for k, v in sample.items()} for sample in samples]
+    for stage in STAGES:
+        network = networks[stage].eval()
+        file = folder / f"{stage}.onnx"
+        report(f"{stage}: exporting")
+        onnx.save(to_onnx(network, signatures[stage], size), file)
+        report(f"{stage}: comparing with torch")
+        parity[stage] = _compare(file, network, signatures[stage], known, description)
+    write_manifest(
+        folder,
+        name=name,
+        size=size,
+        opset=OPSET,
+        parity=parity,
+        versions={
+            module.__name__: str(module.__version__) for module in (torch, onnx, onnxruntime)
+        },
+        checkpoint=Checkpoint(
+            preset=preset,
+            sha256=sha256_of(checkpoint),
+            parameters={
+                stage: sum(p.numel() for p in networks[stage].parameters()) for stage in STAGES
+            },
+        ),
+    )
+
+
+def to_onnx(network: nn.Module, signature: Signature, size: Size) -> onnx.ModelProto:
+    """The ONNX graph of a stage's network: opset 18, batch dynamic, FlowWarp a local function.
+
+    Raises:
+        ExportError: names, types or shapes of the graph are not the contract's.
+    """
+    example = tuple(
+        torch.zeros(
+            [2 if axis == "N" else int(axis) for axis in tensor.shape],
+            dtype=getattr(torch, tensor.dtype),
+        )
+        for tensor in signature.inputs
+    )
+    batch = torch.export.Dim("N", min=1, max=1024)
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it reports every package that it does not find
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                network,
+                example,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[tensor.name for tensor in signature.inputs],
+                output_names=[tensor.name for tensor in signature.outputs],
+                dynamic_shapes=tuple({0: batch} for _ in example),
+                verbose=False,
+            )
+    finally:
+        logger.setLevel(level)
+    assert program is not None  # torch returns None only when it writes a file itself
+    model = program.model_proto
+    attach_flow_warp(model)
+    _strip(model)
+    onnx.checker.check_model(model, full_check=True)
+    _check_signature(model, signature, size)
+    return model
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Drop what the exporter notes of this machine's source files: paths and stack traces."""
+    for node in model.graph.node:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+    model.graph.ClearField("metadata_props")
+    model.ClearField("metadata_props")
+    for value in [*model.graph.value_info, *model.graph.input, *model.graph.output]:
+        value.ClearField("metadata_props")
+
+
+def _check_signature(model: onnx.ModelProto, signature: Signature, size: Size) -> None:
+    for values, tensors in (
+        (model.graph.input, signature.inputs),
+        (model.graph.output, signature.outputs),
+    ):
+        for value, tensor in zip(values, tensors, strict=True):
+            kind = value.type.tensor_type
+            shape = tuple(d.dim_param or d.dim_value for d in kind.shape.dim)
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
+            if (value.name, dtype, shape) != (tensor.name, tensor.dtype, tensor.shape):
+                raise ExportError(
+                    f"the graph has {value.name} {dtype} {list(shape)}; "
+                    f"the contract at {size} has {tensor}"
+                )
+
+
+def _compare(
+    file: Path,
+    network: nn.Module,
+    signature: Signature,
+    known: Sequence[Arrays],
+    description: str,
+) -> dict[str, Parity]:
+    """Run graph and network on every sample; adds torch's outputs to the samples."""
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    differences: dict[str, list[NDArray]] = {tensor.name: [] for tensor in signature.outputs}
+    for arrays in known:
+        inputs = {tensor.name: arrays[tensor.name] for tensor in signature.inputs}
+        with torch.inference_mode():
+            result = network(*(torch.from_numpy(value) for value in inputs.values()))
+        results = result if isinstance(result, tuple) else (result,)
+        found = session.run([tensor.name for tensor in signature.outputs], inputs)
+        for tensor, due, value in zip(signature.outputs, results, found, strict=True):
+            arrays[tensor.name] = due.numpy()
+            difference = np.abs(value.astype(np.float64) - arrays[tensor.name])
+            if tensor.name == "transfer_parsing":
+                difference = (difference > 0).astype(np.float64)
+            differences[tensor.name].append(difference)
+    parity = {}
+    for name, parts in differences.items():
+        values = np.concatenate([part.ravel() for part in parts])
+        share = float((values <= TOLERANCE[name]).mean())
+        if not share >= SHARE_WITHIN_TOLERANCE:  # a NaN fails too
+            raise ExportError(
+                f"{file.name}: {name} differs from torch by more than {TOLERANCE[name]} on "
+                f"{1 - share:.2%} of its values (largest difference {values.max():.4g}); at most "
+                f"{1 - SHARE_WITHIN_TOLERANCE:.1%} may. Nothing was written"
+            )
+        parity[name] = Parity(
+            max_abs_difference=float(values.max()),
+            tolerance=TOLERANCE[name],
+            share_within_tolerance=share,
+            inputs=description,
+        )
+    return parity
+
+
+def _random_people(size: Size) -> list[Arrays]:
+    """Two pairs that look like nobody: labels in random blocks, colours and U, V at random."""
+    random = np.random.default_rng(0)
+    shape = (size.height, size.width)
+
+    def blocks(values: int, side: int) -> NDArray:
+        small = random.integers(values, size=(-(-shape[0] // side), -(-shape[1] // side)))
+        large = np.repeat(np.repeat(small, side, axis=0), side, axis=1)
+        return large[: shape[0], : shape[1]].astype(np.uint8)
+
+    people = []
+    for side in (1, 16):
+        arrays: Arrays = {}
+        for who in ("person", "garment"):
+            arrays[f"{who}_image"] = random.integers(256, size=(*shape, 3), dtype=np.uint8)
+            arrays[f"{who}_parsing"] = blocks(len(CLASSES), side)
+            iuv = random.integers(256, size=(*shape, 3), dtype=np.uint8)
+            iuv[..., 0] = blocks(25, side)
+            arrays[f"{who}_densepose"] = iuv
+        people.append(arrays)
+    return people

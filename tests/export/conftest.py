@@ -1,0 +1,29 @@
+"""One bundle of untrained networks, exported once for all tests of this folder."""
+
+import pytest
+import torch
+
+from garment_transfer.export.bundle import export_bundle
+from garment_transfer.models.checkpoint import save_checkpoint
+from garment_transfer.models.presets import build
+from garment_transfer.runtime.bundle import Size
+
+SIZE = Size(64, 96)
+
+
+@pytest.fixture(scope="session")
+def networks():
+    torch.manual_seed(0)
+    return build("lite")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(networks, tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoint") / "lite.safetensors"
+    save_checkpoint(path, "lite", networks)
+    return path
+
+
+@pytest.fixture(scope="session")
+def bundle(checkpoint, tmp_path_factory):
+    return export_bundle(checkpoint, tmp_path_factory.mktemp("export") / "bundle", size=SIZE)

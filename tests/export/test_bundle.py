@@ -1,0 +1,159 @@
+"""Exported graphs against the networks, and what may not become a bundle."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from garment_transfer.export.bundle import ExportError, export_bundle, load_factory
+from garment_transfer.models.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from garment_transfer.models.presets import PRESETS, build
+from garment_transfer.runtime.bundle import STAGES, Bundle, Size, contract
+from garment_transfer.runtime.errors import OutputError
+from garment_transfer.runtime.pipeline import Pipeline
+
+
+def _inputs(size, batch, seed=0):
+    random = np.random.default_rng(seed)
+    arrays = {}
+    for who in ("person", "garment"):
+        shape = (batch, size.height, size.width)
+        arrays[f"{who}_image"] = random.integers(256, size=(*shape, 3), dtype=np.uint8)
+        arrays[f"{who}_parsing"] = random.integers(7, size=shape, dtype=np.uint8)
+        iuv = random.integers(256, size=(*shape, 3), dtype=np.uint8)
+        iuv[..., 0] = random.integers(25, size=shape)
+        arrays[f"{who}_densepose"] = iuv
+    return arrays
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_graphs_agree_with_torch_for_any_batch(bundle, networks, batch):
+    values = _inputs(bundle.manifest.size, batch)
+    outputs = Pipeline.load(bundle, threads=2).run(values)
+    # graph by graph, on the pipeline's own intermediate results
+    values.update(outputs)
+    for stage, signature in contract(bundle.manifest.size).items():
+        arguments = [torch.from_numpy(values[tensor.name]) for tensor in signature.inputs]
+        with torch.inference_mode():
+            due = networks[stage](*arguments)
+        due = due if isinstance(due, tuple) else (due,)
+        for tensor, expected in zip(signature.outputs, due, strict=True):
+            difference = np.abs(values[tensor.name].astype(float) - expected.numpy())
+            limit = {"transfer_parsing": 0, "flow": 0.05}.get(tensor.name, 1)
+            assert (difference <= limit).mean() >= 0.999, tensor.name
+
+
+def test_flow_warp_stays_one_node_with_a_body(bundle):
+    model = onnx.load(bundle.graph_path("warping"))
+    nodes = [node for node in model.graph.node if node.domain == "garment_transfer"]
+    # five levels and the final sampling
+    assert [node.op_type for node in nodes] == ["FlowWarp"] * 6
+    (function,) = model.functions
+    assert (function.domain, function.name) == ("garment_transfer", "FlowWarp")
+    (sample,) = [node for node in function.node if node.op_type == "GridSample"]
+    modes = {a.name: a.s for a in sample.attribute if a.name == "mode"}
+    assert modes == {"mode": b"bilinear"}
+    assert {o.domain: o.version for o in model.opset_import} == {"": 18, "garment_transfer": 1}
+    assert not any(node.op_type == "GridSample" for node in model.graph.node)
+
+
+def test_graphs_hold_nothing_of_the_machine_that_made_them(bundle):
+    for stage in STAGES:
+        assert b"site-packages" not in bundle.graph_path(stage).read_bytes()
+
+
+def test_manifest_records_the_comparison(bundle):
+    manifest = Bundle.load(bundle.path).manifest
+    assert set(manifest.parity) == set(STAGES)
+    assert manifest.parity["warping"]["flow"].share_within_tolerance >= 0.999
+    assert manifest.checkpoint.preset == "lite"
+    assert sum(manifest.checkpoint.parameters.values()) <= 2_300_000
+    assert manifest.versions["torch"] == torch.__version__
+
+
+class _Dishonest(nn.Module):
+    """A network that exports as something else than it is."""
+
+    def forward(self, person_image, person_parsing, transfer_parsing, warped_garment):
+        mixed = (person_image // 2) + (warped_garment // 4)
+        mixed = mixed + (person_parsing + transfer_parsing)[..., None]
+        return mixed + 5 if torch.onnx.is_in_onnx_export() else mixed
+
+
+def test_a_graph_that_differs_from_torch_is_not_written(checkpoint, tmp_path):
+    def factory(path):
+        preset, networks = load_checkpoint(path)
+        return preset, {**networks, "regrowth": _Dishonest()}
+
+    with pytest.raises(ExportError, match=r"regrowth\.onnx: image differs from torch by more than"):
+        export_bundle(checkpoint, tmp_path / "bundle", size=Size(64, 64), factory=factory)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_without_a_stage_is_refused(networks, tmp_path):
+    path = tmp_path / "some.safetensors"
+    save_checkpoint(path, "lite", {"parsing": networks["parsing"]})
+    with pytest.raises(ExportError, match="no weights for warping, regrowth; it has parsing"):
+        export_bundle(path, tmp_path / "bundle", size=Size(64, 64))
+
+
+def test_a_folder_that_is_no_bundle_is_not_replaced(checkpoint, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(OutputError, match="exists and is no bundle"):
+        export_bundle(checkpoint, tmp_path, size=Size(64, 64))
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+def test_size_has_to_be_divisible_by_32(checkpoint, tmp_path):
+    with pytest.raises(ExportError, match="divisible by 32"):
+        export_bundle(checkpoint, tmp_path / "bundle", size=Size(250, 192))
+
+
+def test_factory_names():
+    assert load_factory("garment_transfer.models.checkpoint:load_checkpoint") is load_checkpoint
+    with pytest.raises(ExportError, match=r"expected package\.module:function"):
+        load_factory("garment_transfer.models.checkpoint:nothing")
+
+
+def test_checkpoint_round_trip(networks, checkpoint):
+    preset, loaded = load_checkpoint(checkpoint)
+    assert preset == "lite"
+    for stage, network in networks.items():
+        for name, tensor in network.state_dict().items():
+            torch.testing.assert_close(loaded[stage].state_dict()[name], tensor)
+
+
+def test_checkpoint_keeps_the_other_stages(networks, checkpoint, tmp_path):
+    path = tmp_path / "lite.safetensors"
+    shutil.copy(checkpoint, path)
+    save_checkpoint(path, "lite", {"regrowth": networks["regrowth"]})
+    assert set(load_checkpoint(path)[1]) == set(STAGES)
+
+
+def test_checkpoint_errors(networks, tmp_path):
+    with pytest.raises(CheckpointError, match="`garment-transfer train` writes one"):
+        load_checkpoint(tmp_path / "missing.safetensors")
+    path = tmp_path / "broken.safetensors"
+    path.write_bytes(b"not a checkpoint")
+    with pytest.raises(CheckpointError, match="no readable safetensors file"):
+        load_checkpoint(path)
+    path = tmp_path / "lite.safetensors"
+    save_checkpoint(path, "lite", {"regrowth": networks["regrowth"]})
+    with pytest.raises(CheckpointError, match="holds preset 'lite', not 'full'"):
+        save_checkpoint(path, "full", {})
+
+
+def test_presets_have_the_promised_sizes():
+    def millions(preset):
+        return {
+            stage: sum(p.numel() for p in network.parameters()) / 1e6
+            for stage, network in build(preset).items()
+        }
+
+    assert sum(millions("lite").values()) <= 2.3
+    assert all(9 <= size <= 12 for size in millions("full").values())
+    assert dataclasses.asdict(PRESETS["lite-without-stn"].warping)["aligning"] is False

@@ -1,0 +1,105 @@
+"""The ONNX function body of FlowWarp against the plain float64 reference."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from garment_transfer.export.flow_warp import OPSET, attach_flow_warp
+from garment_transfer.models.flow_warp import flow_warp_reference
+
+
+def _session(padding, dtype=TensorProto.FLOAT):
+    shapes = {
+        "x": (dtype, ["N", "C", "H", "W"]),
+        "coarse_flow": (TensorProto.FLOAT, ["N", 2, "h", "w"]),
+        "residual": (TensorProto.FLOAT, ["N", 2, "H", "W"]),
+        "affine": (TensorProto.FLOAT, ["N", 2, 3]),
+    }
+    outputs = {
+        "y": (dtype, ["N", "C", "H", "W"]),
+        "flow": (TensorProto.FLOAT, ["N", 2, "H", "W"]),
+    }
+
+    def infos(tensors):
+        return [helper.make_tensor_value_info(n, *v) for n, v in tensors.items()]
+
+    node = helper.make_node(
+        "FlowWarp", list(shapes), list(outputs), domain="garment_transfer", padding=padding
+    )
+    graph = helper.make_graph([node], "warp", infos(shapes), infos(outputs))
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+    assert attach_flow_warp(model) == 1
+    onnx.checker.check_model(model, full_check=True)
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+
+
+@pytest.fixture(scope="module")
+def sessions():
+    return {padding: _session(padding) for padding in ("zeros", "border")}
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    seed=st.integers(0, 2**31 - 1),
+    n=st.integers(1, 2),
+    c=st.integers(1, 3),
+    h=st.integers(1, 6).map(lambda v: 2 * v),
+    w=st.integers(1, 6).map(lambda v: 2 * v),
+    reach=st.sampled_from([0.5, 4.0, 200.0]),
+    padding=st.sampled_from(["zeros", "border"]),
+)
+def test_agrees_with_the_reference(sessions, seed, n, c, h, w, reach, padding):
+    random = np.random.default_rng(seed)
+    arguments = {
+        "x": random.standard_normal((n, c, h, w)),
+        "coarse_flow": reach / 2 * random.standard_normal((n, 2, h // 2, w // 2)),
+        "residual": reach / 2 * random.standard_normal((n, 2, h, w)),
+        "affine": np.eye(2, 3) + 0.2 * random.standard_normal((n, 2, 3)),
+    }
+    arguments = {name: value.astype(np.float32) for name, value in arguments.items()}
+    y, flow = sessions[padding].run(None, arguments)
+    y_due, flow_due = flow_warp_reference(*arguments.values(), padding=padding)
+    np.testing.assert_allclose(flow, flow_due, rtol=1e-5, atol=1e-5 * max(1.0, reach))
+    np.testing.assert_allclose(y, y_due, atol=1e-4 * max(1.0, reach / 4))
+
+
+@pytest.mark.parametrize("padding", ["zeros", "border"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_position_that_is_not_finite_reads_zero(sessions, padding, value):
+    residual = np.zeros((1, 2, 4, 4), np.float32)
+    residual[0, 1, 2, 1] = value
+    y, _ = sessions[padding].run(
+        None,
+        {
+            "x": np.ones((1, 2, 4, 4), np.float32),
+            "coarse_flow": np.zeros((1, 2, 2, 2), np.float32),
+            "residual": residual,
+            "affine": np.eye(2, 3, dtype=np.float32)[None],
+        },
+    )
+    due = np.ones((1, 2, 4, 4), np.float32)
+    due[0, :, 2, 1] = 0
+    np.testing.assert_allclose(y, due, atol=1e-6)
+
+
+def test_half_features_keep_float32_coordinates():
+    random = np.random.default_rng(5)
+    x = random.standard_normal((1, 3, 8, 64)).astype(np.float16)
+    residual = random.uniform(-3, 3, (1, 2, 8, 64)).astype(np.float32)
+    arguments = {
+        "x": x,
+        "coarse_flow": np.zeros((1, 2, 4, 32), np.float32),
+        "residual": residual,
+        "affine": np.eye(2, 3, dtype=np.float32)[None],
+    }
+    y, _ = _session("zeros", TensorProto.FLOAT16).run(None, arguments)
+    due, _ = flow_warp_reference(*arguments.values())
+    assert y.dtype == np.float16
+    # half an ulp of float16 below 4 is 2**-10; coordinates in half would be off by far more
+    np.testing.assert_allclose(y.astype(float), due, atol=2**-9)

@@ -1,0 +1,51 @@
+"""Building blocks against plain NumPy."""
+
+import numpy as np
+import torch
+
+from garment_transfer.models.layers import dilate, label_neck, one_hot, push_pull
+from garment_transfer.runtime.labels import BACKGROUND, GARMENT, SKIN
+
+
+def test_push_pull_keeps_what_is_known_and_fills_the_rest():
+    random = np.random.default_rng(0)
+    x = torch.from_numpy(random.random((1, 3, 64, 32), dtype=np.float32))
+    weight = torch.from_numpy((random.random((1, 1, 64, 32)) < 0.5).astype(np.float32))
+    filled = push_pull(x, weight)
+    torch.testing.assert_close(filled * weight, x * weight)
+    low, high = x[weight.expand_as(x) > 0].min(), x[weight.expand_as(x) > 0].max()
+    assert filled.min() >= low - 1e-5
+    assert filled.max() <= high + 1e-5
+
+
+def test_push_pull_of_one_colour_is_that_colour():
+    weight = torch.zeros(1, 1, 32, 64)
+    weight[0, 0, 5, 9] = 1
+    x = torch.zeros(1, 2, 32, 64)
+    x[0, :, 5, 9] = torch.tensor([0.25, 0.75])
+    filled = push_pull(x, weight)
+    due = torch.tensor([0.25, 0.75]).view(1, 2, 1, 1).expand_as(filled)
+    torch.testing.assert_close(filled, due, atol=1e-5, rtol=0)
+
+
+def test_push_pull_of_nothing_is_nothing():
+    assert (push_pull(torch.ones(1, 1, 32, 32), torch.zeros(1, 1, 32, 32)) == 0).all()
+
+
+def test_one_hot():
+    parsing = torch.tensor([[[0, 4], [4, 3]]], dtype=torch.uint8)
+    planes = one_hot(parsing, (GARMENT, SKIN))
+    assert planes.tolist() == [[[[0, 1], [1, 0]], [[0, 0], [0, 1]]]]
+
+
+def test_dilate_grows_by_a_square():
+    mask = torch.zeros(1, 1, 9, 9)
+    mask[0, 0, 4, 4] = 1
+    assert dilate(mask, 2)[0, 0, 2:7, 2:7].sum() == dilate(mask, 2).sum() == 25
+
+
+def test_unlabelled_torso_becomes_skin_and_nothing_else_does():
+    parsing = torch.tensor([[[BACKGROUND, BACKGROUND, GARMENT]]], dtype=torch.uint8)
+    densepose = torch.zeros(1, 1, 3, 3, dtype=torch.uint8)
+    densepose[0, 0, :, 0] = torch.tensor([2, 15, 2])
+    assert label_neck(parsing, densepose).tolist() == [[[SKIN, BACKGROUND, GARMENT]]]

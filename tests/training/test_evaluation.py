@@ -1,0 +1,85 @@
+"""Figures of the evaluation against values worked out by hand or by another library."""
+
+import cv2
+import numpy as np
+import pytest
+
+from garment_transfer.runtime.labels import GARMENT, SKIN
+from garment_transfer.training.evaluation import Score, _best_affine, similarity_map
+
+
+def _labels():
+    labels = np.zeros((32, 32), np.uint8)
+    labels[4:20, 4:20] = GARMENT
+    labels[20:28, 4:12] = SKIN
+    return labels
+
+
+def test_a_perfect_transfer():
+    image = np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8)
+    score = Score()
+    score.add(image, _labels(), image, _labels())
+    row = score.row("x")
+    assert row["garment_iou"] == row["skin_iou"] == 1
+    assert row["changed_ssim"] == pytest.approx(1)
+    assert row["garment_psnr_db"] > 100
+
+
+def test_intersections_are_summed_before_they_are_divided():
+    labels = _labels()
+    absent = np.zeros_like(labels)
+    image = np.zeros((32, 32, 3), np.uint8)
+    score = Score()
+    score.add(image, labels, image, labels)
+    score.add(image, labels, image, absent)
+    # 256 garment pixels right, 256 where there is none
+    assert score.row("x")["garment_iou"] == pytest.approx(0.5)
+    # an image without the class changes nothing when none is inferred
+    score.add(image, absent, image, absent)
+    assert score.row("x")["garment_iou"] == pytest.approx(0.5)
+
+
+def test_psnr_inside_the_true_garment_alone():
+    truth = np.full((32, 32, 3), 100, np.uint8)
+    image = np.full((32, 32, 3), 250, np.uint8)
+    image[_labels() == GARMENT] = 110
+    score = Score()
+    score.add(image, _labels(), truth, _labels())
+    assert score.row("x")["garment_psnr_db"] == pytest.approx(20 * np.log10(255 / 10))
+
+
+def test_similarity_agrees_with_the_formula():
+    random = np.random.default_rng(1)
+    a = random.integers(256, size=(40, 36, 3), dtype=np.uint8)
+    b = np.clip(a.astype(int) + random.integers(-40, 40, size=a.shape), 0, 255).astype(np.uint8)
+    x, y = (v.astype(np.float64) / 255 for v in (a, b))
+
+    def blur(v):
+        return cv2.GaussianBlur(v, (11, 11), 1.5)
+
+    mx, my = blur(x), blur(y)
+    vx, vy, cov = blur(x * x) - mx**2, blur(y * y) - my**2, blur(x * y) - mx * my
+    c1, c2 = 0.01**2, 0.03**2
+    due = (2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
+    inner = np.s_[8:-8, 8:-8]
+    np.testing.assert_allclose(similarity_map(a, b)[inner], due.mean(axis=2)[inner], atol=1e-4)
+
+
+def test_the_best_affine_finds_an_affine():
+    random = np.random.default_rng(2)
+    image = cv2.GaussianBlur(random.integers(256, size=(64, 48, 3), dtype=np.uint8), (9, 9), 3)
+    matrix = np.array([[1.1, 0.1, -4.0], [-0.05, 0.9, 3.0]])
+    xs, ys = np.meshgrid(np.arange(48), np.arange(64))
+    sx = matrix[0, 0] * xs + matrix[0, 1] * ys + matrix[0, 2]
+    sy = matrix[1, 0] * xs + matrix[1, 1] * ys + matrix[1, 2]
+    labels = np.zeros((64, 48), np.uint8)
+    labels[20:40, 15:35] = GARMENT
+    pair = {
+        "garment_image": image,
+        "garment_parsing": np.full((64, 48), GARMENT, np.uint8),
+        "true_flow": np.stack([sx - xs, sy - ys]).astype(np.float32),
+        "flow_valid": (labels == GARMENT).astype(np.uint8),
+    }
+    due = cv2.remap(image, sx.astype(np.float32), sy.astype(np.float32), cv2.INTER_LINEAR)
+    found = _best_affine(pair, labels)
+    np.testing.assert_allclose(found[labels == GARMENT], due[labels == GARMENT], atol=3)

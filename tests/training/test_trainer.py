@@ -1,0 +1,90 @@
+"""The training loop: every phase learns, a kill costs nothing, a bad loss ruins nothing."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from garment_transfer.models.checkpoint import load_checkpoint
+from garment_transfer.training.phases import PHASES, flow_loss
+from garment_transfer.training.synthetic.groups import shard_paths
+from garment_transfer.training.trainer import TrainingConfig, TrainingError, train
+
+
+@pytest.fixture
+def config(shards, tmp_path):
+    return TrainingConfig(
+        phase="regrowth", preset="lite", data=shards, output=tmp_path / "run", steps=12, batch=2
+    )
+
+
+@pytest.mark.parametrize("phase", list(PHASES))
+def test_a_phase_lowers_its_loss(config, phase):
+    losses = []
+    train(
+        dataclasses.replace(config, phase=phase, steps=40),
+        lambda step, scalars: losses.append(scalars["loss"]),
+    )
+    assert np.isfinite(losses).all()
+    assert losses[-1] < losses[0]
+    assert set(load_checkpoint(config.output / "checkpoint.safetensors")[1]) == {phase}
+
+
+def test_a_killed_run_ends_where_an_unbroken_one_does(config, tmp_path):
+    class Killed(Exception):
+        pass
+
+    def kill(step, scalars):
+        raise Killed
+
+    unbroken = train(dataclasses.replace(config, output=tmp_path / "unbroken"))
+    with pytest.raises(Killed):
+        train(dataclasses.replace(config, save_every=5), kill)
+    resumed = train(dataclasses.replace(config, save_every=5))
+    due = load_checkpoint(unbroken)[1]["regrowth"].state_dict()
+    for name, tensor in load_checkpoint(resumed)[1]["regrowth"].state_dict().items():
+        torch.testing.assert_close(tensor, due[name])
+
+
+def test_other_settings_do_not_continue_a_run(config):
+    train(dataclasses.replace(config, steps=2))
+    with pytest.raises(TrainingError, match="written with other settings"):
+        train(dataclasses.replace(config, steps=3))
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_batch_saved(config, shards, tmp_path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for key, path in shard_paths(shards, 0).items():
+        array = np.load(path)
+        if key == "flow":
+            array[:] = np.nan
+        np.save(broken / path.name, array)
+    with pytest.raises(TrainingError, match="the loss is nan at step 0; the batch is in"):
+        train(dataclasses.replace(config, phase="warping", data=broken))
+    saved = torch.load(config.output / "warping.nan-batch.pt", weights_only=True)
+    assert saved["true_flow"].isnan().any()
+    assert not (config.output / "checkpoint.safetensors").exists()
+
+
+def test_an_unknown_phase_is_named(config):
+    with pytest.raises(TrainingError, match="unknown phase 'warp'; available: parsing, warping"):
+        train(dataclasses.replace(config, phase="warp"))
+
+
+def test_flow_loss_is_least_at_the_truth():
+    from garment_transfer.models.flow_warp import identity_affine
+    from garment_transfer.models.warping import Warp
+
+    truth = torch.zeros(1, 2, 64, 64)
+    truth[:, 0] = 6
+    levels = [torch.full((1, 2, 64 // f, 64 // f), 0.0) for f in (32, 16, 8, 4, 2, 1)]
+    for level, factor in zip(levels, (32, 16, 8, 4, 2, 1), strict=True):
+        level[:, 0] = 6 / factor
+    affine = identity_affine(truth)
+    valid = torch.ones(1, 1, 64, 64)
+    _, distance = flow_loss(Warp(affine, levels[1], levels, truth), truth, valid)
+    assert distance == pytest.approx(0.1, abs=1e-3)  # the root's own floor
+    _, off = flow_loss(Warp(affine, levels[1], [level + 1 for level in levels], truth), truth, valid)
+    assert off == pytest.approx(2**0.5, abs=0.01)

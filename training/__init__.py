@@ -1,0 +1,1 @@
+"""Synthetic people, training and evaluation."""
