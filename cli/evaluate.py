@@ -1,5 +1,6 @@
 """`garment-transfer evaluate`: how good a bundle is."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -44,6 +45,7 @@ def command(
     """Measure a bundle on the held-out rendered pairs, beside baselines, and on real people."""
     import json
 
+    from numpy.typing import NDArray
     from tqdm import tqdm
 
     from garment_transfer.models.checkpoint import load_checkpoint
@@ -62,10 +64,10 @@ def command(
     size = (pipeline.size.height, pipeline.size.width)
     _, networks = load_checkpoint(without_stn or shipped_checkpoint("lite-without-stn"))
     report: dict[str, object] = {"pairs": pairs, "size": list(size)}
-    pictures = []
+    pictures: list[list[NDArray]] = []
     if pairs:
 
-        def keep(pair: dict, outputs: dict) -> None:
+        def keep(pair: Mapping[str, NDArray], outputs: dict[str, NDArray]) -> None:
             if len(pictures) < 16:
                 pictures.append(
                     [

@@ -26,6 +26,7 @@ def command(
 ) -> None:
     """Export CHECKPOINT to a bundle: three ONNX graphs, compared with torch, and a manifest."""
     from garment_transfer.export.bundle import export_bundle, load_factory
+    from garment_transfer.models.checkpoint import load_checkpoint
     from garment_transfer.runtime import sample_people
     from garment_transfer.runtime.people import Person
     from garment_transfer.runtime.pipeline import stage_inputs
@@ -38,7 +39,7 @@ def command(
         output,
         size=size,
         people=[stage_inputs(a, b, size) for a, b in pairs],
-        factory=load_factory(factory) if factory else None,
+        factory=load_factory(factory) if factory else load_checkpoint,
         report=click.echo,
     )
     for stage, outputs in bundle.manifest.parity.items():

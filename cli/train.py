@@ -58,11 +58,11 @@ def command(
         learning_rate=learning_rate,
         seed=seed,
     )
-    with SummaryWriter(str(output / "logs" / phase)) as writer:  # type: ignore[no-untyped-call]
+    with SummaryWriter(str(output / "logs" / phase)) as writer:
 
         def log(step: int, scalars: dict[str, float]) -> None:
             for name, value in scalars.items():
-                writer.add_scalar(f"{phase}/{name}", value, step)  # type: ignore[no-untyped-call]
+                writer.add_scalar(f"{phase}/{name}", value, step)
 
         checkpoint = train(config, log)
     click.echo(f"wrote {checkpoint}")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from garment_transfer.export.flow_warp import OPSET, attach_flow_warp
+from garment_transfer.models.checkpoint import load_checkpoint
 from garment_transfer.runtime.bundle import (
     STAGES,
     Bundle,
@@ -51,7 +52,7 @@ def export_bundle(
     *,
     size: Size,
     people: Sequence[Arrays] = (),
-    factory: Factory | None = None,
+    factory: Factory = load_checkpoint,
     report: Callable[[str], None] = lambda line: None,
 ) -> Bundle:
     """Write the bundle of a checkpoint, complete and compared with torch, or nothing.
@@ -75,8 +76,6 @@ def export_bundle(
         raise ExportError(f"size {size}: height and width have to be divisible by 32")
     if output.exists() and not (output / "manifest.json").is_file():
         raise OutputError(f"{output} exists and is no bundle: choose another --output")
-    if factory is None:
-        from garment_transfer.models.checkpoint import load_checkpoint as factory
     preset, networks = factory(checkpoint)
     missing = [stage for stage in STAGES if stage not in networks]
     if missing:

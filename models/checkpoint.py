@@ -42,6 +42,7 @@ def save_checkpoint(path: Path, preset: str, networks: Mapping[str, nn.Module]) 
     }
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata={"format": _FORMAT, "preset": preset})
+        temporary.chmod(0o644)  # safetensors makes it 0600
 
 
 def load_checkpoint(path: Path) -> tuple[str, dict[str, nn.Module]]:

@@ -71,6 +71,24 @@ def positions(like: Tensor) -> Tensor:
     return torch.stack([xs.expand(h, w), ys[:, None].expand(h, w)])[None]
 
 
+def moments(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Centre and standard deviation of a region, normalised coordinates, each [N,2] (x, y).
+
+    [N,1,H,W] of 0 and 1; an empty region lies in the middle and has a tiny extent.
+    """
+    xs, ys = positions(mask).split(1, dim=1)
+    area = mask.sum(dim=(1, 2, 3)).clamp_min(1.0)
+
+    def mean(value: Tensor) -> Tensor:
+        return (value * mask).sum(dim=(1, 2, 3)) / area
+
+    cx, cy = mean(xs), mean(ys)
+    vx = mean((xs - cx.view(-1, 1, 1, 1)) ** 2)
+    vy = mean((ys - cy.view(-1, 1, 1, 1)) ** 2)
+    extent = torch.stack([vx, vy], dim=1).clamp_min(1e-3).sqrt()
+    return torch.stack([cx, cy], dim=1), extent
+
+
 def image_to_float(image: Tensor) -> Tensor:
     """uint8 [N,H,W,3] to float [N,3,H,W] in 0..1."""
     return image.permute(0, 3, 1, 2).float() / 255

@@ -2,9 +2,11 @@
 
 `S_p` of Fang et al. (arXiv 2401.12433): from A's reserved parsing and DensePose, and B's
 garment parsing and DensePose, the parsing of A in B's garment. The paper does not publish the
-network; here it is a U-Net over both people's maps, with two ways for B's garment to reach A's
-body that do not depend on where B stands in the picture:
+network; here it is a U-Net over both people's maps, with three ways for B's garment to reach
+A's body that do not depend on where B stands in the picture:
 
+- alignment: B's maps are moved and scaled so that both torsos have one centre and one extent,
+  which brings neckline and hem to their places;
 - coverage: how much of each body part B's garment and B's skin cover, read off at the same part
   of A (sleeve length and hem in numbers);
 - attention from the U-Net's features to those of B alone, at 1/16 of the size.
@@ -16,15 +18,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from garment_transfer.models.flow_warp import flow_warp
 from garment_transfer.models.layers import (
     HAND_PARTS,
     PARTS,
+    TORSO_PARTS,
     Conv,
     Encoder,
     Maps,
     Residual,
     is_part,
     label_neck,
+    moments,
     one_hot,
     positions,
     upsample2x,
@@ -112,7 +117,10 @@ class ParsingNetwork(nn.Module):
         worn = one_hot(garment_parsing, (GARMENT, SKIN, HAIR, LOWER))
         owner = self.owner(worn, garment_densepose)
 
-        features = [self.stem(torch.cat([person, owner], dim=1))]
+        affine = torso_affine(person_densepose, garment_densepose)
+        coarse = torch.zeros_like(owner[:, :2, ::2, ::2])
+        aligned, _ = flow_warp(owner, coarse, torch.zeros_like(owner[:, :2]), affine)
+        features = [self.stem(torch.cat([person, aligned], dim=1))]
         x = self.trunk[0](features[-1])[-1]
         covered = self._coverage(person_densepose, garment_densepose, worn)
         features.append(self.cover(torch.cat([x, covered], dim=1)))
@@ -165,6 +173,21 @@ class ParsingNetwork(nn.Module):
         """
         logits = self.reason(person_parsing, person_densepose, garment_parsing, garment_densepose)
         return merge(logits, person_parsing)
+
+
+def torso_affine(person_densepose: Tensor, garment_densepose: Tensor) -> Tensor:
+    """The scaling and shift, [N,2,3], that lead from the person's torso to the owner's.
+
+    From centre and extent of the torsos in uint8 IUV maps [N,H,W,3], normalised coordinates.
+    """
+    target_centre, target_extent, source_centre, source_extent = (
+        value
+        for densepose in (person_densepose, garment_densepose)
+        for value in moments(is_part(densepose[:, 1::2, 1::2], TORSO_PARTS)[:, None].float())
+    )
+    scale = (source_extent / target_extent).clamp(0.4, 2.5)
+    shift = source_centre - scale * target_centre
+    return torch.cat([torch.diag_embed(scale), shift[:, :, None]], dim=2)
 
 
 def merge(logits: Tensor, person_parsing: Tensor) -> Tensor:

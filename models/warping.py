@@ -26,6 +26,7 @@ from garment_transfer.models.layers import (
     dilate,
     float_to_image,
     image_to_float,
+    moments,
     one_hot,
     positions,
     push_pull,
@@ -82,32 +83,17 @@ class Aligning(nn.Module):
 
     def forward(self, features: Tensor, source: Tensor, target: Tensor) -> Tensor:
         """[N,C,h,w] features, [N,1,H,W] masks of the worn and the target region: [N,2,3]."""
-        source_centre, source_extent = _moments(source)
-        target_centre, target_extent = _moments(target)
-        moments = torch.cat([source_centre, source_extent, target_centre, target_extent], dim=1)
+        source_centre, source_extent = moments(source)
+        target_centre, target_extent = moments(target)
+        shapes = torch.cat([source_centre, source_extent, target_centre, target_extent], dim=1)
         pooled = self.features(features).mean(dim=(2, 3))
-        correction = self.regress(torch.cat([pooled, moments], dim=1)).float().view(-1, 2, 3)
+        correction = self.regress(torch.cat([pooled, shapes], dim=1)).float().view(-1, 2, 3)
         scale = (source_extent / target_extent).clamp(0.4, 2.5)
         matrix = torch.diag_embed(scale) + correction[:, :, :2]
         # the correction turns about the target's centre, so that it does not also move it
         moved = (matrix * target_centre[:, None]).sum(dim=2)
         shift = source_centre - moved + correction[:, :, 2]
         return torch.cat([matrix, shift[:, :, None]], dim=2)
-
-
-def _moments(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Centre and standard deviation of a region, normalised coordinates, each [N,2] (x, y)."""
-    xs, ys = positions(mask).split(1, dim=1)
-    area = mask.sum(dim=(1, 2, 3)).clamp_min(1.0)
-
-    def mean(value: Tensor) -> Tensor:
-        return (value * mask).sum(dim=(1, 2, 3)) / area
-
-    cx, cy = mean(xs), mean(ys)
-    vx = mean((xs - cx.view(-1, 1, 1, 1)) ** 2)
-    vy = mean((ys - cy.view(-1, 1, 1, 1)) ** 2)
-    extent = torch.stack([vx, vy], dim=1).clamp_min(1e-3).sqrt()
-    return torch.stack([cx, cy], dim=1), extent
 
 
 class Matching(nn.Module):
@@ -241,12 +227,11 @@ class WarpingNetwork(nn.Module):
             affine = self.aligning(coarsest, mask, target[:, :1])
         matched = self.matching(garment[3], shape[3], F.avg_pool2d(mask, 16))
         match = to_flow(matched, affine)
-        flows = []
-        flow = None
+        flows: list[Tensor] = []
         for level, g, s in zip(self.levels, reversed(garment), reversed(shape), strict=True):
-            flow = level(g, s, flow, affine, match if level.matching else None)
-            flows.append(flow)
-        warped, flow = flow_warp(worn, flow, torch.zeros_like(worn[:, :2]), affine)
+            coarser = flows[-1] if flows else None
+            flows.append(level(g, s, coarser, affine, match if level.matching else None))
+        warped, flow = flow_warp(worn, flows[-1], torch.zeros_like(worn[:, :2]), affine)
         return Warp(affine, match, [*flows, flow], warped)
 
     def forward(

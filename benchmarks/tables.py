@@ -1,0 +1,101 @@
+"""The README's tables from the committed results, so that no figure in it is typed.
+
+    python -m garment_transfer.benchmarks.tables README.md
+
+rewrites what stands between `<!-- table: NAME -->` and `<!-- end -->`.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+RESULTS = Path(__file__).parent / "results"
+
+_TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def _read(name: str) -> dict:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def _markdown(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def held_out() -> str:
+    """The method and its baselines on the held-out rendered pairs."""
+    rows = [
+        [
+            row["name"],
+            f"{row['garment_iou']:.3f}",
+            f"{row['skin_iou']:.3f}",
+            f"{row['changed_ssim']:.3f}",
+            f"{row['garment_psnr_db']:.1f} dB",
+            f"{row['whole_ssim']:.3f}",
+        ]
+        for row in _read("evaluate-lite")["rows"]
+    ]
+    header = [
+        "on 256 held-out pairs",
+        "garment IoU",
+        "skin IoU",
+        "SSIM, changed pixels",
+        "PSNR in the garment",
+        "SSIM, whole image",
+    ]
+    return _markdown(header, rows)
+
+
+def real() -> str:
+    """Real people's own garments given back."""
+    rows = [
+        [
+            row["name"],
+            f"{row['changed_ssim']:.3f}",
+            f"{row['flat_ssim']:.3f}",
+            f"{row['garment_iou']:.3f}",
+            f"{row['skin_iou']:.3f}",
+        ]
+        for row in _read("evaluate-lite")["given_back"]
+    ]
+    header = [
+        "own garment given back",
+        "SSIM, garment and skin",
+        "same, flat colour instead",
+        "garment IoU",
+        "skin IoU",
+    ]
+    return _markdown(header, rows)
+
+
+def latency() -> str:
+    """One pair on the CPU, ONNX Runtime beside torch eager."""
+    report = _read("pipeline-cpu")
+    rows = [
+        [name, f"{report['median_ms'][name]:.1f}", f"{report['p90_ms'][name]:.1f}"]
+        for name in report["median_ms"]
+    ]
+    return _markdown(["one pair, CPU, two threads", "median, ms", "90th percentile, ms"], rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {"held_out": held_out, "real": real, "latency": latency}
+
+
+def filled(text: str) -> str:
+    """`text` with the contents of every table made anew."""
+    return _TABLE.sub(lambda m: m[1] + TABLES[m[2]]() + m[3], text)
+
+
+@click.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def main(file: Path) -> None:
+    """Rewrite the tables of FILE from the committed results."""
+    file.write_text(filled(file.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""The command group: loads a command's module when the command runs, and prints errors cleanly.
+
+Nothing heavy is imported here, so `--help` and `--version` answer at once and work where half of
+the packages are missing.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+from dataclasses import dataclass
+from typing import Any, Final
+
+import click
+
+from garment_transfer.runtime.errors import GarmentTransferError
+from garment_transfer.runtime.version import package_version
+
+
+@dataclass(frozen=True)
+class _Command:
+    """What is known of a command before its module is imported."""
+
+    help: str
+    extra: str
+
+
+_COMMANDS: Final = {
+    "transfer": _Command("Put the garment of one person on another.", "cpu"),
+    "inspect": _Command("Verify a bundle and say what is in it.", "cpu"),
+    "doctor": _Command("Say what is installed and which backends can run here.", "cpu"),
+    "export": _Command("Turn a checkpoint into a bundle.", "export"),
+    "train": _Command("Train the networks on rendered people.", "train"),
+    "evaluate": _Command("Measure the method and its baselines.", "train"),
+    "render": _Command("Render people to train on.", "train"),
+}
+
+
+class _Group(click.Group):
+    """A group that lists its commands from a table and imports only the one that is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        # click sets this only once the command is there; an error of its import needs it before.
+        ctx.invoked_subcommand = cmd_name
+        module = importlib.import_module(f"garment_transfer.cli.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.help) for name, entry in _COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (GarmentTransferError, OSError, ModuleNotFoundError) as error:
+            message = _message(error, ctx.invoked_subcommand)
+            if message is None or ctx.params["debug"]:
+                raise
+            raise click.ClickException(message) from error
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_version(), prog_name="garment-transfer")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def main(debug: bool) -> None:
+    """Garment transfer: two photos in, one out."""
+
+
+def _message(error: Exception, command: str | None) -> str | None:
+    """One line for an error that the user can mend; None for any other."""
+    if isinstance(error, GarmentTransferError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError):
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "garment_transfer") or command not in _COMMANDS:
+            return None
+        extra = _COMMANDS[command].extra
+        return (
+            f"{command} needs the package {package}, which is not installed; run "
+            f'`pip install "garment-transfer[{extra}]"`, or `pip install ".[{extra}]"` in a copy '
+            "of the repository"
+        )
+    if isinstance(error, OSError):
+        # A reader that went away (`| head`) is click's to handle.
+        if error.errno == errno.EPIPE:
+            return None
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    return None

@@ -1,0 +1,123 @@
+"""`garment-transfer transfer`: one pair, the sample pair, or a list of pairs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from garment_transfer.runtime import Pipeline
+    from garment_transfer.runtime.pairs import Pair
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command(short_help="Put the garment of one person on another.")
+@click.argument("person", type=_PATH, required=False)
+@click.argument("garment_owner", type=_PATH, required=False)
+@click.option("-o", "--output", type=_PATH, help="Picture to write.")
+@click.option("--panel", type=_PATH, help="Picture to write of all steps side by side.")
+@click.option("--sample", is_flag=True, help="Transfer between the two people in the package.")
+@click.option(
+    "--pairs",
+    type=_PATH,
+    help="CSV of pairs with the header person,garment_owner,output; paths start from its folder.",
+)
+@click.option("--bundle", type=_PATH, help="Bundle to run; default: the one in the package.")
+@click.option("--backend", default="onnxruntime", show_default=True, help="Inference backend.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads; default: one per core.")
+@click.option("--label-set", help="Label set of the parse maps, in place of meta.json's.")
+@click.option("--densepose", help="Encoding of the DensePose files, in place of meta.json's.")
+@click.pass_context
+def command(
+    context: click.Context,
+    person: Path | None,
+    garment_owner: Path | None,
+    output: Path | None,
+    panel: Path | None,
+    sample: bool,
+    pairs: Path | None,
+    bundle: Path | None,
+    backend: str,
+    threads: int | None,
+    label_set: str | None,
+    densepose: str | None,
+) -> None:
+    """Put the garment of one person on another.
+
+    PERSON receives the garment that GARMENT_OWNER wears. Each is a folder with image.*, parse.png,
+    densepose.* and meta.json, which names the label set of the parse map and the encoding of
+    DensePose, such as {"parse": "cihp20", "densepose": "iuv"}.
+    """
+    if sum(map(bool, (person, sample, pairs))) != 1:
+        raise click.UsageError("Give either PERSON and GARMENT_OWNER, or --sample, or --pairs.")
+    if person and not garment_owner:
+        raise click.UsageError("Missing argument 'GARMENT_OWNER': who wears the garment now.")
+    if pairs and (output or panel):
+        raise click.UsageError("-o and --panel are for one pair; --pairs names its own outputs.")
+    if not pairs and not output:
+        raise click.UsageError("Missing option '-o': the picture to write.")
+    if output == panel is not None:
+        raise click.UsageError("-o and --panel name the same file.")
+
+    from garment_transfer.runtime import Pipeline, sample_bundle, sample_people
+    from garment_transfer.runtime.images import check_output
+    from garment_transfer.runtime.pairs import Pair, read_pairs
+
+    # Lists and outputs are checked before anything slow is loaded or run.
+    rows = read_pairs(pairs) if pairs else []
+    for path in (output, panel):
+        if path:
+            check_output(path)
+    if sample:
+        person, garment_owner = sample_people()
+    pipeline = Pipeline.load(bundle or sample_bundle(), backend, threads)
+    if rows:
+        failed = _transfer_all(pipeline, rows, label_set, densepose)
+        click.echo(f"{len(rows) - failed} of {len(rows)} pairs written, {failed} failed")
+        context.exit(1 if failed else 0)
+    elif output and person and garment_owner:
+        _transfer(pipeline, Pair(person, garment_owner, output), panel, label_set, densepose)
+
+
+def _transfer_all(
+    pipeline: Pipeline, pairs: list[Pair], label_set: str | None, densepose: str | None
+) -> int:
+    """Transfers every pair, reports those that fail, and returns how many did."""
+    from tqdm import tqdm
+
+    from garment_transfer.runtime.errors import GarmentTransferError
+
+    failed = 0
+    with tqdm(pairs, unit="pair", disable=None) as bar:
+        for pair in bar:
+            try:
+                _transfer(pipeline, pair, None, label_set, densepose)
+            except (GarmentTransferError, OSError) as error:
+                failed += 1
+                bar.clear()
+                click.echo(f"Error: {pair.output}: {error}", err=True)
+    return failed
+
+
+def _transfer(
+    pipeline: Pipeline,
+    pair: Pair,
+    panel_path: Path | None,
+    label_set: str | None,
+    densepose: str | None,
+) -> None:
+    """Transfers one pair and writes its pictures."""
+    from garment_transfer.runtime.images import check_output, write_rgb
+    from garment_transfer.runtime.panel import panel
+    from garment_transfer.runtime.people import Person
+
+    check_output(pair.output)
+    person = Person.load(pair.person, label_set, densepose)
+    garment_owner = Person.load(pair.garment_owner, label_set, densepose)
+    transfer = pipeline.transfer(person, garment_owner)
+    write_rgb(pair.output, transfer.image)
+    if panel_path:
+        write_rgb(panel_path, panel(person, garment_owner, transfer))

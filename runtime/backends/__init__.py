@@ -1,0 +1,101 @@
+"""Inference backends: one module each, imported when used.
+
+A backend's module has
+
+- `load(path, graph, threads) -> Engine`: a graph of a bundle, ready to run;
+- `status() -> Status`: whether the backend can run here, and if not, why and what mends it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol, cast
+
+import numpy.typing as npt
+
+from garment_transfer.runtime.bundle import Graph, Tensor
+from garment_transfer.runtime.errors import BackendError
+
+#: The backends by name.
+BACKENDS: Final = ("onnxruntime",)
+
+
+class Engine(Protocol):
+    """A loaded graph. `run` may be called from several threads at once."""
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What the graph takes."""
+
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        """What the graph gives."""
+
+    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        """Runs the graph on arrays by input name; new arrays by output name come back."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """Whether a backend can run here; where it cannot, `reason` and `remedy` say more."""
+
+    name: str
+    available: bool
+    version: str | None = None
+    details: str = ""
+    reason: str = ""
+    remedy: str = ""
+
+
+class Backend(Protocol):
+    """What a backend's module provides."""
+
+    def load(self, path: Path, graph: Graph, threads: int | None) -> Engine:
+        """A graph of a bundle, ready to run on `threads` threads (None: the backend's choice)."""
+
+    def status(self) -> Status:
+        """Whether the backend can run here."""
+
+
+def find_backend(name: str) -> Backend:
+    """The backend of a name; BackendError where there is none."""
+    if name not in BACKENDS:
+        raise BackendError(
+            f"unknown backend {name!r}; available: {', '.join(BACKENDS)}; "
+            "`garment-transfer doctor` says which of them can run here"
+        )
+    return cast(Backend, importlib.import_module(f"{__name__}.{name}"))
+
+
+def check_signature(path: Path, graph: Graph, engine: Engine) -> None:
+    """Raises BackendError unless a loaded graph has the inputs and outputs of its manifest.
+
+    A size that the engine leaves open agrees with any; the batch has to be open.
+    """
+    for kind, due, found in (
+        ("input", graph.inputs, engine.inputs),
+        ("output", graph.outputs, engine.outputs),
+    ):
+        of_name = {tensor.name: tensor for tensor in found}
+        if set(of_name) != {tensor.name for tensor in due} or not all(
+            _agree(tensor, of_name[tensor.name]) for tensor in due
+        ):
+            raise BackendError(
+                f"{path} has the {kind}s ({', '.join(map(str, found))}), but its manifest says "
+                f"({', '.join(map(str, due))}): write the bundle anew with "
+                "`garment-transfer export CHECKPOINT -o BUNDLE`"
+            )
+
+
+def _agree(due: Tensor, found: Tensor) -> bool:
+    return (
+        due.dtype == found.dtype
+        and len(due.shape) == len(found.shape)
+        and all(
+            isinstance(have, str) or have == want
+            for want, have in zip(due.shape, found.shape, strict=True)
+        )
+    )

@@ -1,0 +1,134 @@
+"""ONNX Runtime on the CPU, from the package `onnxruntime` or `onnxruntime-gpu`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy.typing as npt
+
+from garment_transfer.runtime.backends import Status, check_signature
+from garment_transfer.runtime.bundle import Graph, Tensor
+from garment_transfer.runtime.errors import BackendError
+
+#: Packages that each install the module `onnxruntime`; two of them overwrite each other's files.
+PACKAGES: Final = ("onnxruntime", "onnxruntime-gpu")
+
+_INSTALL: Final = "pip install onnxruntime"
+
+_DTYPES: Final = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
+
+
+class OnnxRuntimeEngine:
+    """One graph in an ONNX Runtime session. Sessions may be run from several threads at once."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self.inputs = tuple(_tensor(value) for value in session.get_inputs())
+        self.outputs = tuple(_tensor(value) for value in session.get_outputs())
+        self._output_names = [tensor.name for tensor in self.outputs]
+
+    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        """Runs the graph on arrays by input name; new arrays by output name come back."""
+        try:
+            values = self._session.run(self._output_names, dict(inputs))
+        # Its errors share no base class but this.
+        except Exception as error:
+            given = ", ".join(
+                f"{name} {array.dtype} {list(array.shape)}" for name, array in inputs.items()
+            )
+            raise BackendError(
+                f"ONNX Runtime failed to run a graph that takes "
+                f"({', '.join(map(str, self.inputs))}) on ({given}): {_first_line(error)}; "
+                "if the inputs agree, try a smaller batch or another version of onnxruntime"
+            ) from error
+        return dict(zip(self._output_names, values, strict=True))
+
+
+def load(path: Path, graph: Graph, threads: int | None) -> OnnxRuntimeEngine:
+    """A session for the graph file; `threads` per graph, None for one per physical core.
+
+    Raises BackendError when ONNX Runtime is not installed, is installed twice, or does not take
+    the file, or when the file's inputs and outputs are not the manifest's.
+    """
+    current = status()
+    if not current.available:
+        raise BackendError(f"{current.reason}; {current.remedy}")
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors only; they are raised as well
+    # Each graph has its own threads, and waiting in a loop they would hold the cores that the
+    # next graph needs: measured, four times slower on two busy cores.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path), sess_options=options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:
+        raise BackendError(
+            f"ONNX Runtime {onnxruntime.__version__} does not load {path}: {_first_line(error)}; "
+            "run `pip install --upgrade onnxruntime`, or export the bundle anew"
+        ) from error
+    engine = OnnxRuntimeEngine(session)
+    check_signature(path, graph, engine)
+    return engine
+
+
+def status() -> Status:
+    """Whether ONNX Runtime can run here."""
+    installed = installed_packages()
+    if len(installed) > 1:
+        return _unavailable(
+            f"{' and '.join(installed)} are both installed and overwrite each other's files, so "
+            "neither can be relied on",
+            f"run `pip uninstall -y {' '.join(installed)}`, then `{_INSTALL}` or "
+            "`pip install onnxruntime-gpu`",
+        )
+    try:
+        import onnxruntime
+    except ImportError as error:
+        what = "is installed but does not import" if installed else "is not installed"
+        return _unavailable(f"onnxruntime {what} ({error})", f"run `{_INSTALL}`")
+    # What an uninstalled package left behind imports as an empty namespace package.
+    if not hasattr(onnxruntime, "InferenceSession"):
+        return _unavailable(
+            "onnxruntime is only what another package left of it",
+            f"run `pip uninstall -y {' '.join(PACKAGES)}`, then `{_INSTALL}`",
+        )
+    providers = ", ".join(onnxruntime.get_available_providers())
+    return Status(
+        "onnxruntime",
+        available=True,
+        version=onnxruntime.__version__,
+        details=f"runs on the CPU; providers built in: {providers}",
+    )
+
+
+def installed_packages() -> dict[str, str]:
+    """The versions of those of `PACKAGES` that are installed."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _unavailable(reason: str, remedy: str) -> Status:
+    return Status("onnxruntime", available=False, reason=reason, remedy=remedy)
+
+
+def _tensor(value: Any) -> Tensor:
+    # Sizes that the graph leaves open are strings, or None where they have no name.
+    shape = tuple(size if isinstance(size, int) else str(size or "?") for size in value.shape)
+    return Tensor(value.name, _DTYPES.get(value.type, value.type), shape)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,128 @@
+"""Reading photos and label maps, and writing pictures whole or not at all.
+
+Pillow reads the files: unlike OpenCV it gives the stored indices of a palette PNG, which are the
+labels of a parse map, and it says what colour mode a file has.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from garment_transfer.runtime.errors import InputError, OutputError
+from garment_transfer.runtime.files import check_writable, replacing
+
+#: Photos and maps may be this many pixels high or wide. It bounds the memory a transfer takes,
+#: and OpenCV's remap ends at 32767.
+MAX_SIDE: Final = 8192
+
+#: Suffixes of the formats that pictures are written in.
+WRITTEN: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+# Grey PNGs of few levels may be stored with fewer bits per pixel. Pillow spreads those levels
+# over 0..255; labels must come back as stored.
+_SPREAD: Final = {"L;2": 85, "L;4": 17}
+
+
+def read_rgb(path: Path) -> npt.NDArray[np.uint8]:
+    """The pixels of an RGB image, uint8 [H,W,3], turned upright by its EXIF orientation.
+
+    InputError when the file is missing, cannot be read, is not RGB or is too large.
+    """
+    image = _decode(path)
+    if image.mode != "RGB":
+        raise InputError(
+            f"{path} has colour mode {image.mode}, expected RGB with 8 bits a channel and no "
+            "transparency; save it as such: "
+            f"`python -c \"from PIL import Image; Image.open('{path}').convert('RGB')"
+            ".save('image.png')\"`"
+        )
+    return np.array(ImageOps.exif_transpose(image))
+
+
+def read_indices(path: Path) -> npt.NDArray[np.uint8]:
+    """The label ids of a parse map, uint8 [H,W]: grey levels, or the indices of a palette image.
+
+    InputError when the file is missing, cannot be read, holds colours instead, or is too large.
+    """
+    image = _decode(path)
+    if image.mode not in ("L", "P"):
+        lost = " (palette lost)" if image.mode in ("RGB", "RGBA") else ""
+        raise InputError(
+            f"{path} has colour mode {image.mode} where label ids are due{lost}; expected a grey "
+            "or palette PNG with 8 bits a pixel whose stored values are the ids. Take the map as "
+            "the parser wrote it, not a coloured copy, and do not save it through a library that "
+            "expands palettes (OpenCV does)"
+        )
+    indices = np.array(image)
+    return indices // _SPREAD.get(image.info["rawmode"], 1)
+
+
+def check_side(height: int, width: int, name: str) -> None:
+    """Raises InputError where an image is empty or beyond the limit."""
+    if height < 1 or width < 1:
+        raise InputError(
+            f"{name} is empty ({width}x{height} pixels); expected at least one pixel: check how "
+            "it was cropped or written"
+        )
+    if max(height, width) > MAX_SIDE:
+        raise InputError(
+            f"{name} is {width}x{height} pixels, and the limit is {MAX_SIDE} on either side; scale "
+            "the photo and its maps down first"
+        )
+
+
+def _decode(path: Path) -> Image.Image:
+    """Opens and decodes an image; `info["rawmode"]` says how its pixels are stored."""
+    try:
+        with Image.open(path) as image:
+            check_side(image.height, image.width, str(path))
+            # Tiles are gone once the image is loaded.
+            rawmode = image.tile[0][3] if image.tile else None
+            image.load()
+            image.info["rawmode"] = rawmode if isinstance(rawmode, str) else image.mode
+            return image
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; check the path") from None
+    except Image.DecompressionBombError:
+        raise InputError(
+            f"{path} is absurdly large: the limit is {MAX_SIDE} pixels on either side; scale the "
+            "photo and its maps down first"
+        ) from None
+    # Pillow's decoders raise SyntaxError and ValueError too on broken files.
+    except (OSError, SyntaxError, ValueError) as error:
+        size = path.stat().st_size if path.is_file() else None
+        what = "a folder" if path.is_dir() else f"{size} bytes"
+        raise InputError(
+            f"{path} cannot be read as an image ({what}: {error}); expected a whole PNG, JPEG, "
+            "WebP or BMP file that you may read"
+        ) from error
+
+
+def check_output(path: Path) -> None:
+    """Raises OutputError unless a picture can be written to `path`; leaves nothing behind."""
+    if path.suffix.lower() not in WRITTEN:
+        raise OutputError(
+            f"{path} does not name a picture format; end it in one of {', '.join(WRITTEN)}"
+        )
+    check_writable(path)
+
+
+def write_rgb(path: Path, image: npt.NDArray[np.uint8]) -> None:
+    """Writes a picture, uint8 RGB [H,W,3], in the format its suffix names, whole or not at all.
+
+    OutputError when the path cannot be written.
+    """
+    check_output(path)
+    with replacing(path) as temporary:
+        try:
+            Image.fromarray(image).save(temporary, quality=95)
+        except OSError as error:
+            raise OutputError(
+                f"{path} cannot be written: {error.strerror or error}; free some space or choose "
+                "another place"
+            ) from error

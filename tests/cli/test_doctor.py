@@ -1,0 +1,68 @@
+import importlib.metadata
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from garment_transfer import runtime
+from garment_transfer.cli import doctor
+from garment_transfer.cli.main import main
+
+
+@pytest.fixture
+def shipped(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts the tiny bundle in the place of the one that ships."""
+    monkeypatch.setattr(runtime, "sample_bundle", lambda: tiny_bundle)
+
+
+@pytest.mark.usefixtures("shipped")
+def test_all_is_well() -> None:
+    result = CliRunner().invoke(main, ["doctor"])
+    assert result.exit_code == 0, result.output
+    assert "backend onnxruntime" in result.output
+    assert "bundle in the package: whole" in result.output
+    assert "a transfer can run here" in result.output
+
+
+@pytest.mark.usefixtures("shipped")
+def test_json() -> None:
+    result = CliRunner().invoke(main, ["doctor", "--json"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.output)
+    assert found["can_transfer"] is True
+    assert found["backends"][0]["available"] is True
+    assert found["packages"]["numpy"] == importlib.metadata.version("numpy")
+
+
+def test_damaged_bundle(own_tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (own_tiny_bundle / "parsing.onnx").unlink()
+    monkeypatch.setattr(runtime, "sample_bundle", lambda: own_tiny_bundle)
+    result = CliRunner().invoke(main, ["doctor"])
+    assert result.exit_code == 1
+    assert "parsing.onnx is missing" in result.output
+    assert "a transfer CANNOT run here" in result.output
+
+
+@pytest.mark.usefixtures("shipped")
+def test_two_onnxruntimes(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: "1" if "onnxruntime" in name else real(name)
+    )
+    result = CliRunner().invoke(main, ["doctor"])
+    assert result.exit_code == 1
+    assert "onnxruntime and onnxruntime-gpu are both installed" in result.output
+    assert "mend: run `pip uninstall -y onnxruntime onnxruntime-gpu`" in result.output
+
+
+@pytest.mark.usefixtures("shipped")
+def test_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_BASE", (("no_such_module", "no-such-package"),))
+    monkeypatch.setattr(doctor, "_EXTRAS", {"train": (("nor_this", "nor-this"),)})
+    result = CliRunner().invoke(main, ["doctor"])
+    assert result.exit_code == 1
+    assert "no-such-package MISSING" in result.output
+    assert "pip install no-such-package" in result.output
+    assert "extra train: not installed: nor-this" in result.output
+    assert 'pip install ".[train]"' in result.output

@@ -1,0 +1,246 @@
+"""Fixtures for every test: a tiny bundle whose rule is known, and the real samples."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from PIL import Image
+
+from garment_transfer.runtime.bundle import (
+    STAGES,
+    Checkpoint,
+    Parity,
+    Size,
+    contract,
+    write_manifest,
+)
+from garment_transfer.runtime.people import Person
+
+REAL_SAMPLES = Path(__file__).parents[1] / ".." / "shared" / "real_samples"
+
+#: Size of the tiny bundle: not square, so that a swap of height and width shows.
+TINY = Size(64, 32)
+
+#: What the tiny bundle's flow is everywhere: (dx, dy).
+FLOW = (3, -2)
+
+#: Colours that the tiny bundle fills holes of the garment, and everything else it draws, with.
+HOLE = 40
+DRAWN = 200
+
+# The garment covers its owner's region, but nothing reserved and not the lower garment; what it
+# leaves of the person's own garment becomes skin.
+_PARSING = """
+{
+  garment = Constant <value_int = 4> ()
+  skin = Constant <value_int = 3> ()
+  own = Cast <to = 7> (person_parsing)
+  other = Cast <to = 7> (garment_parsing)
+  is_own = Equal (own, garment)
+  is_skin = Equal (own, skin)
+  zero = Constant <value_int = 0> ()
+  is_background = Equal (own, zero)
+  skin_or_garment = Or (is_own, is_skin)
+  free = Or (skin_or_garment, is_background)
+  theirs = Equal (other, garment)
+  put = And (theirs, free)
+  bared = Where (is_own, skin, own)
+  label = Where (put, garment, bared)
+  transfer_parsing = Cast <to = 2> (label)
+}
+"""
+
+# The garment image moved by a whole number of pixels; HOLE where its mask does not reach.
+_WARPING = """
+{
+  garment = Constant <value_int = 4> ()
+  minus_one = Constant <value_ints = [-1]> ()
+  pads = Constant <value_ints = [0, 8, 8, 0, 0, 8, 8, 0]> ()
+  starts = Constant <value_ints = [6, 11]> ()
+  ends = Constant <value_ints = [70, 43]> ()
+  axes = Constant <value_ints = [1, 2]> ()
+  mask_labels = Cast <to = 7> (garment_parsing)
+  mask_flags = Equal (mask_labels, garment)
+  mask_flat = Cast <to = 7> (mask_flags)
+  mask = Unsqueeze (mask_flat, minus_one)
+  pixels = Cast <to = 7> (garment_image)
+  masked = Mul (pixels, mask)
+  masked_padded = Pad (masked, pads)
+  mask_padded = Pad (mask, pads)
+  masked_moved = Slice (masked_padded, starts, ends, axes)
+  mask_moved = Slice (mask_padded, starts, ends, axes)
+  one = Constant <value_int = 1> ()
+  hit = Equal (mask_moved, one)
+  hole = Constant <value_int = 40> ()
+  complete = Where (hit, masked_moved, hole)
+  region_labels = Cast <to = 7> (transfer_parsing)
+  region_flags = Equal (region_labels, garment)
+  region_flat = Cast <to = 7> (region_flags)
+  region = Unsqueeze (region_flat, minus_one)
+  result = Mul (complete, region)
+  warped_garment = Cast <to = 2> (result)
+  half = Cast <to = 1> (region_flat)
+  channel = Constant <value_ints = [1]> ()
+  plane = Unsqueeze (half, channel)
+  nothing = Sub (plane, plane)
+  dx = Constant <value_float = 3.0> ()
+  dy = Constant <value_float = -2.0> ()
+  flow_x = Add (nothing, dx)
+  flow_y = Add (nothing, dy)
+  flow = Concat <axis = 1> (flow_x, flow_y)
+}
+"""
+
+# Kept pixels are the person's, the garment is the warped one, and the rest is DRAWN.
+_REGROWTH = """
+{
+  garment = Constant <value_int = 4> ()
+  minus_one = Constant <value_ints = [-1]> ()
+  own = Cast <to = 7> (person_parsing)
+  new = Cast <to = 7> (transfer_parsing)
+  same_flat = Equal (own, new)
+  worn_flat = Equal (new, garment)
+  same = Unsqueeze (same_flat, minus_one)
+  worn = Unsqueeze (worn_flat, minus_one)
+  person = Cast <to = 7> (person_image)
+  warped = Cast <to = 7> (warped_garment)
+  drawn = Constant <value_int = 200> ()
+  rest = Where (same, person, drawn)
+  result = Where (worn, warped, rest)
+  image = Cast <to = 2> (result)
+}
+"""
+
+
+def write_tiny_bundle(folder: Path) -> Path:
+    """Writes the tiny bundle and returns its folder."""
+    for stage, body in zip(STAGES, (_PARSING, _WARPING, _REGROWTH), strict=True):
+        signature = contract(TINY)[stage]
+        inputs, outputs = (
+            ", ".join(
+                f"{tensor.dtype.replace('float32', 'float')}"
+                f"[{','.join(map(str, tensor.shape))}] {tensor.name}"
+                for tensor in tensors
+            )
+            for tensors in (signature.inputs, signature.outputs)
+        )
+        model = onnx.parser.parse_model(
+            f'<ir_version: 8, opset_import: ["": 18]> {stage} ({inputs}) => ({outputs}) {body}'
+        )
+        onnx.checker.check_model(model)
+        onnx.save(model, folder / f"{stage}.onnx")
+    write_manifest(
+        folder,
+        name="tiny",
+        size=TINY,
+        opset=18,
+        parity={
+            stage: {
+                tensor.name: Parity(0.0, 0.0, 1.0, "made by hand") for tensor in signature.outputs
+            }
+            for stage, signature in contract(TINY).items()
+        },
+        versions={"onnx": onnx.__version__},
+        checkpoint=Checkpoint("none", "0" * 64, {stage: 0 for stage in STAGES}),
+    )
+    return folder
+
+
+def make_person(
+    height: int = 64,
+    width: int = 32,
+    *,
+    garment: tuple[float, float, float, float] = (
+        0.3,
+        0.7,
+        0.2,
+        0.8,
+    ),
+    seed: int = 0,
+) -> Person:
+    """A person of rectangles: hair, face, arms, garment (top, bottom, left, right), legs.
+
+    Pixels are random around a smooth ramp, so that every place can be told from every other.
+    """
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:height, :width]
+    image = np.stack(
+        [rows * 200 / height, columns * 200 / width, np.full((height, width), 60.0)], axis=2
+    )
+    image = (image + rng.integers(0, 50, image.shape)).astype(np.uint8)
+    parsing = np.zeros((height, width), np.uint8)
+
+    def fill(label: int, top: float, bottom: float, left: float, right: float) -> None:
+        parsing[
+            round(top * height) : round(bottom * height), round(left * width) : round(right * width)
+        ] = label
+
+    fill(1, 0.05, 0.15, 0.35, 0.65)
+    fill(2, 0.15, 0.28, 0.4, 0.6)
+    fill(3, 0.3, 0.8, 0.1, 0.9)
+    fill(5, 0.7, 0.9, 0.25, 0.75)
+    fill(6, 0.9, 1.0, 0.3, 0.7)
+    fill(4, *garment)
+    densepose = np.zeros((height, width, 3), np.uint8)
+    densepose[parsing > 0] = (2, 100, 150)
+    return Person.from_arrays(image, parsing, densepose)
+
+
+def save_person(person: Person, folder: Path, **meta: str) -> Path:
+    """Writes a person's folder in this package's own label set and encoding; returns it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(person.image).save(folder / "image.png")
+    Image.fromarray(person.parsing).save(folder / "parse.png")
+    Image.fromarray(person.densepose).save(folder / "densepose.png")
+    fields = {"parse": "classes7", "densepose": "iuv-png", **meta}
+    (folder / "meta.json").write_text(json.dumps(fields))
+    return folder
+
+
+# Test files cannot import this one (pytest's importlib mode), so they get what it has as fixtures.
+
+
+@pytest.fixture(scope="session", name="make_person")
+def _make_person() -> Callable[..., Person]:
+    """`make_person(height, width, garment=, seed=)`: a person of rectangles."""
+    return make_person
+
+
+@pytest.fixture(scope="session", name="save_person")
+def _save_person() -> Callable[..., Path]:
+    """`save_person(person, folder, **meta)`: writes a person's folder and returns it."""
+    return save_person
+
+
+@pytest.fixture(scope="session")
+def tiny() -> SimpleNamespace:
+    """The rule of the tiny bundle: size, flow (dx, dy), and the values of holes and new pixels."""
+    return SimpleNamespace(size=TINY, flow=FLOW, hole=HOLE, drawn=DRAWN)
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the tiny bundle; not to be changed."""
+    return write_tiny_bundle(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def own_tiny_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny bundle for a test to spoil."""
+    return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+
+
+@pytest.fixture(scope="session")
+def real_samples() -> Path:
+    """The folder of the real people; skips where it is absent."""
+    if not REAL_SAMPLES.is_dir():
+        pytest.skip("the real samples, which may not be published, are not at ../shared")
+    return REAL_SAMPLES

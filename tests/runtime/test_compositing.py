@@ -1,0 +1,230 @@
+"""Results at sizes other than the bundle's, with the tiny bundle and with made-up outputs."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+from garment_transfer.runtime.bundle import Size
+from garment_transfer.runtime.compositing import Composed, compose
+from garment_transfer.runtime.fitting import Fit
+from garment_transfer.runtime.people import Person
+from garment_transfer.runtime.pipeline import Pipeline
+
+MakePerson = Callable[..., Person]
+
+FRAME = Size(64, 32)
+OTHER_GARMENT = (0.25, 0.5, 0.15, 0.9)
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny_bundle: Path) -> Pipeline:
+    return Pipeline.load(tiny_bundle, threads=1)
+
+
+def fit_of(person: Person, frame: Size = FRAME) -> Fit:
+    return Fit(Size(*person.parsing.shape), frame)
+
+
+def given_back(person: Person, frame: Size = FRAME) -> Composed:
+    """A person's own garment given back by graphs that change nothing."""
+    fit = fit_of(person, frame)
+    image, parsing = fit.photo(person.image), fit.map(person.parsing)
+    return compose(
+        person,
+        person,
+        fit,
+        fit,
+        image=image,
+        transfer_parsing=parsing,
+        warped_garment=np.where((parsing == 4)[..., None], image, 0).astype(np.uint8),
+        flow=np.zeros((2, frame.height, frame.width), np.float32),
+    )
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(256, 128), (129, 64), (200, 200), (90, 180), (65, 33), (40, 20)]
+)
+def test_nothing_changed_is_the_photo(make_person: MakePerson, height: int, width: int) -> None:
+    person = make_person(height, width)
+    result = given_back(person)
+    assert (result.parsing == person.parsing).all()
+    kept = person.parsing != 4
+    assert (result.image[kept] == person.image[kept]).all()
+    difference = np.abs(result.image.astype(int) - person.image)
+    # Sampling half-way between pixels at sizes that are no multiple costs a little at the edges.
+    assert np.percentile(difference, 95) <= 1
+    assert (result.warped_garment[kept] == 0).all()
+
+
+def test_real_people_given_back(real_samples: Path) -> None:
+    for name in ("vitonhd_00006_00", "catalog_blue_tee"):
+        person = Person.load(real_samples / name)
+        result = given_back(person, Size(256, 192))
+        assert (result.parsing == person.parsing).mean() > 0.9999
+        assert np.abs(result.image.astype(int) - person.image).mean() < 0.01
+
+
+@pytest.mark.parametrize(("height", "width"), [(256, 128), (150, 90), (90, 150), (32, 16)])
+def test_kept_pixels_are_the_photos_own(
+    pipeline: Pipeline, make_person: MakePerson, height: int, width: int
+) -> None:
+    person, owner = make_person(height, width), make_person(garment=OTHER_GARMENT, seed=1)
+    transfer = pipeline.transfer(person, owner)
+    worn = transfer.transfer_parsing == 4
+    kept = (transfer.transfer_parsing == person.parsing) & ~worn
+    assert worn.any()
+    assert not kept.all()
+    assert (transfer.image[kept] == person.image[kept]).all()
+    assert (transfer.warped_garment[~worn] == 0).all()
+    # Hair, face and legs are kept whatever the graphs say, and appear nowhere else.
+    for label in (1, 2, 6):
+        assert ((transfer.transfer_parsing == label) == (person.parsing == label)).all()
+
+
+def test_garment_is_the_owners_photo(
+    pipeline: Pipeline, make_person: MakePerson, tiny: SimpleNamespace
+) -> None:
+    """At four times the bundle's size its flow of whole pixels is one of whole pixels too."""
+    person = make_person(256, 128)
+    owner = make_person(256, 128, garment=OTHER_GARMENT, seed=1)
+    transfer = pipeline.transfer(person, owner)
+    dx, dy = 4 * tiny.flow[0], 4 * tiny.flow[1]
+    rows, columns = np.nonzero(cv2.erode((transfer.transfer_parsing == 4).astype(np.uint8), None))
+    inside = (rows + dy >= 0) & (columns + dx < 128)
+    rows, columns = rows[inside], columns[inside]
+    hit = owner.parsing[rows + dy, columns + dx] == 4
+    assert hit.mean() > 0.5
+    here = transfer.image[rows[hit], columns[hit]]
+    there = owner.image[rows[hit] + dy, columns[hit] + dx]
+    assert np.abs(here.astype(int) - there).max() <= 1
+    # Where the owner's garment does not reach, the graph's own filling is scaled up.
+    missed = transfer.image[rows[~hit], columns[~hit]]
+    assert (np.abs(missed.astype(int) - tiny.hole).max(axis=1) <= 1).mean() > 0.7
+
+
+def test_garment_of_a_photo_of_another_size(
+    pipeline: Pipeline, make_person: MakePerson, tiny: SimpleNamespace
+) -> None:
+    """The owner's photo is read at the place the two fits and the flow lead to."""
+    person, owner = make_person(256, 128), make_person(192, 96, garment=OTHER_GARMENT, seed=1)
+    ramp = np.zeros((192, 96, 3), np.uint8)
+    ramp[..., 0] = np.arange(192)[:, None]
+    ramp[..., 1] = 2 * np.arange(96)
+    owner = Person(ramp, owner.parsing, owner.densepose)
+    transfer = pipeline.transfer(person, owner)
+    inner = cv2.erode((transfer.transfer_parsing == 4).astype(np.uint8), np.ones((5, 5)))
+    rows, columns = np.nonzero(inner)
+    # Person to frame is 1/4, frame to owner 3, both about pixel corners.
+    y = ((rows + 0.5) / 4 + tiny.flow[1]) * 3 - 0.5
+    x = ((columns + 0.5) / 4 + tiny.flow[0]) * 3 - 0.5
+    near = np.clip(np.rint(np.stack([y, x])).astype(int), 0, [[191], [95]])
+    mask = cv2.erode((owner.parsing == 4).astype(np.uint8), np.ones((5, 5)))
+    hit = (mask[near[0], near[1]] > 0) & (y >= 1) & (x <= 94)
+    assert hit.mean() > 0.4
+    colours = transfer.image[rows, columns].astype(float)[hit]
+    assert np.abs(colours[:, 0] - y[hit]).max() <= 1.1
+    assert np.abs(colours[:, 1] - 2 * x[hit]).max() <= 1.6
+
+
+def test_no_background_bleeds_into_the_garment(pipeline: Pipeline, make_person: MakePerson) -> None:
+    person, owner = make_person(200, 100), make_person(333, 150, garment=OTHER_GARMENT)
+    image = np.full((333, 150, 3), (255, 0, 0), np.uint8)
+    image[owner.parsing == 4] = (0, 90, 0)
+    owner = Person(image, owner.parsing, owner.densepose)
+    transfer = pipeline.transfer(person, owner)
+    worn = transfer.transfer_parsing == 4
+    assert transfer.warped_garment[worn][:, 0].max() <= 40  # what the graph fills holes with
+
+
+def test_strong_minifying_does_not_alias(pipeline: Pipeline, make_person: MakePerson) -> None:
+    person = make_person(96, 48)
+    owner = make_person(1024, 512, garment=OTHER_GARMENT)
+    rows = np.mgrid[:1024, :512][0]
+    stripes = np.where(rows % 2, 255, 0)[..., None].repeat(3, axis=2).astype(np.uint8)
+    owner = Person(stripes, owner.parsing, owner.densepose)
+    transfer = pipeline.transfer(person, owner)
+    inner = cv2.erode((transfer.transfer_parsing == 4).astype(np.uint8), np.ones((3, 3))) > 0
+    values = transfer.image[inner].astype(int)
+    striped = values[np.abs(values[:, 0] - 40) > 60]  # not the graph's filling
+    assert len(striped) > 100
+    assert np.abs(striped - 127).max() <= 20
+
+
+def outputs_with(parsing: np.ndarray, image: np.ndarray, garment: int) -> dict[str, np.ndarray]:
+    return {
+        "image": image,
+        "transfer_parsing": parsing,
+        "warped_garment": np.where(parsing == 4, garment, 0)[..., None]
+        .repeat(3, axis=2)
+        .astype(np.uint8),
+        "flow": np.zeros((2, *parsing.shape), np.float32),
+    }
+
+
+def test_new_borders_are_smooth(make_person: MakePerson) -> None:
+    """A new round garment comes back round, not as the stairs of the small size."""
+    person = make_person(512, 256, garment=(0, 0, 0, 0))
+    blank = np.zeros((512, 256), np.uint8)
+    person = Person(person.image, blank, person.densepose)
+    fit = fit_of(person)
+
+    def disc(height: int, width: int) -> np.ndarray:
+        y, x = np.mgrid[:height, :width]
+        return ((x + 0.5) / width - 0.5) ** 2 + (((y + 0.5) / height - 0.5) * 2) ** 2 < 0.35**2
+
+    parsing = np.where(disc(64, 32), 4, 0).astype(np.uint8)
+    owner = make_person(garment=OTHER_GARMENT)
+    result = compose(
+        person,
+        owner,
+        fit,
+        fit_of(owner),
+        **outputs_with(parsing, np.full((64, 32, 3), 128, np.uint8), 10),
+    )
+    due, got = disc(512, 256), result.parsing == 4
+
+    def iou(a: np.ndarray, b: np.ndarray) -> float:
+        return float((a & b).sum() / (a | b).sum())
+
+    stairs = np.kron(parsing, np.ones((8, 8), np.uint8)) == 4
+    assert iou(got, due) > 0.975
+    assert 1 - iou(got, due) < 0.6 * (1 - iou(stairs, due))
+
+
+def test_old_borders_leave_no_specks_in_new_regions(make_person: MakePerson) -> None:
+    """A garment over all of a person with ragged full-size borders is one region."""
+    person = make_person(512, 256)
+    ragged = person.parsing.copy()
+    rng = np.random.default_rng(0)
+    for row in range(512):
+        ragged[row] = np.roll(ragged[row], rng.integers(-3, 4))
+    ragged[np.isin(ragged, (1, 2, 6))] = 0
+    person = Person(person.image, ragged, person.densepose)
+    fit = fit_of(person)
+    parsing = np.zeros((64, 32), np.uint8)
+    parsing[8:56, 2:30] = 4
+    owner = make_person(garment=OTHER_GARMENT)
+    result = compose(
+        person,
+        owner,
+        fit,
+        fit_of(owner),
+        **outputs_with(parsing, np.full((64, 32, 3), 128, np.uint8), 10),
+    )
+    assert (result.parsing[80:432, 32:224] == 4).all()
+
+
+def test_flow_that_is_not_finite_does_no_harm(make_person: MakePerson) -> None:
+    person = make_person(128, 64)
+    fit = fit_of(person)
+    parsing = fit.map(person.parsing)
+    outputs = outputs_with(parsing, fit.photo(person.image), 10)
+    outputs["flow"] = np.full((2, 64, 32), np.nan, np.float32)
+    outputs["flow"][:, ::2] = np.inf
+    result = compose(person, person, fit, fit, **outputs)
+    kept = person.parsing != 4
+    assert (result.image[kept] == person.image[kept]).all()

@@ -1,0 +1,356 @@
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from garment_transfer.runtime.errors import InputError
+from garment_transfer.runtime.images import MAX_SIDE
+from garment_transfer.runtime.people import Person, decode_densepose, parula_palette
+
+MakePerson = Callable[..., Person]
+SavePerson = Callable[..., Path]
+
+
+@pytest.fixture
+def folder(make_person: MakePerson, save_person: SavePerson, tmp_path: Path) -> Path:
+    """The folder of a person that can be loaded."""
+    return save_person(make_person(), tmp_path / "anna")
+
+
+def arrays(make_person: MakePerson) -> dict[str, Any]:
+    person = make_person()
+    return {
+        "image": person.image.copy(),
+        "parsing": person.parsing.copy(),
+        "densepose": person.densepose.copy(),
+    }
+
+
+def test_load(folder: Path, make_person: MakePerson) -> None:
+    person, due = Person.load(folder), make_person()
+    assert person.name == str(folder)
+    assert (person.image == due.image).all()
+    assert (person.parsing == due.parsing).all()
+    assert (person.densepose == due.densepose).all()
+
+
+def test_arrays_are_copied_and_read_only(make_person: MakePerson) -> None:
+    given = arrays(make_person)
+    person = Person.from_arrays(**given)
+    given["image"][:] = 0
+    given["parsing"][:] = 0
+    given["densepose"][:] = 0
+    assert person.image.any()
+    assert person.parsing.any()
+    assert person.densepose.any()
+    for array in (person.image, person.parsing, person.densepose):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 1
+
+
+def test_options_override_meta(folder: Path) -> None:
+    (folder / "meta.json").write_text('{"parse": "viton14", "densepose": "parula"}')
+    Person.load(folder, label_set="classes7", densepose_encoding="iuv-png")
+    (folder / "meta.json").unlink()
+    Person.load(folder, label_set="classes7", densepose_encoding="iuv-png")
+
+
+def test_iuv_array(make_person: MakePerson) -> None:
+    given = arrays(make_person)
+    due = given["densepose"]
+    iuv = due.transpose(2, 0, 1) / np.float32([[[1]], [[255]], [[255]]])
+    iuv[1, 0, 0] = 1.01  # networks overshoot
+    iuv[2, 0, 0] = -0.01
+    given["densepose"] = iuv.astype(np.float32)
+    due[0, 0] = (0, 255, 0)
+    assert (Person.from_arrays(**given, densepose_encoding="iuv").densepose == due).all()
+
+
+def test_parula_survives_jpeg() -> None:
+    part = np.zeros((96, 96), np.uint8)
+    for i in range(1, 25):
+        row, column = divmod(i - 1, 5)
+        part[2 + 18 * row : 20 + 18 * row, 2 + 18 * column : 20 + 18 * column] = i
+    coded = cv2.imencode(".jpg", parula_palette()[part][..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
+    picture = cv2.imdecode(coded[1], cv2.IMREAD_COLOR)[..., ::-1]
+    iuv = decode_densepose(np.ascontiguousarray(picture), "parula")
+    assert not iuv[..., 1:].any()
+    # Corners are rounded by the median, the rest has to be right.
+    assert (iuv[..., 0] == part).mean() > 0.97
+    inner = cv2.erode((part > 0).astype(np.uint8), np.ones((3, 3))) > 0
+    for i in range(1, 25):
+        block = cv2.erode((part == i).astype(np.uint8), np.ones((7, 7))) > 0
+        assert (iuv[..., 0][block & inner] == i).all()
+
+
+def test_parula_palette_is_opencvs() -> None:
+    palette = parula_palette()
+    assert palette[0].tolist() == [0, 0, 0]
+    level = np.full((1, 1), int(13 * 255 / 24), np.uint8)
+    due = cv2.applyColorMap(level, cv2.COLORMAP_PARULA)[0, 0, ::-1]
+    assert palette[13].tolist() == due.tolist()
+
+
+def test_maps_of_another_size_are_fitted(folder: Path, make_person: MakePerson) -> None:
+    person = make_person()
+    for name, scale in (("parse.png", 2), ("densepose.png", 4)):
+        with Image.open(folder / name) as image:
+            size = (image.width * scale, image.height * scale)
+            image.resize(size, Image.Resampling.NEAREST).save(folder / name)
+    loaded = Person.load(folder)
+    assert (loaded.parsing == person.parsing).all()
+    assert (loaded.densepose == person.densepose).all()
+
+
+@pytest.mark.parametrize("name", ["parse.png", "densepose.png"])
+def test_maps_of_another_aspect(folder: Path, name: str) -> None:
+    with Image.open(folder / name) as image:
+        image.resize((image.height, image.width), Image.Resampling.NEAREST).save(folder / name)
+    with pytest.raises(InputError, match=rf"{name} is 64x32.*image\.png 32x64: the aspects.*same"):
+        Person.load(folder)
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"bob does not exist: a person is a folder with image"):
+        Person.load(tmp_path / "bob")
+    (tmp_path / "bob").write_text("")
+    with pytest.raises(InputError, match=r"bob is a file: a person is a folder"):
+        Person.load(tmp_path / "bob")
+
+
+@pytest.mark.parametrize("stem", ["image", "densepose"])
+def test_missing_or_double_files(folder: Path, stem: str) -> None:
+    shutil.copy(folder / f"{stem}.png", folder / f"{stem}.jpg")
+    with pytest.raises(InputError, match=rf"anna has more than one {stem}.*remove all but one"):
+        Person.load(folder)
+    (folder / f"{stem}.png").unlink()
+    (folder / f"{stem}.jpg").unlink()
+    with pytest.raises(InputError, match=rf"anna has no {stem} with .*there is: .*add the file"):
+        Person.load(folder)
+
+
+def test_missing_parse_map(folder: Path) -> None:
+    (folder / "parse.png").unlink()
+    with pytest.raises(InputError, match=r"parse\.png does not exist; check"):
+        Person.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "option"), [("parse", "--label-set"), ("densepose", "--densepose")]
+)
+def test_unnamed_label_set_or_encoding(folder: Path, key: str, option: str) -> None:
+    path = folder / "meta.json"
+    meta = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in meta.items() if name != key}))
+    with pytest.raises(
+        InputError, match=rf'meta\.json does not name "{key}".*available: .*{option}'
+    ):
+        Person.load(folder)
+    path.write_text(json.dumps({**meta, key: "mine"}))
+    with pytest.raises(InputError, match=rf"unknown \"{key}\" 'mine'; available: .*{option}"):
+        Person.load(folder)
+    path.write_text("[]")
+    with pytest.raises(InputError, match=r'meta\.json does not name "parse"'):
+        Person.load(folder)
+
+
+def test_broken_meta(folder: Path) -> None:
+    (folder / "meta.json").write_text("{")
+    with pytest.raises(InputError, match=r"meta\.json cannot be read as JSON .*expected"):
+        Person.load(folder)
+
+
+def test_unknown_label(folder: Path) -> None:
+    ids = np.array(Image.open(folder / "parse.png"))
+    ids[0, 0] = 99
+    Image.fromarray(ids).save(folder / "parse.png")
+    with pytest.raises(InputError, match=r"parse\.png has ids .*: 99; known: 0-6.*--label-set"):
+        Person.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "due"),
+    [
+        (b"", r"cannot be read as a NumPy array"),
+        (b"\x93NUMPY\x01\x00", r"cannot be read as a NumPy array"),
+        (b"garbage", r"cannot be read as a NumPy array"),
+    ],
+)
+def test_unreadable_densepose(folder: Path, content: bytes, due: str) -> None:
+    (folder / "densepose.png").unlink()
+    (folder / "densepose.npy").write_bytes(content)
+    with pytest.raises(InputError, match=rf"densepose\.npy {due}.*numpy\.save"):
+        Person.load(folder, densepose_encoding="iuv")
+
+
+def test_densepose_objects_are_not_unpickled(folder: Path) -> None:
+    (folder / "densepose.png").unlink()
+    np.save(folder / "densepose.npy", np.array([{}], object), allow_pickle=True)
+    with pytest.raises(InputError, match=r"densepose\.npy cannot be read"):
+        Person.load(folder, densepose_encoding="iuv")
+
+
+def iuv(height: int = 64, width: int = 32) -> np.ndarray:
+    array = np.zeros((3, height, width), np.float32)
+    array[0, 10:, 10:] = 2
+    return array
+
+
+def with_value(channel: int, value: float) -> np.ndarray:
+    array = iuv()
+    array[channel, 20, 20] = value
+    return array
+
+
+@pytest.mark.parametrize(
+    ("densepose", "encoding", "due"),
+    [
+        (with_value(0, 25), "iuv", r"densepose: channel I runs from 0 to 25; .*0\.\.24: check"),
+        (with_value(0, -1), "iuv", r"channel I runs from -1 to 2.*check the order"),
+        (with_value(0, 1.5), "iuv", r"channel I .*expected whole part ids.*nearest"),
+        (with_value(1, 200), "iuv", r"U and V run from 0 to 200; expected 0\.\.1: divide by 255"),
+        (
+            with_value(0, np.nan),
+            "iuv",
+            r"densepose has NaN or infinite values.*write the file again",
+        ),
+        (with_value(2, np.inf), "iuv", r"densepose has NaN or infinite values"),
+        (iuv().transpose(1, 2, 0), "iuv", r"densepose is float32 \[64,32,3\].*\[3,H,W\]"),
+        (iuv()[:, :0], "iuv", r"densepose is empty"),
+        (iuv().astype(np.uint8), "iuv", r"densepose is uint8 \[3,64,32\].*iuv-png instead"),
+        (iuv(), "iuv-png", r"densepose is float32 \[3,64,32\]; expected uint8 IUV"),
+        (iuv(), "parula", r"expected uint8 RGB .*floats \[3,H,W\] are encoding iuv"),
+        (np.full((64, 32, 3), 25, np.uint8), "iuv-png", r"channel I reaches 25.*BGR.*encoding"),
+        (np.zeros((64, 32), np.uint8), "iuv-png", r"densepose is uint8 \[64,32\]; expected"),
+        (
+            np.random.default_rng(0).integers(0, 256, (64, 32, 3), dtype=np.uint8),
+            "parula",
+            r"densepose does not look like encoding parula.*name the encoding",
+        ),
+        (
+            iuv(),
+            "uvi",
+            r"unknown DensePose encoding 'uvi'; available: iuv, iuv-png, parula.*--dense",
+        ),
+    ],
+)
+def test_densepose_out_of_range(
+    make_person: MakePerson, densepose: np.ndarray, encoding: str, due: str
+) -> None:
+    given = {**arrays(make_person), "densepose": densepose}
+    with pytest.raises(InputError, match=due):
+        Person.from_arrays(**given, densepose_encoding=encoding)
+
+
+@pytest.mark.parametrize("name", ["image", "parsing", "densepose"])
+@pytest.mark.parametrize(
+    ("change", "due"),
+    [
+        (lambda a: a.astype(np.float32) / 255, r"is float32 \[.*; expected uint8 .*astype"),
+        (lambda a: np.where(a > 3, np.nan, a), r"is float64 \[.*with NaN; expected uint8"),
+        (lambda a: a.astype(np.int64), r"is int64 \[.*expected uint8"),
+        (lambda a: a[None], r"is uint8 \[1,64,32.*expected uint8 .*one photo"),
+        (lambda a: a[:0], r"is empty \(32x0 pixels\); expected at least one pixel"),
+        (lambda a: a.tolist(), r"is a list; expected a numpy array.*numpy\.asarray"),
+    ],
+)
+def test_arrays_of_the_wrong_kind(
+    make_person: MakePerson, name: str, change: Callable[[np.ndarray], Any], due: str
+) -> None:
+    given = arrays(make_person)
+    given[name] = change(given[name])
+    with pytest.raises(InputError, match=f"^{name} {due}"):
+        Person.from_arrays(**given)
+
+
+def test_image_that_is_not_rgb(make_person: MakePerson) -> None:
+    given = arrays(make_person)
+    for image in (given["image"][..., 0], np.dstack([given["image"], given["parsing"]])):
+        with pytest.raises(InputError, match=r"^image is uint8 .*expected uint8 RGB \[H,W,3\]"):
+            Person.from_arrays(**{**given, "image": image})
+
+
+def test_absurdly_large_array(make_person: MakePerson) -> None:
+    # A view of one byte: nothing of this size is ever allocated.
+    image = np.broadcast_to(np.uint8(0), (10**6, 10**6, 3))
+    with pytest.raises(InputError, match=rf"image is 1000000x1000000.*limit is {MAX_SIDE}.*scale"):
+        Person.from_arrays(**{**arrays(make_person), "image": image})
+
+
+def test_person_without_a_body(folder: Path, make_person: MakePerson) -> None:
+    given = arrays(make_person)
+    given["densepose"][:] = 0
+    with pytest.raises(
+        InputError, match=r"densepose shows a person without a body.*choose a photo"
+    ):
+        Person.from_arrays(**given)
+    Image.fromarray(given["densepose"]).save(folder / "densepose.png")
+    with pytest.raises(
+        InputError, match=rf"{re.escape(str(folder))}/densepose\.png shows a person"
+    ):
+        Person.load(folder)
+
+
+def test_owner_without_a_garment(make_person: MakePerson) -> None:
+    make_person().check_garment()
+    bare = make_person(garment=(0, 0, 0, 0))
+    with pytest.raises(InputError, match=r"^garment owner wears no upper garment: 0 pixels.*cho"):
+        bare.check_garment()
+    named = Person.from_arrays(bare.image, bare.parsing, bare.densepose, name="people/bob")
+    with pytest.raises(InputError, match=r"^garment owner people/bob wears no upper garment"):
+        named.check_garment()
+
+
+def test_direct_construction_is_validated_and_leaves_the_arrays_alone(
+    make_person: MakePerson,
+) -> None:
+    given = arrays(make_person)
+    Person(**given)
+    given["parsing"][0, 0] = 7
+    with pytest.raises(InputError, match=r"parsing has class 7; the classes are 0\.\.6; for ids"):
+        Person(**given)
+    given["parsing"] = given["parsing"][:10]
+    with pytest.raises(InputError, match=r"parsing is uint8 \[10,32\].*here \[64,32\].*one size"):
+        Person(**given)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "classes"),
+    [
+        ("viton_000174_0", (256, 192), {0, 1, 2, 3, 4, 5}),
+        ("viton_000240_0", (256, 192), {0, 1, 2, 3, 4, 5}),
+        ("vitonhd_00006_00", (1024, 768), {0, 1, 2, 3, 4, 5}),
+        ("catalog_blue_tee", (1024, 768), {0, 1, 2, 3, 4, 5}),
+    ],
+)
+def test_real_people(
+    real_samples: Path, name: str, size: tuple[int, int], classes: set[int]
+) -> None:
+    person = Person.load(real_samples / name)
+    assert person.parsing.shape == size
+    assert set(np.unique(person.parsing).tolist()) == classes
+    person.check_garment()
+    part = person.densepose[..., 0]
+    # Everyone stands facing the camera: the front of the torso is the largest part, no calf or
+    # foot is in sight, and clothes and DensePose lie on the same body.
+    counts = np.bincount(part.ravel(), minlength=25)
+    assert counts[1:].argmax() + 1 == 2
+    assert counts[[5, 6, 11, 12, 13, 14]].sum() < 0.002 * part.size
+    assert (person.parsing[part == 2] == 4).mean() > 0.6
+    assert part[person.parsing == 2].astype(bool).mean() > 0.9
+
+
+def test_real_maps_of_a_wrong_set_are_found_out(real_samples: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"parse\.png has ids that label set viton14 does not know"
+    ):
+        Person.load(real_samples / "vitonhd_00006_00", label_set="viton14")
+    with pytest.raises(InputError, match=r"densepose\.jpg: channel I reaches .*encoding"):
+        Person.load(real_samples / "vitonhd_00006_00", densepose_encoding="iuv-png")

@@ -1,0 +1,206 @@
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from garment_transfer.runtime import Bundle, Person, Pipeline, sample_bundle, sample_people
+from garment_transfer.runtime.errors import BackendError, InputError
+from garment_transfer.runtime.pipeline import stage_inputs
+
+MakePerson = Callable[..., Person]
+
+OTHER_GARMENT = (0.25, 0.5, 0.15, 0.9)
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny_bundle: Path) -> Pipeline:
+    return Pipeline.load(tiny_bundle, threads=1)
+
+
+def expected(person: Person, owner: Person, tiny: SimpleNamespace) -> dict[str, np.ndarray]:
+    """What the tiny bundle's rule gives for two people of its size, one pixel after another."""
+    height, width = tiny.size.height, tiny.size.width
+    dx, dy = tiny.flow
+    parsing = person.parsing.copy()
+    warped = np.zeros_like(person.image)
+    image = person.image.copy()
+    for y in range(height):
+        for x in range(width):
+            own = person.parsing[y, x]
+            if owner.parsing[y, x] == 4 and own in (0, 3, 4):
+                parsing[y, x] = 4
+            elif own == 4:
+                parsing[y, x] = 3
+            if parsing[y, x] == 4:
+                row, column = y + dy, x + dx
+                hit = 0 <= row < height and 0 <= column < width and owner.parsing[row, column] == 4
+                warped[y, x] = owner.image[row, column] if hit else tiny.hole
+                image[y, x] = warped[y, x]
+            elif parsing[y, x] != own:
+                image[y, x] = tiny.drawn
+    return {"transfer_parsing": parsing, "warped_garment": warped, "image": image}
+
+
+def inputs_of(people: list[Person], owners: list[Person]) -> dict[str, np.ndarray]:
+    return {
+        f"{role}_{field}": np.stack([getattr(person, field) for person in group])
+        for role, group in (("person", people), ("garment", owners))
+        for field in ("image", "parsing", "densepose")
+    }
+
+
+def test_transfer_at_the_bundles_size(
+    pipeline: Pipeline, make_person: MakePerson, tiny: SimpleNamespace
+) -> None:
+    person, owner = make_person(), make_person(garment=OTHER_GARMENT, seed=1)
+    transfer = pipeline.transfer(person, owner)
+    due = expected(person, owner, tiny)
+    for name, array in due.items():
+        assert (getattr(transfer, name) == array).all(), name
+    assert transfer.flow.shape == (2, 64, 32)
+    assert transfer.flow.dtype == np.float32
+    assert (transfer.flow == np.float32(tiny.flow)[:, None, None]).all()
+    assert set(transfer.timings) == {"fit", "parsing", "warping", "regrowth", "compose"}
+    assert all(milliseconds >= 0 for milliseconds in transfer.timings.values())
+
+
+def test_run_moves_arrays_only(
+    pipeline: Pipeline, make_person: MakePerson, tiny: SimpleNamespace
+) -> None:
+    people = [make_person(seed=1), make_person(garment=OTHER_GARMENT, seed=2)]
+    owners = [make_person(garment=OTHER_GARMENT, seed=3), make_person(seed=4)]
+    outputs = pipeline.run(inputs_of(people, owners))
+    assert set(outputs) == {"transfer_parsing", "warped_garment", "flow", "image"}
+    for index, (person, owner) in enumerate(zip(people, owners, strict=True)):
+        for name, array in expected(person, owner, tiny).items():
+            assert (outputs[name][index] == array).all(), name
+
+
+def test_stage_inputs(make_person: MakePerson, tiny: SimpleNamespace) -> None:
+    person, owner = make_person(), make_person(128, 64, seed=1)
+    inputs = stage_inputs(person, owner, tiny.size)
+    assert (inputs["person_parsing"] == person.parsing).all()
+    assert {name: array.shape for name, array in inputs.items()} == {
+        "person_image": (64, 32, 3),
+        "person_parsing": (64, 32),
+        "person_densepose": (64, 32, 3),
+        "garment_image": (64, 32, 3),
+        "garment_parsing": (64, 32),
+        "garment_densepose": (64, 32, 3),
+    }
+
+
+def test_batch_of_several_sizes(pipeline: Pipeline, make_person: MakePerson) -> None:
+    people = [make_person(), make_person(256, 128, seed=1), make_person(100, 90, seed=2)]
+    owners = [make_person(300, 100, garment=OTHER_GARMENT, seed=3), people[0], people[1]]
+    batch = pipeline.transfer_batch(people, owners)
+    for person, owner, transfer in zip(people, owners, batch, strict=True):
+        alone = pipeline.transfer(person, owner)
+        assert transfer.image.shape == person.image.shape
+        for name in ("image", "transfer_parsing", "warped_garment", "flow"):
+            assert (getattr(transfer, name) == getattr(alone, name)).all(), name
+    assert pipeline.transfer_batch([], []) == []
+
+
+def test_threads_agree(pipeline: Pipeline, make_person: MakePerson) -> None:
+    pairs = [(make_person(128, 64, seed=i), make_person(seed=50 + i)) for i in range(8)]
+    alone = [pipeline.transfer(*pair).image for pair in pairs]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda pair: pipeline.transfer(*pair).image, pairs * 4))
+    for index, image in enumerate(together):
+        assert (image == alone[index % 8]).all()
+
+
+def test_unequal_lengths(pipeline: Pipeline, make_person: MakePerson) -> None:
+    with pytest.raises(InputError, match=r"2 people and 1 garment owners; expected one.*repeat"):
+        pipeline.transfer_batch([make_person()] * 2, [make_person()])
+
+
+def test_owner_without_a_garment(pipeline: Pipeline, make_person: MakePerson) -> None:
+    bare = make_person(garment=(0, 0, 0, 0))
+    with pytest.raises(InputError, match=r"^garment owner wears no upper garment"):
+        pipeline.transfer(make_person(), bare)
+    with pytest.raises(InputError, match=r"^garment owner 1 wears no upper garment"):
+        pipeline.transfer_batch([make_person()] * 2, [make_person(), bare])
+    pipeline.transfer(bare, make_person())  # who receives a garment may wear none
+
+
+@pytest.mark.parametrize(
+    ("change", "due"),
+    [
+        (
+            {"person_image": None},
+            r"the inputs are garment_densepose.*expected person_parsing uint8",
+        ),
+        ({"flow": np.zeros(1)}, r"the inputs are flow, .*pass these and no others"),
+        (
+            {"person_image": np.zeros((1, 64, 32, 3), np.float32)},
+            r"person_image is float32 \[1, 64",
+        ),
+        (
+            {"person_image": np.zeros((2, 64, 32, 3), np.uint8)},
+            r"batch sizes differ: .*person_image 2",
+        ),
+        ({"garment_parsing": np.zeros((1, 32, 64), np.uint8)}, r"garment_parsing .*stage_inputs"),
+    ],
+)
+def test_run_checks_its_inputs(
+    pipeline: Pipeline, make_person: MakePerson, change: dict[str, Any], due: str
+) -> None:
+    inputs = {**inputs_of([make_person()], [make_person()]), **change}
+    with pytest.raises(InputError, match=due):
+        pipeline.run({name: array for name, array in inputs.items() if array is not None})
+
+
+def test_load(tiny_bundle: Path, tiny: SimpleNamespace) -> None:
+    assert Pipeline.load(Bundle.load(tiny_bundle)).size == tiny.size
+    with pytest.raises(BackendError, match=r"unknown backend 'nope'; available: "):
+        Pipeline.load(tiny_bundle, backend="nope")
+    with pytest.raises(InputError, match=r"threads is 0; expected 1 or more"):
+        Pipeline.load(tiny_bundle, threads=0)
+
+
+needs_shipped_bundle = pytest.mark.skipif(
+    not (sample_bundle() / "manifest.json").is_file(), reason="the bundle is not in the tree yet"
+)
+
+
+@needs_shipped_bundle
+def test_the_shipped_bundle_transfers_the_shipped_people() -> None:
+    pipeline = Pipeline.load(sample_bundle(), threads=2)
+    person, owner = (Person.load(folder) for folder in sample_people())
+    transfer = pipeline.transfer(person, owner)
+    assert transfer.image.shape == person.image.shape
+    worn = transfer.transfer_parsing == 4
+    assert 0.5 < worn.sum() / (person.parsing == 4).sum() < 2
+    assert (transfer.warped_garment[~worn] == 0).all()
+    kept = (transfer.transfer_parsing == person.parsing) & ~worn
+    assert (transfer.image[kept] == person.image[kept]).all()
+    reserved = np.isin(person.parsing, (1, 2, 6))
+    assert kept[reserved].all()
+
+
+@needs_shipped_bundle
+@pytest.mark.parametrize(
+    ("name", "owner_name"),
+    [
+        ("viton_000174_0", "viton_000240_0"),
+        ("viton_000240_0", "viton_000174_0"),
+        ("vitonhd_00006_00", "catalog_blue_tee"),
+        ("catalog_blue_tee", "viton_000174_0"),
+    ],
+)
+def test_the_shipped_bundle_transfers_real_people(
+    real_samples: Path, name: str, owner_name: str
+) -> None:
+    pipeline = Pipeline.load(sample_bundle(), threads=2)
+    person, owner = (Person.load(real_samples / folder) for folder in (name, owner_name))
+    transfer = pipeline.transfer(person, owner)
+    assert transfer.image.shape == person.image.shape
+    reserved = np.isin(person.parsing, (1, 2, 6))
+    assert (transfer.image[reserved] == person.image[reserved]).all()
+    assert np.isfinite(transfer.flow).all()
