@@ -30,6 +30,7 @@ from garment_transfer.models.layers import (
     one_hot,
     positions,
     push_pull,
+    upsample2x,
 )
 from garment_transfer.runtime.labels import FACE, GARMENT, HAIR, LOWER, SKIN
 
@@ -138,45 +139,53 @@ def to_flow(matched: Tensor, affine: Tensor) -> Tensor:
 
 
 class FlowLevel(nn.Module):
-    """One level of the progressive flow: warp, compare with the target's features, correct."""
+    """One level of the progressive flow: warp, compare with the target's features, correct.
 
-    def __init__(self, garment: int, shape: int, width: int, matching: bool) -> None:
+    `coarser` is the width of the level before, whose features are carried on: a fine level alone
+    sees too little of the body to know which fold or hem it looks at. 0 at the coarsest.
+    """
+
+    def __init__(self, garment: int, shape: int, width: int, coarser: int, matching: bool) -> None:
         super().__init__()
         self.matching = matching
         inputs, outputs = (4, 3) if matching else (2, 2)
+        carried = min(coarser, 16)
+        self.carry = nn.Conv2d(coarser, carried, 1) if coarser else None
         self.layers = nn.Sequential(
-            Conv(garment + shape + inputs, width),
-            Conv(width, width),
-            nn.Conv2d(width, outputs, 3, 1, 1),
+            Conv(garment + shape + inputs + carried, width), Conv(width, width)
         )
-        last = self.layers[-1]
-        assert isinstance(last, nn.Conv2d)
-        nn.init.normal_(last.weight, std=1e-3)
-        assert last.bias is not None
-        nn.init.zeros_(last.bias)
+        self.change = nn.Conv2d(width, outputs, 3, 1, 1)
+        nn.init.normal_(self.change.weight, std=1e-3)
+        assert self.change.bias is not None
+        nn.init.zeros_(self.change.bias)
 
     def forward(
         self,
         garment: Tensor,
         shape: Tensor,
-        coarse: Tensor | None,
+        coarser: tuple[Tensor, Tensor] | None,
         affine: Tensor,
-        match: Tensor | None,
-    ) -> Tensor:
+        match: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Flow and features of this level from those of the coarser one."""
         nothing = torch.zeros_like(shape[:, :2])
-        if coarse is None:
+        if coarser is None or self.carry is None:
             # the coarsest level may have odd sides, and then no level at half its size: it is
             # warped at twice its size, where the coarser flow has its own
             doubled = F.interpolate(garment, scale_factor=2.0, mode="nearest")
             warped, _ = flow_warp(doubled, nothing, torch.zeros_like(doubled[:, :2]), affine)
-            warped, flow = F.avg_pool2d(warped, 2), nothing
+            flow, known = nothing, [F.avg_pool2d(warped, 2)]
         else:
-            warped, flow = flow_warp(garment, coarse, nothing, affine)
-        if match is None:
-            return flow + self.layers(torch.cat([warped, shape, flow / 8], dim=1))
+            warped, flow = flow_warp(garment, coarser[0], nothing, affine)
+            known = [warped, upsample2x(self.carry(coarser[1]))]
+        known += [shape, flow / 8]
+        if not self.matching:
+            features = self.layers(torch.cat(known, dim=1))
+            return flow + self.change(features), features
         towards = match - flow
-        change = self.layers(torch.cat([warped, shape, flow / 8, towards / 8], dim=1))
-        return flow + change[:, :2] + torch.sigmoid(change[:, 2:]) * towards
+        features = self.layers(torch.cat([*known, towards / 8], dim=1))
+        change = self.change(features)
+        return flow + change[:, :2] + torch.sigmoid(change[:, 2:]) * towards, features
 
 
 class WarpingNetwork(nn.Module):
@@ -197,8 +206,9 @@ class WarpingNetwork(nn.Module):
             zip(config.garment_widths, config.shape_widths, config.flow_widths, strict=True)
         )
         self.matching = Matching(*widths[3][:2])
+        coarser = (*config.flow_widths[1:], 0)
         self.levels = nn.ModuleList(
-            FlowLevel(*width, matching=i == 1) for i, width in enumerate(reversed(widths))
+            FlowLevel(*widths[i], coarser[i], matching=i == 3) for i in reversed(range(5))
         )
 
     def warp(
@@ -228,9 +238,10 @@ class WarpingNetwork(nn.Module):
         matched = self.matching(garment[3], shape[3], F.avg_pool2d(mask, 16))
         match = to_flow(matched, affine)
         flows: list[Tensor] = []
+        coarser = None
         for level, g, s in zip(self.levels, reversed(garment), reversed(shape), strict=True):
-            coarser = flows[-1] if flows else None
-            flows.append(level(g, s, coarser, affine, match if level.matching else None))
+            coarser = level(g, s, coarser, affine, match)
+            flows.append(coarser[0])
         warped, flow = flow_warp(worn, flows[-1], torch.zeros_like(worn[:, :2]), affine)
         return Warp(affine, match, [*flows, flow], warped)
 

@@ -1,0 +1,270 @@
+"""Groups of people with every truth that training needs, and the held-out test as seeds."""
+
+import contextlib
+import multiprocessing
+import os
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from garment_transfer.training.synthetic import texture
+from garment_transfer.training.synthetic.people import (
+    HELD_OUT,
+    TRAIN,
+    Body,
+    Distribution,
+    Garment,
+    sample_body,
+    sample_garment,
+)
+from garment_transfer.training.synthetic.render import (
+    Rendered,
+    build_figure,
+    pattern_density,
+    render_person,
+    true_flow,
+    visible,
+)
+from garment_transfer.training.synthetic.rough import roughen
+
+Arrays = dict[str, NDArray[Any]]
+
+#: Arrays of a group: key to (shape without H and W ..., dtype); see `render_group`.
+KEYS: Final = (
+    "image",
+    "parsing",
+    "rough_parsing",
+    "rough_densepose",
+    "flow",
+    "flow_valid",
+)
+SHARD_GROUPS: Final = 64
+HELD_OUT_PAIRS: Final = 256
+#: First spawn key of each use, so that no two draw from one stream.
+_TRAIN_STREAM, _HELD_OUT_STREAM, _ROUGH_STREAM, _SINGLE_STREAM = 1, 2, 3, 4
+
+
+def sample_group(
+    seed: int, distribution: Distribution = TRAIN
+) -> tuple[tuple[Body, Body], tuple[Garment, Garment]]:
+    """The recipe of group `seed` of a distribution, without rendering."""
+    stream = _TRAIN_STREAM if distribution.name == "train" else _HELD_OUT_STREAM
+    rng = distribution.rng(stream, seed)
+    bodies = sample_body(rng, distribution), sample_body(rng, distribution)
+    first = sample_garment(rng, distribution)
+    # Two of three pairs change the sleeves: that is where arms appear and vanish.
+    other = first.sleeve if rng.random() < 0.66 else None
+    return bodies, (first, sample_garment(rng, distribution, other_than=other))
+
+
+def render_group(
+    seed: int, size: tuple[int, int] = (256, 192), distribution: Distribution = TRAIN
+) -> Arrays:
+    """Two bodies in two garments each: four people and four transfers with their truth.
+
+    Returns:
+        Arrays indexed [body, garment, ...]: `image` uint8 [2, 2, H, W, 3] RGB; `parsing` uint8
+        [2, 2, H, W] clean; `rough_parsing` uint8 [2, 2, H, W]; `rough_densepose` uint8
+        [2, 2, H, W, 3] IUV; `flow` float16 [2, 2, 2, H, W], from the person of that index to the
+        other body in the same garment, (dx, dy) in pixels; `flow_valid` uint8 [2, 2, H, W]:
+        0 no garment, 1 hidden in the source, 2 visible there.
+    """
+    bodies, garments = sample_group(seed, distribution)
+    figures = [build_figure(b) for b in bodies]
+    atlases = [texture.paint(g, pattern_density(size)) for g in garments]
+    people = [
+        [render_person(b, g, size, f, a) for g, a in zip(garments, atlases, strict=True)]
+        for b, f in zip(bodies, figures, strict=True)
+    ]
+    h, w = size
+    out: Arrays = {
+        "image": np.empty((2, 2, h, w, 3), np.uint8),
+        "parsing": np.empty((2, 2, h, w), np.uint8),
+        "rough_parsing": np.empty((2, 2, h, w), np.uint8),
+        "rough_densepose": np.empty((2, 2, h, w, 3), np.uint8),
+        "flow": np.empty((2, 2, 2, h, w), np.float16),
+        "flow_valid": np.empty((2, 2, h, w), np.uint8),
+    }
+    for b in range(2):
+        for g in range(2):
+            person, source = people[b][g], people[1 - b][g]
+            out["image"][b, g] = person.image
+            out["parsing"][b, g] = person.parsing
+            rng = distribution.rng(_ROUGH_STREAM, seed, b, g)
+            out["rough_parsing"][b, g], out["rough_densepose"][b, g] = roughen(person, rng)
+            flow, valid = true_flow(person, source)
+            out["flow"][b, g] = flow
+            out["flow_valid"][b, g] = valid.astype(np.uint8) + visible(person, source)
+    return out
+
+
+def render_single(
+    seed: int, index: int, size: tuple[int, int] = (256, 192)
+) -> tuple[Rendered, np.random.Generator]:
+    """Person `index` of a seeded series of single people of the training distribution.
+
+    Returns:
+        The person, and a generator to `roughen` it with.
+    """
+    rng = TRAIN.rng(_SINGLE_STREAM, seed, index)
+    body = sample_body(rng)
+    garment = sample_garment(rng)
+    return render_person(body, garment, size), rng
+
+
+def training_group(index: int, size: tuple[int, int] = (256, 192)) -> Arrays:
+    """Group `index` (0 or more) of the training stream; see `render_group`."""
+    return render_group(index, size, TRAIN)
+
+
+def held_out_recipe(index: int) -> tuple[Body, Body, Garment, Garment]:
+    """Person A, owner B, A's own garment, B's garment of held-out pair `index`."""
+    if not 0 <= index < HELD_OUT_PAIRS:
+        raise IndexError(f"held-out pairs are numbered 0 to {HELD_OUT_PAIRS - 1}, not {index}")
+    (a, b), (own, theirs) = sample_group(index, HELD_OUT)
+    return a, b, own, theirs
+
+
+def held_out_pair(index: int, size: tuple[int, int] = (256, 192)) -> Arrays:
+    """One transfer of the held-out test: A in their own garment receives what B wears.
+
+    Returns:
+        The inputs of the graph contract, `person_image`, `garment_image` uint8 [H, W, 3],
+        `person_parsing`, `garment_parsing` uint8 [H, W] (rough), `person_densepose`,
+        `garment_densepose` uint8 [H, W, 3] (rough); and the truth: `true_image` uint8 [H, W, 3]
+        and `true_parsing` uint8 [H, W] of A in B's garment, `true_flow` float32 [2, H, W] from it
+        into `garment_image`, `flow_valid` uint8 [H, W] (0, 1 hidden, 2 visible),
+        `person_true_parsing` uint8 [H, W] and `garment_true_parsing` uint8 [H, W] (clean).
+    """
+    a, b, own, theirs = held_out_recipe(index)
+    figure = build_figure(a)
+    person = render_person(a, own, size, figure)
+    atlas = texture.paint(theirs, pattern_density(size))
+    truth = render_person(a, theirs, size, figure, atlas)
+    owner = render_person(b, theirs, size, None, atlas)
+    flow, valid = true_flow(truth, owner)
+    rough = [
+        roughen(r, HELD_OUT.rng(_ROUGH_STREAM, index, k)) for k, r in enumerate((person, owner))
+    ]
+    return {
+        "person_image": person.image,
+        "person_parsing": rough[0][0],
+        "person_densepose": rough[0][1],
+        "garment_image": owner.image,
+        "garment_parsing": rough[1][0],
+        "garment_densepose": rough[1][1],
+        "true_image": truth.image,
+        "true_parsing": truth.parsing,
+        "true_flow": flow,
+        "flow_valid": valid.astype(np.uint8) + visible(truth, owner),
+        "person_true_parsing": person.parsing,
+        "garment_true_parsing": owner.parsing,
+    }
+
+
+def _one_thread() -> None:
+    """Several renderers share the cores, so each keeps to one."""
+    import cv2
+    import torch
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+
+
+def shard_paths(folder: Path, shard: int) -> dict[str, Path]:
+    """The files of a shard, one `.npy` per key."""
+    return {key: folder / f"shard-{shard:05d}.{key}.npy" for key in KEYS}
+
+
+def write_shards(
+    folder: str | os.PathLike[str],
+    groups: range,
+    size: tuple[int, int] = (256, 192),
+    workers: int = 2,
+) -> list[Path]:
+    """Render training groups into files that a training loop memory-maps.
+
+    A shard is `SHARD_GROUPS` groups, aligned to multiples of it; each key is one `.npy` with the
+    group as first axis (`np.load(path, mmap_mode="r")`). Files appear whole or not at all, and a
+    shard that is there is not rendered again.
+
+    Args:
+        folder: where the shards go.
+        groups: training group indices, from a multiple of `SHARD_GROUPS` on.
+        size: (H, W) in pixels.
+        workers: processes that render; 1 renders in this one.
+
+    Returns:
+        The `image` file of every shard of `groups`, in order.
+    """
+    from tqdm import tqdm
+
+    if groups.step != 1 or groups.start % SHARD_GROUPS:
+        raise ValueError(f"groups must count by 1 from a multiple of {SHARD_GROUPS}, not {groups}")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = [
+        (first // SHARD_GROUPS, range(first, min(first + SHARD_GROUPS, groups.stop)))
+        for first in range(groups.start, groups.stop, SHARD_GROUPS)
+    ]
+    missing = [s for s in shards if not _complete(folder, s[0], len(s[1]), size)]
+    left = sum(len(indices) for _, indices in missing)
+    with (
+        tqdm(total=len(groups), initial=len(groups) - left, unit="group", desc="rendering") as bar,
+        contextlib.ExitStack() as stack,
+    ):
+        pool: ProcessPoolExecutor | None = None
+        if workers > 1 and missing:
+            context = multiprocessing.get_context("spawn")
+            pool = stack.enter_context(
+                ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread)
+            )
+        for shard, indices in missing:
+            _write(folder, shard, _collect(pool, indices, size, bar))
+    return [shard_paths(folder, shard)["image"] for shard, _ in shards]
+
+
+def _collect(
+    pool: ProcessPoolExecutor | None, indices: range, size: tuple[int, int], bar: Any
+) -> Arrays:
+    """Render groups, in `pool` or here, and stack them."""
+    sizes = [size] * len(indices)
+    results: Iterable[Arrays]
+    if pool is None:
+        results = map(training_group, indices, sizes)
+    else:
+        results = pool.map(training_group, indices, sizes, chunksize=2)
+    out: Arrays = {}
+    for k, group in enumerate(results):
+        if not out:
+            out = {key: np.empty((len(indices), *x.shape), x.dtype) for key, x in group.items()}
+        for key, x in group.items():
+            out[key][k] = x
+        bar.update()
+    return out
+
+
+def _complete(folder: Path, shard: int, length: int, size: tuple[int, int]) -> bool:
+    """Whether every file of a shard is there and holds at least `length` groups."""
+    for key, path in shard_paths(folder, shard).items():
+        if not path.exists():
+            return False
+        stored = np.load(path, mmap_mode="r")
+        found = stored.shape[3:5] if key != "flow" else stored.shape[4:6]
+        if found != tuple(size):
+            raise ValueError(f"{path} holds pictures of {found}, not {size}: use another folder")
+        if len(stored) < length:
+            return False
+    return True
+
+
+def _write(folder: Path, shard: int, arrays: Arrays) -> None:
+    for key, path in shard_paths(folder, shard).items():
+        partial = path.with_suffix(f".{os.getpid()}.tmp")
+        with partial.open("wb") as f:
+            np.save(f, arrays[key])
+        partial.replace(path)

@@ -1,0 +1,801 @@
+"""From a `Body` and a `Garment` to pixels, label maps and the true flow between two people.
+
+All views are orthographic along +y. Image positions are in pixels of the output, pixel centres at
+integers, as everywhere in this package.
+"""
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from garment_transfer.runtime.labels import FACE, GARMENT, HAIR, LEGS, LOWER, SKIN
+from garment_transfer.training.synthetic import cloth, hair, raster, texture
+from garment_transfer.training.synthetic.anatomy import (
+    I32,
+    Floats,
+    anatomy,
+    apply_transforms,
+    bone_transforms,
+    part_of,
+    rest_body,
+    skin_transforms,
+    smoothstep,
+    unit,
+)
+from garment_transfer.training.synthetic.people import Body, Garment, neutral_body
+from garment_transfer.training.synthetic.posing import behind, pose
+from garment_transfer.training.synthetic.raster import (
+    DROP_A,
+    DROP_B,
+    KEEP_A,
+    KEEP_B,
+    OPENING,
+    Fragments,
+)
+
+U8 = NDArray[np.uint8]
+_SKIN, _UPPER, _LOWER, _CAP, _HAIR = range(5)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A posed body, before it is dressed; shared by all garments on it."""
+
+    body: Body
+    rest: Floats  #: [V, 3]
+    trunk: cloth.Trunk
+    blend: Floats  #: [V, 3, 4] skinning transforms
+    bones: Floats  #: [J, 3, 4]
+    posed: Floats  #: [V, 3]
+    lower: Floats  #: [V or N, 3] posed shell of trousers or skirt
+    skirt: Floats | None  #: [N, 3] canonical places of a skirt
+    hair: tuple[tuple[hair.HairMesh, Floats, int], ...]  #: mesh, posed vertices, layer
+    bias: Floats  #: [V] metres that limbs are drawn nearer, so that cloth cannot swallow them
+    tall: float  #: height of the body, metres
+    origin: tuple[float, float]  #: world x of the frame's middle, world z of the frame's top
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A rendered person and what `true_flow` needs."""
+
+    image: U8  #: [H, W, 3] RGB
+    parsing: U8  #: [H, W] seven classes
+    densepose: U8  #: [H, W, 3] IUV: I 0..24, U and V 0..255
+    garment_face: I32  #: [H, W] triangle of the upper shell, -1 elsewhere
+    garment_bary: Floats  #: [H, W, 3]
+    depth: Floats  #: [H, W] metres, nearest surface
+    shell: Floats  #: [V, 3] upper shell: x and y in pixels, depth in metres
+    neck: NDArray[np.bool_]  #: [H, W] bare neck and chest, skin that some label sets leave out
+    albedo: U8  #: [H, W, 3] RGB, colours without light (background as in the image)
+
+
+def build_figure(body: Body) -> Figure:
+    """Pose a body, its hair and its lower garment."""
+    a = anatomy()
+    rest, heads = rest_body(body.phenotype, body.slim, body.head_size, body.neck)
+    t = cloth.trunk(rest)
+    if body.hair.style in ("bob", "long"):
+        rest = hair.flatten_ears(rest)
+    bones = bone_transforms(heads, pose(body, heads, t.profile, t.level))
+    blend = skin_transforms(bones)
+    posed = apply_transforms(blend, rest)
+    skirt: Floats | None = None
+    if body.lower.kind == "skirt":
+        tube, skirt, legs = cloth.skirt_rest(body.lower, t)
+        names = ("root", "upperleg01.L", "upperleg01.R")
+        shares = np.concatenate([1 - legs.sum(1, keepdims=True), legs], 1)
+        mixed = np.einsum("nb,bij->nij", shares, bones[[a.bones[b] for b in names]])
+        lower = apply_transforms(mixed, tube)
+    else:
+        lower = apply_transforms(blend, cloth.trousers_rest(body.lower, rest))
+    normals = cloth.vertex_normals(rest, a.faces, a.incidence)
+    eyes = (heads[a.bones["eye.L"]] + heads[a.bones["eye.R"]]) / 2
+    crown = float(rest[:, 2].max())
+    k = (crown - float(eyes[2])) / (0.849 - 0.728)
+    levels = {
+        "chin": float(eyes[2]) - 0.108 * k,
+        "shoulder": float(heads[a.bones["upperarm01.L"], 2]) + 0.03,
+    }
+    pieces = []
+    meshes = (
+        (hair.cap(body.hair, rest, normals), _CAP),
+        (hair.curtain(body.hair, rest, eyes, levels), _HAIR),
+        (hair.bun(body.hair, rest), _HAIR),
+    )
+    head_bone, spine = bones[a.bones["head"]], bones[a.bones["spine01"]]
+    for mesh, layer in meshes:
+        if mesh is None:
+            continue
+        with_head = mesh.vertices @ head_bone[:, :3].T + head_bone[:, 3]
+        with_spine = mesh.vertices @ spine[:, :3].T + spine[:, 3]
+        w = mesh.head[:, None]
+        pieces.append((mesh, (with_head * w + with_spine * (1 - w)).astype(np.float32), layer))
+    lower_arm = smoothstep(a.arm_length, 0.45, 0.8) * a.arm_share
+    bias = 0.035 * lower_arm + 0.03 * smoothstep(a.hand_share, 0.2, 0.8) * a.arm_share
+    for side, arm in zip((-1, 1), body.arms, strict=True):
+        if behind(arm):
+            bias = np.where(a.side == side, 0, bias)
+    tall = float(np.ptp(rest[:, 2]))
+    height = body.frame[0] * tall
+    top = float(posed[a.head_share > 0.9, 2].max()) + body.frame[1] * tall
+    trunk_x = posed[a.torso & (a.canonical[:, 2] > 0)]
+    middle = float(trunk_x[:, 0].mean()) + body.frame[2] * height
+    return Figure(
+        body,
+        rest,
+        t,
+        blend,
+        bones,
+        posed,
+        lower,
+        skirt,
+        tuple(pieces),
+        bias.astype(np.float32),
+        tall,
+        (middle, top),
+    )
+
+
+def _project(vertices: Floats, figure: Figure, size: tuple[int, int]) -> Floats:
+    """World [N, 3] to (x pixels, y pixels, depth metres)."""
+    h, w = size
+    scale = h / (figure.body.frame[0] * figure.tall)
+    return np.stack(
+        [
+            (w - 1) / 2 + (vertices[:, 0] - figure.origin[0]) * scale,
+            (figure.origin[1] - vertices[:, 2]) * scale - 0.5,
+            vertices[:, 1],
+        ],
+        axis=1,
+    ).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """All layers of a dressed figure in one vertex and triangle list."""
+
+    points: Floats  #: [N, 3] pixels and biased depth
+    faces: I32  #: [M, 3]
+    mode: I32  #: [M]
+    cuts: Floats  #: [N, 6]
+    opening: raster.Opening
+    normals: Floats
+    starts: tuple[int, ...]  #: first triangle of each layer, and the end
+    layers: tuple[int, ...]  #: layer id of each
+    attributes: Floats  #: [N, 10] canonical xyz, arm round (2), along, arm share, chart xyz
+
+
+def _tucked_hem(body: Body, garment: Garment) -> float | None:
+    return body.lower.waist - 0.03 if garment.tucked else None
+
+
+def _compose(
+    figure: Figure, garment: Garment, shell: Floats, size: tuple[int, int], alone: bool
+) -> _Scene:
+    a = anatomy()
+    v = a.canonical
+    body = figure.body
+    n = len(v)
+    upper = cloth.upper_shell()
+    lower = cloth.skirt_shell() if body.lower.kind == "skirt" else cloth.lower_shell()
+    cuts_upper = cloth.upper_cuts(garment, _tucked_hem(body, garment))
+    cuts_lower = cloth.lower_cuts(body.lower)
+    surface = np.concatenate(
+        [v, a.arm_round, a.arm_length[:, None], a.arm_share[:, None], a.chart], 1
+    )
+    bias = figure.bias[:, None] * np.array([[0, 0, 1]], np.float32)
+
+    def both(first: Floats, second: Floats) -> Floats:
+        return np.concatenate([first, second], 1)
+
+    parts: list[tuple[int, Floats, I32, int, Floats, Floats, Floats]] = []
+    u_pts = _project(shell, figure, size) - bias
+    u_normals = cloth.vertex_normals(shell, upper.faces, upper.incidence)
+    if alone:
+        parts.append(
+            (
+                _UPPER,
+                u_pts,
+                upper.faces,
+                KEEP_A | OPENING,
+                both(cuts_upper, cuts_lower),
+                u_normals,
+                surface,
+            )
+        )
+    else:
+        hidden = cuts_upper - 0.004
+        for side, arm in ((-1, body.arms[0]), (1, body.arms[1])):
+            if arm.pose == "pocket":
+                # The hand is in the pocket: leave it out beyond the wrist.
+                hand = (a.side == side) & (a.hand_share > 0.2)
+                gone = (a.hand_share - 0.75) * 0.05
+                hidden[hand, 1:] = np.maximum(hidden[hand, 1:], gone[hand, None])
+                hidden[hand, 0] = 1.0
+        skin_cuts = both(hidden, cuts_lower - 0.004)
+        normals = cloth.vertex_normals(figure.posed, a.faces, a.incidence)
+        parts.append(
+            (
+                _SKIN,
+                _project(figure.posed, figure, size) - bias,
+                a.faces,
+                DROP_A | DROP_B | OPENING,
+                skin_cuts,
+                normals,
+                surface,
+            )
+        )
+        under = both(cuts_upper, cuts_lower - 0.004)
+        parts.append(
+            (
+                _UPPER,
+                u_pts,
+                upper.faces,
+                KEEP_A | OPENING | (DROP_B if garment.tucked else 0),
+                under,
+                u_normals,
+                surface,
+            )
+        )
+        l_pts = _project(figure.lower, figure, size)
+        l_normals = cloth.vertex_normals(figure.lower, lower.faces, lower.incidence)
+        if figure.skirt is None:
+            over, l_surface = both(cuts_upper - 0.004, cuts_lower), surface
+        else:
+            z = figure.skirt[:, 2:]
+            height = garment.hem + garment.hem_curve * figure.skirt[:, :1] ** 2
+            one = np.ones_like(z)
+            over = np.concatenate(
+                [
+                    0 * z,
+                    one,
+                    z - height - 0.03,
+                    body.lower.waist - z,
+                    z - body.lower.hem,
+                    one,
+                ],
+                1,
+            )
+            l_surface = np.zeros((len(z), 10), np.float32)
+            l_surface[:, :3] = figure.skirt
+        mode = KEEP_B | (0 if garment.tucked else DROP_A | OPENING)
+        parts.append((_LOWER, l_pts, lower.faces, mode, over, l_normals, l_surface))
+        for mesh, posed, layer in figure.hair:
+            cut = np.repeat(mesh.cut[:, None], 6, 1)
+            attributes = np.zeros((len(posed), 10), np.float32)
+            attributes[:, :2] = mesh.strand
+            parts.append(
+                (
+                    layer,
+                    _project(posed, figure, size),
+                    mesh.faces,
+                    KEEP_A,
+                    cut,
+                    cloth.vertex_normals(posed, mesh.faces, mesh.incidence),
+                    attributes,
+                )
+            )
+    offsets = np.cumsum([0] + [len(p[1]) for p in parts])
+    counts = np.cumsum([0] + [len(p[2]) for p in parts])
+    assert n == len(surface)
+    return _Scene(
+        points=np.concatenate([p[1] for p in parts]).astype(np.float32),
+        faces=np.concatenate([p[2] + o for p, o in zip(parts, offsets[:-1], strict=True)]).astype(
+            np.int32
+        ),
+        mode=np.concatenate([np.full(len(p[2]), p[3], np.int32) for p in parts]),
+        cuts=np.concatenate([p[4] for p in parts]).astype(np.float32),
+        normals=np.concatenate([p[5] for p in parts]).astype(np.float32),
+        opening=cloth.opening(garment),
+        starts=tuple(int(c) for c in counts),
+        layers=tuple(p[0] for p in parts),
+        attributes=np.concatenate([p[6] for p in parts]).astype(np.float32),
+    )
+
+
+def _rasterise(scene: _Scene, points: Floats, size: tuple[int, int]) -> Fragments:
+    return raster.rasterise(
+        points,
+        scene.faces,
+        size,
+        scene.mode,
+        scene.cuts,
+        scene.attributes[:, :3],
+        scene.opening,
+    )
+
+
+def _interpolate(values: Floats, corners: I32, bary: Floats) -> Floats:
+    """Vertex values [N, C] at fragments [P]: corners [P, 3], bary [P, 3]."""
+    return (
+        values[corners[:, 0]] * bary[:, :1]
+        + values[corners[:, 1]] * bary[:, 1:2]
+        + values[corners[:, 2]] * bary[:, 2:]
+    )
+
+
+def _layer_of(scene: _Scene, face: I32) -> I32:
+    """Layer id of each triangle index, -1 for none."""
+    table = np.full(scene.starts[-1] + 1, -1, np.int32)
+    for first, last, layer in zip(scene.starts[:-1], scene.starts[1:], scene.layers, strict=True):
+        table[first:last] = layer
+    return table[face]
+
+
+def _is_face(canonical: Floats) -> NDArray[np.bool_]:
+    """Whether skin belongs to the face: above the jaw line and not the neck."""
+    y, z = canonical[:, 1], canonical[:, 2]
+    return z > 0.616 + 0.32 * np.maximum(y + 0.125, 0)
+
+
+def _labels(scene: _Scene, fragments: Fragments) -> tuple[U8, NDArray[np.bool_]]:
+    """Seven classes [H, W] of what pixels see, and where skin is neck or chest."""
+    face = fragments.face.reshape(-1)
+    layer = _layer_of(scene, face)
+    out = np.zeros(len(face), np.uint8)
+    out[layer == _UPPER] = GARMENT
+    out[layer == _LOWER] = LOWER
+    out[(layer == _CAP) | (layer == _HAIR)] = HAIR
+    on = np.flatnonzero(layer == _SKIN)
+    c = _interpolate(
+        scene.attributes[:, :4],
+        scene.faces[face[on]],
+        fragments.bary.reshape(-1, 3)[on],
+    )
+    arm = _interpolate(
+        scene.attributes[:, 6:7],
+        scene.faces[face[on]],
+        fragments.bary.reshape(-1, 3)[on],
+    )[:, 0]
+    kind = np.where(_is_face(c), FACE, SKIN)
+    kind = np.where((c[:, 2] < 0.0) & (arm < 0.5), LEGS, kind)
+    out[on] = kind
+    neck = np.zeros(len(face), bool)
+    neck[on] = (kind == SKIN) & (arm < 0.5)
+    return out.reshape(fragments.face.shape), neck.reshape(fragments.face.shape)
+
+
+def _blob(
+    x: Floats, z: Floats, cx: float, cz: float, rx: float, rz: float, soft: float = 0.3
+) -> Floats:
+    """Soft ellipse, 1 inside."""
+    d = np.sqrt(((x - cx) / rx) ** 2 + ((z - cz) / rz) ** 2)
+    return smoothstep(d, 1 + soft, 1 - soft)
+
+
+def _paint_skin(body: Body, c: Floats, n: Floats) -> Floats:
+    """Skin colour [P, 3] at canonical places [P, 3]."""
+    base = np.asarray(body.skin, np.float32)
+    out = np.broadcast_to(base, (len(c), 3)).copy()
+    head = np.flatnonzero((c[:, 2] > 0.60) & (c[:, 1] < -0.05))
+    if len(head) == 0:
+        return out
+    x, z = np.abs(c[head, 0]), c[head, 2]
+    face = out[head]
+    front = smoothstep(c[head, 1], -0.09, -0.115)
+
+    def mix(
+        mask: Floats, colour: NDArray[np.floating] | tuple[float, ...], strength: float
+    ) -> None:
+        m = (mask * front * strength)[:, None]
+        face[:] = face * (1 - m) + np.asarray(colour, np.float32) * m
+
+    red = base * np.array([1.0, 0.78, 0.76])
+    dark = base * 0.55
+    mix(_blob(x, z, 0.045, 0.688, 0.026, 0.022, 0.8), red, 0.25 + 0.25 * body.makeup)
+    mix(_blob(x, z, 0.031, 0.733, 0.022, 0.011, 0.6), dark, 0.35 + 0.25 * body.makeup)
+    mix(_blob(x, z, 0.0, 0.684, 0.010, 0.004, 0.7), dark, 0.4)
+    mix(_blob(x, z, 0.007, 0.6835, 0.004, 0.0025, 0.5), dark * 0.6, 0.8)
+    # Eyes: white, iris, pupil, lid line, brow.
+    eye = _blob(x, z, 0.0315, 0.7275, 0.0140, 0.0054, 0.2)
+    mix(eye, (0.93, 0.91, 0.89), 0.95)
+    iris = _blob(x, z, 0.0315, 0.728, 0.0062, 0.0066, 0.2) * eye
+    mix(iris, body.eyes, 1.0)
+    mix(_blob(x, z, 0.0315, 0.728, 0.0030, 0.0032, 0.3) * eye, (0.03, 0.03, 0.03), 1.0)
+    lid_z = 0.7345 - 30 * (x - 0.0315) ** 2
+    lid = smoothstep(np.abs(z - lid_z), 0.0032, 0.0012) * smoothstep(
+        np.abs(x - 0.0325), 0.018, 0.014
+    )
+    mix(lid, np.asarray(body.hair.colour) * 0.35, 0.7 + 0.3 * body.makeup)
+    brow_z = 0.7515 + 0.10 * (x - 0.02) - 6.0 * np.maximum(x - 0.036, 0) ** 1.5
+    brow = smoothstep(np.abs(z - brow_z), 0.0055, 0.002) * smoothstep(
+        np.abs(x - 0.034), 0.024, 0.017
+    )
+    brow_colour = np.asarray(body.hair.colour) * 0.6 + 0.05
+    mix(brow, np.minimum(brow_colour, base * 0.75), 0.65)
+    # Lips: two bows that meet in a darker line.
+    half = 0.0245
+    bow = np.clip(1 - (x / half) ** 2, 0, 1)
+    upper = 0.0085 * bow * (1 - 0.25 * np.exp(-((x / 0.006) ** 2)))
+    lower = 0.0105 * np.sqrt(bow) * bow**0.3
+    lip_line = 0.6605
+    lips = (
+        smoothstep(z, lip_line - lower - 0.001, lip_line - lower + 0.0015)
+        * smoothstep(z, lip_line + upper + 0.001, lip_line + upper - 0.0015)
+        * (x < half)
+    )
+    natural = base * np.array([0.86, 0.62, 0.60])
+    made_up = np.array([0.70, 0.16, 0.20])
+    mix(lips, natural * (1 - 0.5 * body.makeup) + made_up * 0.5 * body.makeup, 0.85)
+    line = smoothstep(np.abs(z - lip_line), 0.0022, 0.0006) * (x < half)
+    mix(line, dark * 0.7, 0.7)
+    out[head] = face
+    return out
+
+
+def _chart_coordinates(
+    attributes: Floats,
+) -> tuple[Floats, Floats, Floats, Floats, NDArray[np.bool_]]:
+    """Trunk (u, v), sleeve (u, v) and whether a fragment is on a sleeve; metres."""
+    c = attributes[:, 7:]
+    u = 0.17 * np.arctan2(c[:, 0], -(c[:, 1] - 0.03))
+    along, share = attributes[:, 5], attributes[:, 6]
+    su = 0.055 * np.arctan2(attributes[:, 4], attributes[:, 3]) * np.sign(c[:, 0])
+    sv = along * 0.40
+    sleeve = (along > 0.015) & (share > 0.45)
+    return u, c[:, 2], su, sv, sleeve
+
+
+def _paint_cloth(
+    garment: Garment, atlas: texture.Atlas, attributes: Floats, cuts: Floats
+) -> Floats:
+    """Cloth colour [P, 3] with darker seams and hems."""
+    u, v, su, sv, sleeve = _chart_coordinates(attributes)
+    out = np.empty((len(u), 3), np.float32)
+    t = np.flatnonzero(~sleeve)
+    s = np.flatnonzero(sleeve)
+    if len(t):
+        out[t] = texture.sample_chart(atlas.trunk, texture.TRUNK_CHART, u[t], v[t], atlas.density)
+    if len(s):
+        out[s] = texture.sample_chart(
+            atlas.sleeve, texture.SLEEVE_CHART, su[s], sv[s], atlas.density
+        )
+    neck, cuff, hem = cuts[:, 0], cuts[:, 1], cuts[:, 2]
+    if garment.trim > 0:
+        trim = np.asarray(garment.colours[1], np.float32)
+        rib = (neck < 0.018) | (cuff < 0.016)
+        out[rib] = out[rib] * (1 - garment.trim) + trim * garment.trim
+    # A line of stitches runs beside every edge, and the very edge is in its own shade.
+    edge = np.minimum(np.minimum(neck, cuff), hem)
+    shade = 1 - 0.22 * smoothstep(edge, 0.004, 0.0)
+    stitch = np.minimum(np.abs(neck - 0.018), np.minimum(np.abs(cuff - 0.018), np.abs(hem - 0.02)))
+    shade = shade - 0.13 * smoothstep(stitch, 0.0035, 0.0005)
+    if garment.sleeve > 0:
+        seam = np.abs(attributes[:, 5] - 0.015) * 0.4 + (attributes[:, 6] < 0.45)
+        shade = shade - 0.12 * smoothstep(seam, 0.0035, 0.0005)
+    if garment.placket:
+        x, z = attributes[:, 0], attributes[:, 2]
+        front = (attributes[:, 1] < -0.03) & ~sleeve
+        line = smoothstep(np.abs(np.abs(x) - 0.014), 0.003, 0.0005) * front
+        shade = shade - 0.22 * line
+        dz = (z / 0.075) % 1.0 - 0.5
+        button = smoothstep(np.hypot(x, dz * 0.075), 0.0065, 0.0045) * front
+        tone = 0.25 if np.mean(garment.colours[0]) > 0.5 else 0.8
+        out = out * (1 - button[:, None]) + tone * button[:, None]
+    return out * shade[:, None]
+
+
+def _fold_gradient(body: Body, garment: Garment, attributes: Floats) -> tuple[Floats, Floats]:
+    """Slope of the folds across and along the cloth at fragments, about -1..1."""
+    rng = np.random.default_rng([garment.seed, 11])
+    wide = texture.tileable_noise(rng, 128, (30.0, 13.0), 4.5)
+    u, v, su, sv, sleeve = _chart_coordinates(attributes)
+    u, v = np.where(sleeve, su * 0.8 + 0.4, u), np.where(sleeve, sv * 1.3, v)
+    # Folds of the same garment fall a little differently on each body.
+    shift = np.random.default_rng([body.seed, garment.seed]).normal(0, 0.02, 2)
+    slant = np.clip(2.5 * u, -0.4, 0.4) * smoothstep(v, 0.0, 0.4)
+    x = (u + shift[0] + slant * (v - 0.2)) * 170
+    y = (v + shift[1]) * 120
+    gy, gx = np.gradient(wide)
+    field = np.stack([gx, gy], -1).astype(np.float32) * 3.6
+    g = texture.remap(field, x, y, wrap=True)
+    # They gather where cloth is pulled or pushed together.
+    gather = (
+        0.45 + 0.8 * np.exp(-(((v - 0.2) / 0.13) ** 2)) + 0.5 * np.exp(-(((v - 0.02) / 0.08) ** 2))
+    )
+    elbow = 0.5 + 1.0 * np.exp(-(((attributes[:, 5] - 0.5) / 0.14) ** 2))
+    amount = np.where(sleeve, elbow, gather) * smoothstep(v, 0.56, 0.44)
+    return g[:, 0] * amount, g[:, 1] * amount
+
+
+def _paint_lower(body: Body, attributes: Floats, cuts: Floats) -> Floats:
+    lower = body.lower
+    x, y, z = attributes[:, 0], attributes[:, 1], attributes[:, 2]
+    out = np.broadcast_to(np.asarray(lower.colour, np.float32), (len(x), 3)).copy()
+    shade = np.ones(len(x), np.float32)
+    shade -= 0.25 * smoothstep(np.abs(cuts[:, 0] - 0.035), 0.003, 0.001)
+    if lower.kind != "skirt":
+        fly = np.abs(x - 0.004) + np.maximum(-0.02 - z, 0)
+        shade -= 0.25 * smoothstep(fly, 0.003, 0.001) * (y < 0)
+        pocket = np.abs(z - (lower.waist - 0.09 + 0.7 * (np.abs(x) - 0.09))) + 0.5 * np.maximum(
+            0.085 - np.abs(x), 0
+        )
+        shade -= 0.2 * smoothstep(pocket, 0.004, 0.001) * (y < 0.0)
+    rng = np.random.default_rng(lower.seed)
+    grain = texture.tileable_noise(rng, 128, (9.0, 9.0), 1.6)
+    shade += (0.03 if lower.denim else 0.008) * texture.remap(grain, x * 500, z * 400, wrap=True)
+    if lower.denim:
+        worn = smoothstep(np.abs(np.abs(x) - 0.10), 0.07, 0.0) * smoothstep(z, 0.0, -0.15)
+        out += (0.16 * worn * (y < 0))[:, None]
+        shade += 0.03 * texture.remap(grain, x * 2200, z * 300, wrap=True)
+    return out * shade[:, None]
+
+
+def _paint_hair(body: Body, attributes: Floats, layer: I32) -> Floats:
+    """Hair colour [P, 3] from strand coordinates."""
+    rng = np.random.default_rng([body.hair.seed, 5])
+    strands = texture.tileable_noise(rng, 256, (120.0, 7.0), 1.1)
+    u, v = attributes[:, 0], attributes[:, 1]
+    n = texture.remap(strands, u * 420, v * 60 + 20 * np.sin(u * 9), wrap=True)
+    base = np.asarray(body.hair.colour, np.float32)
+    shine = 0.16 * np.exp(-(((v - 0.22) / 0.09) ** 2))
+    tone = 1 + 0.20 * n + np.where(layer == _HAIR, 0.10 * (v - 0.4), 0.0)
+    return np.clip(base * tone[:, None] + shine[:, None] * (0.3 + base), 0, 1)
+
+
+def _background(body: Body, size: tuple[int, int]) -> Floats:
+    h, w = size
+    y = np.linspace(-0.5, 0.5, h, dtype=np.float32)[:, None, None]
+    x = np.linspace(-1, 1, w, dtype=np.float32)[None, :, None]
+    corner = 0.0 if min(body.background) >= 1 else 0.03
+    base = np.asarray(body.background, np.float32) * (1 - body.gradient * y - corner * x**2)
+    return np.clip(base, 0, 1)
+
+
+def _occlusion(depth: Floats, scale: float) -> Floats:
+    """How much nearby surfaces take of the light, [H, W], 0..1, from the depth buffer."""
+    far = depth >= raster.FAR * 0.5
+    d = np.where(far, 0.35, depth).astype(np.float32)
+    total = np.zeros_like(d)
+    for radius, weight in ((0.012, 0.6), (0.045, 0.7)):
+        sigma = max(radius * scale, 0.6)
+        k = max(1, int(sigma / 2.5))
+        # Wide blurs at lower resolution: this is a soft effect.
+        small = (
+            cv2.resize(d, None, fx=1 / k, fy=1 / k, interpolation=cv2.INTER_AREA) if k > 1 else d
+        )
+        blurred = cv2.GaussianBlur(small, (0, 0), sigma / k)
+        if k > 1:
+            blurred = cv2.resize(blurred, (d.shape[1], d.shape[0]), interpolation=cv2.INTER_LINEAR)
+        total += weight * np.clip((d - blurred) / (4 * radius), 0, 1)
+    return np.where(far, 0, np.clip(total, 0, 1))
+
+
+def _shade(
+    figure: Figure,
+    garment: Garment,
+    scene: _Scene,
+    fragments: Fragments,
+    atlas: texture.Atlas,
+    scale: float,
+) -> tuple[Floats, Floats]:
+    """Colour and albedo [H, W, 3] of the (supersampled) fragments."""
+    body = figure.body
+    size = fragments.face.shape
+    face = fragments.face.reshape(-1)
+    on = np.flatnonzero(face >= 0)
+    corners = scene.faces[face[on]]
+    bary = fragments.bary.reshape(-1, 3)[on]
+    layer = _layer_of(scene, face[on])
+    normals = unit(_interpolate(scene.normals, corners, bary))
+    attributes = _interpolate(scene.attributes, corners, bary)
+    # The far side of a shell is seen from inside.
+    inside = normals[:, 1] > 0.05
+    albedo = np.zeros((len(on), 3), np.float32)
+    lift = np.ones(len(on), np.float32)
+    for kind in range(5):
+        pick = np.flatnonzero(layer == kind)
+        if len(pick) == 0:
+            continue
+        at = attributes[pick]
+        if kind == _SKIN:
+            albedo[pick] = _paint_skin(body, at, normals[pick])
+        elif kind == _UPPER:
+            cuts = _interpolate(scene.cuts[:, :3], corners[pick], bary[pick])
+            cuts[:, 0] = cloth.opening_cut(garment, at[:, :3])
+            albedo[pick] = _paint_cloth(garment, atlas, at, cuts)
+            gx, gy = _fold_gradient(body, garment, at)
+            strength = garment.folds * (0.35 + 0.9 * min(garment.looseness / 0.02, 1.2))
+            normals[pick, 0] += 0.46 * strength * gx
+            normals[pick, 2] += 0.38 * strength * gy
+        elif kind == _LOWER:
+            cuts = _interpolate(scene.cuts[:, 3:], corners[pick], bary[pick])
+            albedo[pick] = _paint_lower(body, at, cuts)
+        else:
+            albedo[pick] = _paint_hair(body, at, layer[pick])
+    normals = unit(normals)
+    lift[inside & (layer == _UPPER)] = 0.5
+    lift[inside & (layer == _LOWER)] = 0.45
+    lift[inside & (layer == _HAIR)] = 0.6
+    facing = np.where(inside[:, None], -normals, normals)
+    right, up, near = body.light
+    light = unit(np.array([right, -near, up], np.float32))
+    lambert = np.clip(facing @ light, 0, 1)
+    upward = 0.5 + 0.5 * facing[:, 2]
+    rim = np.clip(-facing[:, 1], 0, 1)
+    k = body.contrast
+    shade: Floats = (1 - k) * (0.72 + 0.16 * upward + 0.14 * rim) + k * (
+        0.38 + 0.10 * upward + 0.62 * lambert
+    )
+    occlusion = _occlusion(fragments.depth, scale).reshape(-1)[on]
+    shade = shade * (1 - 0.5 * occlusion) * lift * body.exposure
+    colour = albedo * shade[:, None]
+    skin = layer == _SKIN
+    # Light that goes through skin comes back red in its shadows.
+    colour[skin] += (albedo[skin] * (1 - shade[skin])[:, None]) * np.array([0.16, 0.03, 0.0])
+    gloss = np.clip(unit(light + np.array([0, -1, 0], np.float32)) @ facing.T, 0, 1)
+    shine = np.select(
+        [layer == _UPPER, layer == _SKIN, layer == _HAIR, layer == _CAP],
+        [garment.sheen, 0.06, 0.12, 0.12],
+        0.0,
+    )
+    colour[layer == _UPPER] += 0.05 * gloss[layer == _UPPER, None] ** 5
+    colour += (shine * gloss**24)[:, None]
+    background = _background(body, size)
+    out = background.reshape(-1, 3).copy()
+    flat = out.copy()
+    out[on] = colour
+    flat[on] = albedo
+    return out.reshape(*size, 3), flat.reshape(*size, 3)
+
+
+def _halve(x: Floats) -> Floats:
+    """Mean over 2x2 blocks."""
+    h, w = x.shape[0] // 2, x.shape[1] // 2
+    return x.reshape(h, 2, w, 2, -1).mean((1, 3)).reshape(h, w, *x.shape[2:])
+
+
+def _camera(image: Floats, body: Body) -> U8:
+    """What a camera adds: a breath of blur and noise; of the body's seed only."""
+    rng = np.random.default_rng([body.seed, 3])
+    h, w = image.shape[:2]
+    blur = float(rng.uniform(0.0, 0.55)) * (h / 256) ** 0.5
+    if blur > 0.25:
+        image = np.asarray(cv2.GaussianBlur(image, (0, 0), blur))
+    noise = rng.standard_normal((h, w, 1), dtype=np.float32)
+    image = image + noise * float(rng.uniform(0.0, 0.006))
+    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def _densepose(figure: Figure, size: tuple[int, int]) -> U8:
+    """IUV [H, W, 3] of the body alone."""
+    a = anatomy()
+    points = _project(figure.posed, figure, size)
+    points[:, 2] -= figure.bias
+    # The mouth and the eyes are inside the head.
+    f = raster.rasterise(points, a.faces, size)
+    on = f.face >= 0
+    out = np.zeros((*size, 3), np.uint8)
+    face = f.face[on]
+    # Borders between parts are smooth lines on the skin, so they are decided per pixel.
+    scores = _interpolate(a.part_scores, a.faces[face], f.bary[on])
+    out[on, 0] = part_of(scores)
+    uv = np.einsum("pkc,pk->pc", a.part_uv[face], f.bary[on])
+    out[on, 1:] = np.clip(uv * 255 + 0.5, 1, 255).astype(np.uint8)
+    return out
+
+
+def pattern_density(size: tuple[int, int]) -> float:
+    """Pixels a metre at which patterns are painted for a view of this size."""
+    return float(np.clip(size[0] * 2.6, 400, 2200))
+
+
+def render_person(
+    body: Body,
+    garment: Garment,
+    size: tuple[int, int] = (256, 192),
+    figure: Figure | None = None,
+    atlas: texture.Atlas | None = None,
+) -> Rendered:
+    """Render a person in a garment.
+
+    Args:
+        body: the person.
+        garment: the upper garment.
+        size: (H, W) in pixels.
+        figure: `build_figure(body)`, where several garments go on one body.
+        atlas: `texture.paint(garment, ...)`, where one garment goes on several bodies.
+    """
+    figure = figure or build_figure(body)
+    atlas = atlas or texture.paint(garment, pattern_density(size))
+    shell = apply_transforms(figure.blend, cloth.upper_rest(garment, figure.rest, figure.trunk))
+    scene = _compose(figure, garment, shell, size, alone=False)
+    clean = _rasterise(scene, scene.points, size)
+    fine_points = scene.points * np.array([2, 2, 1], np.float32) + np.array(
+        [0.5, 0.5, 0], np.float32
+    )
+    h, w = size
+    fine = _rasterise(scene, fine_points, (2 * h, 2 * w))
+    scale = 2 * h / (body.frame[0] * figure.tall)
+    colour, albedo = _shade(figure, garment, scene, fine, atlas, scale)
+    at = scene.layers.index(_UPPER)
+    first, last = scene.starts[at], scene.starts[at + 1]
+    on_garment = (clean.face >= first) & (clean.face < last)
+    n = len(anatomy().canonical)
+    start = int(scene.faces[first:last].min()) // n * n
+    labels, neck = _labels(scene, clean)
+    return Rendered(
+        image=_camera(_halve(colour), body),
+        parsing=labels,
+        densepose=_densepose(figure, size),
+        garment_face=np.where(on_garment, clean.face - first, -1).astype(np.int32),
+        garment_bary=clean.bary,
+        depth=clean.depth,
+        shell=scene.points[start : start + n],
+        neck=neck,
+        albedo=(np.clip(_halve(albedo), 0, 1) * 255 + 0.5).astype(np.uint8),
+    )
+
+
+def true_flow(target: Rendered, source: Rendered) -> tuple[Floats, NDArray[np.bool_]]:
+    """Where every garment pixel of `target` lies in `source`, who wears the same garment.
+
+    Returns:
+        flow: float32 [2, H, W], (dx, dy) in pixels; target pixel p shows the surface that lies at
+            p + flow(p) in the source, hidden there or not; 0 outside the garment.
+        valid: bool [H, W], where the target shows the garment.
+    """
+    valid = target.garment_face >= 0
+    corners = cloth.upper_shell().faces[target.garment_face[valid]]
+    at = _interpolate(source.shell, corners, target.garment_bary[valid])
+    y, x = np.nonzero(valid)
+    flow = np.zeros((2, *valid.shape), np.float32)
+    flow[0, valid] = at[:, 0] - x
+    flow[1, valid] = at[:, 1] - y
+    return flow, valid
+
+
+def visible(target: Rendered, source: Rendered) -> NDArray[np.bool_]:
+    """Garment pixels [H, W] of `target` whose surface `source` really shows."""
+    valid = target.garment_face >= 0
+    corners = cloth.upper_shell().faces[target.garment_face[valid]]
+    at = _interpolate(source.shell, corners, target.garment_bary[valid])
+    h, w = source.parsing.shape
+    x, y = np.rint(at[:, 0]).astype(int), np.rint(at[:, 1]).astype(int)
+    inside = (x >= 0) & (x < w) & (y >= 0) & (y < h)
+    x, y = np.clip(x, 0, w - 1), np.clip(y, 0, h - 1)
+    seen = (
+        inside & (source.garment_face[y, x] >= 0) & (np.abs(source.depth[y, x] - at[:, 2]) < 0.02)
+    )
+    out = np.zeros(valid.shape, bool)
+    out[valid] = seen
+    return out
+
+
+def render_shop(
+    garment: Garment, size: tuple[int, int] = (256, 192)
+) -> tuple[U8, NDArray[np.bool_]]:
+    """The garment alone as a shop shows it: nobody in it, from the front, on white.
+
+    Returns:
+        image uint8 [H, W, 3] and mask bool [H, W].
+    """
+    body = neutral_body(female=garment.seed % 3 != 0)
+    figure = build_figure(body)
+    a = anatomy()
+    shell = apply_transforms(figure.blend, cloth.upper_rest(garment, figure.rest, figure.trunk))
+    loose = replace(garment, tucked=False)
+    cuts = cloth.upper_cuts(loose)
+    cuts[:, 0] += cloth.opening_cut(loose, a.canonical)
+    shown = shell[cuts.min(1) >= 0]
+    low, high = shown.min(0), shown.max(0)
+    h, w = size
+    height = max((high[2] - low[2]) * 1.12, (high[0] - low[0]) * 1.12 * h / w)
+    figure = replace(
+        figure,
+        body=replace(body, frame=(height / figure.tall, 0.0, 0.0)),
+        origin=(float(low[0] + high[0]) / 2, float(low[2] + high[2]) / 2 + height / 2),
+    )
+    scene = _compose(figure, loose, shell, size, alone=True)
+    atlas = texture.paint(garment, pattern_density(size))
+    fine_points = scene.points * np.array([2, 2, 1], np.float32) + np.array(
+        [0.5, 0.5, 0], np.float32
+    )
+    fine = _rasterise(scene, fine_points, (2 * h, 2 * w))
+    clean = _rasterise(scene, scene.points, size)
+    colour, _ = _shade(figure, loose, scene, fine, atlas, 2 * h / height)
+    image = (np.clip(_halve(colour), 0, 1) * 255 + 0.5).astype(np.uint8)
+    return image, clean.face >= 0

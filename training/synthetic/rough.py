@@ -1,0 +1,185 @@
+"""Make clean label maps as rough as those that parsing networks and DensePose give on photos."""
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from garment_transfer.runtime.labels import BACKGROUND, FACE, GARMENT, HAIR, LOWER, SKIN
+from garment_transfer.training.synthetic.render import Rendered
+
+U8 = NDArray[np.uint8]
+Floats = NDArray[np.floating[Any]]
+
+
+def _field(rng: np.random.Generator, size: tuple[int, int], wavelength: float) -> Floats:
+    """Smooth noise [H, W] of unit deviation with features of `wavelength` pixels."""
+    h, w = size
+    n = max(int(h / wavelength), 2) + 2
+    m = max(int(w / wavelength), 2) + 2
+    coarse = rng.standard_normal((n, m)).astype(np.float32)
+    fine = cv2.resize(coarse, (w, h), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(fine / max(float(fine.std()), 1e-6), np.float32)
+
+
+def _shift(
+    maps: list[U8],
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    px: float,
+    wavelength: float,
+) -> list[U8]:
+    """Move label maps along one smooth random displacement of deviation `px` pixels."""
+    h, w = size
+    y, x = np.mgrid[:h, :w].astype(np.float32)
+    dx, dy = px * _field(rng, size, wavelength), px * _field(rng, size, wavelength)
+    limit = 3 * px
+    x, y = x + np.clip(dx, -limit, limit), y + np.clip(dy, -limit, limit)
+    return [
+        np.asarray(
+            cv2.remap(m, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE),
+            np.uint8,
+        )
+        for m in maps
+    ]
+
+
+def _majority(labels: U8, k: int, classes: int) -> U8:
+    """Most frequent label in a k x k window: what removes slivers, as networks do."""
+    votes = np.stack([cv2.blur((labels == c).astype(np.float32), (k, k)) for c in range(classes)])
+    return votes.argmax(0).astype(np.uint8)
+
+
+def _blocky(labels: U8, factor: float) -> U8:
+    """Labels at a lower resolution and back: the staircase borders of small networks."""
+    h, w = labels.shape[:2]
+    small = cv2.resize(
+        labels,
+        (max(int(w / factor), 1), max(int(h / factor), 1)),
+        interpolation=cv2.INTER_NEAREST,
+    )
+    return np.asarray(cv2.resize(small, (w, h), interpolation=cv2.INTER_NEAREST), np.uint8)
+
+
+def rough_parsing(parsing: U8, canonical_neck: NDArray[np.bool_], rng: np.random.Generator) -> U8:
+    """A parsing [H, W] as a network would draw it.
+
+    Args:
+        parsing: clean seven classes.
+        canonical_neck: neck and bare chest, which VITON's label set leaves to the background.
+        rng: source of chance.
+    """
+    h, w = parsing.shape
+    unit = h / 256
+    out = parsing.copy()
+    if rng.random() < 0.5:
+        out[canonical_neck] = BACKGROUND
+    (out,) = _shift(
+        [out],
+        rng,
+        (h, w),
+        float(rng.uniform(0.5, 1.5)) * unit,
+        float(rng.uniform(14, 40)) * unit,
+    )
+    (out,) = _shift([out], rng, (h, w), float(rng.uniform(0.2, 0.7)) * unit, 5 * unit)
+    if rng.random() < 0.7:
+        out = _majority(out, max(3, int(3 * unit) | 1), 7)
+    if rng.random() < 0.4:
+        out = _blocky(out, float(rng.uniform(1.3, 2.2)) * unit)
+    yy, xx = np.mgrid[:h, :w]
+
+    def blob(cy: float, cx: float, radius: float) -> NDArray[np.bool_]:
+        d = np.hypot(yy - cy, xx - cx) + radius * 0.4 * _field(rng, (h, w), max(radius, 3))
+        return d < radius
+
+    # Holes and specks near borders, where networks hesitate.
+    body = out > 0
+    edge = body ^ cv2.erode(body.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
+    places = np.argwhere(edge)
+    for _ in range(int(rng.poisson(1.2))):
+        if len(places):
+            cy, cx = places[int(rng.integers(len(places)))]
+            value = BACKGROUND if rng.random() < 0.6 else int(rng.integers(1, 6))
+            spot = blob(float(cy), float(cx), float(rng.uniform(1, 3.5)) * unit)
+            out[spot] = value
+    # Hands are taken for cloth, trousers or nothing.
+    hands = (out == SKIN) & (yy > 0.62 * h)
+    if hands.any() and rng.random() < 0.25:
+        count, regions = cv2.connectedComponents(hands.astype(np.uint8))
+        if count > 1:
+            region = regions == int(rng.integers(1, count))
+            ys, xs = np.nonzero(region)
+            fate = rng.random()
+            if fate < 0.35 and ys.size < 600 * unit**2:
+                out[region] = (BACKGROUND, LOWER)[int(rng.random() < 0.5)]
+            else:
+                at = int(rng.integers(len(ys)))
+                spot = blob(float(ys[at]), float(xs[at]), float(rng.uniform(2, 5)) * unit)
+                out[region & spot] = (BACKGROUND, LOWER, GARMENT)[int(rng.integers(3))]
+    # The hairline against the face, and strands against the garment, are anybody's guess.
+    if rng.random() < 0.3:
+        border = cv2.dilate((out == HAIR).astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
+        wobble = _field(rng, (h, w), 8 * unit) > 0.9
+        out[border & wobble & ((out == FACE) | (out == GARMENT))] = HAIR
+    return out
+
+
+def rough_densepose(densepose: U8, rng: np.random.Generator) -> U8:
+    """DensePose [H, W, 3] as the tool gives it: blobs, a wrong fringe, no U and V for half."""
+    h, w = densepose.shape[:2]
+    unit = h / 256
+    labels, u, v = (np.ascontiguousarray(densepose[..., k]) for k in range(3))
+    labels, u, v = _shift(
+        [labels, u, v],
+        rng,
+        (h, w),
+        float(rng.uniform(0.5, 1.5)) * unit,
+        float(rng.uniform(18, 50)) * unit,
+    )
+    # Smooth blobs: fingers and thin gaps are beyond DensePose's resolution.
+    k = max(3, int(rng.integers(3, 8) * unit) | 1)
+    votes = np.stack([cv2.blur((labels == c).astype(np.float32), (k, k)) for c in range(25)])
+    grown = float(rng.uniform(0.85, 1.35))
+    votes[0] *= 1 / grown
+    # Heads and hands come out as round blobs, larger than the bare skull and the fingers.
+    votes[[3, 4, 23, 24]] *= float(rng.uniform(1.2, 2.2))
+    smooth = votes.argmax(0).astype(np.uint8)
+    gained = (smooth > 0) & (labels == 0)
+    if gained.any():
+        known = (labels > 0).astype(np.float32)
+        weight = cv2.blur(known, (2 * k + 1, 2 * k + 1)) + 1e-6
+        for chart in (u, v):
+            fill = cv2.blur(chart.astype(np.float32) * known, (2 * k + 1, 2 * k + 1)) / weight
+            chart[gained] = fill[gained].astype(np.uint8)
+    labels = smooth
+    if rng.random() < 0.5:
+        fringe = (labels > 0) ^ cv2.erode(
+            (labels > 0).astype(np.uint8), np.ones((3, 3), np.uint8)
+        ).astype(bool)
+        wrong = fringe & (_field(rng, (h, w), 6 * unit) > 1.3)
+        labels[wrong] = rng.integers(1, 25, int(wrong.sum()))
+    if rng.random() < 0.15:
+        limb = int(rng.choice([3, 4, 19, 20, 21, 22]))
+        where = np.argwhere(labels == limb)
+        if len(where):
+            cy, cx = where[int(rng.integers(len(where)))]
+            y, x = np.mgrid[:h, :w]
+            labels[(np.hypot(y - cy, x - cx) < rng.uniform(2, 6) * unit) & (labels == limb)] = 0
+    if rng.random() < 0.35:
+        labels[h - int(rng.integers(1, 8) * unit) :] = 0
+    if rng.random() < 0.5:
+        u, v = np.zeros_like(u), np.zeros_like(v)
+    else:
+        drift = 6 * _field(rng, (h, w), 20 * unit)
+        u = np.clip(u + drift, 0, 255).astype(np.uint8)
+        v = np.clip(v + 6 * _field(rng, (h, w), 20 * unit), 0, 255).astype(np.uint8)
+    out = np.stack([labels, u, v], -1)
+    out[labels == 0] = 0
+    return out
+
+
+def roughen(rendered: Rendered, rng: np.random.Generator) -> tuple[U8, U8]:
+    """Rough parsing [H, W] and DensePose [H, W, 3] of a rendered person, uint8."""
+    parsing = rough_parsing(rendered.parsing, rendered.neck, rng)
+    return parsing, rough_densepose(rendered.densepose, rng)
