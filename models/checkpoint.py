@@ -27,19 +27,18 @@ def save_checkpoint(path: Path, preset: str, networks: Mapping[str, nn.Module]) 
     Raises:
         CheckpointError: `path` holds another preset.
     """
-    stages = dict(networks)
+    tensors = {
+        f"{stage}.{name}": tensor.detach().cpu().contiguous()
+        for stage, network in networks.items()
+        for name, tensor in network.state_dict().items()
+    }
     if path.exists():
-        present, kept = load_checkpoint(path)
+        present, kept = _read(path)
         if present != preset:
             raise CheckpointError(
                 f"{path} holds preset {present!r}, not {preset!r}: choose another output"
             )
-        stages = {**kept, **stages}
-    tensors = {
-        f"{stage}.{name}": tensor.detach().cpu().contiguous()
-        for stage, network in stages.items()
-        for name, tensor in network.state_dict().items()
-    }
+        tensors |= {key: kept[key] for key in kept if key.split(".")[0] not in networks}
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata={"format": _FORMAT, "preset": preset})
         temporary.chmod(0o644)  # safetensors makes it 0600
@@ -52,24 +51,7 @@ def load_checkpoint(path: Path) -> tuple[str, dict[str, nn.Module]]:
         CheckpointError: the file is missing, is no checkpoint of this package, names an unknown
             preset, or its weights do not fit that preset.
     """
-    if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {path}: `garment-transfer train` writes one")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is no readable safetensors file: {error}") from error
-    if metadata.get("format") != _FORMAT:
-        raise CheckpointError(
-            f"{path} has format {metadata.get('format')!r}; expected {_FORMAT!r}, "
-            "as `garment-transfer train` writes it"
-        )
-    preset = metadata.get("preset", "")
-    if preset not in PRESETS:
-        raise CheckpointError(
-            f"{path} is of preset {preset!r}; this version knows {', '.join(PRESETS)}"
-        )
+    preset, tensors = _read(path)
     networks = {}
     for stage, network in build(preset).items():
         weights = _stage(tensors, stage)
@@ -91,3 +73,26 @@ def load_checkpoint(path: Path) -> tuple[str, dict[str, nn.Module]]:
 def _stage(tensors: Mapping[str, torch.Tensor], stage: str) -> dict[str, torch.Tensor]:
     prefix = f"{stage}."
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _read(path: Path) -> tuple[str, dict[str, torch.Tensor]]:
+    """Preset and tensors of a checkpoint, not yet fitted into networks."""
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}: `garment-transfer train` writes one")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is no readable safetensors file: {error}") from error
+    if metadata.get("format") != _FORMAT:
+        raise CheckpointError(
+            f"{path} has format {metadata.get('format')!r}; expected {_FORMAT!r}, "
+            "as `garment-transfer train` writes it"
+        )
+    preset = metadata.get("preset", "")
+    if preset not in PRESETS:
+        raise CheckpointError(
+            f"{path} is of preset {preset!r}; this version knows {', '.join(PRESETS)}"
+        )
+    return preset, tensors

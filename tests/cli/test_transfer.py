@@ -8,7 +8,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from garment_transfer.cli.main import main
-from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people
+from garment_transfer.runtime import Person, Pipeline, sample_people
 
 MakePerson = Callable[..., Person]
 SavePerson = Callable[..., Path]
@@ -140,9 +140,6 @@ def test_a_bad_list_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
     assert "none.csv cannot be read" in result.output
 
 
-@pytest.mark.skipif(
-    not (sample_bundle() / "manifest.json").is_file(), reason="the bundle is not in the tree yet"
-)
 def test_sample(tmp_path: Path) -> None:
     result = transfer(
         None, "--sample", "-o", tmp_path / "out.png", "--panel", tmp_path / "panel.png"

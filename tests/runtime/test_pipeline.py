@@ -164,12 +164,6 @@ def test_load(tiny_bundle: Path, tiny: SimpleNamespace) -> None:
         Pipeline.load(tiny_bundle, threads=0)
 
 
-needs_shipped_bundle = pytest.mark.skipif(
-    not (sample_bundle() / "manifest.json").is_file(), reason="the bundle is not in the tree yet"
-)
-
-
-@needs_shipped_bundle
 def test_the_shipped_bundle_transfers_the_shipped_people() -> None:
     pipeline = Pipeline.load(sample_bundle(), threads=2)
     person, owner = (Person.load(folder) for folder in sample_people())
@@ -184,7 +178,6 @@ def test_the_shipped_bundle_transfers_the_shipped_people() -> None:
     assert kept[reserved].all()
 
 
-@needs_shipped_bundle
 @pytest.mark.parametrize(
     ("name", "owner_name"),
     [

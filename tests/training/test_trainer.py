@@ -86,5 +86,7 @@ def test_flow_loss_is_least_at_the_truth():
     valid = torch.ones(1, 1, 64, 64)
     _, distance = flow_loss(Warp(affine, levels[1], levels, truth), truth, valid)
     assert distance == pytest.approx(0.1, abs=1e-3)  # the root's own floor
-    _, off = flow_loss(Warp(affine, levels[1], [level + 1 for level in levels], truth), truth, valid)
+    _, off = flow_loss(
+        Warp(affine, levels[1], [level + 1 for level in levels], truth), truth, valid
+    )
     assert off == pytest.approx(2**0.5, abs=0.01)
