@@ -200,7 +200,7 @@ TRAIN: Final = Distribution(
 HELD_OUT: Final = Distribution(
     "held_out",
     77_620_411_903,
-    plain=0.22,
+    plain=0.20,
     max_turn=0.45,
     colour_shift=0.37,
     letters="QJWXZBEKRG",
