@@ -19,6 +19,7 @@ PHASES = ("parsing", "warping", "regrowth")
 @click.option("--learning-rate", default=1e-3, show_default=True)
 @click.option("--threads", type=int, help="CPU threads of torch.")
 @click.option("--seed", default=0, show_default=True)
+@click.option("--initial", type=click.Path(path_type=Path), help="Checkpoint to start from.")
 def command(
     phase: str,
     output: Path,
@@ -31,6 +32,7 @@ def command(
     learning_rate: float,
     threads: int | None,
     seed: int,
+    initial: Path | None,
 ) -> None:
     """Train one PHASE of a preset on rendered people; goes on where a stopped run was.
 
@@ -57,6 +59,7 @@ def command(
         batch=batch,
         learning_rate=learning_rate,
         seed=seed,
+        initial=initial,
     )
     with SummaryWriter(str(output / "logs" / phase)) as writer:
 

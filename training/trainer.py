@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from garment_transfer.models.checkpoint import save_checkpoint
+from garment_transfer.models.checkpoint import load_checkpoint, save_checkpoint
 from garment_transfer.models.presets import build
 from garment_transfer.runtime.errors import GarmentTransferError
 from garment_transfer.runtime.files import replacing
@@ -38,6 +39,7 @@ class TrainingConfig:
         average: decay of the moving average of the weights, which is what is kept.
         seed: of initial weights and of the order of the data.
         save_every: steps between two saved states.
+        initial: a checkpoint of the same preset whose weights the stage starts from.
     """
 
     phase: str
@@ -50,6 +52,7 @@ class TrainingConfig:
     average: float = 0.998
     seed: int = 0
     save_every: int = 200
+    initial: Path | None = None
 
 
 def train(
@@ -74,7 +77,7 @@ def train(
     config.output.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = build(config.preset)[phase.stage].to(device).train()
+    network = _initial(config, phase.stage).to(device).train()
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     averaged = AveragedModel(
         network, multi_avg_fn=get_ema_multi_avg_fn(config.average), use_buffers=True
@@ -143,6 +146,19 @@ def train(
     return config.output / "checkpoint.safetensors"
 
 
+def _initial(config: TrainingConfig, stage: str) -> nn.Module:
+    """The stage's network before the first step."""
+    if config.initial is None:
+        return build(config.preset)[stage]
+    preset, networks = load_checkpoint(config.initial)
+    if preset != config.preset or stage not in networks:
+        raise TrainingError(
+            f"{config.initial} holds {', '.join(networks)} of preset {preset!r}; to start from it, "
+            f"it has to hold {stage} of {config.preset!r}"
+        )
+    return networks[stage]
+
+
 def _settings(config: TrainingConfig) -> dict[str, Any]:
     """What must not change between a state and its continuation."""
     return {
@@ -153,6 +169,7 @@ def _settings(config: TrainingConfig) -> dict[str, Any]:
         "learning_rate": config.learning_rate,
         "average": config.average,
         "seed": config.seed,
+        "initial": str(config.initial) if config.initial else "",
     }
 
 

@@ -53,6 +53,19 @@ def test_other_settings_do_not_continue_a_run(config):
         train(dataclasses.replace(config, steps=3))
 
 
+def test_a_run_can_start_from_a_checkpoint(config, tmp_path):
+    first = train(dataclasses.replace(config, steps=5))
+    # at a rate of 0 what it started from is what it ends with
+    again = dataclasses.replace(
+        config, output=tmp_path / "again", steps=1, learning_rate=0.0, average=1.0, initial=first
+    )
+    due = load_checkpoint(first)[1]["regrowth"]
+    for name, tensor in load_checkpoint(train(again))[1]["regrowth"].named_parameters():
+        torch.testing.assert_close(tensor, due.get_parameter(name))
+    with pytest.raises(TrainingError, match="it has to hold warping of 'lite'"):
+        train(dataclasses.replace(again, phase="warping", output=tmp_path / "other"))
+
+
 def test_a_loss_that_is_not_finite_stops_with_the_batch_saved(config, shards, tmp_path):
     broken = tmp_path / "broken"
     broken.mkdir()
