@@ -33,6 +33,10 @@ def command(
 
     folders = sorted(people.iterdir()) if people else list(sample_people())
     loaded = [Person.load(folder) for folder in folders if (folder / "meta.json").is_file()]
+    if not loaded:
+        raise click.UsageError(
+            f"{people} holds no people: each is a folder with image, maps and meta.json"
+        )
     pairs = [(a, b) for a in loaded for b in loaded]
     bundle = export_bundle(
         checkpoint,

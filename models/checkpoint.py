@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from garment_transfer.models.presets import PRESETS, STAGES, build
+from garment_transfer.models.presets import PRESETS, build
+from garment_transfer.runtime.bundle import STAGES
 from garment_transfer.runtime.errors import GarmentTransferError
 from garment_transfer.runtime.files import replacing
 
@@ -32,16 +34,18 @@ def save_checkpoint(path: Path, preset: str, networks: Mapping[str, nn.Module]) 
         for stage, network in networks.items()
         for name, tensor in network.state_dict().items()
     }
-    if path.exists():
-        present, kept = _read(path)
-        if present != preset:
-            raise CheckpointError(
-                f"{path} holds preset {present!r}, not {preset!r}: choose another output"
-            )
-        tensors |= {key: kept[key] for key in kept if key.split(".")[0] not in networks}
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={"format": _FORMAT, "preset": preset})
-        temporary.chmod(0o644)  # safetensors makes it 0600
+    # phases that train at the same time write to one file: none may lose the other's stage
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        if path.exists():
+            present, kept = _read(path)
+            if present != preset:
+                raise CheckpointError(
+                    f"{path} holds preset {present!r}, not {preset!r}: choose another output"
+                )
+            tensors |= {key: kept[key] for key in kept if key.split(".")[0] not in networks}
+        with replacing(path) as temporary:
+            save_file(tensors, temporary, metadata={"format": _FORMAT, "preset": preset})
+            temporary.chmod(0o644)  # safetensors makes it 0600
 
 
 def load_checkpoint(path: Path) -> tuple[str, dict[str, nn.Module]]:

@@ -92,7 +92,7 @@ def flow_warp(
     _check(x, coarse_flow, residual, affine, padding)
     h, w = x.shape[-2:]
     # torch's own upsampling by two is the table's: half-pixel centres, clamped edges
-    flow = 2 * F.interpolate(coarse_flow, size=(h, w), mode="bilinear") + residual
+    flow = 2 * F.interpolate(coarse_flow.float(), size=(h, w), mode="bilinear") + residual.float()
     size = flow.new_tensor([w, h]).view(1, 2, 1, 1)
     u, v = ((2 * (_pixel_grid(flow) + flow) + 1) / size - 1).unbind(dim=1)
     # written out: under autocast a matrix product would round positions to bfloat16

@@ -115,10 +115,10 @@ def dilate(mask: Tensor, radius: int) -> Tensor:
     return F.max_pool2d(mask, 2 * radius + 1, 1, radius)
 
 
-def is_part(densepose: Tensor, parts: tuple[int, ...]) -> Tensor:
-    """Where an IUV map [N,H,W,3] shows one of `parts`, bool [N,H,W]."""
+def is_part(densepose: Tensor, parts: tuple[int, int]) -> Tensor:
+    """Where an IUV map [N,H,W,3] shows either of two parts, bool [N,H,W]."""
     index = densepose[..., 0]
-    return (index >= parts[0]) & (index <= parts[-1])
+    return (index == parts[0]) | (index == parts[1])
 
 
 def label_neck(parsing: Tensor, densepose: Tensor) -> Tensor:

@@ -63,8 +63,6 @@ PRESETS["lite-without-stn"] = replace(
     PRESETS["lite"], warping=replace(PRESETS["lite"].warping, aligning=False)
 )
 
-STAGES = ("parsing", "warping", "regrowth")
-
 
 def build(preset: str) -> dict[str, nn.Module]:
     """The three networks of a preset by stage, with fresh weights, in evaluation mode.

@@ -18,7 +18,7 @@ from torch import Tensor
 from garment_transfer.runtime.errors import InputError
 from garment_transfer.runtime.labels import GARMENT
 from garment_transfer.training.synthetic import held_out_pair
-from garment_transfer.training.synthetic.groups import KEYS, shard_paths
+from garment_transfer.training.synthetic.groups import KEYS, one_thread, shard_paths
 
 #: DensePose parts after a mirror: left and right change places (data conventions of I).
 _MIRRORED = np.arange(256, dtype=np.uint8)
@@ -114,12 +114,11 @@ def held_out_pairs(
 ) -> Iterator[dict[str, NDArray]]:
     """Pairs of the held-out test in order, rendered by `workers` processes."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
-        yield from pool.map(held_out_pair, indices, [size] * len(indices), chunksize=4)
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=one_thread) as pool:
+        try:
+            yield from pool.map(held_out_pair, indices, [size] * len(indices), chunksize=4)
+        finally:
+            pool.shutdown(cancel_futures=True)  # an interrupt does not wait for the rest
 
 
 class TransferBatches:

@@ -159,10 +159,9 @@ def _mean_colour(pair: Arrays) -> NDArray[np.uint8]:
 
 
 def _best_affine(pair: Arrays, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The owner's photo moved by the affine nearest, in least squares, to the true flow.
+    """The owner's photo moved by the affine that fits the true flow best in least squares.
 
-    No affine that a network could regress is nearer. Where it leaves the garment, its mean
-    colour stands.
+    Where it leaves the garment, the garment's mean colour stands.
     """
     ys, xs = np.nonzero(pair["flow_valid"])
     source = np.stack([xs, ys, np.ones_like(xs)], axis=1).astype(np.float64)
@@ -170,10 +169,12 @@ def _best_affine(pair: Arrays, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     solution, *_ = np.linalg.lstsq(source, target, rcond=None)
     matrix = solution.T.astype(np.float64)
     height, width = labels.shape
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    moved = cv2.warpAffine(pair["garment_image"], matrix, (width, height), flags=flags)
+    inverse = cv2.WARP_INVERSE_MAP
+    moved = cv2.warpAffine(
+        pair["garment_image"], matrix, (width, height), flags=cv2.INTER_LINEAR | inverse
+    )
     mask = (pair["garment_parsing"] == GARMENT).astype(np.uint8)
-    hit = cv2.warpAffine(mask, matrix, (width, height), flags=cv2.INTER_NEAREST | flags)
+    hit = cv2.warpAffine(mask, matrix, (width, height), flags=cv2.INTER_NEAREST | inverse)
     return np.where(hit[..., None] > 0, moved, _mean_colour(pair))
 
 

@@ -86,20 +86,25 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _rise_and_fall(config.steps))
     data = TransferBatches(config.data, config.batch, config.seed)
 
+    settings = {**_settings(config), "groups": len(data.groups)}
     state_file = config.output / f"{config.phase}.state.pt"
     step = 0
     if state_file.exists():
         state = torch.load(state_file, map_location=device, weights_only=True)
-        if state["settings"] != _settings(config):
+        if state["settings"] != settings:
             raise TrainingError(
                 f"{state_file} was written with other settings ({state['settings']}); "
-                f"now {_settings(config)}: repeat the former or choose another output folder"
+                f"now {settings}: repeat the former or choose another output folder"
             )
         step = state["step"]
         network.load_state_dict(state["network"])
         averaged.load_state_dict(state["averaged"])
         optimiser.load_state_dict(state["optimiser"])
         schedule.load_state_dict(state["schedule"])
+        # the rate may be another one now, which is how a run that diverged goes on
+        schedule.base_lrs = [config.learning_rate]
+        for group, rate in zip(optimiser.param_groups, schedule.get_lr(), strict=True):
+            group["lr"] = rate
         data.random.bit_generator.state = json.loads(state["random"])
 
     batches = iter(data)
@@ -108,16 +113,17 @@ def train(
         batch = next(batches).to(device)
         with torch.autocast(device.type, torch.bfloat16):
             loss, scalars = phase.loss(network, batch)
-        if not math.isfinite(loss.item()):
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+        if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
             file = config.output / f"{config.phase}.nan-batch.pt"
             torch.save(asdict(batch), file)
             raise TrainingError(
-                f"{config.phase}: the loss is {loss.item()} at step {step}; the batch is in "
-                f"{file}. The last saved state is untouched: resume with a lower --learning-rate"
+                f"{config.phase}: the loss is {loss.item()} and its gradient {norm.item()} at step "
+                f"{step}, which is not finite; the batch is in {file}. The last saved state is "
+                "untouched: go on from it with a lower --learning-rate"
             )
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
         optimiser.step()
         schedule.step()
         averaged.update_parameters(network)
@@ -130,7 +136,7 @@ def train(
                 log(step, scalars)
         if step % config.save_every == 0 or step == config.steps:
             state = {
-                "settings": _settings(config),
+                "settings": settings,
                 "step": step,
                 "network": network.state_dict(),
                 "averaged": averaged.state_dict(),
@@ -140,10 +146,11 @@ def train(
             }
             with replacing(state_file) as temporary:
                 torch.save(state, temporary)
-            checkpoint = config.output / "checkpoint.safetensors"
-            save_checkpoint(checkpoint, config.preset, {phase.stage: averaged.module})
     bar.close()
-    return config.output / "checkpoint.safetensors"
+    # after the loop, so that a run that was killed just before it writes the file when repeated
+    checkpoint = config.output / "checkpoint.safetensors"
+    save_checkpoint(checkpoint, config.preset, {phase.stage: averaged.module})
+    return checkpoint
 
 
 def _initial(config: TrainingConfig, stage: str) -> nn.Module:
@@ -166,7 +173,6 @@ def _settings(config: TrainingConfig) -> dict[str, Any]:
         "preset": config.preset,
         "steps": config.steps,
         "batch": config.batch,
-        "learning_rate": config.learning_rate,
         "average": config.average,
         "seed": config.seed,
         "initial": str(config.initial) if config.initial else "",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -63,7 +64,9 @@ def test_flow_warp_stays_one_node_with_a_body(bundle):
 
 def test_graphs_hold_nothing_of_the_machine_that_made_them(bundle):
     for stage in STAGES:
-        assert b"site-packages" not in bundle.graph_path(stage).read_bytes()
+        content = bundle.graph_path(stage).read_bytes()
+        assert b".py" not in content
+        assert str(Path(__file__).parents[2]).encode() not in content
 
 
 def test_manifest_records_the_comparison(bundle):
@@ -103,9 +106,25 @@ def test_a_checkpoint_without_a_stage_is_refused(networks, tmp_path):
 
 def test_a_folder_that_is_no_bundle_is_not_replaced(checkpoint, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(OutputError, match="exists and is no bundle"):
+    with pytest.raises(OutputError, match="exists and is not a bundle alone"):
         export_bundle(checkpoint, tmp_path, size=Size(64, 64))
     assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+def test_a_foreign_manifest_does_not_make_a_bundle(checkpoint, tmp_path):
+    (tmp_path / "manifest.json").write_text('{"name": "my extension"}')
+    with pytest.raises(OutputError, match="is not a bundle alone"):
+        export_bundle(checkpoint, tmp_path, size=Size(64, 64))
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+
+
+def test_a_bundle_with_something_else_in_it_is_not_replaced(bundle, checkpoint, tmp_path):
+    folder = tmp_path / "bundle"
+    shutil.copytree(bundle.path, folder)
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match="is not a bundle alone"):
+        export_bundle(checkpoint, folder, size=Size(64, 64))
+    assert (folder / "notes.txt").read_text() == "mine"
 
 
 def test_size_has_to_be_divisible_by_32(checkpoint, tmp_path):

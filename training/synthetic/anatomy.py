@@ -127,7 +127,7 @@ def _densepose(
 ) -> tuple[Floats, Floats]:
     """Part scores [V, 12] and chart coordinates [F, 3, 2] at the corners of triangles.
 
-    The charts follow what DensePose gives on real photos (SOURCES.md): U runs down the trunk and
+    The charts follow what DensePose gives on real photos: U runs down the trunk and
     the upper arms and up the thighs, V runs across.
     """
     scores = np.zeros((len(v), 12), np.float32)

@@ -33,7 +33,7 @@ from garment_transfer.training.synthetic.rough import roughen
 
 Arrays = dict[str, NDArray[Any]]
 
-#: Arrays of a group: key to (shape without H and W ..., dtype); see `render_group`.
+#: Names of the arrays of a group; see `render_group`.
 KEYS: Final = (
     "image",
     "parsing",
@@ -166,7 +166,7 @@ def held_out_pair(index: int, size: tuple[int, int] = (256, 192)) -> Arrays:
     }
 
 
-def _one_thread() -> None:
+def one_thread() -> None:
     """Several renderers share the cores, so each keeps to one."""
     import cv2
     import torch
@@ -221,7 +221,7 @@ def write_shards(
         if workers > 1 and missing:
             context = multiprocessing.get_context("spawn")
             pool = stack.enter_context(
-                ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread)
+                ProcessPoolExecutor(workers, mp_context=context, initializer=one_thread)
             )
         for shard, indices in missing:
             _write(folder, shard, _collect(pool, indices, size, bar))
