@@ -267,7 +267,7 @@ def _compare(
     for arrays in known:
         inputs = {tensor.name: arrays[tensor.name] for tensor in signature.inputs}
         with torch.inference_mode():
-            result = network(*(torch.from_numpy(value) for value in inputs.values()))
+            result = network(*(torch.tensor(value) for value in inputs.values()))
         results = result if isinstance(result, tuple) else (result,)
         found = session.run([tensor.name for tensor in signature.outputs], inputs)
         for tensor, due, value in zip(signature.outputs, results, found, strict=True):

@@ -86,7 +86,7 @@ def similarity_map(image: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArra
 
     Wang et al. 2004 with a Gaussian window of standard deviation 1.5, as torchmetrics has it.
     """
-    a, b = (torch.from_numpy(x).permute(2, 0, 1)[None].float() / 255 for x in (image, truth))
+    a, b = (torch.tensor(x).permute(2, 0, 1)[None].float() / 255 for x in (image, truth))
     _, full = structural_similarity_index_measure(a, b, data_range=1.0, return_full_image=True)
     return full[0].mean(dim=0).numpy()
 
