@@ -7,16 +7,27 @@ import importlib.util
 import json
 import os
 import platform
+import re
 from typing import Any, Final
 
 import click
 
 from garment_transfer.runtime.version import package_version
 
-#: Packages that commands need beyond the base installation, by extra: (import name, package).
+#: Packages that commands need beyond the base installation, by extra, where the package runs from
+#: a tree that is not installed and has no metadata to say so.
 _EXTRAS: Final = {
-    "export": (("torch", "torch"), ("onnx", "onnx"), ("onnxscript", "onnxscript")),
-    "train": (("torch", "torch"), ("anny", "anny"), ("warp", "warp-lang")),
+    "export": ("torch", "filelock", "onnx", "onnxscript", "safetensors"),
+    "train": (
+        "torch",
+        "anny",
+        "filelock",
+        "safetensors",
+        "scipy",
+        "tensorboard",
+        "torchmetrics",
+        "warp-lang",
+    ),
 }
 
 _BASE: Final = (
@@ -29,7 +40,7 @@ _BASE: Final = (
 )
 
 
-@click.command(short_help="Say what is installed and which backends can run here.")
+@click.command("doctor")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.pass_context
 def command(context: click.Context, as_json: bool) -> None:
@@ -57,8 +68,8 @@ def _findings() -> dict[str, Any]:
         "backends": backends,
         "bundle_problem": bundle_problem,
         "extras": {
-            extra: {package: _version(module, package) for module, package in packages_of}
-            for extra, packages_of in _EXTRAS.items()
+            extra: {package: _installed(package) for package in _packages_of(extra)}
+            for extra in _EXTRAS
         },
         "can_transfer": not missing
         and not bundle_problem
@@ -85,14 +96,30 @@ def _bundle_problem() -> str:
     return ""
 
 
+def _packages_of(extra: str) -> tuple[str, ...]:
+    """The packages of an extra by the metadata of the installed package."""
+    try:
+        requirements = importlib.metadata.requires("garment-transfer") or []
+    except importlib.metadata.PackageNotFoundError:
+        return _EXTRAS[extra]
+    # Such as `torch>=2.9; extra == "train"`.
+    pattern = re.compile(rf"([\w.-]+).*;.*\bextra\s*==\s*[\"']{extra}[\"'].*")
+    return tuple(match[1] for match in map(pattern.fullmatch, requirements) if match)
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def _version(module: str, package: str) -> str | None:
     """The version of an installed package; None where its module cannot be found."""
     if importlib.util.find_spec(module) is None:
         return None
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"  # another package provides the module, as opencv-python does cv2
+    # Another package may provide the module, as opencv-python does cv2.
+    return _installed(package) or "unknown"
 
 
 def _describe(findings: dict[str, Any]) -> str:

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import click
 
+# `training.synthetic.groups.HELD_OUT_PAIRS`, whose import is slow; `--help` has to answer at once.
+HELD_OUT_PAIRS = 256
+
 COLUMNS = {
     "garment_iou": "garment IoU",
     "skin_iou": "skin IoU",
@@ -17,7 +20,13 @@ COLUMNS = {
 
 @click.command("evaluate")
 @click.option("--bundle", type=click.Path(path_type=Path), help="The shipped one if not given.")
-@click.option("--pairs", default=256, show_default=True, help="Held-out pairs, from the first on.")
+@click.option(
+    "--pairs",
+    type=click.IntRange(0, HELD_OUT_PAIRS),
+    default=HELD_OUT_PAIRS,
+    show_default=True,
+    help="Held-out pairs, from the first on.",
+)
 @click.option(
     "--without-stn",
     type=click.Path(path_type=Path),
@@ -30,8 +39,14 @@ COLUMNS = {
 )
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the rows here.")
 @click.option("--sheet", type=click.Path(path_type=Path), help="Write a picture of the results.")
-@click.option("--workers", default=2, show_default=True, help="Processes that render the pairs.")
-@click.option("--threads", type=int, help="Threads of the backend.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    help="Processes that render the pairs.",
+)
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of the backend.")
 def command(
     bundle: Path | None,
     pairs: int,
@@ -43,7 +58,20 @@ def command(
     threads: int | None,
 ) -> None:
     """Measure a bundle on the held-out rendered pairs, beside baselines, and on real people."""
+    if not pairs and not people:
+        raise click.UsageError("nothing to measure: give --pairs 1 or more, --people, or both")
+    folders = _people_in(people) if people else []
+
     import json
+
+    from garment_transfer.runtime.files import check_writable, replacing
+    from garment_transfer.runtime.images import check_output, write_rgb
+
+    # Before anything slow is loaded or run.
+    if sheet:
+        check_output(sheet)
+    if json_file:
+        check_writable(json_file)
 
     from numpy.typing import NDArray
     from tqdm import tqdm
@@ -51,8 +79,6 @@ def command(
     from garment_transfer.models.checkpoint import load_checkpoint
     from garment_transfer.models.presets import shipped_checkpoint
     from garment_transfer.runtime import Person, Pipeline, sample_bundle
-    from garment_transfer.runtime.files import replacing
-    from garment_transfer.runtime.images import write_rgb
     from garment_transfer.training.data import held_out_pairs
     from garment_transfer.training.evaluation import (
         contact_sheet,
@@ -62,10 +88,13 @@ def command(
 
     pipeline = Pipeline.load(bundle or sample_bundle(), threads=threads)
     size = (pipeline.size.height, pipeline.size.width)
-    _, networks = load_checkpoint(without_stn or shipped_checkpoint("lite-without-stn"))
+    real = {folder.name: Person.load(folder) for folder in folders}
+    for person in real.values():
+        person.check_garment("person")
     report: dict[str, object] = {"pairs": pairs, "size": list(size)}
     pictures: list[list[NDArray]] = []
     if pairs:
+        _, networks = load_checkpoint(without_stn or shipped_checkpoint("lite-without-stn"))
 
         def keep(pair: Mapping[str, NDArray], outputs: dict[str, NDArray]) -> None:
             if len(pictures) < 16:
@@ -84,18 +113,26 @@ def command(
         )
         report["rows"] = evaluate_held_out(pipeline, rendered, networks["warping"], keep)
         _print(report["rows"])
-    if people:
-        folders = [folder for folder in sorted(people.iterdir()) if folder.is_dir()]
-        real = {folder.name: Person.load(folder) for folder in folders}
+    if real:
         report["given_back"], images = evaluate_real(pipeline, real)
         _print(report["given_back"])
         for name, person in real.items():
             pictures.append([person.image, *(images[name, other] for other in real)])
-    if sheet:
-        write_rgb(sheet, contact_sheet(pictures))
     if json_file:
         with replacing(json_file) as temporary:
             temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    if sheet:
+        write_rgb(sheet, contact_sheet(pictures))
+
+
+def _people_in(folder: Path) -> list[Path]:
+    """The folders of people in a folder; a usage error where there is none."""
+    folders = [path for path in sorted(folder.iterdir()) if (path / "meta.json").is_file()]
+    if not folders:
+        raise click.UsageError(
+            f"{folder} holds no people: each is a folder with image, maps and meta.json"
+        )
+    return folders
 
 
 def _print(rows: object) -> None:

@@ -1,11 +1,16 @@
 """`garment-transfer export`: a checkpoint becomes a bundle."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from garment_transfer.cli.options import SIZE
-from garment_transfer.runtime.bundle import Size
+
+if TYPE_CHECKING:
+    from garment_transfer.runtime.bundle import Size
 
 
 @click.command("export")

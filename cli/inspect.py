@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from garment_transfer.runtime.bundle import Bundle
 
 
-@click.command(short_help="Verify a bundle and say what is in it.")
+@click.command("inspect")
 @click.argument("bundle", type=click.Path(path_type=Path), required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def command(bundle: Path | None, as_json: bool) -> None:

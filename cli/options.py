@@ -1,10 +1,14 @@
 """Option values that several commands share."""
 
+from __future__ import annotations
+
 import re
+from typing import TYPE_CHECKING
 
 import click
 
-from garment_transfer.runtime.bundle import Size
+if TYPE_CHECKING:
+    from garment_transfer.runtime.bundle import Size
 
 
 class SizeType(click.ParamType):
@@ -16,6 +20,9 @@ class SizeType(click.ParamType):
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> Size:
         """A `Size` from text, or a usage error."""
+        # Here, because it imports numpy, which `--help` does not need.
+        from garment_transfer.runtime.bundle import Size
+
         if isinstance(value, Size):
             return value
         match = re.fullmatch(r"(\d+)x(\d+)", str(value))

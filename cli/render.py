@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from garment_transfer.cli.options import SIZE
-from garment_transfer.runtime.bundle import Size
+
+if TYPE_CHECKING:
+    from garment_transfer.runtime.bundle import Size
 
 _COLUMNS = 8
 
@@ -32,10 +35,21 @@ def command(
     """
     if output is None and sheet is None:
         raise click.UsageError("say where to: --output FOLDER, --sheet FILE, or both")
-    import cv2
-    import numpy as np
+    from garment_transfer.runtime.files import replacing
+    from garment_transfer.runtime.images import check_output, check_written_side, write_rgb
+
+    # What is asked for is checked before anything slow is loaded or rendered.
+    columns = min(_COLUMNS, count)
+    if sheet is not None:
+        sheet.parent.mkdir(parents=True, exist_ok=True)
+        check_output(sheet)
+        check_written_side(sheet, -(-count // columns) * size.height, columns * size.width)
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+
     from tqdm import tqdm
 
+    from garment_transfer.training.evaluation import contact_sheet
     from garment_transfer.training.synthetic import render_single, roughen
 
     pictures = []
@@ -47,29 +61,16 @@ def command(
         pictures.append(person.image)
         if output is not None:
             folder = output / f"{seed:04d}-{index:04d}"
-            folder.mkdir(parents=True, exist_ok=True)
-            _write(folder / "image.png", person.image)
-            _write(folder / "parse.png", parsing)
-            _write(folder / "densepose.png", densepose)
+            folder.mkdir(exist_ok=True)
+            write_rgb(folder / "image.png", person.image)
+            write_rgb(folder / "parse.png", parsing)
+            write_rgb(folder / "densepose.png", densepose)
             meta = {"parse": "classes7", "densepose": "iuv-png"}
-            (folder / "meta.json").write_text(json.dumps(meta) + "\n")
+            with replacing(folder / "meta.json") as temporary:
+                temporary.write_text(json.dumps(meta) + "\n", encoding="utf-8")
     if output is not None:
         click.echo(f"wrote {count} people to {output}")
     if sheet is not None:
-        columns = min(_COLUMNS, count)
-        blank = np.full_like(pictures[0], 255)
-        pictures += [blank] * (-count % columns)
-        rows = [cv2.hconcat(pictures[i : i + columns]) for i in range(0, len(pictures), columns)]
-        sheet.parent.mkdir(parents=True, exist_ok=True)
-        _write(sheet, cv2.vconcat(rows))
+        rows = [pictures[i : i + columns] for i in range(0, count, columns)]
+        write_rgb(sheet, contact_sheet(rows, size.height))
         click.echo(f"wrote {sheet}")
-
-
-def _write(path: Path, picture: object) -> None:
-    """Write a uint8 RGB [H, W, 3] or grey [H, W] picture, or fail with its name."""
-    import cv2
-    import numpy as np
-
-    array = np.asarray(picture)
-    if not cv2.imwrite(str(path), array[..., ::-1] if array.ndim == 3 else array):
-        raise click.FileError(str(path), hint="OpenCV cannot write this kind of picture")

@@ -6,20 +6,52 @@ import click
 
 PHASES = ("parsing", "warping", "regrowth")
 
+# Those of `models.presets`, which imports torch; `--help` has to answer without it.
+PRESETS = ("lite", "full", "lite-without-stn")
+
+_AT_LEAST_1 = click.IntRange(min=1)
+
 
 @click.command("train")
 @click.argument("phase", type=click.Choice(PHASES))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Run folder.")
-@click.option("--data", type=click.Path(path_type=Path), help="Shards; OUTPUT/data if not given.")
-@click.option("--groups", default=2000, show_default=True, help="Groups to render where missing.")
-@click.option("--workers", default=2, show_default=True, help="Processes that render.")
-@click.option("--preset", default="lite", show_default=True)
-@click.option("--steps", default=4000, show_default=True)
-@click.option("--batch", default=8, show_default=True)
-@click.option("--learning-rate", default=1e-3, show_default=True)
-@click.option("--threads", type=int, help="CPU threads of torch.")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--initial", type=click.Path(path_type=Path), help="Checkpoint to start from.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Run folder.",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Shards; OUTPUT/data if not given.",
+)
+@click.option(
+    "--groups",
+    type=_AT_LEAST_1,
+    default=2000,
+    show_default=True,
+    help="Groups to render where missing.",
+)
+@click.option(
+    "--workers", type=_AT_LEAST_1, default=2, show_default=True, help="Processes that render."
+)
+@click.option("--preset", type=click.Choice(PRESETS), default="lite", show_default=True)
+@click.option("--steps", type=_AT_LEAST_1, default=4000, show_default=True)
+@click.option("--batch", type=_AT_LEAST_1, default=8, show_default=True)
+@click.option(
+    "--learning-rate",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1e-3,
+    show_default=True,
+)
+@click.option("--threads", type=_AT_LEAST_1, help="CPU threads of torch.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--initial",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Checkpoint to start from.",
+)
 def command(
     phase: str,
     output: Path,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _PATH = click.Path(path_type=Path)
 
 
-@click.command(short_help="Put the garment of one person on another.")
+@click.command("transfer")
 @click.argument("person", type=_PATH, required=False)
 @click.argument("garment_owner", type=_PATH, required=False)
 @click.option("-o", "--output", type=_PATH, help="Picture to write.")
@@ -89,11 +89,13 @@ def _transfer_all(
     from tqdm import tqdm
 
     from garment_transfer.runtime.errors import GarmentTransferError
+    from garment_transfer.runtime.images import check_output
 
     failed = 0
     with tqdm(pairs, unit="pair", disable=None) as bar:
         for pair in bar:
             try:
+                check_output(pair.output)
                 _transfer(pipeline, pair, None, label_set, densepose)
             except (GarmentTransferError, OSError) as error:
                 failed += 1
@@ -109,14 +111,17 @@ def _transfer(
     label_set: str | None,
     densepose: str | None,
 ) -> None:
-    """Transfers one pair and writes its pictures."""
-    from garment_transfer.runtime.images import check_output, write_rgb
-    from garment_transfer.runtime.panel import panel
+    """Transfers one pair and writes its pictures, whose paths were checked."""
+    from garment_transfer.runtime.images import check_written_side, write_rgb
+    from garment_transfer.runtime.panel import PICTURES, panel
     from garment_transfer.runtime.people import Person
 
-    check_output(pair.output)
     person = Person.load(pair.person, label_set, densepose)
     garment_owner = Person.load(pair.garment_owner, label_set, densepose)
+    if panel_path:
+        # Before anything is run and written. The picture alone fits into every format.
+        height, width = person.parsing.shape
+        check_written_side(panel_path, height, PICTURES * width)
     transfer = pipeline.transfer(person, garment_owner)
     write_rgb(pair.output, transfer.image)
     if panel_path:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from garment_transfer.runtime.errors import BundleError
-from garment_transfer.runtime.files import replacing
+from garment_transfer.runtime.files import read_json, replacing
 from garment_transfer.runtime.labels import CLASSES
 from garment_transfer.runtime.version import package_version
 
@@ -299,7 +299,7 @@ def _read_manifest(folder: Path) -> Manifest:
             "`garment-transfer export CHECKPOINT -o BUNDLE` writes it"
         )
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = read_json(path)
     except FileNotFoundError:
         raise BundleError(
             f"{folder} has no {MANIFEST}, so it is no bundle or not a whole one; {_MEND}"

@@ -4,6 +4,10 @@ Nothing that can be had at full resolution is taken from the small size: kept pi
 person's photo, the garment is sampled from its owner's photo by the flow, and borders follow the
 person's full-size parsing wherever the transfer left them alone. Only what nobody's photo shows
 (regrown skin, uncovered background, holes in the garment) is the graphs' picture, scaled up.
+
+Label maps are rough: a rim around a region still shows some of it. What stays background or skin
+beside a region that vanished is therefore not kept but the graphs', and so is the new garment's
+own rim. The graphs do the same at their size.
 """
 
 from __future__ import annotations
@@ -31,6 +35,9 @@ from garment_transfer.runtime.people import Person
 
 # What the graph contract says every transfer leaves alone.
 _RESERVED: Final = (HAIR, FACE, LEGS)
+
+# Where the photo of a class that stays may still show what vanished beside it.
+_ROUGH: Final = (BACKGROUND, SKIN)
 
 # What a transfer may draw anew.
 _DRAWN: Final = (BACKGROUND, SKIN, GARMENT, LOWER)
@@ -77,7 +84,8 @@ def compose(
     `image` and `warped_garment` are uint8 [h,w,3], `transfer_parsing` uint8 [h,w], `flow` float32
     [2,h,w], all at the bundle's size; `owner` wears the garment. A photo of exactly the bundle's
     size gets the graphs' outputs as they are. At any other size every pixel that keeps a class
-    other than garment is the person's own.
+    other than garment is the person's own, but for background and skin within the border of a
+    label map (`border_width`) of what vanished: these are the graphs' at both sizes.
     """
     if person_fit.is_identity:
         return Composed(image, transfer_parsing, warped_garment)
@@ -86,8 +94,10 @@ def compose(
     own = person.parsing
     scores = _class_scores(person_fit, transfer_parsing, own)
     parsing = np.argmax(scores, axis=0).astype(np.uint8)
+    vanished = _beside_vanished(person_fit, own, parsing)
+    rim = vanished & (parsing == own) & np.isin(own, _ROUGH)
     # What follows is for these pixels alone; arrays are [n,...] over them.
-    changed = (parsing != own) | (parsing == GARMENT)
+    changed = (parsing != own) | (parsing == GARMENT) | rim
     weights = _weights(scores[:, changed], sharpness=max(1.0, 1 / min(person_fit.scale)))
     photo, photo_labels = person.image[changed], own[changed]
     picture = person_fit.unfit(image)[changed].astype(np.float32)
@@ -101,6 +111,8 @@ def compose(
             garment = colours
         else:
             mine = photo_labels == label
+            if label in _ROUGH:
+                mine &= ~vanished[changed]
             colours[mine] = photo[mine]
         blend += weights[label][:, None] * colours
 
@@ -110,6 +122,28 @@ def compose(
     warped[changed] = _to_uint8(garment)
     warped[parsing != GARMENT] = 0
     return Composed(result, parsing, warped)
+
+
+def border_width(height: int) -> int:
+    """How far, in pixels, the border of a label map may be off at the bundle's height.
+
+    The regrowth graph repaints as much around what vanished (`models.layers.border_width`).
+    """
+    return max(1, height // 128)
+
+
+def _beside_vanished(
+    fit: Fit, own: npt.NDArray[np.uint8], parsing: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.bool_]:
+    """Where the person lost a class other than background, and the border around it: [H,W]."""
+    gone = (own != BACKGROUND) & (parsing != own)
+    return cv2.dilate(gone.astype(np.uint8), _square(fit, border_width(fit.target.height))) > 0
+
+
+def _square(fit: Fit, radius: int) -> npt.NDArray[np.uint8]:
+    """What dilates or erodes full-size maps by `radius` pixels of the bundle's size."""
+    side = 2 * round(radius / max(fit.scale)) + 1
+    return np.ones((side, side), np.uint8)
 
 
 def _class_scores(
@@ -188,9 +222,12 @@ def _sample(
     """The garment of its owner's photo, sampled by the flow: colours [H,W,3] and opacity [H,W,1].
 
     The photo is premultiplied by the owner's garment mask, so that no background bleeds in;
-    opacity falls to 0 where little of the mask is hit.
+    opacity falls to 0 where little of the mask is hit. The mask is a pixel of the bundle's size
+    narrower than the garment's map, whose border shows some of what is around it.
     """
     mask = (owner.parsing == GARMENT).astype(np.uint8)
+    inner = np.asarray(cv2.erode(mask, _square(owner_fit, 1)), np.uint8)
+    mask = inner if inner.any() else mask
     layers = np.concatenate([owner.image * mask[..., None], 255 * mask[..., None]], axis=2)
     step = _owner_pixels_per_pixel(person_fit, owner_fit, transfer_parsing, flow)
     if step > _MINIFYING:

@@ -1,12 +1,15 @@
-"""Writing a file whole or not at all."""
+"""Writing a file whole or not at all, and reading JSON."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from garment_transfer.runtime.errors import OutputError
 
@@ -15,9 +18,10 @@ from garment_transfer.runtime.errors import OutputError
 def replacing(path: Path) -> Iterator[Path]:
     """An empty file beside `path`, of the same suffix, that takes its place at the block's end.
 
-    A block that raises leaves `path` as it was and nothing beside it. OutputError when the file
-    cannot be made or put in place.
+    A block that raises leaves `path` as it was and nothing beside it. Where `path` is a link, the
+    file it leads to is replaced. OutputError when the file cannot be made or put in place.
     """
+    path = _target(path)
     temporary = _create_beside(path)
     try:
         yield temporary
@@ -35,13 +39,46 @@ def check_writable(path: Path) -> None:
     For calling before long work, so that a slip in a path does not cost its result. A file is
     made to find out, because permission bits do not tell of read-only or full file systems.
     """
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder; give the path of a file")
-    _create_beside(path).unlink()
+    _create_beside(_target(path)).unlink()
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. OSError when it cannot be read, ValueError when it is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("brackets are nested too deeply") from None
+
+
+def _target(path: Path) -> Path:
+    """Where writing to `path` ends: the path itself, or what it links to."""
+    if "\0" in str(path):
+        raise OutputError(
+            f"{str(path)!r} is no path: it holds a NUL character; remove it from where the path "
+            "was written"
+        )
+    try:
+        linked = stat.S_ISLNK(path.lstat().st_mode)
+    except FileNotFoundError:
+        return path
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    if not linked:
+        return path
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        raise OutputError(
+            f"{path} cannot be written: it is a link that leads back to itself; remove it or "
+            "choose another path"
+        )
+    return target
 
 
 def _create_beside(path: Path) -> Path:
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder; give the path of a file")
+    # Shorter than most names, so that a name which the file system takes is not too long here.
+    temporary = path.with_name(f".{secrets.token_hex(4)}{path.suffix}")
     try:
         temporary.open("xb").close()
     except OSError as error:

@@ -23,6 +23,9 @@ MAX_SIDE: Final = 8192
 #: Suffixes of the formats that pictures are written in.
 WRITTEN: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
+# Pixels on either side that a format can hold; the others hold all that a panel may have.
+_MAX_WRITTEN: Final = {".webp": 16383, ".jpg": 65500, ".jpeg": 65500}
+
 # Grey PNGs of few levels may be stored with fewer bits per pixel. Pillow spreads those levels
 # over 0..255; labels must come back as stored.
 _SPREAD: Final = {"L;2": 85, "L;4": 17}
@@ -103,21 +106,37 @@ def _decode(path: Path) -> Image.Image:
         ) from error
 
 
+def check_written_side(path: Path, height: int, width: int) -> None:
+    """Raises OutputError where the format of `path` cannot hold a picture of that size."""
+    limit = _MAX_WRITTEN.get(path.suffix.lower())
+    if limit is not None and max(height, width) > limit:
+        raise OutputError(
+            f"{path} cannot be written: the picture is {width}x{height} pixels, and "
+            f"{path.suffix} holds at most {limit} on either side; end the path in .png"
+        )
+
+
 def check_output(path: Path) -> None:
     """Raises OutputError unless a picture can be written to `path`; leaves nothing behind."""
+    _check_suffix(path)
+    check_writable(path)
+
+
+def _check_suffix(path: Path) -> None:
     if path.suffix.lower() not in WRITTEN:
         raise OutputError(
             f"{path} does not name a picture format; end it in one of {', '.join(WRITTEN)}"
         )
-    check_writable(path)
 
 
 def write_rgb(path: Path, image: npt.NDArray[np.uint8]) -> None:
-    """Writes a picture, uint8 RGB [H,W,3], in the format its suffix names, whole or not at all.
+    """Writes a picture, uint8 RGB [H,W,3] or grey [H,W], whole or not at all.
 
-    OutputError when the path cannot be written.
+    Its suffix names the format. OutputError when the path cannot be written or the format cannot
+    hold so many pixels.
     """
-    check_output(path)
+    _check_suffix(path)
+    check_written_side(path, *image.shape[:2])
     with replacing(path) as temporary:
         try:
             Image.fromarray(image).save(temporary, quality=95)

@@ -56,6 +56,29 @@ class LabelSet:
     whole_body: frozenset[int] = frozenset()
 
 
+_CIHP: Final = {
+    0: BACKGROUND,
+    1: HAIR,  # hat
+    2: HAIR,
+    3: SKIN,  # glove
+    4: FACE,  # sunglasses
+    5: GARMENT,  # upper clothes
+    6: GARMENT,  # dress
+    7: GARMENT,  # coat
+    8: LEGS,  # socks
+    9: LOWER,  # pants
+    10: SKIN,  # torso skin: neck and chest
+    11: GARMENT,  # scarf
+    12: LOWER,  # skirt
+    13: FACE,
+    14: SKIN,  # left arm
+    15: SKIN,  # right arm
+    16: LEGS,  # left leg
+    17: LEGS,  # right leg
+    18: LEGS,  # left shoe
+    19: LEGS,  # right shoe
+}
+
 LABEL_SETS: Final[Mapping[str, LabelSet]] = {
     label_set.name: label_set
     for label_set in (
@@ -80,59 +103,8 @@ LABEL_SETS: Final[Mapping[str, LabelSet]] = {
                 13: SKIN,  # right arm
             },
         ),
-        LabelSet(
-            "cihp20",
-            {
-                0: BACKGROUND,
-                1: HAIR,  # hat
-                2: HAIR,
-                3: SKIN,  # glove
-                4: FACE,  # sunglasses
-                5: GARMENT,  # upper clothes
-                6: GARMENT,  # dress
-                7: GARMENT,  # coat
-                8: LEGS,  # socks
-                9: LOWER,  # pants
-                10: SKIN,  # torso skin: neck and chest
-                11: GARMENT,  # scarf
-                12: LOWER,  # skirt
-                13: FACE,
-                14: SKIN,  # left arm
-                15: SKIN,  # right arm
-                16: LEGS,  # left leg
-                17: LEGS,  # right leg
-                18: LEGS,  # left shoe
-                19: LEGS,  # right shoe
-            },
-            whole_body=frozenset({6}),
-        ),
-        # As CIHP but for 10.
-        LabelSet(
-            "lip20",
-            {
-                0: BACKGROUND,
-                1: HAIR,  # hat
-                2: HAIR,
-                3: SKIN,  # glove
-                4: FACE,  # sunglasses
-                5: GARMENT,  # upper clothes
-                6: GARMENT,  # dress
-                7: GARMENT,  # coat
-                8: LEGS,  # socks
-                9: LOWER,  # pants
-                10: GARMENT,  # jumpsuit
-                11: GARMENT,  # scarf
-                12: LOWER,  # skirt
-                13: FACE,
-                14: SKIN,  # left arm
-                15: SKIN,  # right arm
-                16: LEGS,  # left leg
-                17: LEGS,  # right leg
-                18: LEGS,  # left shoe
-                19: LEGS,  # right shoe
-            },
-            whole_body=frozenset({6, 10}),
-        ),
+        LabelSet("cihp20", _CIHP, frozenset({6})),
+        LabelSet("lip20", {**_CIHP, 10: GARMENT}, frozenset({6, 10})),  # 10: jumpsuit
         LabelSet(
             "atr18",
             {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 import numpy.typing as npt
 
@@ -10,6 +12,9 @@ from garment_transfer.runtime.fitting import Fit
 from garment_transfer.runtime.labels import colour
 from garment_transfer.runtime.people import Person
 from garment_transfer.runtime.pipeline import Transfer
+
+#: How many pictures of the person's size a panel has side by side.
+PICTURES: Final = 5
 
 
 def panel(person: Person, garment_owner: Person, transfer: Transfer) -> npt.NDArray[np.uint8]:

@@ -17,7 +17,6 @@ head. The neck belongs to the torso; loose cloth and hair are not covered.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,7 +28,8 @@ import numpy as np
 import numpy.typing as npt
 
 from garment_transfer.runtime.errors import InputError
-from garment_transfer.runtime.images import check_side, read_indices, read_rgb
+from garment_transfer.runtime.files import read_json
+from garment_transfer.runtime.images import MAX_SIDE, check_side, read_indices, read_rgb
 from garment_transfer.runtime.labels import CLASSES, GARMENT, LABEL_SETS, label_set, to_classes
 
 #: The highest DensePose part id.
@@ -49,6 +49,9 @@ _UV_SLACK: Final = 0.25
 # two colours at borders lie beyond; a picture with much beyond it is something else.
 _TRUSTED_DISTANCE2: Final = 12**2
 _TRUSTED_SHARE: Final = 0.5
+
+# Bytes of the largest DensePose array: three channels of float64.
+_MAX_NPY: Final = 3 * 8 * MAX_SIDE**2
 
 _IMAGES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
@@ -105,7 +108,7 @@ class Person:
             )
         meta = _read_meta(folder / "meta.json", label_set, densepose_encoding)
         image_path = _find(folder, "image", _IMAGES)
-        parse_path = folder / "parse.png"
+        parse_path = _find_parse(folder)
         densepose_path = _find(folder, "densepose", (".npy", *_IMAGES))
         return cls._build(
             read_rgb(image_path),
@@ -197,6 +200,7 @@ def decode_densepose(
             'one the file uses in meta.json ("densepose") or with --densepose / '
             "densepose_encoding="
         ) from None
+    _check_array(densepose, name, f"of DensePose in encoding {encoding}")
     return decode(densepose, name)
 
 
@@ -302,14 +306,24 @@ def _describe(array: npt.NDArray[Any]) -> str:
     return f"{array.dtype} [{','.join(map(str, array.shape))}]"
 
 
+def _check_array(array: object, name: str, due: str) -> None:
+    """Raises InputError unless `array` is a numpy array."""
+    if not isinstance(array, np.ndarray):
+        raise InputError(
+            f"{name} is a {type(array).__name__}; expected a numpy array, {due}: "
+            "numpy.asarray makes one"
+        )
+
+
 def _check_uint8(
     array: npt.NDArray[Any], shape: tuple[int | None, ...], name: str, due: str
 ) -> None:
     """Raises InputError unless `array` is uint8 of `shape`, where None is any size."""
-    if not isinstance(array, np.ndarray):
+    _check_array(array, name, f"uint8 {due}")
+    if array.dtype.kind in "iub" and array.dtype != np.uint8:
         raise InputError(
-            f"{name} is a {type(array).__name__}; expected a numpy array, uint8 {due}: "
-            "numpy.asarray makes one"
+            f"{name} is {_describe(array)}; expected uint8 {due}: check that its values are "
+            "0..255, then .astype(numpy.uint8)"
         )
     if array.dtype != np.uint8:
         nan = " with NaN" if array.dtype.kind == "f" and np.isnan(array).any() else ""
@@ -376,7 +390,7 @@ def _read_meta(
     meta: dict[str, str] = {}
     if path.exists():
         try:
-            loaded = json.loads(path.read_text(encoding="utf-8"))
+            loaded = read_json(path)
         except (OSError, ValueError) as error:
             raise InputError(
                 f"{path} cannot be read as JSON ({error}); expected "
@@ -384,14 +398,18 @@ def _read_meta(
             ) from error
         if isinstance(loaded, dict):
             meta = {key: value for key, value in loaded.items() if isinstance(value, str)}
-    if label_set is not None:
-        meta["parse"] = label_set
-    if densepose_encoding is not None:
-        meta["densepose"] = densepose_encoding
-    for key, option, available in (
-        ("parse", "--label-set", sorted(LABEL_SETS)),
-        ("densepose", "--densepose", sorted(ENCODINGS)),
+    for key, option, given, available in (
+        ("parse", "--label-set / label_set=", label_set, sorted(LABEL_SETS)),
+        ("densepose", "--densepose / densepose_encoding=", densepose_encoding, sorted(ENCODINGS)),
     ):
+        if given is not None:
+            if given not in available:
+                raise InputError(
+                    f"{option}: unknown name {given!r}; available: {', '.join(available)}; name "
+                    f"the one that the files use, or leave the option out to go by {path}"
+                )
+            meta[key] = given
+            continue
         if key not in meta:
             raise InputError(
                 f'{path} does not name "{key}", and it cannot be told from the pixels; available: '
@@ -423,15 +441,38 @@ def _find(folder: Path, stem: str, suffixes: tuple[str, ...]) -> Path:
     )
 
 
+def _find_parse(folder: Path) -> Path:
+    """`parse.png`; InputError says what is there instead."""
+    path = folder / "parse.png"
+    if os.path.lexists(path):
+        return path
+    others = sorted(other.name for other in folder.iterdir() if other.stem.lower() == "parse")
+    there = ", ".join(others or sorted(other.name for other in folder.iterdir())) or "nothing"
+    lossy = ", as lossy formats change ids" if others else ""
+    raise InputError(
+        f"{folder} has no parse.png; there is: {there}; the parse map has to be a PNG of that "
+        f"name{lossy}: add it as the parser wrote it"
+    )
+
+
 def _read_npy(path: Path) -> npt.NDArray[Any]:
     try:
-        # Arrays of Python objects would run code of the file's choice.
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        # Arrays of Python objects would run code of the file's choice. Mapped, not read: a header
+        # may claim more than the file, or the memory, holds.
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    # Broken headers and archives raise what has no base in common: OSError, ValueError, EOFError,
+    # TokenError, BadZipFile, MemoryError.
+    except Exception as error:
         raise InputError(
             f"{path} cannot be read as a NumPy array ({error}); expected float32 [3,H,W]: write it "
             "again with numpy.save"
         ) from error
     if not isinstance(array, np.ndarray):
+        array.close()
         raise InputError(f"{path} is an archive of arrays; expected one array from numpy.save")
-    return array
+    if array.nbytes > _MAX_NPY:
+        raise InputError(
+            f"{path} holds {_describe(array)}, {array.nbytes} bytes; expected [3,H,W] of at most "
+            f"{MAX_SIDE} pixels on either side: scale the photo and its maps down first"
+        )
+    return np.array(array)

@@ -66,7 +66,7 @@ class Pipeline:
         """Loads a bundle, or the bundle in a folder, which is verified.
 
         `threads` is the number of threads each graph runs on; None leaves it to the backend.
-        Raises BundleError or BackendError.
+        Raises InputError for less than one thread, BundleError or BackendError.
         """
         if threads is not None and threads < 1:
             raise InputError(f"threads is {threads}; expected 1 or more, or None for the default")
@@ -179,6 +179,11 @@ class Pipeline:
             )
         for name, tensor in self._inputs.items():
             array = inputs[name]
+            if not isinstance(array, np.ndarray):
+                raise InputError(
+                    f"{name} is a {type(array).__name__}, not a numpy array; {due}: numpy.asarray "
+                    "makes one"
+                )
             if array.dtype != tensor.dtype or array.shape[1:] != tensor.shape[1:]:
                 raise InputError(
                     f"{name} is {array.dtype} {list(array.shape)}; {due}: fit people "

@@ -1,5 +1,7 @@
 import importlib.metadata
 import json
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -56,10 +58,37 @@ def test_two_onnxruntimes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "mend: run `pip uninstall -y onnxruntime onnxruntime-gpu`" in result.output
 
 
+def test_the_packages_of_an_extra_are_the_metadatas(monkeypatch: pytest.MonkeyPatch) -> None:
+    requirements = [
+        "numpy>=1.26",
+        "torch>=2.9; extra == 'export'",
+        'onnx-not-there[x]>=1.17; extra == "export"',
+        'anny<0.7,>=0.6; python_version < "3.14" and extra == "train"',
+        'exporter; extra == "exports"',
+    ]
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: requirements)
+    assert doctor._packages_of("export") == ("torch", "onnx-not-there")
+    assert doctor._packages_of("train") == ("anny",)
+    assert doctor._findings()["extras"]["export"]["onnx-not-there"] is None
+
+
+def test_the_table_of_extras_is_pyprojects() -> None:
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    extras = tomllib.loads(text)["project"]["optional-dependencies"]
+    for extra, packages in doctor._EXTRAS.items():
+        due = {re.split(r"[<>=\[;]", requirement)[0].strip() for requirement in extras[extra]}
+        assert set(packages) == due, extra
+
+
 @pytest.mark.usefixtures("shipped")
 def test_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_BASE", (("no_such_module", "no-such-package"),))
-    monkeypatch.setattr(doctor, "_EXTRAS", {"train": (("nor_this", "nor-this"),)})
+    monkeypatch.setattr(doctor, "_EXTRAS", {"train": ("nor-this",)})
+
+    def requires(name: str) -> list[str]:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "requires", requires)
     result = CliRunner().invoke(main, ["doctor"])
     assert result.exit_code == 1
     assert "no-such-package MISSING" in result.output

@@ -6,10 +6,13 @@ import cv2
 import pytest
 from click.testing import CliRunner
 
+from garment_transfer.cli import evaluate as evaluate_module
+from garment_transfer.cli import train as train_module
 from garment_transfer.cli.main import main
 from garment_transfer.models.checkpoint import load_checkpoint, save_checkpoint
-from garment_transfer.models.presets import build
-from garment_transfer.runtime import Bundle, Person
+from garment_transfer.models.presets import PRESETS, build
+from garment_transfer.runtime import Bundle, Person, Pipeline
+from garment_transfer.training.synthetic.groups import HELD_OUT_PAIRS
 
 
 def invoke(*arguments, code=0):
@@ -30,6 +33,102 @@ def test_render_writes_people_that_can_be_read(tmp_path):
         assert person.image.shape == (64, 64, 3)
         person.check_garment("person")
     assert cv2.imread(str(tmp_path / "sheet.png")).shape == (64, 128, 3)
+
+
+def test_render_of_several_rows(tmp_path):
+    invoke("render", "--count", 9, "--size", "32x32", "--sheet", tmp_path / "sheet.png")
+    sheet = cv2.imread(str(tmp_path / "sheet.png"))
+    assert sheet.shape == (2 * 32, 8 * 32, 3)
+    assert (sheet[32:, 32:] == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("sheet", "count", "due"),
+    [
+        ("s.txt", 1, "s.txt does not name a picture format"),
+        ("s.webp", 5000, "s.webp holds at most 16383"),
+    ],
+)
+def test_render_checks_its_sheet_first(tmp_path, monkeypatch, sheet, count, due):
+    def render(*_):
+        raise AssertionError("a person was rendered first")
+
+    monkeypatch.setattr("garment_transfer.training.synthetic.render_single", render)
+    output = invoke("render", "--count", count, "--sheet", tmp_path / sheet, code=1)
+    assert due.replace("s.webp holds", ".webp holds") in output
+    assert not list(tmp_path.iterdir())
+
+
+def test_constants_that_help_needs_are_the_networks_own():
+    assert set(train_module.PRESETS) == set(PRESETS)
+    assert evaluate_module.HELD_OUT_PAIRS == HELD_OUT_PAIRS
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--preset", "foo"), ("--groups", 0), ("--steps", 0), ("--batch", 0), ("--threads", 0),
+        ("--workers", 0), ("--learning-rate", 0), ("--seed", -1), ("--initial", "none"),
+        ("--data", "none"),
+    ],
+)  # fmt: skip
+def test_train_checks_its_options_first(tmp_path, monkeypatch, option, value):
+    def render(*_, **__):
+        raise AssertionError("groups were rendered first")
+
+    monkeypatch.setattr("garment_transfer.training.synthetic.write_shards", render)
+    output = invoke("train", "regrowth", "-o", tmp_path / "run", option, value, code=2)
+    assert f"Invalid value for '{option}'" in output
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--pairs", -1), ("--pairs", 257), ("--workers", 0), ("--threads", 0)],
+)
+def test_evaluate_checks_its_options(option, value):
+    assert f"Invalid value for '{option}'" in invoke("evaluate", option, value, code=2)
+
+
+def test_evaluate_of_nothing(tmp_path):
+    assert "nothing to measure" in invoke("evaluate", "--pairs", 0, code=2)
+    (tmp_path / "empty").mkdir()
+    assert "holds no people" in invoke("evaluate", "--people", tmp_path, code=2)
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "due"),
+    [
+        ("--sheet", "s.txt", "does not name a picture format"),
+        ("--sheet", "none/s.png", "cannot be written"),
+        ("--json", "none/rows.json", "cannot be written"),
+    ],
+)
+def test_evaluate_checks_its_outputs_first(tmp_path, monkeypatch, option, name, due):
+    def load(*_, **__):
+        raise AssertionError("the bundle was loaded first")
+
+    monkeypatch.setattr(Pipeline, "load", load)
+    assert due in invoke("evaluate", option, tmp_path / name, code=1)
+
+
+def test_evaluate_of_people_alone_needs_no_checkpoint(
+    tmp_path, tiny_bundle, make_person, save_person, monkeypatch
+):
+    def load(path):
+        raise AssertionError(f"{path} was loaded")
+
+    monkeypatch.setattr("garment_transfer.models.checkpoint.load_checkpoint", load)
+    for seed in range(2):
+        save_person(make_person(128, 64, seed=seed), tmp_path / "people" / str(seed))
+    (tmp_path / "people" / "notes").mkdir()
+    invoke(
+        "evaluate", "--pairs", 0, "--people", tmp_path / "people", "--bundle", tiny_bundle,
+        "--json", tmp_path / "rows.json", "--sheet", tmp_path / "sheet.png",
+    )  # fmt: skip
+    report = json.loads((tmp_path / "rows.json").read_text())
+    assert [row["name"] for row in report["given_back"]] == ["0", "1"]
+    # each person, and in the garment of either
+    assert cv2.imread(str(tmp_path / "sheet.png")).shape == (2 * 256, 3 * 128, 3)
 
 
 def test_train_renders_trains_and_logs(tmp_path):

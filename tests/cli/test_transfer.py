@@ -8,7 +8,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from garment_transfer.cli.main import main
-from garment_transfer.runtime import Person, Pipeline, sample_people
+from garment_transfer.runtime import Person, Pipeline, images, sample_people
 
 MakePerson = Callable[..., Person]
 SavePerson = Callable[..., Path]
@@ -122,16 +122,40 @@ def test_a_failing_pair_does_not_stop_the_others(
         "nobody,bob,1.png\n"
         "anna,bob,none/2.png\n"
         "anna,bob,3.txt\n"
+        "anna,bob,4\0.png\n"
         "anna,bob,4.png\n"
     )
     result = transfer(tiny_bundle, "--pairs", pairs)
     assert result.exit_code == 1
-    assert "1 of 4 pairs written, 3 failed" in result.output
+    assert "1 of 5 pairs written, 4 failed" in result.output
+    assert "holds a NUL character" in result.output
     assert "1.png: " in result.output
     assert "nobody does not exist" in result.output
     assert "2.png cannot be written" in result.output
     assert "3.txt does not name a picture format" in result.output
     assert sorted(os.listdir(tmp_path)) == ["4.png", "anna", "bob", "pairs.csv"]
+
+
+def test_a_panel_too_wide_for_its_format_is_told_before_anything_is_written(
+    tiny_bundle: Path, tmp_path: Path, make_person: MakePerson, save_person: SavePerson
+) -> None:
+    folder = save_person(make_person(64, 3300), tmp_path / "anna")
+    output, panel = tmp_path / "out.png", tmp_path / "panel.webp"
+    result = transfer(tiny_bundle, folder, folder, "-o", output, "--panel", panel)
+    assert result.exit_code == 1
+    assert "panel.webp cannot be written: the picture is 16500x64 pixels" in result.output
+    assert "end the path in .png" in result.output
+    assert os.listdir(tmp_path) == ["anna"]
+
+
+def test_outputs_are_checked_once(
+    tiny_bundle: Path, people: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[Path] = []
+    monkeypatch.setattr(images, "check_writable", checked.append)
+    result = transfer(tiny_bundle, *people, "-o", tmp_path / "out.png")
+    assert result.exit_code == 0, result.output
+    assert checked == [tmp_path / "out.png"]
 
 
 def test_a_bad_list_is_told_before_anything_is_loaded(tmp_path: Path) -> None:

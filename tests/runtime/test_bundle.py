@@ -91,7 +91,7 @@ def test_no_folder(tmp_path: Path) -> None:
         Bundle.load(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "{", "\x00", '{"schema_version": 1'])
+@pytest.mark.parametrize("text", ["", "{", "\x00", '{"schema_version": 1', "[" * 100_000])
 def test_manifest_that_is_no_json(own_tiny_bundle: Path, text: str) -> None:
     (own_tiny_bundle / "manifest.json").write_text(text)
     with pytest.raises(BundleError, match=r"manifest\.json is not valid JSON.*export"):

@@ -121,6 +121,52 @@ def test_absurdly_large_file(tmp_path: Path, size: tuple[int, int]) -> None:
         read_rgb(tmp_path / "image.png")
 
 
+def test_grey_pictures_are_written_as_they_are(tmp_path: Path) -> None:
+    write_rgb(tmp_path / "parse.png", IDS)
+    assert (read_indices(tmp_path / "parse.png") == IDS).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "width"), [("a.webp", 16384), ("a.WEBP", 16384), ("a.jpg", 65501), ("a.jpeg", 65501)]
+)
+def test_pictures_too_wide_for_their_format(tmp_path: Path, name: str, width: int) -> None:
+    with pytest.raises(OutputError, match=rf"{name} cannot be written.*at most \d+ on .*\.png"):
+        write_rgb(tmp_path / name, np.zeros((1, width, 3), np.uint8))
+    assert os.listdir(tmp_path) == []
+    write_rgb(tmp_path / name, np.zeros((1, width - 1, 3), np.uint8))
+    write_rgb(tmp_path / "a.png", np.zeros((1, width, 3), np.uint8))
+
+
+def test_the_longest_name_that_the_file_system_takes(tmp_path: Path) -> None:
+    path = tmp_path / ("a" * 251 + ".png")
+    write_rgb(path, np.zeros((1, 1, 3), np.uint8))
+    assert path.is_file()
+    with pytest.raises(OutputError, match=r"cannot be written: File name too long"):
+        check_output(tmp_path / ("a" * 252 + ".png"))
+
+
+def test_a_link_stays_and_its_target_is_written(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    link, target = tmp_path / "link.png", tmp_path / "there" / "target.png"
+    link.symlink_to(Path("there") / "target.png")
+    for value in (7, 8):  # the target is not there at first
+        check_output(link)
+        write_rgb(link, np.full((2, 2, 3), value, np.uint8))
+        assert link.is_symlink()
+        assert (read_rgb(target) == value).all()
+    assert os.listdir(tmp_path / "there") == ["target.png"]
+    (tmp_path / "circle.png").symlink_to("circle.png")
+    with pytest.raises(OutputError, match=r"circle\.png cannot be written"):
+        check_output(tmp_path / "circle.png")
+
+
+def test_nul_in_an_output(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"NUL character; remove it"):
+        check_output(tmp_path / "a\0.png")
+    with pytest.raises(OutputError, match=r"NUL character; remove it"):
+        write_rgb(tmp_path / "a\0.png", np.zeros((1, 1, 3), np.uint8))
+
+
 def test_unwritable_outputs(tmp_path: Path) -> None:
     for path, due in (
         (tmp_path / "none" / "a.png", r"a\.png cannot be written: No such file.*create the folder"),

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -137,8 +138,15 @@ def test_missing_or_double_files(folder: Path, stem: str) -> None:
 
 
 def test_missing_parse_map(folder: Path) -> None:
-    (folder / "parse.png").unlink()
-    with pytest.raises(InputError, match=r"parse\.png does not exist; check"):
+    (folder / "parse.png").rename(folder / "parse.jpg")
+    with pytest.raises(
+        InputError, match=r"anna has no parse\.png; there is: parse\.jpg; .* has to be a PNG"
+    ):
+        Person.load(folder)
+    (folder / "parse.jpg").unlink()
+    with pytest.raises(
+        InputError, match=r"no parse\.png; there is: densepose\.png, image\.png, me"
+    ):
         Person.load(folder)
 
 
@@ -161,8 +169,16 @@ def test_unnamed_label_set_or_encoding(folder: Path, key: str, option: str) -> N
         Person.load(folder)
 
 
-def test_broken_meta(folder: Path) -> None:
-    (folder / "meta.json").write_text("{")
+def test_unknown_names_in_options_are_the_options(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"^--label-set .*unknown name 'mine'; available: atr18"):
+        Person.load(folder, label_set="mine")
+    with pytest.raises(InputError, match=r"^--densepose .*unknown name 'mine'; available: iuv"):
+        Person.load(folder, densepose_encoding="mine")
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 100_000])
+def test_broken_meta(folder: Path, text: str) -> None:
+    (folder / "meta.json").write_text(text)
     with pytest.raises(InputError, match=r"meta\.json cannot be read as JSON .*expected"):
         Person.load(folder)
 
@@ -175,12 +191,21 @@ def test_unknown_label(folder: Path) -> None:
         Person.load(folder)
 
 
+def npy_header(shape: str) -> bytes:
+    """An .npy file that says it has a shape, and ends there."""
+    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
 @pytest.mark.parametrize(
     ("content", "due"),
     [
         (b"", r"cannot be read as a NumPy array"),
         (b"\x93NUMPY\x01\x00", r"cannot be read as a NumPy array"),
         (b"garbage", r"cannot be read as a NumPy array"),
+        (b"PK\x03\x04", r"cannot be read as a NumPy array"),
+        (npy_header("(3, 1000000, 1000000)"), r"cannot be read as a NumPy array"),
+        (npy_header("(" * 4000), r"cannot be read as a NumPy array"),
     ],
 )
 def test_unreadable_densepose(folder: Path, content: bytes, due: str) -> None:
@@ -188,6 +213,31 @@ def test_unreadable_densepose(folder: Path, content: bytes, due: str) -> None:
     (folder / "densepose.npy").write_bytes(content)
     with pytest.raises(InputError, match=rf"densepose\.npy {due}.*numpy\.save"):
         Person.load(folder, densepose_encoding="iuv")
+
+
+def test_densepose_that_is_too_large_is_not_read(folder: Path) -> None:
+    (folder / "densepose.png").unlink()
+    path = folder / "densepose.npy"
+    path.write_bytes(npy_header("(3, 1000000, 1000000)"))
+    # Sparse: the file has the size that its header claims, and takes no room.
+    os.truncate(path, path.stat().st_size + 4 * 3 * 10**12)
+    with pytest.raises(InputError, match=r"npy holds float32 \[3,1000000,1000000\].*scale the"):
+        Person.load(folder, densepose_encoding="iuv")
+
+
+@pytest.mark.parametrize("encoding", ["iuv", "iuv-png", "parula"])
+@pytest.mark.parametrize("densepose", [None, [[0]]])
+def test_densepose_that_is_no_array(densepose: Any, encoding: str) -> None:
+    with pytest.raises(InputError, match=r"densepose is a \w+; expected a numpy array"):
+        decode_densepose(densepose, encoding)
+
+
+def test_whole_numbers_of_another_type(make_person: MakePerson) -> None:
+    given = arrays(make_person)
+    given["parsing"] = given["parsing"].astype(np.int64)
+    with pytest.raises(InputError, match=r"parsing is int64 .*check that its values") as caught:
+        Person.from_arrays(**given)
+    assert "-1..1" not in str(caught.value)
 
 
 def test_densepose_objects_are_not_unpickled(folder: Path) -> None:
