@@ -1,7 +1,6 @@
 """Export: three ONNX graphs from three networks, compared with them, and the bundle's manifest."""
 
 import importlib
-import json
 import logging
 import os
 import shutil
@@ -32,6 +31,7 @@ from garment_transfer.runtime.bundle import (
     write_manifest,
 )
 from garment_transfer.runtime.errors import BundleError, OutputError
+from garment_transfer.runtime.files import read_json
 from garment_transfer.runtime.labels import CLASSES
 
 Arrays = dict[str, NDArray]
@@ -105,7 +105,7 @@ def export_bundle(
 def _is_bundle(folder: Path) -> bool:
     """Whether a folder holds a bundle and nothing else, so that replacing it loses nothing."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(folder / MANIFEST)
         graphs = {graph["file"] for graph in manifest["graphs"].values()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False

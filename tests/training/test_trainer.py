@@ -31,7 +31,7 @@ def test_a_phase_lowers_its_loss(config, shards, phase):
 
     torch.manual_seed(0)
     before = loss(build("lite")[phase])
-    checkpoint = train(dataclasses.replace(config, phase=phase, steps=40, average=0.5))
+    checkpoint = train(dataclasses.replace(config, phase=phase, steps=20, average=0.5))
     networks = load_checkpoint(checkpoint)[1]
     assert set(networks) == {phase}
     assert loss(networks[phase]) < before
