@@ -137,6 +137,7 @@ def evaluate_held_out(
                 [_best_affine(p, labels[i]) for i, p in enumerate(batch)]
             ),
         }
+        warped["garment moved by the true flow"] = np.stack([_true_flow(p) for p in batch])
         if without_stn is not None:
             warped["flow without the STN"] = _warp(without_stn, inputs, labels)
         for i, pair in enumerate(batch):
@@ -176,6 +177,19 @@ def _best_affine(pair: Arrays, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     mask = (pair["garment_parsing"] == GARMENT).astype(np.uint8)
     hit = cv2.warpAffine(mask, matrix, (width, height), flags=cv2.INTER_NEAREST | inverse)
     return np.where(hit[..., None] > 0, moved, _mean_colour(pair))
+
+
+def _true_flow(pair: Arrays) -> NDArray[np.uint8]:
+    """The owner's photo moved by the true flow: what a perfect flow could reach.
+
+    It keeps the light and the folds of the owner's photo. Where the truth has no garment, the
+    garment's mean colour stands.
+    """
+    height, width = pair["flow_valid"].shape
+    xs, ys = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    flow = pair["true_flow"].astype(np.float32)
+    moved = cv2.remap(pair["garment_image"], xs + flow[0], ys + flow[1], cv2.INTER_LINEAR)
+    return np.where(pair["flow_valid"][..., None] > 0, moved, _mean_colour(pair))
 
 
 def _warp(network: nn.Module, inputs: Arrays, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -175,6 +175,6 @@ def test_evaluate_writes_rows_and_a_sheet(tmp_path):
     report = json.loads((tmp_path / "rows.json").read_text())
     assert report["rows"][0]["name"] == "method"
     assert {"garment_iou", "skin_iou", "changed_ssim", "garment_psnr_db"} <= set(report["rows"][0])
-    assert len(report["rows"]) == 5
+    assert len(report["rows"]) == 6
     # person, owner, warped garment, result, truth
     assert cv2.imread(str(tmp_path / "sheet.png")).shape == (2 * 256, 5 * 192, 3)

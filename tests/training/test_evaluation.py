@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from garment_transfer.runtime.labels import GARMENT, SKIN
-from garment_transfer.training.evaluation import Score, _best_affine, similarity_map
+from garment_transfer.training.evaluation import Score, _best_affine, _true_flow, similarity_map
 
 
 def _labels():
@@ -83,3 +83,22 @@ def test_the_best_affine_finds_an_affine():
     due = cv2.remap(image, sx.astype(np.float32), sy.astype(np.float32), cv2.INTER_LINEAR)
     found = _best_affine(pair, labels)
     np.testing.assert_allclose(found[labels == GARMENT], due[labels == GARMENT], atol=3)
+
+
+def test_the_true_flow_moves_whole_pixels():
+    random = np.random.default_rng(3)
+    image = random.integers(256, size=(24, 20, 3), dtype=np.uint8)
+    flow = np.zeros((2, 24, 20), np.float32)
+    flow[0], flow[1] = 3, -2
+    valid = np.zeros((24, 20), np.uint8)
+    valid[6:12, 4:10] = 2
+    parsing = np.full((24, 20), GARMENT, np.uint8)
+    pair = {
+        "garment_image": image,
+        "garment_parsing": parsing,
+        "true_flow": flow,
+        "flow_valid": valid,
+    }
+    moved = _true_flow(pair)
+    np.testing.assert_array_equal(moved[6:12, 4:10], image[4:10, 7:13])
+    np.testing.assert_array_equal(moved[0, 0], image.reshape(-1, 3).mean(axis=0).round())
