@@ -105,11 +105,6 @@ def one_hot(parsing: Tensor, classes: tuple[int, ...]) -> Tensor:
     return (parsing.to(torch.int32)[:, None] == ids).float()
 
 
-def border_width(height: int) -> int:
-    """How far, in pixels, the border of a label map may be off: 2 at a height of 256."""
-    return max(1, height // 128)
-
-
 def dilate(mask: Tensor, radius: int) -> Tensor:
     """A mask [N,C,H,W] of 0 and 1 grown by `radius` pixels (a square of side 2 radius + 1)."""
     return F.max_pool2d(mask, 2 * radius + 1, 1, radius)

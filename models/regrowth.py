@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from garment_transfer.models.layers import (
     Conv,
     Encoder,
-    border_width,
     dilate,
     float_to_image,
     image_to_float,
@@ -30,6 +29,7 @@ from garment_transfer.runtime.labels import (
     GARMENT,
     LOWER,
     SKIN,
+    border_width,
 )
 
 

@@ -22,7 +22,6 @@ from garment_transfer.models.layers import (
     Conv,
     Encoder,
     Maps,
-    border_width,
     dilate,
     float_to_image,
     image_to_float,
@@ -32,7 +31,7 @@ from garment_transfer.models.layers import (
     push_pull,
     upsample2x,
 )
-from garment_transfer.runtime.labels import FACE, GARMENT, HAIR, LOWER, SKIN
+from garment_transfer.runtime.labels import FACE, GARMENT, HAIR, LOWER, SKIN, border_width
 
 
 @dataclass(frozen=True)

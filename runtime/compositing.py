@@ -30,6 +30,7 @@ from garment_transfer.runtime.labels import (
     LEGS,
     LOWER,
     SKIN,
+    border_width,
 )
 from garment_transfer.runtime.people import Person
 
@@ -122,14 +123,6 @@ def compose(
     warped[changed] = _to_uint8(garment)
     warped[parsing != GARMENT] = 0
     return Composed(result, parsing, warped)
-
-
-def border_width(height: int) -> int:
-    """How far, in pixels, the border of a label map may be off at the bundle's height.
-
-    The regrowth graph repaints as much around what vanished (`models.layers.border_width`).
-    """
-    return max(1, height // 128)
 
 
 def _beside_vanished(

@@ -53,10 +53,7 @@ class Score:
         true_labels: NDArray[np.uint8],
     ) -> None:
         """Count one transfer: uint8 [H,W,3] images and uint8 [H,W] parsings."""
-        for label in (GARMENT, SKIN):
-            a, b = labels == label, true_labels == label
-            self.intersection[label] += int((a & b).sum())
-            self.union[label] += int((a | b).sum())
+        self.add_labels(labels, true_labels)
         changes = np.isin(labels, (GARMENT, SKIN)) | np.isin(true_labels, (GARMENT, SKIN))
         similar = similarity_map(image, true_image)
         self.similarity += float(similar[changes].sum())
@@ -67,6 +64,13 @@ class Score:
         inside = error[true_labels == GARMENT]
         self.squared_error += float((inside**2).sum())
         self.garment_values += inside.size
+
+    def add_labels(self, labels: NDArray[np.uint8], true_labels: NDArray[np.uint8]) -> None:
+        """Count the parsing alone of one transfer, uint8 [H,W]."""
+        for label in (GARMENT, SKIN):
+            a, b = labels == label, true_labels == label
+            self.intersection[label] += int((a & b).sum())
+            self.union[label] += int((a | b).sum())
 
     def row(self, name: str) -> dict[str, float | str]:
         """The figures: IoU, mean SSIM over changed pixels and over all, PSNR in the garment."""
@@ -218,7 +222,7 @@ def give_back(pipeline: Pipeline, person: Person) -> dict[str, float]:
     flat = person.image.copy()
     flat[garment] = person.image[garment].mean(axis=0).round()
     score = Score()
-    score.add(transfer.image, transfer.transfer_parsing, person.image, person.parsing)
+    score.add_labels(transfer.transfer_parsing, person.parsing)
     row = score.row("")
     return {
         "changed_ssim": float(similarity_map(transfer.image, person.image)[counted].mean()),

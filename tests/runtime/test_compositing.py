@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from garment_transfer.runtime.bundle import Size
-from garment_transfer.runtime.compositing import Composed, border_width, compose
+from garment_transfer.runtime.compositing import Composed, compose
 from garment_transfer.runtime.fitting import Fit
+from garment_transfer.runtime.labels import border_width
 from garment_transfer.runtime.people import Person
 from garment_transfer.runtime.pipeline import Pipeline
 
@@ -273,9 +274,9 @@ def test_the_rim_spares_all_but_background_and_skin(make_person: MakePerson) -> 
 
 
 def test_the_rim_is_the_graphs() -> None:
-    layers = pytest.importorskip("garment_transfer.models.layers")
+    regrowth = pytest.importorskip("garment_transfer.models.regrowth")
     for height in (32, 64, 128, 256, 384, 512, 1024):
-        assert border_width(height) == layers.border_width(height)
+        assert border_width(height) == regrowth.border_width(height)
 
 
 def test_the_rim_of_the_owners_map_is_not_sampled(make_person: MakePerson) -> None:

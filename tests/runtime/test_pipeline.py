@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from garment_transfer.runtime import Bundle, Person, Pipeline, sample_bundle, sample_people
-from garment_transfer.runtime.compositing import border_width
 from garment_transfer.runtime.errors import BackendError, InputError
+from garment_transfer.runtime.labels import border_width
 from garment_transfer.runtime.pipeline import stage_inputs
 
 MakePerson = Callable[..., Person]
