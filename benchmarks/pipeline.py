@@ -9,10 +9,11 @@ arrays, in turn, so that whatever else the machine does hits both.
 import json
 import platform
 import statistics
-import time
 from pathlib import Path
 
 import click
+
+from garment_transfer.benchmarks.measuring import interleaved, medians, processor
 
 
 @click.command()
@@ -53,46 +54,32 @@ def main(threads: int, rounds: int, json_file: Path | None) -> None:
     runs = {"onnxruntime": lambda: pipeline.run(inputs), "torch eager": eager}
     images = {name: run()["image"] for name, run in runs.items()}
     difference = np.abs(images["onnxruntime"].astype(int) - images["torch eager"])
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(rounds + 10):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if turn >= 10:
-                times[name].append(1000 * (time.perf_counter() - start))
-    medians = {name: statistics.median(values) for name, values in times.items()}
+    times = interleaved(runs, rounds)
+    median = medians(times)
     spread = {name: statistics.quantiles(values, n=10) for name, values in times.items()}
     report = {
         "what": "one pair, uint8 arrays to uint8 arrays at the bundle's size, three stages",
         "size": [pipeline.size.height, pipeline.size.width],
         "threads": threads,
         "rounds": rounds,
-        "median_ms": medians,
+        "median_ms": median,
         "p10_ms": {name: values[0] for name, values in spread.items()},
         "p90_ms": {name: values[-1] for name, values in spread.items()},
-        "ratio": medians["torch eager"] / medians["onnxruntime"],
+        "ratio": median["torch eager"] / median["onnxruntime"],
         "image_values_within_1": float((difference <= 1).mean()),
         "machine": {
-            "processor": _processor(),
+            "processor": processor(),
             "python": platform.python_version(),
             "torch": str(torch.__version__),
             "onnxruntime": onnxruntime.__version__,
         },
     }
-    for name, value in medians.items():
+    for name, value in median.items():
         click.echo(f"{name:<12} {value:8.1f} ms")
     click.echo(f"torch eager takes {report['ratio']:.2f} times as long")
     if json_file:
         with replacing(json_file) as temporary:
             temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-
-
-def _processor() -> str:
-    file = Path("/proc/cpuinfo")
-    for line in file.read_text().splitlines() if file.exists() else ():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
 
 
 if __name__ == "__main__":

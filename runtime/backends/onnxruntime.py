@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import numpy.typing as npt
 
+from garment_transfer.kernels import onnxruntime_library
 from garment_transfer.runtime.backends import Status, check_signature
 from garment_transfer.runtime.bundle import Graph, Tensor
 from garment_transfer.runtime.errors import BackendError
@@ -65,6 +66,7 @@ def load(path: Path, graph: Graph, threads: int | None) -> OnnxRuntimeEngine:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if threads is not None:
         options.intra_op_num_threads = threads
+    _register_kernels(options)
     try:
         session = onnxruntime.InferenceSession(
             str(path), sess_options=options, providers=["CPUExecutionProvider"]
@@ -77,6 +79,18 @@ def load(path: Path, graph: Graph, threads: int | None) -> OnnxRuntimeEngine:
     engine = OnnxRuntimeEngine(session)
     check_signature(path, graph, engine)
     return engine
+
+
+def _register_kernels(options: Any) -> str:
+    """Lets a session use FlowWarp's kernel; empty, or why it has to use the function body."""
+    library = onnxruntime_library()
+    if library is None:
+        return "its kernel is not built"
+    try:
+        options.register_custom_ops_library(str(library))
+    except Exception as error:
+        return f"{library} does not load: {_first_line(error)}"
+    return ""
 
 
 def status() -> Status:
@@ -101,11 +115,19 @@ def status() -> Status:
             f"run `pip uninstall -y {' '.join(PACKAGES)}`, then `{_INSTALL}`",
         )
     providers = ", ".join(onnxruntime.get_available_providers())
+    without = _register_kernels(onnxruntime.SessionOptions())
+    warp = "FlowWarp by its kernel"
+    if without:
+        warp = (
+            f"FlowWarp by standard operators, several times slower, because {without}: install "
+            "a C++ compiler and ONNX Runtime's headers (Debian's libonnxruntime-dev, or "
+            "ONNXRUNTIME_ROOT), then install garment-transfer again"
+        )
     return Status(
         "onnxruntime",
         available=True,
         version=onnxruntime.__version__,
-        details=f"runs on the CPU; providers built in: {providers}",
+        details=f"runs on the CPU; providers built in: {providers}; {warp}",
     )
 
 

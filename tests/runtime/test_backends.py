@@ -109,3 +109,20 @@ def test_remains_of_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
     status = backend.status()
     assert not status.available
     assert "pip uninstall" in status.remedy
+
+
+@pytest.mark.parametrize("what", ["none", "broken"])
+def test_without_the_kernel_the_function_body_serves(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    library = None
+    if what == "broken":
+        library = tmp_path / "libgarment_transfer_onnxruntime.so"
+        library.write_bytes(b"no library")
+    monkeypatch.setattr(backend, "onnxruntime_library", lambda: library)
+    details = backend.status().details
+    assert "FlowWarp by standard operators" in details
+    assert ("its kernel is not built" if library is None else "does not load") in details
+    assert "libonnxruntime-dev" in details
+    graph = Bundle.load(tiny_bundle).manifest.graphs["parsing"]
+    assert backend.load(Bundle.load(tiny_bundle).graph_path("parsing"), graph, threads=1)

@@ -1,0 +1,164 @@
+// The CUDA kernels' source, compiled for the CPU and run thread by thread: what can be known of
+// them without a GPU. A block's threads are real threads with a real barrier, so sanitizers see
+// reads out of bounds, races on shared memory and a barrier that not every thread reaches (it
+// hangs). Launch limits, memory alignment on a device and speed are left for a GPU.
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <algorithm>
+#include <barrier>
+#include <cstdint>
+#include <cstring>
+#include <thread>
+
+struct Index {
+  unsigned x, y, z;
+};
+static thread_local Index threadIdx;
+static thread_local Index blockIdx;
+static std::barrier<>* block_barrier;
+static void on_cpu_syncthreads() { block_barrier->arrive_and_wait(); }
+
+#undef __device__
+#undef __global__
+#undef __shared__
+#undef __forceinline__
+#undef __launch_bounds__
+#define __device__
+#define __global__
+#define __shared__ static
+#define __forceinline__ inline
+#define __launch_bounds__(threads)
+#define __syncthreads on_cpu_syncthreads
+#define __ldg(pointer) (*(pointer))
+using std::min;
+
+#include "flow_warp_kernels.cuh"
+
+#include "flow_warp_cases.h"
+
+using namespace garment_transfer;
+using namespace garment_transfer::testing;
+
+namespace {
+
+using Kernel = void (*)(const FlowWarpCall, int);
+
+// The threads of a block, which live as long as the program and run one block after another.
+class Block {
+ public:
+  Block() {
+    block_barrier = &inside_;
+    for (unsigned t = 0; t < kTile; ++t) threads_.emplace_back([this, t] { work(t); });
+  }
+  ~Block() {
+    kernel_ = nullptr;
+    begin_.arrive_and_wait();
+    for (std::thread& thread : threads_) thread.join();
+  }
+  void launch(Kernel kernel, const FlowWarpCall& call, const LaunchShape& shape) {
+    kernel_ = kernel;
+    call_ = call;
+    channels_ = shape.channels_a_block;
+    grid_ = {static_cast<unsigned>(shape.x), static_cast<unsigned>(shape.y),
+             static_cast<unsigned>(call.shape.n)};
+    begin_.arrive_and_wait();
+    end_.arrive_and_wait();
+  }
+
+ private:
+  void work(unsigned t) {
+    threadIdx = {t, 0, 0};
+    for (begin_.arrive_and_wait(); kernel_; begin_.arrive_and_wait()) {
+      for (unsigned z = 0; z < grid_.z; ++z) {
+        for (unsigned y = 0; y < grid_.y; ++y) {
+          for (unsigned x = 0; x < grid_.x; ++x) {
+            blockIdx = {x, y, z};
+            kernel_(call_, channels_);
+            inside_.arrive_and_wait();  // shared memory is this block's until all have left it
+          }
+        }
+      }
+      end_.arrive_and_wait();
+    }
+  }
+
+  std::barrier<> inside_{kTile}, begin_{kTile + 1}, end_{kTile + 1};
+  Kernel kernel_ = nullptr;
+  FlowWarpCall call_{};
+  int channels_ = 0;
+  Index grid_{};
+  std::vector<std::thread> threads_;
+};
+
+template <typename T>
+T converted(float value) {
+  T out;
+  from_float(value, out);
+  return out;
+}
+
+template <typename T>
+bool check(Block& block, unsigned seed, const Variant& variant, Padding padding, Layout layout,
+           double rounding, Kernel kernel) {
+  Case c = make_case(seed, variant.shape, padding, variant.reach, variant.odd_flows);
+  for (float& value : c.x) value = to_float(converted<T>(value));
+  solve(c);
+  const Shape& s = c.shape;
+  const int pixels = s.h * s.w;
+  const bool planes = layout == Layout::kNCHW;
+  const int pitch = planes ? s.c : (s.c + 7) / 8 * 8;
+  const auto place = [&](std::size_t i) -> std::size_t {
+    if (planes) return i;
+    const std::size_t n = i / (s.c * pixels), k = i / pixels % s.c, p = i % pixels;
+    return (n * pixels + p) * pitch + k;
+  };
+  const std::size_t count = static_cast<std::size_t>(s.n) * pitch * pixels;
+  struct alignas(16) Sixteen {
+    char bytes[16];
+  };
+  std::vector<Sixteen> x_memory(count * sizeof(T) / 16 + 1), y_memory(x_memory.size());
+  T* x = reinterpret_cast<T*>(x_memory.data());
+  T* y_out = reinterpret_cast<T*>(y_memory.data());
+  for (std::size_t i = 0; i < c.x.size(); ++i) x[place(i)] = converted<T>(c.x[i]);
+  std::vector<float> flow(c.flow.size(), -7), y(c.y.size());
+  const LaunchShape shape = launch_shape(s, layout);
+  block.launch(kernel,
+               {s, padding, x, c.coarse_flow.data(), c.residual.data(), c.affine.data(), y_out,
+                flow.data()},
+               shape);
+  for (std::size_t i = 0; i < y.size(); ++i) y[i] = to_float(y_out[place(i)]);
+  for (int p = 0; !planes && p < s.n * pixels; ++p) {
+    for (int k = s.c; k < pitch; ++k) {
+      if (to_float(y_out[p * pitch + k]) != 0) {
+        std::printf("channel %d is padding of the layout and not 0\n", k);
+        return false;
+      }
+    }
+  }
+  return agrees(c, y, flow, rounding, planes ? "NCHW" : "HWC8");
+}
+
+}  // namespace
+
+int main() {
+  Block block;
+  bool good = true;
+  unsigned seed = 1;
+  for (const Variant& v : variants()) {
+    if (v.shape.n == 0) continue;  // flow_warp_cuda launches nothing for it
+    for (const Padding padding : {Padding::kZeros, Padding::kBorder}) {
+      const auto run = [&](auto type, Layout layout, double rounding, auto kernel) {
+        good = check<decltype(type)>(block, seed++, v, padding, layout, rounding, kernel) && good;
+      };
+      run(float{}, Layout::kNCHW, 1e-6, flow_warp_planes_float32);
+      run(__half{}, Layout::kNCHW, 0x1p-11, flow_warp_planes_float16);
+      run(__nv_bfloat16{}, Layout::kNCHW, 0x1p-8, flow_warp_planes_bfloat16);
+      run(float{}, Layout::kHWC8, 1e-6, flow_warp_hwc8_float32);
+      run(__half{}, Layout::kHWC8, 0x1p-11, flow_warp_hwc8_float16);
+      run(__nv_bfloat16{}, Layout::kHWC8, 0x1p-8, flow_warp_hwc8_bfloat16);
+    }
+  }
+  std::puts(good ? "passed" : "FAILED");
+  return good ? 0 : 1;
+}

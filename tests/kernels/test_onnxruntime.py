@@ -1,0 +1,267 @@
+"""FlowWarp's kernel in ONNX Runtime, against the float64 reference, torch and the function body."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from garment_transfer.export.flow_warp import OPSET, attach_flow_warp
+from garment_transfer.kernels import onnxruntime_library
+from garment_transfer.models.flow_warp import DOMAIN, OP_TYPE, flow_warp_reference
+from garment_transfer.runtime import Pipeline, sample_bundle
+from garment_transfer.runtime.bundle import Bundle
+
+LIBRARY = onnxruntime_library()
+pytestmark = pytest.mark.skipif(
+    LIBRARY is None,
+    reason="the kernel is not built: install ONNX Runtime's headers and a C++ compiler, set "
+    "ONNXRUNTIME_ROOT, and install garment-transfer again",
+)
+
+TYPES = {
+    TensorProto.FLOAT: np.dtype(np.float32),
+    TensorProto.FLOAT16: np.dtype(np.float16),
+    TensorProto.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
+}
+
+
+def model(padding="zeros", element=TensorProto.FLOAT):
+    """A graph of one FlowWarp with every size open."""
+    value = helper.make_tensor_value_info
+    node = helper.make_node(
+        OP_TYPE, ["x", "coarse", "residual", "affine"], ["y", "flow"], domain=DOMAIN,
+        **({"padding": padding} if padding else {}),
+    )  # fmt: skip
+    graph = helper.make_graph(
+        [node],
+        "one",
+        [
+            value("x", element, list("nchw")),
+            value("coarse", TensorProto.FLOAT, ["n", 2, "p", "q"]),
+            value("residual", TensorProto.FLOAT, ["n", 2, "h", "w"]),
+            value("affine", TensorProto.FLOAT, ["n", 2, 3]),
+        ],
+        [value("y", element, list("nchw")), value("flow", TensorProto.FLOAT, ["n", 2, "h", "w"])],
+    )
+    made = helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)],
+        ir_version=9,
+    )
+    attach_flow_warp(made)
+    return made.SerializeToString()
+
+
+def session(content, kernel=True, threads=2, **entries):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    for name, value in entries.items():
+        setattr(options, name, value)
+    if kernel:
+        options.register_custom_ops_library(str(LIBRARY))
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+@pytest.fixture(scope="module")
+def sessions():
+    return {padding: session(model(padding)) for padding in ("zeros", "border")}
+
+
+def arguments(seed, n, c, h, w, reach):
+    random = np.random.default_rng(seed)
+
+    def normal(*shape):
+        return random.standard_normal(shape, dtype=np.float32)
+
+    return {
+        "x": normal(n, c, h, w),
+        "coarse": np.float32(reach / 2) * normal(n, 2, h // 2, w // 2),
+        "residual": np.float32(reach / 2) * normal(n, 2, h, w),
+        "affine": np.eye(2, 3, dtype=np.float32) + np.float32(0.15) * normal(n, 2, 3),
+    }
+
+
+def torch_float64(x, coarse, residual, affine, padding):
+    """The table of models/flow_warp.py by torch's own operators in float64."""
+    x, coarse, residual, affine = (
+        torch.from_numpy(np.asarray(a, np.float64)) for a in (x, coarse, residual, affine)
+    )
+    n, _, h, w = x.shape
+    flow = 2 * F.interpolate(coarse, scale_factor=2.0, mode="bilinear") + residual
+    identity = torch.eye(2, 3, dtype=torch.float64).expand(n, 2, 3)
+    places = F.affine_grid(identity, [n, 1, h, w], align_corners=False)
+    size = torch.tensor([w, h], dtype=torch.float64)
+    places = places + 2 * flow.permute(0, 2, 3, 1) / size
+    grid = places @ affine[:, None, :, :2].transpose(-1, -2) + affine[:, None, None, :, 2]
+    y = F.grid_sample(x, grid, "bilinear", padding, align_corners=False)
+    return y.numpy(), flow.numpy(), grid.numpy()
+
+
+def position_error(inputs, reach):
+    """How far a float32 position may be off, in pixels: a few roundings of what is summed."""
+    n, _, h, w = inputs["x"].shape
+    affine = np.abs(inputs["affine"] - np.eye(2, 3)).reshape(n, -1).max() if n else 0
+    return 8 * 2.0**-23 * ((1 + affine) * 6 * reach + affine * 2 * max(h, w) + 1)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 2**31 - 1),
+    n=st.integers(1, 3),
+    c=st.integers(1, 20) | st.sampled_from([64, 129, 300]),
+    h=st.integers(1, 128).map(lambda v: 2 * v),
+    w=st.integers(1, 128).map(lambda v: 2 * v),
+    reach=st.sampled_from([0.0, 0.5, 4.0, 60.0, 1000.0]),
+    padding=st.sampled_from(["zeros", "border"]),
+)
+def test_agrees_with_torch_in_float64(sessions, seed, n, c, h, w, reach, padding):
+    if n * c * h * w > 2_000_000:
+        n, c = 1, min(c, 20)
+    inputs = arguments(seed, n, c, h, w, reach)
+    y, flow = sessions[padding].run(None, inputs)
+    y_due, flow_due, _ = torch_float64(*inputs.values(), padding)
+    np.testing.assert_allclose(flow, flow_due, rtol=1e-6, atol=2e-6 * max(reach, 1))
+    slope = 12  # of neighbours in a standard normal, at most
+    np.testing.assert_allclose(y, y_due, rtol=1e-6, atol=slope * position_error(inputs, reach))
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    seed=st.integers(0, 2**31 - 1),
+    n=st.integers(0, 2),
+    c=st.integers(0, 5),
+    h=st.integers(1, 5).map(lambda v: 2 * v),
+    w=st.integers(1, 9).map(lambda v: 2 * v),
+    padding=st.sampled_from(["zeros", "border"]),
+    odd=st.lists(st.sampled_from([np.nan, np.inf, -np.inf, 1e30, -1e30, 5e9]), max_size=6),
+)
+def test_agrees_with_the_reference_whatever_the_flow(sessions, seed, n, c, h, w, padding, odd):
+    inputs = arguments(seed, n, c, h, w, 2.0)
+    flat = inputs["residual"].reshape(-1)
+    flat[: len(odd)] = odd[: len(flat)]
+    y, flow = sessions[padding].run(None, inputs)
+    with np.errstate(invalid="ignore", over="ignore"):
+        y_due, flow_due = flow_warp_reference(*inputs.values(), padding=padding)
+    np.testing.assert_allclose(flow, flow_due, rtol=1e-6, atol=4e-6)
+    np.testing.assert_allclose(y, y_due, rtol=1e-6, atol=12 * position_error(inputs, 2.0))
+
+
+@pytest.mark.parametrize("padding", ["zeros", "border"])
+def test_what_is_not_read_does_not_matter(sessions, padding):
+    # 0 times infinity is not 0: a pixel of weight 0 must not be read at all
+    inputs = arguments(1, 1, 5, 6, 8, 0.0)
+    inputs["affine"][:] = np.eye(2, 3)
+    inputs["x"][0, :, 2, 3] = np.inf
+    inputs["x"][0, :, 5, 7] = np.nan
+    y, _ = sessions[padding].run(None, inputs)
+    np.testing.assert_array_equal(y, inputs["x"])
+
+
+@pytest.mark.parametrize("element", [TensorProto.FLOAT16, TensorProto.BFLOAT16])
+@pytest.mark.parametrize("size", [(12, 20), (1024, 768)])
+def test_half_precision_is_off_by_its_own_rounding(element, size):
+    dtype = TYPES[element]
+    inputs = arguments(2, 1, 3, *size, 3.0)
+    inputs["affine"][:] = np.eye(2, 3)
+    inputs["affine"][:, :, 2] = 0.01
+    inputs["x"] = inputs["x"].astype(dtype)
+    made = session(model(element=element))
+    # ONNX Runtime's Python takes bfloat16 only as its own values
+    values = {
+        name: onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(a.view(np.uint16), element)
+        if name == "x"
+        else onnxruntime.OrtValue.ortvalue_from_numpy(a)
+        for name, a in inputs.items()
+    }
+    y = made.run_with_ort_values(["y"], values)[0]
+    y = torch.from_dlpack(y._ortvalue).float().numpy()
+    due, _, _ = torch_float64(*inputs.values(), "zeros")
+    bits = 11 if element == TensorProto.FLOAT16 else 8
+    ulp = 2.0 ** (np.floor(np.log2(np.maximum(np.abs(due), 2.0**-14))) + 1 - bits)
+    slack = 12 * position_error(inputs, 3.0)
+    assert (np.abs(y - due) <= ulp / 2 + 2.0**-20 * np.abs(due) + slack).all()
+
+
+def test_a_padding_that_is_left_out_is_zeros(sessions):
+    inputs = arguments(3, 1, 2, 4, 6, 8.0)
+    y, _ = session(model(padding=None)).run(None, inputs)
+    np.testing.assert_array_equal(y, sessions["zeros"].run(None, inputs)[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("coarse", (1, 2, 8, 8), r"coarse_flow has shape \[1,2,8,8\]; expected \[1,2,4,4\]"),
+        ("residual", (1, 2, 8, 6), r"residual has shape \[1,2,8,6\]; expected \[1,2,8,8\]"),
+        ("affine", (2, 2, 3), r"affine has shape \[2,2,3\]; expected \[1,2,3\]"),
+        ("x", (1, 3, 7, 8), r"both sides have to be even"),
+    ],
+)
+def test_errors_name_the_input_and_what_was_expected(sessions, name, shape, message):
+    inputs = {**arguments(4, 1, 3, 8, 8, 1.0), name: np.zeros(shape, np.float32)}
+    with pytest.raises(Exception, match=message):
+        sessions["zeros"].run(None, inputs)
+
+
+def test_an_unknown_padding_is_refused():
+    with pytest.raises(Exception, match="padding is 'mirror'; expected 'zeros' or 'border'"):
+        session(model("mirror"))
+
+
+def test_threads_share_a_session(sessions):
+    cases = [arguments(seed, 1, 8, 32, 24, 3.0) for seed in range(8)]
+    due = [sessions["zeros"].run(None, case)[0] for case in cases]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(5):
+            found = list(pool.map(lambda case: sessions["zeros"].run(None, case)[0], cases))
+            for a, b in zip(found, due, strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
+def test_the_kernel_takes_the_place_of_the_function_body(tmp_path):
+    inputs = arguments(5, 1, 6, 16, 12, 2.0)
+    used = {}
+    for kernel in (True, False):
+        made = session(
+            model(), kernel, enable_profiling=True, profile_file_prefix=str(tmp_path / "p")
+        )
+        made.run(None, inputs)
+        with open(made.end_profiling(), encoding="utf-8") as file:
+            used[kernel] = {e.get("args", {}).get("op_name") for e in json.load(file)}
+    assert OP_TYPE in used[True]
+    assert "GridSample" not in used[True]
+    assert OP_TYPE not in used[False]
+    assert "GridSample" in used[False]
+
+
+def test_the_shipped_bundle_is_the_same_with_and_without_it():
+    warping = Bundle.load(sample_bundle()).graph_path("warping")
+    graph = onnx.load(warping).graph
+    random = np.random.default_rng(6)
+    inputs = {}
+    for value in graph.input:
+        sizes = [d.dim_value or 1 for d in value.type.tensor_type.shape.dim]
+        high = 7 if "parsing" in value.name else 25 if "densepose" in value.name else 256
+        inputs[value.name] = random.integers(high, size=sizes, dtype=np.uint8)
+    made = {kernel: session(str(warping), kernel) for kernel in (True, False)}
+    found = {kernel: s.run(None, inputs) for kernel, s in made.items()}
+    (image, flow), (image_due, flow_due) = found[True], found[False]
+    assert np.abs(flow - flow_due).max() < 2e-3
+    assert (np.abs(image.astype(int) - image_due) <= 1).mean() > 0.999
+
+
+def test_the_pipeline_registers_it():
+    from garment_transfer.runtime.backends import onnxruntime as backend
+
+    assert "FlowWarp by its kernel" in backend.status().details
+    assert Pipeline.load(sample_bundle(), threads=1)
