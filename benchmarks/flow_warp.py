@@ -65,8 +65,9 @@ def torch_chain(x: Any, coarse: Any, residual: Any, affine: Any) -> Any:
     n, _, h, w = x.shape
     flow = 2 * F.interpolate(coarse, scale_factor=2.0, mode="bilinear") + residual
     grid = F.affine_grid(affine, [n, 1, h, w], align_corners=False)
-    half = torch.tensor([w / 2, h / 2], dtype=flow.dtype, device=flow.device)
-    moved = (flow.permute(0, 2, 3, 1) / half) @ affine[:, None, :, :2].transpose(-1, -2)
+    # no tensor of constants: copying it to a GPU could not be captured into a graph
+    normalised = torch.stack([flow[:, 0] * (2 / w), flow[:, 1] * (2 / h)], dim=-1)
+    moved = normalised @ affine[:, None, :, :2].transpose(-1, -2)
     return F.grid_sample(x, (grid + moved).to(x.dtype), align_corners=False), flow
 
 
@@ -135,7 +136,10 @@ def measure_cpu(threads: int, rounds: int, library: Path) -> tuple[list[dict], d
     cv2.setNumThreads(threads)
     graph = model()
     with_kernel, without = (_session(graph, threads, lib) for lib in (library, None))
+    # on its own: beside the others it would empty the caches of whoever comes next
     big = [torch.zeros(32 << 20, dtype=torch.uint8) for _ in range(2)]
+    copy_ms = medians(interleaved({"copy": lambda: big[0].copy_(big[1])}, rounds))["copy"]
+    copied = 2 * big[0].numel() / copy_ms / 1e6
     rows, ratios = [], {}
     for c, h, w in CPU_SHAPES:
         arrays = arguments(1, c, h, w)
@@ -150,7 +154,6 @@ def measure_cpu(threads: int, rounds: int, library: Path) -> tuple[list[dict], d
             "onnxruntime's function body": lambda a=arrays: without.run(None, a),  # type: ignore[misc]
             "torch": chain(torch_chain, list(tensors.values())),
             "torch, no affine": chain(torch_short_chain, short),
-            "copy": lambda: big[0].copy_(big[1]),
         }
         if c <= 4:
             image = np.ascontiguousarray(arrays["x"][0].transpose(1, 2, 0))
@@ -160,7 +163,6 @@ def measure_cpu(threads: int, rounds: int, library: Path) -> tuple[list[dict], d
         due = runs["onnxruntime's function body"]()[0]  # type: ignore[index]
         error = float(np.abs(runs["kernel"]()[0] - due).max())  # type: ignore[index]
         median = medians(interleaved(runs, rounds))
-        copied = 2 * big[0].numel() / median.pop("copy") / 1e6
         moved = moved_bytes(1, c, h, w, 4)
         shape = f"{c}x{h}x{w}"
         rows.append(

@@ -10,10 +10,17 @@ from pathlib import Path
 def interleaved(
     runs: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 10
 ) -> dict[str, list[float]]:
-    """Milliseconds of every run, `rounds` times in turn, so that drift hits all alike."""
+    """Milliseconds of every run, `rounds` times in turn, so that drift hits all alike.
+
+    A pause before each lets the threads of the one before, which wait in a loop for more work, go
+    to sleep, since they would hold the cores; an untimed call then brings processor and caches back
+    to where a busy server has them.
+    """
     times: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(rounds + warm_up):
         for name, run in runs.items():
+            time.sleep(0.005)
+            run()
             start = time.perf_counter()
             run()
             if turn >= warm_up:

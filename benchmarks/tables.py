@@ -82,7 +82,32 @@ def latency() -> str:
     return _markdown(["one pair, CPU, two threads", "median, ms", "90th percentile, ms"], rows)
 
 
-TABLES: dict[str, Callable[[], str]] = {"held_out": held_out, "real": real, "latency": latency}
+def flow_warp() -> str:
+    """FlowWarp's kernel beside its peers."""
+    report = _read("flow-warp")
+    peers = list(dict.fromkeys(peer for row in report["rows"] for peer in row["median_ms"]))
+    rows = [
+        [
+            f"{row['device']}, {row['shape']}",
+            *(
+                f"{row['median_ms'][peer]:.2f}" if peer in row["median_ms"] else "-"
+                for peer in peers
+            ),
+            f"{row['gb_per_s']:.0f} GB/s",
+        ]
+        for row in report["rows"]
+    ]
+    if not report["gpu"]["measured"]:
+        rows.append(["GPU", *("not measured" for _ in peers), "not measured"])
+    return _markdown(["median ms", *peers, "moved by the kernel"], rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "held_out": held_out,
+    "real": real,
+    "latency": latency,
+    "flow_warp": flow_warp,
+}
 
 
 def filled(text: str) -> str:

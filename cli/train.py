@@ -1,8 +1,16 @@
 """`garment-transfer train`: one phase of training."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+from garment_transfer.cli.options import SIZE
+
+if TYPE_CHECKING:
+    from garment_transfer.runtime.bundle import Size
 
 PHASES = ("parsing", "warping", "regrowth")
 
@@ -36,6 +44,13 @@ _AT_LEAST_1 = click.IntRange(min=1)
 @click.option(
     "--workers", type=_AT_LEAST_1, default=2, show_default=True, help="Processes that render."
 )
+@click.option(
+    "--size",
+    type=SIZE,
+    default="256x192",
+    show_default=True,
+    help="Size that is rendered at. Half of it is a quick start for --initial.",
+)
 @click.option("--preset", type=click.Choice(PRESETS), default="lite", show_default=True)
 @click.option("--steps", type=_AT_LEAST_1, default=4000, show_default=True)
 @click.option("--batch", type=_AT_LEAST_1, default=8, show_default=True)
@@ -58,6 +73,7 @@ def command(
     data: Path | None,
     groups: int,
     workers: int,
+    size: Size,
     preset: str,
     steps: int,
     batch: int,
@@ -81,7 +97,7 @@ def command(
         torch.set_num_threads(threads)
     shards = data or output / "data"
     if data is None:
-        write_shards(shards, range(groups), workers=workers)
+        write_shards(shards, range(groups), (size.height, size.width), workers)
     config = TrainingConfig(
         phase=phase,
         preset=preset,

@@ -1,13 +1,15 @@
 """FlowWarp on CUDA arrays of any library, compiled for the GPU at hand by NVRTC.
 
 Needs cuda-python's `cuda.core` and `cuda.bindings`, and NVRTC with CUDA's headers, which the extra
-`gpu` brings. Importing this needs none of them and no GPU, and neither does `compile_flow_warp`
+`cuda` brings. Importing this needs none of them and no GPU, and neither does `compile_flow_warp`
 need a GPU.
 """
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,7 +24,7 @@ _KERNELS: Final = {
     "bfloat16": "flow_warp_planes_bfloat16",
 }
 _SOURCE: Final = b'#include "flow_warp_kernels.cuh"\n'
-_INSTALL: Final = 'pip install "garment-transfer[gpu]"'
+_INSTALL: Final = 'pip install "garment-transfer[cuda]"'
 
 # As flow_warp_types.h has it.
 _TILE: Final = 128
@@ -75,12 +77,13 @@ def flow_warp(
     Args:
         x: [N,C,H,W] float32, float16 or bfloat16, as any object with `__cuda_array_interface__`
             or DLPack (torch, CuPy, PyCUDA, Numba, ...), C-contiguous, on one device with the
-            others. H and W even.
+            others, in its primary context. H and W even.
         coarse_flow: [N,2,H/2,W/2] float32, pixels.
         residual: [N,2,H,W] float32, pixels.
         affine: [N,2,3] float32, normalised coordinates.
         padding: "zeros" or "border".
-        out: y, as x, and flow [N,2,H,W] float32, which are written and returned.
+        out: y, as x, and flow [N,2,H,W] float32, which are written and returned; they share no
+            memory with the inputs.
         stream: on which the kernel is queued: a handle as an int (0 is the default stream), or an
             object with `__cuda_stream__` or, as torch's, `cuda_stream`. Nothing is allocated or
             waited for, so the call can be captured into a CUDA graph once the first has compiled
@@ -98,19 +101,17 @@ def flow_warp(
     handle = _stream_handle(stream)
     names = ("x", "coarse_flow", "residual", "affine", "y", "flow")
     values = (x, coarse_flow, residual, affine, *out)
-    arrays = {name: _array(name, value, handle) for name, value in zip(names, values, strict=True)}
+    arrays = {name: _array(name, value) for name, value in zip(names, values, strict=True)}
     n, c, h, w = _checked_shape(arrays, padding)
     if n and h and w:
         x_blocks, channel_blocks, channels_a_block = _launch_shape(n, c, h, w)
         call = _Call(
             *(n, c, h, w, _PADDINGS.index(padding)), *(arrays[name].pointer for name in names)
         )
-        _launch(
-            _kernel(arrays["x"].device, arrays["x"].dtype),
-            (x_blocks, channel_blocks, n),
-            (call, ctypes.c_int(channels_a_block)),
-            handle,
-        )
+        grid = (x_blocks, channel_blocks, n)
+        with _current(arrays["x"]):
+            kernel = _kernel(arrays["x"].device, arrays["x"].dtype)
+            _launch(kernel, grid, (call, ctypes.c_int(channels_a_block)), handle)
     return out
 
 
@@ -188,7 +189,7 @@ def _cuda_headers() -> Path:
     return Path(found)
 
 
-def _array(name: str, value: Any, stream: int) -> _Array:
+def _array(name: str, value: Any) -> _Array:
     """The memory of `value`, which has to be C-contiguous on a GPU."""
     try:
         from cuda.core.utils import StridedMemoryView
@@ -203,6 +204,7 @@ def _array(name: str, value: Any, stream: int) -> _Array:
     try:
         # -1: no synchronisation between streams, which is the caller's
         view = StridedMemoryView.from_any_interface(value, stream_ptr=-1)
+        dtype = str(view.dtype)
     except DynamicLibNotFoundError as error:
         raise CudaError(f"there is no NVIDIA driver here: {error}") from error
     except Exception as error:
@@ -220,7 +222,9 @@ def _array(name: str, value: Any, stream: int) -> _Array:
                 f"{name} of shape {shape} has strides {tuple(strides)}; expected a contiguous "
                 f"array, strides {due}: copy it first (`.contiguous()`, `ascontiguousarray`)"
             )
-    return _Array(int(view.ptr), shape, str(view.dtype), int(view.device_id))
+    if view.readonly and name in ("y", "flow"):
+        raise ValueError(f"{name} is read-only; expected an array that may be written")
+    return _Array(int(view.ptr), shape, dtype, int(view.device_id))
 
 
 def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -297,14 +301,54 @@ def _stream_handle(stream: Any) -> int:
 
 @cache
 def _kernel(device: int, dtype: str) -> Any:
-    """The kernel of a type, compiled for a device and loaded there once."""
+    """The kernel of a type, compiled for a device and loaded in its primary context once."""
     from cuda.core import Device, ObjectCode
 
-    gpu = Device(device)
-    gpu.set_current()
-    major, minor = gpu.compute_capability
+    major, minor = Device(device).compute_capability
     code = ObjectCode.from_cubin(compile_flow_warp(f"sm_{major}{minor}"))
     return code.get_kernel(_KERNELS[dtype])
+
+
+@cache
+def _primary_context(device: int) -> Any:
+    """The primary context of a device, kept for as long as the process runs."""
+    from cuda.bindings import driver
+
+    return _checked(driver.cuDevicePrimaryCtxRetain(device))
+
+
+@contextmanager
+def _current(array: _Array) -> Iterator[None]:
+    """Makes the primary context of the array's device current, and puts back what was.
+
+    Raises:
+        CudaError: the array belongs to another context of that device.
+    """
+    from cuda.bindings import driver
+
+    context = _primary_context(array.device)
+    attribute = driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_CONTEXT
+    if int(_checked(driver.cuPointerGetAttribute(attribute, array.pointer))) != int(context):
+        raise CudaError(
+            f"the arrays are in another context of device {array.device} than its primary one; "
+            "PyCUDA gets that by `import pycuda.autoprimaryctx`"
+        )
+    _checked(driver.cuCtxPushCurrent(context))
+    try:
+        yield
+    finally:
+        _checked(driver.cuCtxPopCurrent())
+
+
+def _checked(result: tuple[Any, ...]) -> Any:
+    """The value of a driver call, or its error."""
+    from cuda.bindings import driver
+
+    error, *values = result
+    if error != driver.CUresult.CUDA_SUCCESS:
+        _, text = driver.cuGetErrorString(error)
+        raise CudaError(f"CUDA says {(text or b'').decode()} ({error.name})")
+    return values[0] if values else None
 
 
 def _launch(
@@ -313,18 +357,14 @@ def _launch(
     from cuda.bindings import driver
 
     pointers = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
-    (error,) = driver.cuLaunchKernel(
-        driver.CUfunction(int(kernel.handle)),
-        *grid,
-        *(_TILE, 1, 1),
-        0,
-        stream,
-        ctypes.addressof(pointers),
-        0,
-    )
-    if error != driver.CUresult.CUDA_SUCCESS:
-        _, text = driver.cuGetErrorString(error)
-        raise CudaError(
-            f"the FlowWarp kernel was not launched on a grid of {grid}: "
-            f"{(text or b'').decode()} ({error.name})"
+    _checked(
+        driver.cuLaunchKernel(
+            driver.CUfunction(int(kernel.handle)),
+            *grid,
+            *(_TILE, 1, 1),
+            0,
+            stream,
+            ctypes.addressof(pointers),
+            0,
         )
+    )

@@ -1,5 +1,7 @@
 """Building blocks that the three networks share."""
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -87,6 +89,47 @@ def moments(mask: Tensor) -> tuple[Tensor, Tensor]:
     vy = mean((ys - cy.view(-1, 1, 1, 1)) ** 2)
     extent = torch.stack([vx, vy], dim=1).clamp_min(1e-3).sqrt()
     return torch.stack([cx, cy], dim=1), extent
+
+
+def within(region: tuple[Tensor, Tensor], like: Tensor) -> Tensor:
+    """Where each pixel lies in a region of that centre and extent (`moments`), [N,2,H,W].
+
+    0 at the centre, 1 a standard deviation from it: what is learned of a garment's places then
+    holds wherever it stands in the picture.
+    """
+    centre, extent = (value[:, :, None, None] for value in region)
+    return (positions(like) - centre) / extent
+
+
+class Context(nn.Module):
+    """Top-down path of a pyramid: fine levels learn what the coarsest sees.
+
+    As in Lin et al., "Feature Pyramid Networks for Object Detection" (CVPR 2017). Local features
+    cannot tell which place of a garment they show; the whole body can.
+    """
+
+    def __init__(self, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        pairs = list(itertools.pairwise(widths))[::-1]
+        self.down = nn.ModuleList(nn.Conv2d(coarse, fine // 2, 1) for fine, coarse in pairs)
+        self.merge = nn.ModuleList(Conv(fine + fine // 2, fine) for fine, _ in pairs)
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        """Features of neighbouring levels, fine to coarse, to as many of the same widths."""
+        levels = [features[-1]]
+        for down, merge, fine in zip(self.down, self.merge, features[-2::-1], strict=True):
+            levels.append(merge(torch.cat([fine, upsample2x(down(levels[-1]))], dim=1)))
+        return levels[::-1]
+
+
+def matching_affine(target: tuple[Tensor, Tensor], source: tuple[Tensor, Tensor]) -> Tensor:
+    """The scaling and shift [N,2,3] that lead from one region to another, by their `moments`.
+
+    Output to source, in normalised coordinates; no side grows or shrinks by more than 2.5.
+    """
+    scale = (source[1] / target[1]).clamp(0.4, 2.5)
+    shift = source[0] - scale * target[0]
+    return torch.cat([torch.diag_embed(scale), shift[:, :, None]], dim=2)
 
 
 def image_to_float(image: Tensor) -> Tensor:

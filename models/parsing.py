@@ -27,8 +27,10 @@ from garment_transfer.models.layers import (
     Encoder,
     Maps,
     Residual,
+    dilate,
     is_part,
     label_neck,
+    matching_affine,
     moments,
     one_hot,
     positions,
@@ -42,6 +44,7 @@ from garment_transfer.runtime.labels import (
     LEGS,
     LOWER,
     SKIN,
+    border_width,
 )
 
 #: The classes that are reasoned, in the order of the network's logits. The person's own hair,
@@ -66,7 +69,7 @@ class ParsingNetwork(nn.Module):
 
     def __init__(self, config: ParsingConfig) -> None:
         super().__init__()
-        self.person = Maps(5, config.part_width)
+        self.person = Maps(6, config.part_width)
         self.owner = Maps(4, config.part_width)
         widths = config.widths
         self.stem = nn.Sequential(
@@ -109,11 +112,14 @@ class ParsingNetwork(nn.Module):
     ) -> Tensor:
         """Logits [N,4,H,W] of the classes `REASONED`; inputs as in `forward`."""
         garment_parsing = label_neck(garment_parsing, garment_densepose)
-        # hands are never under a garment, so they may be known; the rest of the person's own
-        # skin and garment must not be, or the network would learn to keep them
+        # hands are never under a garment, so they may be known, and so may the outline of the
+        # dressed person, which is sharper than DensePose's; what of it is the person's own skin
+        # or garment must not be, or the network would learn to keep them
         hands = (person_parsing == SKIN) & is_part(person_densepose, HAND_PARTS)
-        reserved = one_hot(person_parsing, (HAIR, FACE, LOWER, LEGS))
-        person = self.person(torch.cat([reserved, hands[:, None].float()], dim=1), person_densepose)
+        outline = (person_parsing == SKIN) | (person_parsing == GARMENT)
+        known = one_hot(person_parsing, (HAIR, FACE, LOWER, LEGS))
+        known = torch.cat([known, torch.stack([hands, outline], dim=1).float()], dim=1)
+        person = self.person(known, person_densepose)
         worn = one_hot(garment_parsing, (GARMENT, SKIN, HAIR, LOWER))
         owner = self.owner(worn, garment_densepose)
 
@@ -172,7 +178,7 @@ class ParsingNetwork(nn.Module):
             uint8 [N,H,W]: the person's own hair, face and legs, the rest reasoned.
         """
         logits = self.reason(person_parsing, person_densepose, garment_parsing, garment_densepose)
-        return merge(logits, person_parsing)
+        return settle(merge(logits, person_parsing), person_parsing)
 
 
 def torso_affine(person_densepose: Tensor, garment_densepose: Tensor) -> Tensor:
@@ -180,14 +186,11 @@ def torso_affine(person_densepose: Tensor, garment_densepose: Tensor) -> Tensor:
 
     From centre and extent of the torsos in uint8 IUV maps [N,H,W,3], normalised coordinates.
     """
-    target_centre, target_extent, source_centre, source_extent = (
-        value
+    target, source = (
+        moments(is_part(densepose[:, 1::2, 1::2], TORSO_PARTS)[:, None].float())
         for densepose in (person_densepose, garment_densepose)
-        for value in moments(is_part(densepose[:, 1::2, 1::2], TORSO_PARTS)[:, None].float())
     )
-    scale = (source_extent / target_extent).clamp(0.4, 2.5)
-    shift = source_centre - scale * target_centre
-    return torch.cat([torch.diag_embed(scale), shift[:, :, None]], dim=2)
+    return matching_affine(target, source)
 
 
 def merge(logits: Tensor, person_parsing: Tensor) -> Tensor:
@@ -197,6 +200,24 @@ def merge(logits: Tensor, person_parsing: Tensor) -> Tensor:
     reasoned = torch.where(index > 0, index + 2, index).to(torch.uint8)
     kept = one_hot(person_parsing, KEPT).sum(dim=1) > 0
     return torch.where(kept, person_parsing, reasoned)
+
+
+def settle(transfer_parsing: Tensor, person_parsing: Tensor) -> Tensor:
+    """Edges that no garment touches as the person's own map has them, uint8 [N,H,W].
+
+    Where skin or lower garment ends does not change with the garment, but two maps draw it a
+    pixel or two apart. There the person's own label stays, and with it the photo.
+    """
+    classes = (GARMENT, BACKGROUND, SKIN, LOWER)
+    own, reasoned = (one_hot(parsing, classes) for parsing in (person_parsing, transfer_parsing))
+    radius = border_width(own.shape[-2])
+    beside = dilate(own * reasoned, radius)
+    keeps = 1 - dilate(torch.maximum(own[:, :1], reasoned[:, :1]), radius)[:, 0]
+    edge = torch.zeros_like(keeps)
+    for a, b in ((1, 2), (1, 3), (2, 3)):
+        swapped = own[:, a] * reasoned[:, b] + own[:, b] * reasoned[:, a]
+        edge = edge + swapped * beside[:, a] * beside[:, b]
+    return torch.where(keeps * edge > 0, person_parsing, transfer_parsing)
 
 
 def parsing_loss(logits: Tensor, target: Tensor, person_parsing: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ PRESETS = {
             garment_widths=(12, 24, 32, 48, 64),
             shape_widths=(12, 24, 32, 48, 64),
             blocks=(0, 0, 1, 1, 1),
-            flow_widths=(24, 32, 48, 64, 64),
+            flow_widths=(24, 32, 48, 64, 40),
             part_width=8,
         ),
         RegrowthConfig(widths=(20, 32, 48, 64), blocks=(0, 1, 1, 1), head_width=24),

@@ -77,11 +77,13 @@ class RegrowthNetwork(nn.Module):
         skin_then, lower_then = then[:, SKIN : SKIN + 1], then[:, LOWER : LOWER + 1]
         background_now, background_then = now[:, :1], then[:, :1]
 
-        # label maps are rough: beside what vanishes, background and skin still show some of it
+        # label maps are rough: beside what vanishes, what stays still shows some of it; hair,
+        # face and legs are kept all the same
         radius = border_width(photo.shape[-2])
         stays = (person_parsing == transfer_parsing)[:, None].float()
         vanished = dilate((1 - background_now) * (1 - stays), radius)
-        kept = stays * (1 - garment) * (1 - vanished * (background_then + skin_then))
+        rough = background_then + skin_then + lower_then
+        kept = stays * (1 - garment) * (1 - vanished * rough)
         painted = (1 - kept) * (1 - garment)
 
         # the face has the person's skin colour, but eyes and lips too: it counts little

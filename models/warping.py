@@ -6,9 +6,11 @@ with the pose, then give a flow over five levels: each level upsamples the flow 
 the garment's features with it and with the affine, and adds a residual. Both are composed by
 FlowWarp, and the original garment is sampled once.
 
-The paper does not publish the network. Where an arm points elsewhere no affine helps and no
-local comparison finds it, so that here every place of the target at 1/16 of the size is also
-matched against all places of the garment, and the flow's second level may take up the match.
+The paper does not publish the network. Here both pyramids also say which place of the cloth
+every pixel shows, as three coordinates that are the same on every body (DensePose's idea, Guler
+et al., CVPR 2018, with a garment in place of the skin). Where they differ is what a level has to
+mend. And where an arm points elsewhere no affine helps and no local comparison finds it, so the
+flow's second level may take up a match of these coordinates against the whole garment.
 """
 
 from dataclasses import dataclass
@@ -19,17 +21,20 @@ from torch import Tensor, nn
 
 from garment_transfer.models.flow_warp import flow_warp, identity_affine
 from garment_transfer.models.layers import (
+    Context,
     Conv,
     Encoder,
     Maps,
     dilate,
     float_to_image,
     image_to_float,
+    matching_affine,
     moments,
     one_hot,
     positions,
     push_pull,
     upsample2x,
+    within,
 )
 from garment_transfer.runtime.labels import FACE, GARMENT, HAIR, LOWER, SKIN, border_width
 
@@ -50,19 +55,20 @@ class WarpingConfig:
 
 
 @dataclass(frozen=True)
-class Warp:
-    """What `WarpingNetwork.warp` gives; positions and flows in pixels of their own level.
+class Flows:
+    """What `WarpingNetwork.flows` gives; flows in pixels of their own level, without the affine.
 
     affine: [N,2,3], output to source, normalised. match: the flow of the matching, [N,2,h,w] at
-    1/16 of the size. flows: per level, coarse to fine, [N,2,h,w],
-    without the affine; the last has the full size. garment: [N,4,H,W], colours times weight,
-    and the weight, in 0..1: how surely a pixel shows the garment.
+    1/16 of the size. levels: the progressive flow from 1/32 to 1/2 of the size, [N,2,h,w] each.
+    worn, wanted: which place of the cloth the owner's photo and the target show, [N,3,h,w] at 1/4
+    of the size, decimetres; they mean nothing outside the garment.
     """
 
     affine: Tensor
     match: Tensor
-    flows: list[Tensor]
-    garment: Tensor
+    levels: list[Tensor]
+    worn: Tensor
+    wanted: Tensor
 
 
 class Aligning(nn.Module):
@@ -74,53 +80,77 @@ class Aligning(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.features = nn.Sequential(Conv(channels, 64), Conv(64, 64, 2))
-        self.regress = nn.Sequential(nn.Linear(64 + 8, 64), nn.ReLU(), nn.Linear(64, 6))
+        self.features = nn.Sequential(Conv(channels, 24), Conv(24, 48, 2))
+        self.regress = nn.Sequential(nn.Linear(48 + 8, 64), nn.ReLU(), nn.Linear(64, 6))
         last = self.regress[-1]
         assert isinstance(last, nn.Linear)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
 
-    def forward(self, features: Tensor, source: Tensor, target: Tensor) -> Tensor:
-        """[N,C,h,w] features, [N,1,H,W] masks of the worn and the target region: [N,2,3]."""
-        source_centre, source_extent = moments(source)
-        target_centre, target_extent = moments(target)
-        shapes = torch.cat([source_centre, source_extent, target_centre, target_extent], dim=1)
+    def forward(
+        self,
+        features: Tensor,
+        source: tuple[Tensor, Tensor],
+        target: tuple[Tensor, Tensor],
+    ) -> Tensor:
+        """[N,C,h,w] features and the `moments` of the worn and the target region: [N,2,3]."""
+        shapes = torch.cat([*source, *target], dim=1)
         pooled = self.features(features).mean(dim=(2, 3))
         correction = self.regress(torch.cat([pooled, shapes], dim=1)).float().view(-1, 2, 3)
-        scale = (source_extent / target_extent).clamp(0.4, 2.5)
-        matrix = torch.diag_embed(scale) + correction[:, :, :2]
-        # the correction turns about the target's centre, so that it does not also move it
-        moved = (matrix * target_centre[:, None]).sum(dim=2)
-        shift = source_centre - moved + correction[:, :, 2]
-        return torch.cat([matrix, shift[:, :, None]], dim=2)
+        # it turns about the target's centre, so that it does not also move it
+        moved = (correction[:, :, :2] * target[0][:, None]).sum(dim=2)
+        correction = torch.cat(
+            [correction[:, :, :2], (correction[:, :, 2] - moved)[:, :, None]], dim=2
+        )
+        return matching_affine(target, source) + correction
+
+
+class Places(nn.Module):
+    """Which place of the cloth each pixel shows, from features at 1/4 of the size.
+
+    Float32 even under autocast: bfloat16 would round a coordinate to most of a pixel.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.features = Conv(channels + 2, 24)
+        self.place = nn.Conv2d(24 + 2, 3, 1)
+
+    def forward(self, features: Tensor, region: tuple[Tensor, Tensor]) -> Tensor:
+        """[N,C,h,w] and the garment's `moments` to [N,3,h,w], decimetres."""
+        place = within(region, features)
+        features = self.features(torch.cat([features, place.to(features.dtype)], dim=1))
+        with torch.autocast(features.device.type, enabled=False):
+            return self.place(torch.cat([features.float(), place], dim=1))
 
 
 class Matching(nn.Module):
-    """Where in the garment each place of the target shape comes from, by attention.
+    """Where in the garment each place of the target comes from: the nearest place of the cloth.
 
-    The expected position under a softmax over all places of the garment, as in Xu et al.,
-    "GMFlow" (CVPR 2022).
+    The expected position under a Gaussian of the distance between places, so that it lies between
+    the cells of the coarse grid that it looks at.
     """
 
-    def __init__(self, garment: int, shape: int, width: int = 32) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.key = nn.Conv2d(garment + 2, width, 1)
-        self.query = nn.Conv2d(shape + 2, width, 1)
+        self.sharpness = nn.Parameter(torch.tensor(1.9))  # log of 1 / (0.15 decimetres)
 
-    def forward(self, garment: Tensor, shape: Tensor, mask: Tensor) -> Tensor:
-        """[N,G,h,w], [N,S,h,w] and the garment's mask [N,1,h,w] to normalised [N,2,h,w]."""
-        grid = positions(garment)
-        place = grid.expand(garment.shape[0], -1, -1, -1)
-        key = self.key(torch.cat([garment, place], dim=1)).flatten(2)
-        query = self.query(torch.cat([shape, place], dim=1)).flatten(2)
-        likeness = query.transpose(1, 2) @ key / key.shape[1] ** 0.5
-        likeness = likeness.float() - 20 * (mask.flatten(2) < 0.1).float()
+    def forward(self, worn: Tensor, wanted: Tensor) -> Tensor:
+        """[N,4,h,w] and [N,4,k,l], places times coverage and coverage, to normalised [N,2,k,l]."""
+        source, target = worn.flatten(2), wanted.flatten(2)
+        grid = positions(worn).flatten(2)
+        scale = torch.exp(self.sharpness)
+        key = scale * source[:, :3] / source[:, 3:].clamp_min(1e-3)
+        query = scale * target[:, :3] / target[:, 3:].clamp_min(1e-3)
+        distance = (query[:, :, :, None] - key[:, :, None]).square().sum(dim=1)
+        # what is hardly garment is no answer, however far the next place is
+        coverage = source[:, 3:]
+        likeness = torch.where(coverage > 0.02, torch.log(coverage) - distance / 2, -1e6)
         weights = torch.softmax(likeness, dim=-1)
         # not a matrix product, which autocast would round
-        x, y = (weights * axis.flatten(2) for axis in grid.split(1, dim=1))
+        x, y = (weights * axis for axis in grid.split(1, dim=1))
         matched = torch.stack([x.sum(dim=-1), y.sum(dim=-1)], dim=1)
-        return matched.unflatten(2, (garment.shape[-2], garment.shape[-1]))
+        return matched.unflatten(2, (wanted.shape[-2], wanted.shape[-1]))
 
 
 def to_flow(matched: Tensor, affine: Tensor) -> Tensor:
@@ -138,47 +168,68 @@ def to_flow(matched: Tensor, affine: Tensor) -> Tensor:
 
 
 class FlowLevel(nn.Module):
-    """One level of the progressive flow: warp, compare with the target's features, correct.
+    """One level of the progressive flow: warp, compare with the target, correct.
 
     `coarser` is the width of the level before, whose features are carried on: a fine level alone
-    sees too little of the body to know which fold or hem it looks at. 0 at the coarsest.
+    sees too little of the body to know which fold or hem it looks at. 0 at the coarsest, which
+    has no places to compare either.
     """
 
     def __init__(self, garment: int, shape: int, width: int, coarser: int, matching: bool) -> None:
         super().__init__()
         self.matching = matching
-        inputs, outputs = (4, 3) if matching else (2, 2)
-        carried = min(coarser, 16)
-        self.carry = nn.Conv2d(coarser, carried, 1) if coarser else None
-        self.layers = nn.Sequential(
-            Conv(garment + shape + inputs + carried, width), Conv(width, width)
-        )
-        self.change = nn.Conv2d(width, outputs, 3, 1, 1)
+        inputs = garment + shape + 2
+        self.carry: nn.Module | None = None
+        if coarser:
+            carried = min(coarser, 16)
+            self.carry = nn.Conv2d(coarser, carried, 1)
+            inputs += carried + 4
+        if matching:
+            inputs += 2
+        self.layers = nn.Sequential(Conv(inputs, width), Conv(width, width))
+        self.change = nn.Conv2d(width, 3 if matching else 2, 3, 1, 1)
         nn.init.normal_(self.change.weight, std=1e-3)
         assert self.change.bias is not None
         nn.init.zeros_(self.change.bias)
+
+    def coarsest(self, garment: Tensor, shape: Tensor, affine: Tensor) -> tuple[Tensor, Tensor]:
+        """Flow and features of the coarsest level, which starts from the affine alone."""
+        nothing = torch.zeros_like(shape[:, :2])
+        # it may have odd sides, and then no level at half its size: it is warped at twice its
+        # size, where the coarser flow has its own
+        doubled = F.interpolate(garment, scale_factor=2.0, mode="nearest")
+        warped, _ = flow_warp(doubled, nothing, torch.zeros_like(doubled[:, :2]), affine)
+        features = self.layers(torch.cat([F.avg_pool2d(warped, 2), shape, nothing], dim=1))
+        return self.change(features), features
 
     def forward(
         self,
         garment: Tensor,
         shape: Tensor,
-        coarser: tuple[Tensor, Tensor] | None,
+        worn: Tensor,
+        wanted: Tensor,
+        coarser: tuple[Tensor, Tensor],
         affine: Tensor,
-        match: Tensor,
+        match: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Flow and features of this level from those of the coarser one."""
-        nothing = torch.zeros_like(shape[:, :2])
-        if coarser is None or self.carry is None:
-            # the coarsest level may have odd sides, and then no level at half its size: it is
-            # warped at twice its size, where the coarser flow has its own
-            doubled = F.interpolate(garment, scale_factor=2.0, mode="nearest")
-            warped, _ = flow_warp(doubled, nothing, torch.zeros_like(doubled[:, :2]), affine)
-            flow, known = nothing, [F.avg_pool2d(warped, 2)]
-        else:
-            warped, flow = flow_warp(garment, coarser[0], nothing, affine)
-            known = [warped, upsample2x(self.carry(coarser[1]))]
-        known += [shape, flow / 8]
-        if not self.matching:
+        """Flow and features of this level from those of the coarser one.
+
+        `worn` and `wanted` are [N,4,h,w], places times coverage and coverage.
+        """
+        assert self.carry is not None
+        channels = garment.shape[1]
+        moved, flow = flow_warp(
+            torch.cat([garment, worn.to(garment.dtype)], dim=1),
+            coarser[0],
+            torch.zeros_like(shape[:, :2]),
+            affine,
+        )
+        shown = moved[:, channels + 3 :]
+        # in about pixels of the full size, and only where both are garment
+        error = 25 * (wanted[:, :3] * shown - moved[:, channels : channels + 3] * wanted[:, 3:])
+        carried = upsample2x(self.carry(coarser[1]))
+        known = [moved[:, :channels], shape, error, shown, carried, flow / 8]
+        if match is None:
             features = self.layers(torch.cat(known, dim=1))
             return flow + self.change(features), features
         towards = match - flow
@@ -188,61 +239,78 @@ class FlowLevel(nn.Module):
 
 
 class WarpingNetwork(nn.Module):
-    """The graph `warping`; `warp` gives affine and flows for training."""
+    """The graph `warping`; `flows` gives affine and flows for training."""
 
     def __init__(self, config: WarpingConfig) -> None:
         super().__init__()
         self.maps = Maps(4, config.part_width)
-        self.garment = Encoder(8, config.garment_widths, config.blocks)
-        self.stem = Conv(self.maps.channels, config.shape_widths[0])
+        self.garment = Encoder(8 + 2, config.garment_widths, config.blocks)
+        self.stem = Conv(self.maps.channels + 2, config.shape_widths[0])
         self.shape = Encoder(config.shape_widths[0], config.shape_widths[1:], config.blocks[1:])
+        self.garment_context = Context(config.garment_widths[1:])
+        self.shape_context = Context(config.shape_widths[1:])
+        self.worn = Places(config.garment_widths[1])
+        self.wanted = Places(config.shape_widths[1])
         self.aligning = (
             Aligning(config.garment_widths[-1] + config.shape_widths[-1])
             if config.aligning
             else None
         )
+        self.matching = Matching()
         widths = list(
             zip(config.garment_widths, config.shape_widths, config.flow_widths, strict=True)
         )
-        self.matching = Matching(*widths[3][:2])
         coarser = (*config.flow_widths[1:], 0)
         self.levels = nn.ModuleList(
             FlowLevel(*widths[i], coarser[i], matching=i == 3) for i in reversed(range(5))
         )
 
-    def warp(
+    def flows(
         self,
         garment_image: Tensor,
         garment_parsing: Tensor,
         transfer_parsing: Tensor,
         person_densepose: Tensor,
-    ) -> Warp:
-        """Affine, flows of all levels and the garment to be sampled; inputs as in `forward`."""
+    ) -> Flows:
+        """Affine and flows of all levels; inputs as in `forward`."""
         mask = one_hot(garment_parsing, (GARMENT,))
-        # the border of a label map is off by a pixel or two, so colours there count little
-        inner = 1 - dilate(1 - mask, border_width(mask.shape[-2]) // 2 or 1)
-        weight = mask * (0.3 + 0.7 * inner)
-        worn = torch.cat([image_to_float(garment_image) * weight, weight], dim=1)
         # what surrounds the garment tells which of its parts is where
         around = one_hot(garment_parsing, (SKIN, FACE, HAIR, LOWER))
         target = one_hot(transfer_parsing, (GARMENT, SKIN, FACE, LOWER))
-        garment = self.garment(torch.cat([worn, around], dim=1))
-        stem = self.stem(self.maps(target, person_densepose))
-        shape = [stem, *self.shape(stem)]
+        source_region, target_region = moments(mask), moments(target[:, :1])
+        pixels = [image_to_float(garment_image) * mask, mask, around, within(source_region, mask)]
+        garment = self.garment(torch.cat(pixels, dim=1))
+        maps = self.maps(target, person_densepose)
+        shape = [self.stem(torch.cat([maps, within(target_region, maps)], dim=1))]
+        shape += self.shape(shape[0])
+        garment[1:] = self.garment_context(garment[1:])
+        shape[1:] = self.shape_context(shape[1:])
         if self.aligning is None:
-            affine = identity_affine(worn)
+            affine = identity_affine(mask)
         else:
             coarsest = torch.cat([garment[-1], shape[-1]], dim=1)
-            affine = self.aligning(coarsest, mask, target[:, :1])
-        matched = self.matching(garment[3], shape[3], F.avg_pool2d(mask, 16))
-        match = to_flow(matched, affine)
-        flows: list[Tensor] = []
-        coarser = None
-        for level, g, s in zip(self.levels, reversed(garment), reversed(shape), strict=True):
-            coarser = level(g, s, coarser, affine, match)
+            affine = self.aligning(coarsest, source_region, target_region)
+
+        worn = self.worn(garment[1], source_region)
+        wanted = self.wanted(shape[1], target_region)
+        worn_levels, wanted_levels = _levels(worn, mask), _levels(wanted, target[:, :1])
+        match = to_flow(self.matching(worn_levels[1], wanted_levels[0]), affine)
+
+        coarsest_level, *finer_levels = self.levels
+        coarser = coarsest_level.coarsest(garment[-1], shape[-1], affine)
+        flows = [coarser[0]]
+        for i, level in enumerate(finer_levels):
+            coarser = level(
+                garment[3 - i],
+                shape[3 - i],
+                worn_levels[i],
+                wanted_levels[i],
+                coarser,
+                affine,
+                match if level.matching else None,
+            )
             flows.append(coarser[0])
-        warped, flow = flow_warp(worn, flows[-1], torch.zeros_like(worn[:, :2]), affine)
-        return Warp(affine, match, [*flows, flow], warped)
+        return Flows(affine, match, flows, worn, wanted)
 
     def forward(
         self,
@@ -263,10 +331,35 @@ class WarpingNetwork(nn.Module):
             float32 [N,2,H,W], (dx, dy) in pixels with the affine in it: pixel p shows the
             owner's photo at p + flow(p).
         """
-        warp = self.warp(garment_image, garment_parsing, transfer_parsing, person_densepose)
+        flows = self.flows(garment_image, garment_parsing, transfer_parsing, person_densepose)
+        warped, flow = sample(garment_image, garment_parsing, flows)
         target = one_hot(transfer_parsing, (GARMENT,))
-        image = float_to_image(fill_garment(warp.garment) * target)
-        return image, displacement(warp.flows[-1], warp.affine)
+        image = float_to_image(fill_garment(warped) * target)
+        return image, displacement(flow, flows.affine)
+
+
+def _levels(places: Tensor, mask: Tensor) -> list[Tensor]:
+    """Places at 1/4 of the size times coverage, and coverage, [N,4,h,w] at 1/16, 1/8, 1/4, 1/2."""
+    coverage = F.avg_pool2d(mask, 4)
+    levels = [torch.cat([places * coverage, coverage], dim=1)]
+    for _ in range(2):
+        levels.insert(0, F.avg_pool2d(levels[0], 2))
+    return [*levels, upsample2x(levels[-1])]
+
+
+def sample(garment_image: Tensor, garment_parsing: Tensor, flows: Flows) -> tuple[Tensor, Tensor]:
+    """Move the garment along flow and affine, once.
+
+    Returns:
+        [N,4,H,W], colours times weight, and the weight, in 0..1: how surely a pixel shows the
+        garment; and the flow [N,2,H,W] in pixels of the full size, without the affine.
+    """
+    mask = one_hot(garment_parsing, (GARMENT,))
+    # the border of a label map is off by a pixel or two, so colours there count little
+    inner = 1 - dilate(1 - mask, border_width(mask.shape[-2]) // 2 or 1)
+    weight = mask * (0.3 + 0.7 * inner)
+    worn = torch.cat([image_to_float(garment_image) * weight, weight], dim=1)
+    return flow_warp(worn, flows.levels[-1], torch.zeros_like(worn[:, :2]), flows.affine)
 
 
 def fill_garment(garment: Tensor) -> Tensor:

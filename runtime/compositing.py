@@ -5,9 +5,9 @@ person's photo, the garment is sampled from its owner's photo by the flow, and b
 person's full-size parsing wherever the transfer left them alone. Only what nobody's photo shows
 (regrown skin, uncovered background, holes in the garment) is the graphs' picture, scaled up.
 
-Label maps are rough: a rim around a region still shows some of it. What stays background or skin
-beside a region that vanished is therefore not kept but the graphs', and so is the new garment's
-own rim. The graphs do the same at their size.
+Label maps are rough: a rim around a region still shows some of it. What stays background, skin or
+lower garment beside a region that vanished is therefore not kept but the graphs', and so is the
+new garment's own rim. The graphs do the same at their size.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from garment_transfer.runtime.people import Person
 _RESERVED: Final = (HAIR, FACE, LEGS)
 
 # Where the photo of a class that stays may still show what vanished beside it.
-_ROUGH: Final = (BACKGROUND, SKIN)
+_ROUGH: Final = (BACKGROUND, SKIN, LOWER)
 
 # What a transfer may draw anew.
 _DRAWN: Final = (BACKGROUND, SKIN, GARMENT, LOWER)
@@ -85,8 +85,8 @@ def compose(
     `image` and `warped_garment` are uint8 [h,w,3], `transfer_parsing` uint8 [h,w], `flow` float32
     [2,h,w], all at the bundle's size; `owner` wears the garment. A photo of exactly the bundle's
     size gets the graphs' outputs as they are. At any other size every pixel that keeps a class
-    other than garment is the person's own, but for background and skin within the border of a
-    label map (`border_width`) of what vanished: these are the graphs' at both sizes.
+    other than garment is the person's own, but for background, skin and lower garment within the
+    border of a label map (`border_width`) of what vanished: these are the graphs' at both sizes.
     """
     if person_fit.is_identity:
         return Composed(image, transfer_parsing, warped_garment)

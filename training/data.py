@@ -36,7 +36,9 @@ class Transfers:
 
     uint8 [N,H,W,3] images and IUV, uint8 [N,H,W] parsings; `true_flow` float32 [N,2,H,W] in
     pixels, where `flow_valid` uint8 [N,H,W] is positive; 2 is where the owner's photo shows the
-    point. `rough_truth` is the true parsing as a parser would have drawn it.
+    point. `rough_truth` is the true parsing as a parser would have drawn it. `true_places` and
+    `garment_places` float16 [N,3,H,W] say which place of the cloth the truth and the owner's photo
+    show, metres (`garment_places` of the renderer); 0 where there is no garment.
     """
 
     person_image: Tensor
@@ -50,6 +52,8 @@ class Transfers:
     rough_truth: Tensor
     true_flow: Tensor
     flow_valid: Tensor
+    true_places: Tensor
+    garment_places: Tensor
 
     def to(self, device: torch.device) -> "Transfers":
         """The same batch on `device`."""
@@ -64,12 +68,13 @@ def mirror(sample: dict[str, NDArray]) -> dict[str, NDArray]:
     """
     flipped = {}
     for name, array in sample.items():
-        axis = 2 if name == "true_flow" else 1
+        axis = 2 if name in ("true_flow", "true_places", "garment_places") else 1
         flipped[name] = np.flip(array, axis=axis).copy()
     for name in ("person_densepose", "garment_densepose"):
         flipped[name][..., 0] = _MIRRORED[flipped[name][..., 0]]
         flipped[name][..., 1:] = 0
-    flipped["true_flow"][0] *= -1
+    for name in ("true_flow", "true_places", "garment_places"):
+        flipped[name][0] *= -1
     return flipped
 
 
@@ -173,4 +178,6 @@ def sample_of(
         "rough_truth": group["rough_parsing"][truth],
         "true_flow": flow,
         "flow_valid": valid,
+        "true_places": group["places"][truth],
+        "garment_places": group["places"][owner],
     }

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from garment_transfer.models.layers import image_to_float, one_hot
 from garment_transfer.models.parsing import KEPT, ParsingNetwork, merge, parsing_loss
 from garment_transfer.models.regrowth import RegrowthNetwork
-from garment_transfer.models.warping import Warp, WarpingNetwork, displacement, fill_garment
+from garment_transfer.models.warping import Flows, WarpingNetwork, displacement
 from garment_transfer.runtime.labels import GARMENT, SKIN
 from garment_transfer.training.data import Transfers
 
@@ -63,32 +63,55 @@ def _parsing(network: nn.Module, batch: Transfers) -> tuple[Tensor, Scalars]:
     }
 
 
-def flow_loss(warp: Warp, true_flow: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Distance between where the warp and the truth sample, over all levels and the affine alone.
+def flow_loss(flows: Flows, true_flow: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Distance between where the flows and the truth sample, over all levels and the affine alone.
 
     Args:
-        warp: positions in pixels of each level.
+        flows: of all levels.
         true_flow: [N,2,H,W] in pixels of the full size.
-        valid: [N,1,H,W], 1 where the truth is known.
+        valid: [N,H,W]; 0 where no truth is known, 2 where the owner's photo shows the point. What
+            it does not show counts a third: there the flow only has to lead to the right end.
 
     Returns:
-        The loss, and the mean distance at the full size in pixels.
+        The loss, and the mean distance at the finest level where the point is shown, in pixels of
+        the full size.
     """
     height = true_flow.shape[-2]
-    total = true_flow.new_zeros(())
-    distance = total
-    for flow in [warp.match, *warp.flows]:
+    known, shown = (valid > 0)[:, None].float(), (valid == 2)[:, None].float()
+    weight = (known + 2 * shown) / 3
+
+    def distance(flow: Tensor, over: Tensor) -> Tensor:
         factor = height // flow.shape[-2]
-        known = F.avg_pool2d(valid, factor)
-        truth = F.avg_pool2d(true_flow * valid, factor) / known.clamp_min(1e-6)
-        counted = (known > 0.5).float()
-        difference = displacement(flow, warp.affine) * factor - truth
+        share = F.avg_pool2d(known, factor)
+        truth = F.avg_pool2d(true_flow * known, factor) / share.clamp_min(1e-6)
+        counted = F.avg_pool2d(over, factor) * (share > 0.5)
+        difference = displacement(flow, flows.affine) * factor - truth
         length = (difference.square().sum(dim=1, keepdim=True) + 0.01).sqrt()
-        distance = (length * counted).sum() / counted.sum().clamp_min(1.0)
-        total = total + distance * (0.1 if factor > 1 else 0.5)
-    aligned = displacement(torch.zeros_like(true_flow), warp.affine) - true_flow
-    length = (aligned.square().sum(dim=1, keepdim=True) + 0.01).sqrt()
-    return total + 0.1 * (length * valid).sum() / valid.sum().clamp_min(1.0), distance
+        return (length * counted).sum() / counted.sum().clamp_min(1.0)
+
+    aligned = distance(torch.zeros_like(flows.levels[-2]), weight)
+    coarse = [distance(flow, weight) for flow in (flows.match, *flows.levels[:-1])]
+    finest = distance(flows.levels[-1], weight)
+    with torch.no_grad():
+        reached = distance(flows.levels[-1], shown)
+    return 0.5 * finest + 0.1 * (aligned + sum(coarse)), reached
+
+
+def places_loss(places: Tensor, truth: Tensor) -> Tensor:
+    """Mean distance between places of the cloth, in decimetres, where there is a garment.
+
+    Args:
+        places: [N,3,h,w], decimetres.
+        truth: [N,3,H,W], metres; 0 where there is no garment.
+    """
+    factor = truth.shape[-2] // places.shape[-2]
+    truth = 10 * truth.float()
+    known = (truth != 0).any(dim=1, keepdim=True).float()
+    share = F.avg_pool2d(known, factor)
+    truth = F.avg_pool2d(truth, factor) / share.clamp_min(1e-6)
+    counted = share * (share > 0.5)
+    length = ((places - truth).square().sum(dim=1, keepdim=True) + 1e-5).sqrt()
+    return (length * counted).sum() / counted.sum().clamp_min(1.0)
 
 
 def smoothness(flow: Tensor) -> Tensor:
@@ -103,19 +126,19 @@ def _warping(network: nn.Module, batch: Transfers) -> tuple[Tensor, Scalars]:
     transfer = true_transfer(batch, rough=False)
     transfer = transfer.clone()
     transfer[::2] = batch.rough_truth[::2]
-    warp = cast(WarpingNetwork, network).warp(
+    flows = cast(WarpingNetwork, network).flows(
         batch.garment_image, batch.garment_parsing, transfer, batch.person_densepose
     )
-    valid = (batch.flow_valid > 0)[:, None].float()
-    position, distance = flow_loss(warp, batch.true_flow, valid)
-    visible = (batch.flow_valid == 2)[:, None].float()
-    difference = (fill_garment(warp.garment) - image_to_float(batch.true_image)).abs()
-    colour = (difference * visible).sum() / (3 * visible.sum()).clamp_min(1.0)
-    bending = smoothness(warp.flows[-1])
-    loss = position + 10 * colour + 0.5 * bending
+    position, distance = flow_loss(flows, batch.true_flow, batch.flow_valid)
+    worn = places_loss(flows.worn, batch.garment_places)
+    wanted = places_loss(flows.wanted, batch.true_places)
+    bending = smoothness(flows.levels[-1])
+    # a pixel is about 0.04 decimetres
+    loss = position + 0.25 * bending + 8 * (worn + wanted)
     return loss, {
         "distance_px": distance.item(),
-        "colour_l1": colour.item(),
+        "worn_dm": worn.item(),
+        "wanted_dm": wanted.item(),
         "bending": bending.item(),
     }
 

@@ -38,13 +38,26 @@ std::string text(const std::vector<std::int64_t>& shape) {
   throw Ort::Exception("FlowWarp: " + message, ORT_INVALID_ARGUMENT);
 }
 
+template <typename T>
+bool has_attribute(const Ort::ConstKernelInfo& kernel) {
+  try {
+    kernel.GetAttribute<T>("padding");
+    return true;
+  } catch (const Ort::Exception&) {
+    return false;
+  }
+}
+
 Padding padding_of(const OrtKernelInfo* info) {
   const Ort::ConstKernelInfo kernel{info};
   std::string padding = "zeros";
   try {
     padding = kernel.GetAttribute<std::string>("padding");
   } catch (const Ort::Exception&) {
-    // an attribute that is left out has the function's default
+    // left out, it has the function's default; of another type, it is a mistake
+    for (const auto read : {&has_attribute<std::int64_t>, &has_attribute<float>}) {
+      if (read(kernel)) refuse("padding is a number; expected the string 'zeros' or 'border'");
+    }
   }
   if (padding == "zeros") return Padding::kZeros;
   if (padding == "border") return Padding::kBorder;
@@ -117,10 +130,13 @@ struct CpuKernel {
     // from the session's arena: memory that is fresh from the system costs more than the kernel
     const Ort::MemoryInfo where =
         Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
-    Ort::UnownedAllocator arena{context.GetAllocator(*where)};
+    const auto let_go = [](OrtAllocator* allocator) { Ort::GetApi().ReleaseAllocator(allocator); };
+    const std::unique_ptr<OrtAllocator, decltype(let_go)> arena{context.GetAllocator(*where),
+                                                                let_go};
     const std::size_t bytes = flow_warp_cpu_scratch(call.shape);
-    const auto release = [&arena](void* memory) { arena.Free(memory); };
-    const std::unique_ptr<void, decltype(release)> scratch{arena.Alloc(bytes), release};
+    const auto release = [&arena](void* memory) { arena->Free(arena.get(), memory); };
+    const std::unique_ptr<void, decltype(release)> scratch{arena->Alloc(arena.get(), bytes),
+                                                           release};
     if (!scratch && bytes) {
       throw Ort::Exception("FlowWarp: no memory for " + std::to_string(bytes) + " bytes",
                            ORT_FAIL);
@@ -200,8 +216,12 @@ struct FlowWarpOp
     return guarded([&] {
       for (const auto& [output, input, element] :
            {std::tuple{0, 0, kElement}, std::tuple{1, 2, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT}}) {
-        const Ort::Status set =
-            context.SetOutputShape(output, context.GetInputShape(input), element);
+        // what is not known must not be told: an unknown size arrives as -1, an unknown rank as 0
+        const auto& shape = context.GetInputShape(input);
+        bool known = shape.size() == 4;
+        for (const auto& size : shape) known = known && (!size.IsInt() || size.AsInt() >= 0);
+        if (!known) continue;
+        const Ort::Status set = context.SetOutputShape(output, shape, element);
         if (!set.IsOK()) throw Ort::Exception(set.GetErrorMessage(), set.GetErrorCode());
       }
     });
@@ -225,7 +245,10 @@ void add_ops(Ort::CustomOpDomain& domain) {
 extern "C" __attribute__((visibility("default"))) OrtStatus* ORT_API_CALL
 RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
   const OrtApi* api = base->GetApi(garment_transfer::kOldestApi);
-  if (!api) return nullptr;  // a runtime too old to say so; the function body serves it
+  if (!api) {
+    return base->GetApi(1)->CreateStatus(
+        ORT_FAIL, "FlowWarp's kernel needs ONNX Runtime 1.17 or later: pip install -U onnxruntime");
+  }
   Ort::InitApi(api);
   return garment_transfer::guarded([&] {
     static std::mutex guard;

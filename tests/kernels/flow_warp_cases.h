@@ -74,7 +74,12 @@ inline void solve(Case& c) {
                              std::fabs(f[1]) + std::fabs(a[0] - 1) * s.w + std::fabs(a[1]) * s.w +
                              std::fabs(a[3]) * s.h + std::fabs(a[4] - 1) * s.h +
                              8 * c.reach + 1;
-        c.uncertainty[n * pixels + py * s.w + px] = 8 * moved * 0x1p-23;
+        const double error = 8 * moved * 0x1p-23;
+        // far outside the answer does not depend on where exactly
+        const bool out_x = sx < -1 - error || sx > s.w + error;
+        const bool out_y = sy < -1 - error || sy > s.h + error;
+        const bool constant = c.padding == Padding::kZeros ? out_x || out_y : out_x && out_y;
+        c.uncertainty[n * pixels + py * s.w + px] = constant ? 0 : error;
         for (int k = 0; k < s.c; ++k) {
           const int plane = n * s.c + k;
           c.y[plane * pixels + py * s.w + px] =

@@ -1,5 +1,6 @@
 """FlowWarp's kernel in ONNX Runtime, against the float64 reference, torch and the function body."""
 
+import gc
 import json
 from concurrent.futures import ThreadPoolExecutor
 
@@ -216,6 +217,52 @@ def test_errors_name_the_input_and_what_was_expected(sessions, name, shape, mess
 def test_an_unknown_padding_is_refused():
     with pytest.raises(Exception, match="padding is 'mirror'; expected 'zeros' or 'border'"):
         session(model("mirror"))
+
+
+def test_a_padding_of_another_type_is_refused():
+    made = onnx.load_model_from_string(model())
+    made.graph.node[0].attribute[0].CopyFrom(helper.make_attribute("padding", 1))
+    with pytest.raises(Exception, match=r"padding|attribute"):
+        session(made.SerializeToString())
+
+
+@pytest.mark.parametrize("sizes", [[None] * 4, None])
+def test_unknown_sizes_do_not_keep_a_graph_from_loading(sizes):
+    made = onnx.load_model_from_string(model())
+    tensor = made.graph.input[0].type.tensor_type
+    if sizes is None:
+        tensor.ClearField("shape")
+    else:
+        for dimension in tensor.shape.dim:
+            dimension.Clear()
+    turned = helper.make_node("Transpose", ["y"], ["turned"], perm=[0, 2, 3, 1])
+    joined = helper.make_node("Concat", ["turned", "turned"], ["twice"], axis=1)
+    made.graph.node.extend([turned, joined])
+    del made.graph.output[:]
+    made.graph.output.append(helper.make_tensor_value_info("twice", TensorProto.FLOAT, None))
+    inputs = arguments(7, 1, 3, 4, 6, 1.0)
+    found, due = (
+        session(made.SerializeToString(), kernel).run(None, inputs)[0] for kernel in (1, 0)
+    )
+    np.testing.assert_allclose(found, due, atol=1e-5)
+
+
+def test_sessions_give_their_memory_back():
+    # an allocator that is not released keeps the arena of its session for good
+    inputs = arguments(8, 1, 16, 512, 512, 1.0)
+
+    def resident():
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * 4096
+
+    sizes = []
+    for _ in range(6):
+        made = session(model())
+        made.run(None, inputs)
+        del made
+        gc.collect()
+        sizes.append(resident())
+    assert sizes[-1] - sizes[1] < 2 * inputs["x"].nbytes
 
 
 def test_threads_share_a_session(sessions):

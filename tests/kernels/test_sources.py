@@ -22,10 +22,10 @@ def cuda_headers() -> Path | None:
     nvcc = shutil.which("nvcc")
     if nvcc:
         dry = subprocess.run([nvcc, "--dryrun", "-x", "cu", os.devnull], capture_output=True)
-        top = re.search(r"_TARGET_DIR_=(\S*)|#\$ TOP=(\S+)", dry.stderr.decode())
-        for root in (Path("/usr/local/cuda"), Path(top[2] or "/") if top else Path("/")):
-            if (root / "include/cuda_fp16.h").is_file():
-                return root / "include"
+        top = re.search(r"#\$ TOP=(\S+)", dry.stderr.decode())
+        for root in (top[1] if top else "", "/usr/local/cuda"):
+            if root and (Path(root) / "include/cuda_fp16.h").is_file():
+                return Path(root) / "include"
     try:
         from cuda.pathfinder import find_nvidia_header_directory
     except ImportError:

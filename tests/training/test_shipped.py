@@ -34,8 +34,8 @@ def test_held_out_pairs(pipeline):
     rows = evaluate_held_out(pipeline, pairs, networks["warping"])
     method, *baselines = rows
     assert method["name"] == "method"
-    assert method["garment_iou"] > 0.85
-    assert method["skin_iou"] > 0.75
+    assert method["garment_iou"] > 0.88
+    assert method["skin_iou"] > 0.78
     assert len(baselines) == 5
     unchanged = next(row for row in baselines if row["name"] == "person unchanged")
     assert method["garment_iou"] > unchanged["garment_iou"]
@@ -62,5 +62,5 @@ def test_real_people(pipeline, real_samples):
     for row in rows:
         if str(row["name"]).startswith("viton_"):
             # what these weights reach, less a margin: a guard against getting worse
-            assert row["changed_ssim"] > 0.65
-            assert row["garment_iou"] > 0.85
+            assert row["changed_ssim"] > 0.75
+            assert row["garment_iou"] > 0.90

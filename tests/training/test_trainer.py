@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from garment_transfer.models.checkpoint import load_checkpoint
+from garment_transfer.models.flow_warp import identity_affine
 from garment_transfer.models.presets import build
+from garment_transfer.models.warping import Flows
 from garment_transfer.training.data import TransferBatches
-from garment_transfer.training.phases import PHASES, flow_loss
+from garment_transfer.training.phases import PHASES, flow_loss, places_loss
 from garment_transfer.training.synthetic.groups import shard_paths
 from garment_transfer.training.trainer import TrainingConfig, TrainingError, train
 
@@ -121,20 +123,43 @@ def test_an_unknown_phase_is_named(config):
         train(dataclasses.replace(config, phase="warp"))
 
 
-def test_flow_loss_is_least_at_the_truth():
-    from garment_transfer.models.flow_warp import identity_affine
-    from garment_transfer.models.warping import Warp
+def flows_of(levels, truth):
+    nothing = torch.zeros(1, 3, 16, 16)
+    return Flows(identity_affine(truth), levels[1], levels, nothing, nothing)
 
+
+def test_flow_loss_is_least_at_the_truth():
     truth = torch.zeros(1, 2, 64, 64)
     truth[:, 0] = 6
-    levels = [torch.full((1, 2, 64 // f, 64 // f), 0.0) for f in (32, 16, 8, 4, 2, 1)]
-    for level, factor in zip(levels, (32, 16, 8, 4, 2, 1), strict=True):
+    levels = [torch.full((1, 2, 64 // f, 64 // f), 0.0) for f in (32, 16, 8, 4, 2)]
+    for level, factor in zip(levels, (32, 16, 8, 4, 2), strict=True):
         level[:, 0] = 6 / factor
-    affine = identity_affine(truth)
-    valid = torch.ones(1, 1, 64, 64)
-    _, distance = flow_loss(Warp(affine, levels[1], levels, truth), truth, valid)
+    valid = torch.full((1, 64, 64), 2)
+    loss, distance = flow_loss(flows_of(levels, truth), truth, valid)
     assert distance == pytest.approx(0.1, abs=1e-3)  # the root's own floor
-    _, off = flow_loss(
-        Warp(affine, levels[1], [level + 1 for level in levels], truth), truth, valid
-    )
-    assert off == pytest.approx(2**0.5, abs=0.01)
+    worse, off = flow_loss(flows_of([level + 1 for level in levels], truth), truth, valid)
+    assert off == pytest.approx(2 * 2**0.5, abs=0.01)
+    assert worse > loss
+
+
+def test_flow_loss_counts_hidden_points_less_and_unknown_ones_not_at_all():
+    truth = torch.zeros(1, 2, 64, 64)
+    truth[..., 32:] = 8
+    levels = [torch.zeros(1, 2, 64 // f, 64 // f) for f in (32, 16, 8, 4, 2)]
+    losses = []
+    for right in (0, 1, 2):
+        valid = torch.full((1, 64, 64), 2)
+        valid[..., 32:] = right
+        losses.append(flow_loss(flows_of(levels, truth), truth, valid)[0].item())
+    assert losses[0] < losses[1] < losses[2]
+
+
+def test_places_loss_is_the_distance_where_there_is_a_garment():
+    truth = torch.zeros(1, 3, 16, 16)
+    truth[:, 0, :, :8] = 0.05
+    places = torch.zeros(1, 3, 4, 4)
+    places[:, 0] = 0.5  # decimetres, which is where the truth is
+    places[:, 2, :, 2:] = 9  # where there is no garment
+    assert places_loss(places, truth) == pytest.approx(0, abs=5e-3)
+    places[:, 1] = 0.3
+    assert places_loss(places, truth) == pytest.approx(0.3, abs=5e-3)

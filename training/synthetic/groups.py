@@ -24,6 +24,7 @@ from garment_transfer.training.synthetic.people import (
 from garment_transfer.training.synthetic.render import (
     Rendered,
     build_figure,
+    garment_places,
     pattern_density,
     render_person,
     true_flow,
@@ -41,6 +42,7 @@ KEYS: Final = (
     "rough_densepose",
     "flow",
     "flow_valid",
+    "places",
 )
 SHARD_GROUPS: Final = 64
 HELD_OUT_PAIRS: Final = 256
@@ -71,7 +73,8 @@ def render_group(
         [2, 2, H, W] clean; `rough_parsing` uint8 [2, 2, H, W]; `rough_densepose` uint8
         [2, 2, H, W, 3] IUV; `flow` float16 [2, 2, 2, H, W], from the person of that index to the
         other body in the same garment, (dx, dy) in pixels; `flow_valid` uint8 [2, 2, H, W]:
-        0 no garment, 1 hidden in the source, 2 visible there.
+        0 no garment, 1 hidden in the source, 2 visible there; `places` float16 [2, 2, 3, H, W],
+        see `garment_places`.
     """
     bodies, garments = sample_group(seed, distribution)
     figures = [build_figure(b) for b in bodies]
@@ -88,11 +91,13 @@ def render_group(
         "rough_densepose": np.empty((2, 2, h, w, 3), np.uint8),
         "flow": np.empty((2, 2, 2, h, w), np.float16),
         "flow_valid": np.empty((2, 2, h, w), np.uint8),
+        "places": np.empty((2, 2, 3, h, w), np.float16),
     }
     for b in range(2):
         for g in range(2):
             person, source = people[b][g], people[1 - b][g]
             out["image"][b, g] = person.image
+            out["places"][b, g] = garment_places(person)
             out["parsing"][b, g] = person.parsing
             rng = distribution.rng(_ROUGH_STREAM, seed, b, g)
             out["rough_parsing"][b, g], out["rough_densepose"][b, g] = roughen(person, rng)
@@ -254,7 +259,7 @@ def _complete(folder: Path, shard: int, length: int, size: tuple[int, int]) -> b
         if not path.exists():
             return False
         stored = np.load(path, mmap_mode="r")
-        found = stored.shape[3:5] if key != "flow" else stored.shape[4:6]
+        found = stored.shape[4:6] if key in ("flow", "places") else stored.shape[3:5]
         if found != tuple(size):
             raise ValueError(f"{path} holds pictures of {found}, not {size}: use another folder")
         if len(stored) < length:

@@ -181,7 +181,7 @@ TRAIN: Final = Distribution(
     "train",
     20240123_001,
     plain=0.42,
-    max_turn=0.5,
+    max_turn=0.4,
     letters="ABCDEFGHIKLMNOPRSTUVY",
     patterns={
         "stripes": 0.24,
@@ -199,7 +199,7 @@ HELD_OUT: Final = Distribution(
     "held_out",
     77_620_411_903,
     plain=0.20,
-    max_turn=0.45,
+    max_turn=0.3,
     letters="JQWXZ23456789",
     patterns={
         "stripes": 0.24,
@@ -394,7 +394,7 @@ def sample_body(rng: np.random.Generator, distribution: Distribution = TRAIN) ->
     tone = int(rng.choice(9, p=np.array([3, 4, 4, 3, 2, 1.5, 1.3, 1.2, 1]) / 21))
     skin = np.clip(np.array(SKIN_TONES[tone]) * _between(rng, 0.95, 1.03), 0, 1)
     skin += rng.normal(0, 0.008, 3)
-    turn = _normal(rng, 0.2, distribution.max_turn)
+    turn = _normal(rng, 0.12, distribution.max_turn)
     grey = _between(rng, 0.80, 0.985) if rng.random() < 0.92 else _between(rng, 0.45, 0.8)
     tint = rng.normal(0, 0.008 if rng.random() < 0.85 else 0.04, 3)
     background = np.clip(grey + tint, 0, 1)
@@ -431,8 +431,8 @@ def sample_body(rng: np.random.Generator, distribution: Distribution = TRAIN) ->
         # a studio's soft light from the front, as catalogues have it: a garment that is moved
         # keeps the light of its owner's photo
         light=(_normal(rng, 0.25, 0.5), _between(rng, 0.4, 0.9), 1.0),
-        contrast=_between(rng, 0.12, 0.4),
-        exposure=_between(rng, 0.94, 1.06),
+        contrast=_between(rng, 0.08, 0.22),
+        exposure=_between(rng, 0.97, 1.03),
         background=(float(background[0]), float(background[1]), float(background[2])),
         gradient=_normal(rng, 0.05, 0.12),
         makeup=float(rng.random()) if female else 0.12 * float(rng.random()),

@@ -484,8 +484,9 @@ def _fold_gradient(body: Body, garment: Garment, attributes: Floats) -> tuple[Fl
     wide = texture.tileable_noise(rng, 128, (30.0, 13.0), 4.5)
     u, v, su, sv, sleeve = _chart_coordinates(attributes)
     u, v = np.where(sleeve, su * 0.8 + 0.4, u), np.where(sleeve, sv * 1.3, v)
-    # Folds of the same garment fall a little differently on each body.
-    shift = np.random.default_rng([body.seed, garment.seed]).normal(0, 0.02, 2)
+    # Folds belong to the cloth, pressed and worn into it, and move with it; what a pose adds is
+    # more than anything that moves pixels of one photo can foresee.
+    shift = np.random.default_rng([body.seed, garment.seed]).normal(0, 0.004, 2)
     slant = np.clip(2.5 * u, -0.4, 0.4) * smoothstep(v, 0.0, 0.4)
     x = (u + shift[0] + slant * (v - 0.2)) * 170
     y = (v + shift[1]) * 120
@@ -746,6 +747,19 @@ def true_flow(target: Rendered, source: Rendered) -> tuple[Floats, NDArray[np.bo
     flow[0, valid] = at[:, 0] - x
     flow[1, valid] = at[:, 1] - y
     return flow, valid
+
+
+def garment_places(person: Rendered) -> Floats:
+    """Which place of the cloth every garment pixel shows, float32 [3, H, W]; 0 elsewhere.
+
+    The canonical x, y, z (`anatomy`) of the skin below, in metres: the same on every body, so two
+    pixels of two people show the same place of a garment where these agree.
+    """
+    shown = person.garment_face >= 0
+    corners = cloth.upper_shell().faces[person.garment_face[shown]]
+    out = np.zeros((3, *shown.shape), np.float32)
+    out[:, shown] = _interpolate(anatomy().canonical, corners, person.garment_bary[shown]).T
+    return out
 
 
 def visible(target: Rendered, source: Rendered) -> NDArray[np.bool_]:
