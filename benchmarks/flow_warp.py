@@ -46,7 +46,7 @@ def arguments(n: int, c: int, h: int, w: int) -> Arrays:
     affine = np.array([[1.03, 0.02, 0.01], [-0.02, 0.98, 0.02]], np.float32)
     return {
         "x": random.standard_normal((n, c, h, w), dtype=np.float32),
-        "coarse": smooth(h // 2, w // 2) / 2,
+        "coarse": smooth(h // 2, w // 2) * np.float32(0.5),
         "residual": smooth(h, w),
         "affine": np.tile(affine, (n, 1, 1)),
     }
@@ -89,7 +89,7 @@ def model() -> bytes:
     from garment_transfer.export.flow_warp import OPSET, attach_flow_warp
     from garment_transfer.models.flow_warp import DOMAIN, OP_TYPE
 
-    shapes = {
+    shapes: dict[str, list[str | int | None]] = {
         "x": ["n", "c", "h", "w"],
         "coarse": ["n", 2, "p", "q"],
         "residual": ["n", 2, "h", "w"],
@@ -158,8 +158,10 @@ def measure_cpu(threads: int, rounds: int, library: Path) -> tuple[list[dict], d
         if c <= 4:
             image = np.ascontiguousarray(arrays["x"][0].transpose(1, 2, 0))
             xs, ys = np.meshgrid(np.arange(w, dtype=np.float32), np.arange(h, dtype=np.float32))
-            at = (xs + arrays["residual"][0, 0], ys + arrays["residual"][0, 1])
-            runs["cv2.remap"] = lambda i=image, p=at: cv2.remap(i, *p, cv2.INTER_LINEAR)  # type: ignore[misc]
+            at_x, at_y = xs + arrays["residual"][0, 0], ys + arrays["residual"][0, 1]
+            runs["cv2.remap"] = lambda i=image, x=at_x, y=at_y: cv2.remap(  # type: ignore[misc]
+                i, x, y, cv2.INTER_LINEAR
+            )
         due = runs["onnxruntime's function body"]()[0]  # type: ignore[index]
         error = float(np.abs(runs["kernel"]()[0] - due).max())  # type: ignore[index]
         median = medians(interleaved(runs, rounds))

@@ -297,6 +297,7 @@ class WarpingNetwork(nn.Module):
         match = to_flow(self.matching(worn_levels[1], wanted_levels[0]), affine)
 
         coarsest_level, *finer_levels = self.levels
+        assert isinstance(coarsest_level, FlowLevel)
         coarser = coarsest_level.coarsest(garment[-1], shape[-1], affine)
         flows = [coarser[0]]
         for i, level in enumerate(finer_levels):
