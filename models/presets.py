@@ -48,8 +48,8 @@ PRESETS = {
             head_width=48,
         ),
         WarpingConfig(
-            garment_widths=(40, 80, 128, 192, 256),
-            shape_widths=(40, 80, 128, 192, 256),
+            garment_widths=(40, 80, 120, 176, 232),
+            shape_widths=(40, 80, 120, 176, 232),
             blocks=(1, 1, 2, 2, 1),
             flow_widths=(64, 96, 128, 160, 192),
             part_width=16,
