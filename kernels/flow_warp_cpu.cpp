@@ -9,7 +9,7 @@
 #include <cstring>
 #include <type_traits>
 
-// The loader picks the version for the processor it finds; the first that it has not wins nothing.
+// The loader picks the best of these versions that the processor can run.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(GT_ONE_TARGET)
 #define GT_TARGETS __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
