@@ -46,7 +46,7 @@ def arguments(n: int, c: int, h: int, w: int) -> Arrays:
     affine = np.array([[1.03, 0.02, 0.01], [-0.02, 0.98, 0.02]], np.float32)
     return {
         "x": random.standard_normal((n, c, h, w), dtype=np.float32),
-        "coarse": smooth(h // 2, w // 2) * np.float32(0.5),
+        "coarse_flow": smooth(h // 2, w // 2) * np.float32(0.5),
         "residual": smooth(h, w),
         "affine": np.tile(affine, (n, 1, 1)),
     }
@@ -82,36 +82,6 @@ def torch_short_chain(x: Any, coarse: Any, residual: Any) -> Any:
     return F.grid_sample(x, flow.permute(0, 2, 3, 1), align_corners=False)
 
 
-def model() -> bytes:
-    """A graph of one FlowWarp with every size open."""
-    from onnx import TensorProto, helper
-
-    from garment_transfer.export.flow_warp import OPSET, attach_flow_warp
-    from garment_transfer.models.flow_warp import DOMAIN, OP_TYPE
-
-    shapes: dict[str, list[str | int | None]] = {
-        "x": ["n", "c", "h", "w"],
-        "coarse": ["n", 2, "p", "q"],
-        "residual": ["n", 2, "h", "w"],
-        "affine": ["n", 2, 3],
-        "y": ["n", "c", "h", "w"],
-        "flow": ["n", 2, "h", "w"],
-    }
-    values = {
-        name: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-        for name, shape in shapes.items()
-    }
-    names = list(shapes)
-    node = helper.make_node(OP_TYPE, names[:4], names[4:], domain=DOMAIN, padding="zeros")
-    graph = helper.make_graph(
-        [node], "flow_warp", [values[n] for n in names[:4]], [values[n] for n in names[4:]]
-    )
-    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
-    made = helper.make_model(graph, opset_imports=opsets, ir_version=9)
-    attach_flow_warp(made)
-    return made.SerializeToString()
-
-
 def _session(graph: bytes | str, threads: int, library: Path | None, profile: str = "") -> Any:
     import onnxruntime
 
@@ -132,9 +102,11 @@ def measure_cpu(threads: int, rounds: int, library: Path) -> tuple[list[dict], d
     import cv2
     import torch
 
+    from garment_transfer.export.flow_warp import flow_warp_model
+
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
-    graph = model()
+    graph = flow_warp_model().SerializeToString()
     with_kernel, without = (_session(graph, threads, lib) for lib in (library, None))
     # on its own: beside the others it would empty the caches of whoever comes next
     big = [torch.zeros(32 << 20, dtype=torch.uint8) for _ in range(2)]
@@ -144,7 +116,7 @@ def measure_cpu(threads: int, rounds: int, library: Path) -> tuple[list[dict], d
     for c, h, w in CPU_SHAPES:
         arrays = arguments(1, c, h, w)
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        short = [tensors[name] for name in ("x", "coarse", "residual")]
+        short = [tensors[name] for name in ("x", "coarse_flow", "residual")]
 
         def chain(call: Callable[..., Any], values: list[Any]) -> Callable[[], Any]:
             return torch.inference_mode()(lambda: call(*values))
