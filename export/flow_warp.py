@@ -106,14 +106,14 @@ def flow_warp_model(
     a `padding` the node has no such attribute.
     """
     helper, single = onnx.helper, onnx.TensorProto.FLOAT
-    fine = ["N", 2, "H", "W"]
+    fine: list[str | int | None] = ["N", 2, "H", "W"]
     tensors: dict[str, tuple[int, list[str | int | None]]] = {
         "x": (element, ["N", "C", "H", "W"]),
         "coarse_flow": (single, ["N", 2, "h", "w"]),
-        "residual": (single, [*fine]),
+        "residual": (single, fine),
         "affine": (single, ["N", 2, 3]),
         "y": (element, ["N", "C", "H", "W"]),
-        "flow": (single, [*fine]),
+        "flow": (single, fine),
     }
     values = [helper.make_tensor_value_info(name, *kind) for name, kind in tensors.items()]
     names = list(tensors)
