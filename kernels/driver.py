@@ -134,9 +134,7 @@ def array_of(name: str, value: Any, *, written: bool = False) -> Array:
     return Array(int(view.ptr), shape, dtype, int(view.device_id))
 
 
-def check_contiguous(
-    name: str, shape: tuple[int, ...], strides: tuple[int, ...] | None
-) -> None:
+def check_contiguous(name: str, shape: tuple[int, ...], strides: tuple[int, ...] | None) -> None:
     """Raises ValueError unless strides, in elements, are those of a C-contiguous array."""
     if strides is None or 0 in shape:
         return

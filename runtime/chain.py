@@ -29,16 +29,13 @@ from typing import Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from garment_transfer.kernels.driver import Array, CudaError, OutOfMemory, stream_handle
+from garment_transfer.kernels.driver import Array, OutOfMemory, stream_handle
 from garment_transfer.runtime.bundle import Tensor
 from garment_transfer.runtime.device import Device
 from garment_transfer.runtime.errors import BackendError, InputError
 
 #: Of every tensor in a block, in bytes: what TensorRT asks of addresses.
 ALIGNMENT: Final = 256
-
-#: Sessions that a chain keeps at most, unless told otherwise.
-DEFAULT_SESSIONS: Final = 8
 
 
 class Context(Protocol):
@@ -157,6 +154,7 @@ class Session:
         """`Chain.session` is the usual way. BackendError when memory runs out."""
         self.batch = batch
         self._device = device
+        self._caller: int | None = None
         needed, given = chain_signature(engines)
         inputs, outputs = _Block.of(needed, batch), _Block.of(given, batch)
         with device.active(), ExitStack() as resources:
@@ -171,6 +169,7 @@ class Session:
                 self._contexts.append(context)
             activation = max(context.activation_bytes for context in self._contexts)
             on_device, on_host = _allocate(device, resources, batch, inputs, outputs, activation)
+            resources.callback(device.synchronize, self.stream)
 
             at = int(on_host.ctypes.data)
             self._upload = (on_device, at, inputs.size)
@@ -245,10 +244,10 @@ class Session:
             if stream is None:
                 self._launch()
             else:
-                handle = stream_handle(stream)
-                self._after(handle)
+                self._caller = handle_of(stream)
+                self._after(self._caller)
                 self._launch()
-                self._before(handle)
+                self._before(self._caller)
 
     def download(self) -> None:
         """Queues one copy of `outputs` to `host_outputs`."""
@@ -296,11 +295,13 @@ class Session:
                 device.copy(array.pointer, own.pointer, own.nbytes, self.stream)
             self._before(stream)
 
-    def settle(self, stream: Any) -> None:
-        """What the next holder of the session queues runs after what is queued on `stream` now."""
+    def settle(self) -> None:
+        """Lets what is queued on the last caller's stream by now go before the next holder's."""
         self._open()
-        with self._device.active():
-            self._after(stream_handle(stream))
+        if self._caller is not None:
+            with self._device.active():
+                self._after(self._caller)
+            self._caller = None
 
     def close(self) -> None:
         """Waits for what is queued and frees everything. Closing twice does no harm."""
@@ -341,8 +342,8 @@ class Chain:
         device: Device,
         engines: Mapping[str, Engine],
         *,
-        sessions: int = DEFAULT_SESSIONS,
-        graphs: bool = True,
+        sessions: int,
+        graphs: bool,
     ) -> None:
         """From an engine per stage, in the order in which they run.
 
@@ -374,11 +375,24 @@ class Chain:
         session = self._take(batch, timeout)
         try:
             yield session
+            session.settle()
         except BaseException:
             # what state it is in is not known
             self._drop(session)
             raise
         self._give_back(session)
+
+    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        """A transfer from host arrays, which have been checked, to new host arrays."""
+        with self.session(len(next(iter(inputs.values())))) as session:
+            return session.transfer(inputs)
+
+    def run_on_device(
+        self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], stream: int
+    ) -> None:
+        """Queues a transfer between device arrays, which have been checked, on their stream."""
+        with self.session(next(iter(inputs.values())).shape[0]) as session:
+            session.transfer_on_device(inputs, outputs, stream)
 
     def close(self) -> None:
         """Frees all sessions; those in use follow when they are given back."""
@@ -441,6 +455,14 @@ class Chain:
         with self._changed:
             self._count -= 1
             self._changed.notify()
+
+
+def handle_of(stream: Any) -> int:
+    """A stream's handle, as `kernels.driver.stream_handle`; InputError where it is none."""
+    try:
+        return stream_handle(stream)
+    except TypeError as error:
+        raise InputError(str(error)) from error
 
 
 def chain_signature(

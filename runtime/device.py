@@ -9,8 +9,8 @@ take them. Everything happens in the device's primary context, which these share
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import numpy as np
@@ -37,7 +37,10 @@ class Device(Protocol):
         """Such as "8.9"."""
 
     def active(self) -> AbstractContextManager[None]:
-        """Makes the primary context current in this thread for as long as it lasts."""
+        """Makes the primary context current in this thread for as long as it lasts.
+
+        What CUDA refuses inside is raised as BackendError.
+        """
 
     def memory(self) -> tuple[int, int]:
         """Free and total bytes."""
@@ -124,8 +127,16 @@ class CudaDevice:
         self.name = name.split(b"\0")[0].decode()
         self.compute_capability = f"{major}.{minor}"
 
-    def active(self) -> AbstractContextManager[None]:
-        return cuda.current(self.index)
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        try:
+            with cuda.current(self.index):
+                yield
+        except cuda.CudaError as error:
+            raise BackendError(
+                f"GPU {self.index} ({self.name}): {error}; if it happens again, the process has to "
+                "be started anew, and `compute-sanitizer` finds who spoils the GPU's memory"
+            ) from error
 
     def memory(self) -> tuple[int, int]:
         free, total = cuda.checked(self._driver.cuMemGetInfo())
