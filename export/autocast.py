@@ -1,0 +1,1 @@
+def autocast_half(*a): raise NotImplementedError
