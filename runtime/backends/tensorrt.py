@@ -190,7 +190,7 @@ class TensorRTBackend:
         Raises BackendError when the backend cannot run here, EngineError when there are no
         engines that fit; with `rebuild_if_needed` these are built.
         """
-        trt = self._module()
+        trt = self.module()
         device = CudaDevice(options.device)
         precision = options.precision or bundle.manifest.precision
         library = tensorrt_library()
@@ -217,7 +217,7 @@ class TensorRTBackend:
     def status(self) -> Status:
         """Whether the flavour can run here."""
         try:
-            trt = self._module()
+            trt = self.module()
             device = CudaDevice()
         except BackendError as error:
             reason, _, remedy = str(error).partition("; ")
@@ -233,7 +233,7 @@ class TensorRTBackend:
             details=f"{device.name}, compute capability {device.compute_capability}; {warp}",
         )
 
-    def _module(self) -> Any:
+    def module(self) -> Any:
         """The flavour's Python module; BackendError where it is not installed."""
         failures = []
         for name in MODULES[self.flavour]:

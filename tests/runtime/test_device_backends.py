@@ -42,7 +42,7 @@ without_gpu = pytest.mark.skipif(gpu_is_there(), reason="there is a GPU; tests/g
 def rtx() -> Any:
     """TensorRT-RTX's module; skips where it is not installed."""
     try:
-        return find_backend(RTX)._module()  # type: ignore[union-attr]
+        return find_backend(RTX).module()  # type: ignore[union-attr]
     except BackendError as error:
         pytest.skip(str(error))
 
