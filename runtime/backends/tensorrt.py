@@ -176,7 +176,8 @@ class TensorRTEngine:
             trt.DynamicShapesKernelSpecializationStrategy.EAGER
         )
         # they are compiled once, not once per context
-        config.set_runtime_cache(config.create_runtime_cache())
+        self._cache = config.create_runtime_cache()
+        config.set_runtime_cache(self._cache)
         return config
 
 

@@ -484,6 +484,24 @@ def test_a_sessions_host_memory(
         assert_same(dict(session.host_outputs), cpu.run(batch_of(pairs, 2)))
 
 
+def test_a_session_given_back_early_is_not_overtaken(
+    setup: Setup, cpu: Pipeline, pairs: list[dict[str, np.ndarray]]
+) -> None:
+    inputs = batch_of(pairs, 2)
+    with setup.pipeline.session() as session:
+        for name, array in inputs.items():
+            session.host_inputs[name][...] = array
+        session.upload()
+        session.run()
+    with setup.pipeline.session() as again:
+        assert again is session
+        for array in again.host_inputs.values():
+            array.fill(RUBBISH)
+        again.download()
+        again.synchronize()
+        assert_same(dict(again.host_outputs), cpu.run(inputs))
+
+
 def test_sessions_of_other_batches_make_room(
     tiny_bundle: Path, cpu: Pipeline, pairs: list[dict[str, np.ndarray]]
 ) -> None:

@@ -286,7 +286,7 @@ def test_a_provider_that_does_not_start(tiny_bundle: Path) -> None:
     engine = onnxruntime_cuda.OnnxRuntimeEngine(
         bundle.graph_path("parsing"), bundle.manifest.graphs["parsing"]
     )
-    with pytest.raises(BackendError, match=r"CUDAExecutionProvider.*onnxruntime-gpu\[cuda,cudnn\]"):
+    with pytest.raises(BackendError, match=r"CUDAExecutionProvider.*garment-transfer\[gpu\]"):
         engine.context(1, 1)
 
 
