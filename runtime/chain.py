@@ -196,7 +196,6 @@ class Session:
             if graphs and all(context.capturable for context in self._contexts):
                 self._graph = device.capture(self.stream, self._enqueue)
                 resources.callback(device.destroy_graph, self._graph)
-                device.synchronize(self.stream)
             # also when nobody closes it: a pipeline may just be dropped
             self._finalizer = weakref.finalize(
                 self, _release, device, self.stream, resources.pop_all()
