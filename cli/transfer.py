@@ -26,7 +26,12 @@ _PATH = click.Path(path_type=Path)
     help="CSV of pairs with the header person,garment_owner,output; paths start from its folder.",
 )
 @click.option("--bundle", type=_PATH, help="Bundle to run; default: the one in the package.")
-@click.option("--backend", default="onnxruntime", show_default=True, help="Inference backend.")
+@click.option(
+    "--backend",
+    default="onnxruntime",
+    show_default=True,
+    help='Inference backend, or "auto": the fastest measured one that is installed.',
+)
 @click.option("--threads", type=click.IntRange(min=1), help="Threads; default: one per core.")
 @click.option("--label-set", help="Label set of the parse maps, in place of meta.json's.")
 @click.option("--densepose", help="Encoding of the DensePose files, in place of meta.json's.")
@@ -63,6 +68,7 @@ def command(
         raise click.UsageError("-o and --panel name the same file.")
 
     from garment_transfer.runtime import Pipeline, sample_bundle, sample_people
+    from garment_transfer.runtime.choosing import AUTO, fastest_backend
     from garment_transfer.runtime.images import check_output
     from garment_transfer.runtime.pairs import Pair, read_pairs
 
@@ -73,6 +79,10 @@ def command(
             check_output(path)
     if sample:
         person, garment_owner = sample_people()
+    if backend == AUTO:
+        choice = fastest_backend()
+        click.echo(choice.reason, err=True)
+        backend = choice.name
     pipeline = Pipeline.load(bundle or sample_bundle(), backend, threads)
     if rows:
         failed = _transfer_all(pipeline, rows, label_set, densepose)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,12 +14,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from garment_transfer.runtime.backends import Engine, find_backend
+from garment_transfer.runtime.backends import Engine, check_options, find_backend
 from garment_transfer.runtime.bundle import STAGES, Bundle, Size
+from garment_transfer.runtime.choosing import AUTO, fastest_backend
 from garment_transfer.runtime.compositing import compose
 from garment_transfer.runtime.errors import InputError
 from garment_transfer.runtime.fitting import Fit
 from garment_transfer.runtime.people import Person
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,19 +67,30 @@ class Pipeline:
         bundle: str | os.PathLike[str] | Bundle,
         backend: str = "onnxruntime",
         threads: int | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> Pipeline:
         """Loads a bundle, or the bundle in a folder, which is verified.
 
-        `threads` is the number of threads each graph runs on; None leaves it to the backend.
-        Raises InputError for less than one thread, BundleError or BackendError.
+        `backend` is one of `backends.BACKENDS`, or "auto" for the fastest measured one that runs
+        here; the choice and its reason are logged. `threads` is the number of threads each graph
+        runs on; None leaves it to the backend. `options` are what the backend's `load` takes
+        beyond that, such as `{"precision": "default"}` for openvino. Raises InputError for less
+        than one thread, BundleError or BackendError.
         """
         if threads is not None and threads < 1:
             raise InputError(f"threads is {threads}; expected 1 or more, or None for the default")
+        if backend == AUTO:
+            choice = fastest_backend()
+            _LOG.info(choice.reason)
+            backend = choice.name
         module = find_backend(backend)
+        check_options(backend, module, options or {})
         if not isinstance(bundle, Bundle):
             bundle = Bundle.load(bundle)
         engines = {
-            stage: module.load(bundle.graph_path(stage), bundle.manifest.graphs[stage], threads)
+            stage: module.load(
+                bundle.graph_path(stage), bundle.manifest.graphs[stage], threads, **(options or {})
+            )
             for stage in STAGES
         }
         return cls(bundle, engines)
@@ -217,6 +233,23 @@ def _fit(person: Person, size: Size) -> Fit:
 
 @contextmanager
 def _timed(timings: dict[str, float], name: str) -> Iterator[None]:
+    nvtx = _nvtx()
+    if nvtx:
+        nvtx.push_range(name, domain="garment_transfer")
     start = time.perf_counter()
-    yield
-    timings[name] = 1000 * (time.perf_counter() - start)
+    try:
+        yield
+    finally:
+        timings[name] = 1000 * (time.perf_counter() - start)
+        if nvtx:
+            nvtx.pop_range(domain="garment_transfer")
+
+
+@functools.cache
+def _nvtx() -> Any:
+    """The module whose ranges Nsight Systems shows; None where it is not installed."""
+    try:
+        import nvtx
+    except ImportError:
+        return None
+    return nvtx

@@ -2,13 +2,15 @@
 
 A backend's module has
 
-- `load(path, graph, threads) -> Engine`: a graph of a bundle, ready to run;
+- `load(path, graph, threads, **options) -> Engine`: a graph of a bundle, ready to run; options are
+  the backend's own and have defaults;
 - `status() -> Status`: whether the backend can run here, and if not, why and what mends it.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,7 @@ from garment_transfer.runtime.bundle import Graph, Tensor
 from garment_transfer.runtime.errors import BackendError
 
 #: The backends by name.
-BACKENDS: Final = ("onnxruntime",)
+BACKENDS: Final = ("onnxruntime", "openvino")
 
 
 class Engine(Protocol):
@@ -53,7 +55,7 @@ class Status:
 class Backend(Protocol):
     """What a backend's module provides."""
 
-    def load(self, path: Path, graph: Graph, threads: int | None) -> Engine:
+    def load(self, path: Path, graph: Graph, threads: int | None, **options: Any) -> Engine:
         """A graph of a bundle, ready to run on `threads` threads (None: the backend's choice)."""
 
     def status(self) -> Status:
@@ -68,6 +70,17 @@ def find_backend(name: str) -> Backend:
             "`garment-transfer doctor` says which of them can run here"
         )
     return cast(Backend, importlib.import_module(f"{__name__}.{name}"))
+
+
+def check_options(name: str, backend: Backend, options: Mapping[str, Any]) -> None:
+    """Raises BackendError for options that a backend's `load` does not take."""
+    known = list(inspect.signature(backend.load).parameters)[3:]
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        raise BackendError(
+            f"backend {name} has no option {', '.join(unknown)}; available: "
+            f"{', '.join(known) or 'none'}"
+        )
 
 
 def check_signature(path: Path, graph: Graph, engine: Engine) -> None:
