@@ -53,7 +53,9 @@ class TorchEngine:
 
         row = self._row
         values = [
-            torch.from_numpy(np.require(inputs[tensor.name], requirements="CW")).to(row.device)
+            torch.from_numpy(np.require(inputs[tensor.name], requirements=["C", "W"])).to(
+                row.device
+            )
             for tensor in self.inputs
         ]
         with torch.inference_mode(), torch.autocast(row.device, torch.float16, enabled=row.half):
@@ -77,7 +79,7 @@ def load_row(
     if row.kind == "empty":
         return Pipeline(bundle, {s: FinishedEngine(signatures[s], finished) for s in STAGES})
     if row.kind == "backend":
-        return Pipeline.load(bundle, row.backend, threads, row.options)
+        return Pipeline.load(bundle, row.backend, threads, **row.load)
     if checkpoint is None:
         raise BackendError(
             f"{row.name} needs the checkpoint of {bundle.path}; --checkpoint names it"

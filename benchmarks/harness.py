@@ -35,6 +35,7 @@ from garment_transfer.benchmarks.rows import ROWS, Row, find_checkpoint, unavail
 from garment_transfer.benchmarks.samples import Summary, drift, summarise, warm_up_calls
 from garment_transfer.benchmarks.worker import Job, serve
 from garment_transfer.runtime.bundle import Bundle
+from garment_transfer.runtime.engines import list_engines
 from garment_transfer.runtime.errors import GarmentTransferError, InputError
 from garment_transfer.runtime.files import replacing
 
@@ -184,7 +185,7 @@ def run_benchmark(
                     runnable.append(row)
             for batch in settings.batches:
                 _measure_batch(
-                    settings, runnable, batch, checkpoint, Path(folder), watch, report, say
+                    settings, bundle, runnable, batch, checkpoint, Path(folder), watch, report, say
                 )
                 lost.append(lost_share())
                 _finish(report, watch, lost)
@@ -264,6 +265,7 @@ def _idle_row(row: Row, batch: int, status: str, reason: str) -> dict[str, Any]:
 
 def _measure_batch(
     settings: Settings,
+    bundle: Bundle,
     rows: Sequence[Row],
     batch: int,
     checkpoint: Path | None,
@@ -272,7 +274,7 @@ def _measure_batch(
     report: dict[str, Any],
     say: Callable[[str], None],
 ) -> None:
-    reference, name = _reference(settings, batch, checkpoint, folder)
+    reference, name = _reference(settings, bundle, batch, checkpoint, folder)
     report["reference"] = name
     finished = folder / "finished.npz"
     np.savez(finished, **reference)
@@ -332,13 +334,12 @@ def _measure_batch(
             watch.stop()
             for measurement in loaded.values():
                 if measurement.compute and measurement.end_to_end:
-                    report["rows"].append(measurement.result(reference, settings.bundle))
+                    report["rows"].append(measurement.result(reference, bundle))
 
 
 def _reference(
-    settings: Settings, batch: int, checkpoint: Path | None, folder: Path
+    settings: Settings, bundle: Bundle, batch: int, checkpoint: Path | None, folder: Path
 ) -> tuple[dict[str, Any], str]:
-    bundle = Bundle.load(settings.bundle)
     reasons = []
     for name in REFERENCES:
         row = next(row for row in ROWS if row.name == name)
@@ -381,10 +382,16 @@ class _Measurement:
         self.end_to_end.append(milliseconds)
         self._parts.append(parts)
 
-    def result(self, reference: dict[str, Any], bundle: Path) -> dict[str, Any]:
+    def _warping_and_regrowth(self) -> float | None:
+        """What the field publishes as the time of the networks; None for a chain on a GPU."""
+        if "warping" not in self._parts[0]:
+            return None
+        return round(float(np.median([p["warping"] + p["regrowth"] for p in self._parts])), 3)
+
+    def result(self, reference: dict[str, Any], bundle: Bundle) -> dict[str, Any]:
         row = self.row
         steady = summarise(self.compute)
-        build_s = _engine_build_s(bundle, row.backend)
+        build_s = _engine_build_s(bundle, row)
         if row.compile:
             build_s = (self._first[0] - steady.p50) / 1000
         memory = self.process.ask("memory")
@@ -411,10 +418,7 @@ class _Measurement:
                 name: round(float(np.median([parts[name] for parts in self._parts])), 3)
                 for name in self._parts[0]
             },
-            # what the field publishes as the time of the networks
-            "warping_and_regrowth_ms": round(
-                float(np.median([p["warping"] + p["regrowth"] for p in self._parts])), 3
-            ),
+            "warping_and_regrowth_ms": self._warping_and_regrowth(),
         }
 
 
@@ -513,16 +517,17 @@ def _finish(report: dict[str, Any], watch: Watch, lost: Sequence[float]) -> None
         }
 
 
-def _engine_build_s(bundle: Path, flavour: str) -> float | None:
-    """How long a bundle's engines of a flavour took to build, by their record; None without."""
-    records = [
-        json.loads(path.read_text(encoding="utf-8"))
-        for path in bundle.glob("engines/*/record.json")
+def _engine_build_s(bundle: Bundle, row: Row) -> float | None:
+    """How long a bundle's engines took to build, by their record; None where a row has none."""
+    found = [
+        engines.record
+        for engines in list_engines(bundle)
+        if engines.record.flavour == row.backend
+        and (row.plugin is None or (engines.record.plugin is not None) == row.plugin)
     ]
-    found = [record for record in records if record.get("flavour") == flavour]
     if len(found) != 1:
         return None
-    return float(sum(stage["build_seconds"] for stage in found[0]["stages"].values()))
+    return sum(stage.build_seconds for stage in found[0].stages.values())
 
 
 def _significant(value: float) -> float:

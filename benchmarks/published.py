@@ -37,6 +37,9 @@ def network_time_rows(report: dict[str, Any]) -> list[list[str]]:
             + (", copies included" if row["device"] == "cuda" else ""),
         ]
         for row in report["rows"]
-        if row["status"] == "measured" and row["batch"] == 1 and row["name"] != "empty"
+        if row["status"] == "measured"
+        and row["batch"] == 1
+        and row["name"] != "empty"
+        and row["warping_and_regrowth_ms"] is not None
     ]
     return rows

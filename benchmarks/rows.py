@@ -23,7 +23,9 @@ class Row:
     """One way to run a bundle.
 
     `kind` says what runs: "empty" hands out a finished result, "torch" runs the checkpoint that
-    the bundle was exported from, "backend" is `Pipeline.load` with `backend` and `options`.
+    the bundle was exported from, "backend" is `Pipeline.load` with `backend` and the arguments
+    `load`. `kernel` asks for FlowWarp's kernel in ONNX Runtime, `plugin` for TensorRT engines that
+    were built with its plugin, or without.
     """
 
     name: str
@@ -31,7 +33,9 @@ class Row:
     kind: Literal["empty", "torch", "backend"]
     device: Literal["cpu", "cuda"] = "cpu"
     backend: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict)
+    load: Mapping[str, Any] = field(default_factory=dict)
+    kernel: bool | None = None
+    plugin: bool | None = None
     compile: CompileMode = ""
     channels_last: bool = False
     half: bool = False
@@ -78,14 +82,16 @@ ROWS: Final = (
         "ONNX Runtime with the FlowWarp kernel",
         "backend",
         backend="onnxruntime",
-        options={"kernel": True},
+        load={"options": {"kernel": True}},
+        kernel=True,
     ),
     Row(
         "onnxruntime-standard",
         "ONNX Runtime, standard operators",
         "backend",
         backend="onnxruntime",
-        options={"kernel": False},
+        load={"options": {"kernel": False}},
+        kernel=False,
     ),
     Row(
         "onnxruntime-cuda",
@@ -99,14 +105,14 @@ ROWS: Final = (
         "OpenVINO, float32",
         "backend",
         backend="openvino",
-        options={"precision": "float32"},
+        load={"options": {"inference_precision": "float32"}},
     ),
     Row(
         "openvino-default",
         "OpenVINO, its default precision",
         "backend",
         backend="openvino",
-        options={"precision": "default"},
+        load={"options": {"inference_precision": "default"}},
     ),
     *(
         Row(
@@ -116,7 +122,8 @@ ROWS: Final = (
             "backend",
             "cuda",
             backend="tensorrt",
-            options={"plugin": plugin, "cuda_graphs": graphs},
+            load={"graphs": graphs},
+            plugin=plugin,
         )
         for plugin in (True, False)
         for graphs in (True, False)
@@ -128,7 +135,7 @@ ROWS: Final = (
             "backend",
             "cuda",
             backend="tensorrt-rtx",
-            options={"cuda_graphs": graphs},
+            load={"graphs": graphs},
         )
         for graphs in (True, False)
     ),
@@ -197,13 +204,30 @@ def unavailable(row: Row, bundle: Bundle, checkpoint: Path | None) -> str:
         status = backend.status()
         if not status.available:
             return f"{status.reason}; {status.remedy}"
-        if row.options.get("kernel"):
+        if row.kernel:
             from garment_transfer.runtime.backends.onnxruntime import kernel_problem
 
             problem = kernel_problem()
             if problem:
                 return f"FlowWarp's kernel: {problem}; `garment-transfer doctor` says what mends it"
+        if row.plugin is not None:
+            return _plugin_problem(row, bundle)
     return ""
+
+
+def _plugin_problem(row: Row, bundle: Bundle) -> str:
+    from garment_transfer.runtime.engines import list_engines
+
+    engines = [found for found in list_engines(bundle) if found.record.flavour == row.backend]
+    if any((found.record.plugin is not None) == row.plugin for found in engines):
+        return ""
+    other = "without" if row.plugin else "with"
+    have = f"engines of {row.backend} {other} the plugin" if engines else "no engines"
+    return (
+        f"{bundle.path} has {have}; run `garment-transfer build {bundle.path} --backend "
+        f"{row.backend} --plugin {'auto' if row.plugin else 'off'} -o COPY`, and give COPY as "
+        "--bundle"
+    )
 
 
 def _torch_unavailable(row: Row, bundle: Bundle, checkpoint: Path | None) -> str:

@@ -68,7 +68,7 @@ class Worker:
         ]
         both = [Person.load(folder) for folder in (person, owner)]
         pairs = [
-            stage_inputs(*(both if i % 2 == 0 else both[::-1]), bundle.manifest.size)
+            stage_inputs(both[i % 2], both[1 - i % 2], bundle.manifest.size)
             for i in range(job.batch)
         ]
         self._inputs = {name: np.stack([pair[name] for pair in pairs]) for name in pairs[0]}

@@ -42,7 +42,7 @@ class OnnxRuntimeEngine:
             )
             raise BackendError(
                 f"ONNX Runtime failed to run a graph that takes "
-                f"({', '.join(map(str, self.inputs))}) on ({given}): {_first_line(error)}; "
+                f"({', '.join(map(str, self.inputs))}) on ({given}): {first_line(error)}; "
                 "if the inputs agree, try a smaller batch or another version of onnxruntime"
             ) from error
         return dict(zip(self._output_names, values, strict=True))
@@ -50,8 +50,7 @@ class OnnxRuntimeEngine:
     def end_profiling(self) -> tuple[Path, int]:
         """ONNX Runtime's profile of the runs so far, and the moment that its times count from.
 
-        The moment is in nanoseconds of `time.perf_counter_ns` on Linux. Only for a graph that was
-        loaded with `profile`.
+        The moment is in nanoseconds of `time.time_ns`. Only for a graph loaded with `profile`.
         """
         start = self._session.get_profiling_start_time_ns()
         return Path(self._session.end_profiling()), start
@@ -77,13 +76,7 @@ def load(
         raise BackendError(f"{current.reason}; {current.remedy}")
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only; they are raised as well
-    # Each graph has its own threads, and waiting in a loop they would hold the cores that the
-    # next graph needs: measured, four times slower on two busy cores.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    options = session_options(threads)
     if kernel:
         _register_kernels(options)
     if profile:
@@ -95,12 +88,26 @@ def load(
         )
     except Exception as error:
         raise BackendError(
-            f"ONNX Runtime {onnxruntime.__version__} does not load {path}: {_first_line(error)}; "
+            f"ONNX Runtime {onnxruntime.__version__} does not load {path}: {first_line(error)}; "
             "run `pip install --upgrade onnxruntime`, or export the bundle anew"
         ) from error
     engine = OnnxRuntimeEngine(session)
     check_signature(path, graph, engine)
     return engine
+
+
+def session_options(threads: int | None) -> Any:
+    """What a session is made with; `threads` as in `load`."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors only; they are raised as well
+    # Each graph has its own threads, and waiting in a loop they would hold the cores that the
+    # next graph needs: measured, four times slower on two busy cores.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return options
 
 
 def _register_kernels(options: Any) -> str:
@@ -111,7 +118,7 @@ def _register_kernels(options: Any) -> str:
     try:
         options.register_custom_ops_library(str(library))
     except Exception as error:
-        return f"{library} does not load: {_first_line(error)}"
+        return f"{library} does not load: {first_line(error)}"
     return ""
 
 
@@ -181,5 +188,6 @@ def _tensor(value: Any) -> Tensor:
     return Tensor(value.name, _DTYPES.get(value.type, value.type), shape)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of what an error says: ONNX Runtime adds its own stack trace."""
     return str(error).strip().partition("\n")[0]

@@ -17,8 +17,8 @@ from garment_transfer.runtime.backends import Status, check_signature
 from garment_transfer.runtime.bundle import Graph, Tensor
 from garment_transfer.runtime.errors import BackendError
 
-#: What `precision` may be: float32 whatever the processor has, or OpenVINO's own choice, which is
-#: bfloat16 or float16 on processors that compute them faster.
+#: What `inference_precision` may be: float32 whatever the processor has, or OpenVINO's own choice,
+#: which is bfloat16 or float16 on processors that compute them faster.
 PRECISIONS: Final = ("float32", "default")
 
 _INSTALL: Final = "pip install openvino onnx"
@@ -76,18 +76,20 @@ def load(
     path: Path,
     graph: Graph,
     threads: int | None,
-    precision: str = "float32",
+    inference_precision: str = "float32",
     profiling: bool = False,
 ) -> OpenVinoEngine:
     """A compiled graph; `threads` per graph, None for OpenVINO's choice.
 
-    `precision` is one of `PRECISIONS`; with `profiling` the engine times its layers. Raises
-    BackendError when OpenVINO is not installed or does not take the file, when there is no such
-    precision, or when the file's inputs and outputs are not the manifest's.
+    `inference_precision` is one of `PRECISIONS`; with `profiling` the engine times its layers.
+
+    Raises BackendError when OpenVINO is not installed or does not take the file, when there is no
+    such precision, or when the file's inputs and outputs are not the manifest's.
     """
-    if precision not in PRECISIONS:
+    if inference_precision not in PRECISIONS:
         raise BackendError(
-            f"openvino has no precision {precision!r}; available: {', '.join(PRECISIONS)}"
+            f"openvino has no inference precision {inference_precision!r}; available: "
+            f"{', '.join(PRECISIONS)}"
         )
     current = status()
     if not current.available:
@@ -98,7 +100,7 @@ def load(
     properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
     if threads is not None:
         properties["INFERENCE_NUM_THREADS"] = threads
-    if precision == "float32":
+    if inference_precision == "float32":
         properties["INFERENCE_PRECISION_HINT"] = "f32"
     if profiling:
         properties["PERF_COUNT"] = True
