@@ -84,10 +84,18 @@ def load_row(
         raise BackendError(
             f"{row.name} needs the checkpoint of {bundle.path}; --checkpoint names it"
         )
+    return Pipeline(bundle, torch_engines(row, bundle, checkpoint, threads))
+
+
+def torch_engines(
+    row: Row, bundle: Bundle, checkpoint: Path, threads: int
+) -> dict[str, TorchEngine]:
+    """The networks of a checkpoint as engines, by stage. CheckpointError where it is none."""
     import torch
 
     from garment_transfer.models.checkpoint import load_checkpoint
 
     torch.set_num_threads(threads)
+    signatures = contract(bundle.manifest.size)
     _, networks = load_checkpoint(checkpoint)
-    return Pipeline(bundle, {s: TorchEngine(networks[s], signatures[s], row) for s in STAGES})
+    return {stage: TorchEngine(networks[stage], signatures[stage], row) for stage in STAGES}
