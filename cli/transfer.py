@@ -30,7 +30,17 @@ _PATH = click.Path(path_type=Path)
     "--backend",
     default="onnxruntime",
     show_default=True,
-    help='Inference backend, or "auto": the fastest measured one that is installed.',
+    help="Inference backend, which `garment-transfer doctor` lists, or auto: the fastest measured.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "float16"]),
+    help="Precision of the graphs or engines; default: the bundle's main one.",
+)
+@click.option(
+    "--rebuild-if-needed",
+    is_flag=True,
+    help="Build TensorRT engines that are missing or do not fit this machine.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Threads; default: one per core.")
 @click.option("--label-set", help="Label set of the parse maps, in place of meta.json's.")
@@ -46,6 +56,8 @@ def command(
     pairs: Path | None,
     bundle: Path | None,
     backend: str,
+    precision: str | None,
+    rebuild_if_needed: bool,
     threads: int | None,
     label_set: str | None,
     densepose: str | None,
@@ -83,7 +95,13 @@ def command(
         choice = fastest_backend()
         click.echo(choice.reason, err=True)
         backend = choice.name
-    pipeline = Pipeline.load(bundle or sample_bundle(), backend, threads)
+    pipeline = Pipeline.load(
+        bundle or sample_bundle(),
+        backend,
+        threads,
+        precision=precision,
+        rebuild_if_needed=rebuild_if_needed,
+    )
     if rows:
         failed = _transfer_all(pipeline, rows, label_set, densepose)
         click.echo(f"{len(rows) - failed} of {len(rows)} pairs written, {failed} failed")

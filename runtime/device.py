@@ -192,7 +192,10 @@ class CudaDevice:
         try:
             enqueue()
         except BaseException:
-            driver.cuStreamEndCapture(stream)
+            # the capture may be broken already, and what went wrong is what counts
+            error, graph = driver.cuStreamEndCapture(stream)
+            if error == driver.CUresult.CUDA_SUCCESS:
+                driver.cuGraphDestroy(graph)
             raise
         graph = cuda.checked(driver.cuStreamEndCapture(stream))
         try:
