@@ -36,7 +36,7 @@ from garment_transfer.runtime.chain import Engine as ChainEngine
 from garment_transfer.runtime.errors import BackendError, InputError
 from garment_transfer.runtime.files import replacing
 
-#: Calls before the timed ones.
+#: Calls before the timed ones, at most as many as those.
 _WARM_UP: Final = 3
 
 #: Where spans are drawn: process and thread of the trace.
@@ -200,8 +200,9 @@ def _transfers(pipeline: Pipeline, spans: list[Span], count: int, threads: int) 
 
     cv2.setNumThreads(threads)
     person, owner = sample_people()
-    for index in range(_WARM_UP + count):
-        if index == _WARM_UP:
+    warm_up = min(_WARM_UP, count)
+    for index in range(warm_up + count):
+        if index == warm_up:
             spans.clear()
         start = time.time()
         people = Person.load(person), Person.load(owner)

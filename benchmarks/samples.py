@@ -33,13 +33,13 @@ def summarise(samples: Sequence[float]) -> Summary:
 def warm_up_calls(first: Sequence[float], steady: Summary, window: int = 3) -> int | None:
     """How many calls came before the times were those of the steady state.
 
-    `first` are the times of the first calls, in order. The state is steady from the first window
-    of calls on whose median is at most the steady p90, or 1.1 times the steady p50 where that is
-    more. None where no window is: more calls were needed than `first` has.
+    `first` are the times of the first calls, in order. The state is steady from the first call on
+    that, like the median of the window it begins, takes at most the steady p90, or 1.1 times the
+    steady p50 where that is more. None where there is none: `first` has too few.
     """
     limit = max(steady.p90, 1.1 * steady.p50)
     for start in range(len(first) - window + 1):
-        if np.median(first[start : start + window]) <= limit:
+        if max(first[start], np.median(first[start : start + window])) <= limit:
             return start
     return None
 

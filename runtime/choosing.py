@@ -63,8 +63,6 @@ def _fastest(entries: list[dict[str, Any]]) -> Choice:
         f"{name} (not installed, {entry['p50_ms'][name]:.1f} ms)"
         for name in sorted(set(entry["p50_ms"]) - available)
     ]
-    unmeasured = [
-        f"{name} (not measured there)" for name in BACKENDS if name not in entry["p50_ms"]
-    ]
+    unmeasured = [f"{name} (not measured)" for name in BACKENDS if name not in entry["p50_ms"]]
     left_out = ", ".join(absent + unmeasured)
     return Choice(ranked[0], reason + (f"; left out: {left_out}" if left_out else ""))

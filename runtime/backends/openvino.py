@@ -27,11 +27,15 @@ _INSTALL: Final = "pip install openvino onnx"
 class OpenVinoEngine:
     """One compiled graph, with as many infer requests as were ever run at the same time."""
 
-    def __init__(self, compiled: Any) -> None:
+    def __init__(self, compiled: Any, graph: Graph) -> None:
         self._compiled = compiled
         # An infer request serves one caller at a time; idle ones wait here for the next.
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.inputs = tuple(_tensor(port) for port in compiled.inputs)
+        found = {port.get_any_name(): _tensor(port) for port in compiled.inputs}
+        # OpenVINO drops what a graph does not use.
+        self._unused = {tensor.name for tensor in graph.inputs} - set(found)
+        unused = tuple(tensor for tensor in graph.inputs if tensor.name in self._unused)
+        self.inputs = (*found.values(), *unused)
         self.outputs = tuple(_tensor(port) for port in compiled.outputs)
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
@@ -41,7 +45,8 @@ class OpenVinoEngine:
         except queue.Empty:
             request = self._compiled.create_infer_request()
         try:
-            found = request.infer(dict(inputs), share_inputs=True)
+            used = {name: array for name, array in inputs.items() if name not in self._unused}
+            found = request.infer(used, share_inputs=True)
         # It raises RuntimeError and, for names and types, several others.
         except Exception as error:
             given = ", ".join(
@@ -112,7 +117,7 @@ def load(
             f"OpenVINO {openvino.__version__} does not load {path}: {_reason(error)}; run "
             "`pip install --upgrade openvino`, or export the bundle anew"
         ) from error
-    engine = OpenVinoEngine(compiled)
+    engine = OpenVinoEngine(compiled, graph)
     check_signature(path, graph, engine)
     return engine
 
