@@ -72,14 +72,88 @@ def real() -> str:
     return _markdown(header, rows)
 
 
+def _benchmark(name: str = "benchmark-cpu") -> tuple[dict, list[dict]]:
+    """A result of the benchmark and its measured rows."""
+    report = _read(name)
+    return report, [row for row in report["rows"] if row["status"] == "measured"]
+
+
 def latency() -> str:
-    """One pair on the CPU, ONNX Runtime beside torch eager."""
-    report = _read("pipeline-cpu")
-    rows = [
-        [name, f"{report['median_ms'][name]:.1f}", f"{report['p90_ms'][name]:.1f}"]
-        for name in report["median_ms"]
+    """Every backend at batch 1, how it compares with torch eager, and whether it is right."""
+    report, measured = _benchmark()
+    rows = [row for row in measured if row["batch"] == 1]
+    eager = next(row for row in rows if row["name"] == "torch-eager")["compute"]["p50_ms"]
+    cells = [
+        [
+            row["label"],
+            *(f"{row['compute'][f'{name}_ms']:.1f}" for name in ("p50", "p90", "p99")),
+            "-" if row["name"] == "empty" else f"{eager / row['compute']['p50_ms']:.2f}",
+            f"{row['end_to_end']['p50_ms']:.0f}",
+            f"{row['memory']['host_mib']:.0f}",
+            f"{row['load_s']:.1f}",
+            f"{row['parity']['labels_differ']:.2%}",
+            "equal"
+            if row["parity"]["image_psnr_db"] is None
+            else f"{row['parity']['image_psnr_db']:.0f} dB",
+        ]
+        for row in rows
     ]
-    return _markdown(["one pair, CPU, two threads", "median, ms", "90th percentile, ms"], rows)
+    header = [
+        f"one pair, {report['environment']['processor']}, {report['threads']} threads",
+        "p50, ms",
+        "p90",
+        "p99",
+        "torch eager takes, times",
+        "end to end, ms",
+        "peak MiB",
+        "load, s",
+        "labels differ",
+        "PSNR",
+    ]
+    return f"{report['quietness']['statement']}\n\n{_markdown(header, cells)}"
+
+
+def batches() -> str:
+    """Throughput at every batch size, and of threads that share one pipeline."""
+    report, measured = _benchmark()
+    sizes = sorted({row["batch"] for row in measured})
+    counts = sorted({point["clients"] for point in report["clients"]})
+    of_batch = {
+        (row["label"], row["batch"]): row["compute"]["pairs_per_s"]
+        for row in measured
+        if row["name"] != "empty"
+    }
+    of_clients = {
+        (point["label"], point["clients"]): f"{point['pairs_per_s']:.1f} ({point['p50_ms']:.0f} ms)"
+        for point in report["clients"]
+    }
+    rows = [
+        [
+            label,
+            *(
+                f"{of_batch[label, size]:.1f}" if (label, size) in of_batch else "-"
+                for size in sizes
+            ),
+            *(of_clients.get((label, count), "-") for count in counts),
+        ]
+        for label in dict.fromkeys(label for label, _ in of_batch)
+    ]
+    header = [
+        "pairs/s",
+        *(f"batch {size}" for size in sizes),
+        *(f"{count} client{'s' if count > 1 else ''} (p50)" for count in counts),
+    ]
+    return _markdown(header, rows)
+
+
+def published() -> str:
+    """Published times of the networks beside ours with the same exclusions."""
+    from garment_transfer.benchmarks.published import network_time_rows
+
+    return _markdown(
+        ["networks, 256x192, batch 1, float32", "ms", "origin"],
+        network_time_rows(_benchmark()[0]),
+    )
 
 
 def flow_warp() -> str:
@@ -106,6 +180,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "held_out": held_out,
     "real": real,
     "latency": latency,
+    "batches": batches,
+    "published": published,
     "flow_warp": flow_warp,
 }
 

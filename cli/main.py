@@ -34,6 +34,9 @@ _COMMANDS: Final = {
     "train": _Command("Train the networks on rendered people.", "train"),
     "evaluate": _Command("Measure the method and its baselines.", "train"),
     "render": _Command("Render people to train on.", "train"),
+    "benchmark": _Command("Measure every backend side by side.", "benchmark"),
+    "compare": _Command("Tell regressions between two results of benchmark.", "benchmark"),
+    "profile": _Command("Say where the time of a transfer goes.", "benchmark"),
 }
 
 

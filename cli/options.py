@@ -35,7 +35,25 @@ class SizeType(click.ParamType):
         return size
 
 
+class CountsType(click.ParamType):
+    """Whole numbers of at least 1, such as 1,8,32."""
+
+    name = "N,N,..."
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """Numbers in ascending order from text, or a usage error."""
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).split(",")
+        if not all(re.fullmatch(r" *0*[1-9]\d* *", part) for part in parts):
+            self.fail(f"{value!r} is not whole numbers of at least 1, such as 1,8,32", param, ctx)
+        return tuple(sorted({int(part) for part in parts}))
+
+
 SIZE = SizeType()
+COUNTS = CountsType()
 
 
 class BatchType(click.ParamType):

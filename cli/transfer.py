@@ -30,7 +30,7 @@ _PATH = click.Path(path_type=Path)
     "--backend",
     default="onnxruntime",
     show_default=True,
-    help="Inference backend; `garment-transfer doctor` lists them.",
+    help="Inference backend, which `garment-transfer doctor` lists, or auto: the fastest measured.",
 )
 @click.option(
     "--precision",
@@ -80,6 +80,7 @@ def command(
         raise click.UsageError("-o and --panel name the same file.")
 
     from garment_transfer.runtime import Pipeline, sample_bundle, sample_people
+    from garment_transfer.runtime.choosing import AUTO, fastest_backend
     from garment_transfer.runtime.images import check_output
     from garment_transfer.runtime.pairs import Pair, read_pairs
 
@@ -90,6 +91,10 @@ def command(
             check_output(path)
     if sample:
         person, garment_owner = sample_people()
+    if backend == AUTO:
+        choice = fastest_backend()
+        click.echo(choice.reason, err=True)
+        backend = choice.name
     pipeline = Pipeline.load(
         bundle or sample_bundle(),
         backend,

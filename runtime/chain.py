@@ -371,6 +371,11 @@ class Chain:
         self._closed = False
         self._changed = threading.Condition()
 
+    @property
+    def engines(self) -> Mapping[str, Engine]:
+        """The engines by stage, in the order in which they run."""
+        return self._engines
+
     @contextmanager
     def session(self, batch: int, timeout: float | None = None) -> Iterator[Session]:
         """A session for a batch size, given back at the end.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,14 +25,18 @@ from garment_transfer.runtime.backends import (
     DeviceOptions,
     Engine,
     HostBackend,
+    check_options,
     find_backend,
 )
 from garment_transfer.runtime.bundle import STAGES, Bundle, Size, Tensor
 from garment_transfer.runtime.chain import Chain, Session, handle_of
+from garment_transfer.runtime.choosing import AUTO, fastest_backend
 from garment_transfer.runtime.compositing import compose
 from garment_transfer.runtime.errors import BackendError, InputError
 from garment_transfer.runtime.fitting import Fit
 from garment_transfer.runtime.people import Person
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +86,7 @@ class Pipeline:
         backend: str = "onnxruntime",
         threads: int | None = None,
         *,
+        options: Mapping[str, Any] | None = None,
         precision: str | None = None,
         device: int = DeviceOptions.device,
         sessions: int = DeviceOptions.sessions,
@@ -90,8 +97,11 @@ class Pipeline:
 
         Args:
             bundle: the bundle or its folder.
-            backend: one of `backends.BACKENDS`.
+            backend: one of `backends.BACKENDS`, or "auto" for the fastest measured one that runs
+                here; the choice and its reason are logged.
             threads: CPU threads each graph runs on; None leaves it to the backend.
+            options: what a CPU's backend takes beyond that, such as
+                `{"inference_precision": "default"}` for openvino.
             precision: "float32" or "float16", in which the bundle has to have graphs (and for
                 TensorRT engines); None is the bundle's main one.
             device: CUDA's number of the GPU, where the backend uses one, as for what follows.
@@ -107,18 +117,33 @@ class Pipeline:
             raise InputError(f"threads is {threads}; expected 1 or more, or None for the default")
         if sessions < 1:
             raise InputError(f"sessions is {sessions}; expected 1 or more")
+        if backend == AUTO:
+            choice = fastest_backend()
+            _LOG.info(choice.reason)
+            backend = choice.name
         found = find_backend(backend)
         if not isinstance(bundle, Bundle):
             bundle = Bundle.load(bundle)
         if backend in DEVICE_BACKENDS:
-            options = DeviceOptions(precision, device, sessions, graphs, rebuild_if_needed, threads)
-            return cls(bundle, cast(DeviceBackend, found).load(bundle, options))
+            if options:
+                raise BackendError(
+                    f"backend {backend} has no option {', '.join(options)}; available: none"
+                )
+            on_device = DeviceOptions(
+                precision, device, sessions, graphs, rebuild_if_needed, threads
+            )
+            return cls(bundle, cast(DeviceBackend, found).load(bundle, on_device))
+        host = cast(HostBackend, found)
+        check_options(backend, host, options or {})
         of_stage = bundle.manifest.graphs_of(precision)
         return cls(
             bundle,
             {
-                stage: cast(HostBackend, found).load(
-                    bundle.graph_path(stage, precision), of_stage[stage], threads
+                stage: host.load(
+                    bundle.graph_path(stage, precision),
+                    of_stage[stage],
+                    threads,
+                    **(options or {}),
                 )
                 for stage in STAGES
             },
@@ -370,6 +395,23 @@ def _fit(person: Person, size: Size) -> Fit:
 
 @contextmanager
 def _timed(timings: dict[str, float], name: str) -> Iterator[None]:
+    nvtx = _nvtx()
+    if nvtx:
+        nvtx.push_range(name, domain="garment_transfer")
     start = time.perf_counter()
-    yield
-    timings[name] = 1000 * (time.perf_counter() - start)
+    try:
+        yield
+    finally:
+        timings[name] = 1000 * (time.perf_counter() - start)
+        if nvtx:
+            nvtx.pop_range(domain="garment_transfer")
+
+
+@functools.cache
+def _nvtx() -> Any:
+    """The module whose ranges Nsight Systems shows; None where it is not installed."""
+    try:
+        import nvtx
+    except ImportError:
+        return None
+    return nvtx

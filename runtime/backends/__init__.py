@@ -1,14 +1,15 @@
 """Inference backends: one module each, imported when used.
 
-A backend of the CPU has `load(path, graph, threads) -> Engine`, a graph of a bundle, ready to run
-on host arrays. One of `DEVICE_BACKENDS` has `load(bundle, options) -> Chain`, all graphs in a row
-on a GPU. Either has `status() -> Status`: whether it can run here, and if not, why and what mends
-it.
+A backend of the CPU has `load(path, graph, threads, **options) -> Engine`, a graph of a bundle,
+ready to run on host arrays; the options are its own and have defaults. One of `DEVICE_BACKENDS` has
+`load(bundle, options) -> Chain`, all graphs in a row on a GPU. Either has `status() -> Status`:
+whether it can run here, and if not, why and what mends it.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 DEVICE_BACKENDS: Final = ("onnxruntime-cuda", "tensorrt", "tensorrt-rtx")
 
 #: The backends by name.
-BACKENDS: Final = ("onnxruntime", *DEVICE_BACKENDS)
+BACKENDS: Final = ("onnxruntime", "openvino", *DEVICE_BACKENDS)
 
 
 class Engine(Protocol):
@@ -76,9 +77,9 @@ class Backend(Protocol):
 
 
 class HostBackend(Backend, Protocol):
-    """What the backend of the CPU provides."""
+    """What a backend of the CPU provides."""
 
-    def load(self, path: Path, graph: Graph, threads: int | None) -> Engine:
+    def load(self, path: Path, graph: Graph, threads: int | None, **options: Any) -> Engine:
         """A graph of a bundle, ready to run on `threads` threads (None: the backend's choice)."""
 
 
@@ -105,6 +106,17 @@ def find_backend(name: str) -> HostBackend | DeviceBackend:
         return TensorRTBackend(name)
     module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
     return cast("HostBackend | DeviceBackend", module)
+
+
+def check_options(name: str, backend: HostBackend, options: Mapping[str, Any]) -> None:
+    """Raises BackendError for options that a backend's `load` does not take."""
+    known = list(inspect.signature(backend.load).parameters)[3:]
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        raise BackendError(
+            f"backend {name} has no option {', '.join(unknown)}; available: "
+            f"{', '.join(known) or 'none'}"
+        )
 
 
 def check_signature(path: Path, graph: Graph, engine: Engine) -> None:

@@ -47,9 +47,26 @@ class OnnxRuntimeEngine:
             ) from error
         return dict(zip(self._output_names, values, strict=True))
 
+    def end_profiling(self) -> tuple[Path, int]:
+        """ONNX Runtime's profile of the runs so far, and the moment that its times count from.
 
-def load(path: Path, graph: Graph, threads: int | None) -> OnnxRuntimeEngine:
+        The moment is in nanoseconds of `time.time_ns`. Only for a graph loaded with `profile`.
+        """
+        start = self._session.get_profiling_start_time_ns()
+        return Path(self._session.end_profiling()), start
+
+
+def load(
+    path: Path,
+    graph: Graph,
+    threads: int | None,
+    kernel: bool = True,
+    profile: str = "",
+) -> OnnxRuntimeEngine:
     """A session for the graph file; `threads` per graph, None for one per physical core.
+
+    Without `kernel`, FlowWarp runs by its function body even where its kernel is built. `profile`
+    is how the path of a profile begins that `OnnxRuntimeEngine.end_profiling` writes.
 
     Raises BackendError when ONNX Runtime is not installed, is installed twice, or does not take
     the file, or when the file's inputs and outputs are not the manifest's.
@@ -60,7 +77,11 @@ def load(path: Path, graph: Graph, threads: int | None) -> OnnxRuntimeEngine:
     import onnxruntime
 
     options = session_options(threads)
-    _register_kernels(options)
+    if kernel:
+        _register_kernels(options)
+    if profile:
+        options.enable_profiling = True
+        options.profile_file_prefix = profile
     try:
         session = onnxruntime.InferenceSession(
             str(path), sess_options=options, providers=["CPUExecutionProvider"]
@@ -101,6 +122,13 @@ def _register_kernels(options: Any) -> str:
     return ""
 
 
+def kernel_problem() -> str:
+    """Why FlowWarp's kernel cannot be used; empty where it can. ONNX Runtime has to be there."""
+    import onnxruntime
+
+    return _register_kernels(onnxruntime.SessionOptions())
+
+
 def status() -> Status:
     """Whether ONNX Runtime can run here."""
     installed = installed_packages()
@@ -123,7 +151,7 @@ def status() -> Status:
             f"run `pip uninstall -y {' '.join(PACKAGES)}`, then `{_INSTALL}`",
         )
     providers = ", ".join(onnxruntime.get_available_providers())
-    without = _register_kernels(onnxruntime.SessionOptions())
+    without = kernel_problem()
     warp = "FlowWarp by its kernel"
     if without:
         warp = (

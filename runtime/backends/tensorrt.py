@@ -13,7 +13,7 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -79,6 +79,20 @@ class TensorRTContext:
         """Queues the engine; BackendError when TensorRT refuses."""
         if not self._context.execute_async_v3(self._stream):
             self._owner.require(False, "run")
+
+    def profile(self, report: Callable[[str, float], None]) -> None:
+        """From now on `report` gets name and milliseconds of every layer, and runs wait for it."""
+        trt = self._owner._trt
+
+        class Profiler(trt.IProfiler):  # type: ignore[name-defined]
+            def __init__(self) -> None:
+                trt.IProfiler.__init__(self)
+
+            def report_layer_time(self, layer_name: str, ms: float) -> None:
+                report(layer_name, ms)
+
+        self._profiler = Profiler()  # the context does not keep it alive
+        self._context.profiler = self._profiler
 
     def close(self) -> None:
         """Ends the context, before its memory and its stream."""

@@ -13,16 +13,30 @@ HEAVY = (
     "anny",
     "cv2",
     "jsonschema",
+    "matplotlib",
     "numpy",
     "onnx",
     "onnxruntime",
+    "openvino",
     "PIL",
+    "psutil",
     "torch",
     "tqdm",
     "warp",
 )
 
-COMMANDS = ("transfer", "inspect", "doctor", "export", "train", "evaluate", "render")
+COMMANDS = (
+    "transfer",
+    "inspect",
+    "doctor",
+    "export",
+    "train",
+    "evaluate",
+    "render",
+    "benchmark",
+    "compare",
+    "profile",
+)
 
 
 def imported_by(*arguments: str) -> tuple[str, set[str]]:
