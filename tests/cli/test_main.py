@@ -22,7 +22,16 @@ HEAVY = (
     "warp",
 )
 
-COMMANDS = ("transfer", "inspect", "doctor", "export", "train", "evaluate", "render")
+COMMANDS = (
+    "transfer",
+    "inspect",
+    "doctor",
+    "export",
+    "triton",
+    "train",
+    "evaluate",
+    "render",
+)
 
 
 def imported_by(*arguments: str) -> tuple[str, set[str]]:
