@@ -76,7 +76,7 @@ def serve(repository: Path, *options: str, start_s: float = 60) -> Iterator[Serv
         backends = Path(folder, "backends")
         shutil.copytree(backend, backends / "python")
         shutil.copy(stub, backends / "python")
-        http, grpc, metrics = ports = _free_ports(3)
+        http, grpc, metrics = _free_ports(3)
         environment = dict(os.environ)
         # The stub looks up its interpreter's library and, by PATH, its environment.
         environment["LD_LIBRARY_PATH"] = ":".join(
@@ -101,7 +101,13 @@ def serve(repository: Path, *options: str, start_s: float = 60) -> Iterator[Serv
                 stderr=subprocess.STDOUT,
                 env=environment,
             )
-        server = Server(*(f"127.0.0.1:{port}" for port in ports), process, log)
+        server = Server(
+            http=f"127.0.0.1:{http}",
+            grpc=f"127.0.0.1:{grpc}",
+            metrics=f"127.0.0.1:{metrics}",
+            process=process,
+            log=log,
+        )
         try:
             _wait_until_ready(server, start_s)
             yield server

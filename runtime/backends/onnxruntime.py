@@ -54,6 +54,13 @@ def load(path: Path, graph: Graph, threads: int | None) -> OnnxRuntimeEngine:
     Raises BackendError when ONNX Runtime is not installed, is installed twice, or does not take
     the file, or when the file's inputs and outputs are not the manifest's.
     """
+    engine = open_model(path, threads)
+    check_signature(path, graph, engine)
+    return engine
+
+
+def open_model(path: Path, threads: int | None) -> OnnxRuntimeEngine:
+    """A session for any ONNX file; `threads` as in `load`. Raises BackendError."""
     current = status()
     if not current.available:
         raise BackendError(f"{current.reason}; {current.remedy}")
@@ -74,11 +81,9 @@ def load(path: Path, graph: Graph, threads: int | None) -> OnnxRuntimeEngine:
     except Exception as error:
         raise BackendError(
             f"ONNX Runtime {onnxruntime.__version__} does not load {path}: {_first_line(error)}; "
-            "run `pip install --upgrade onnxruntime`, or export the bundle anew"
+            "run `pip install --upgrade onnxruntime`, or export it anew"
         ) from error
-    engine = OnnxRuntimeEngine(session)
-    check_signature(path, graph, engine)
-    return engine
+    return OnnxRuntimeEngine(session)
 
 
 def _register_kernels(options: Any) -> str:

@@ -24,6 +24,7 @@ HEAVY = (
 
 COMMANDS = (
     "transfer",
+    "prepare",
     "inspect",
     "doctor",
     "export",
