@@ -35,6 +35,9 @@ _NUMPY: Final = {"uint8": np.uint8, "float32": np.float32, "tensor(float16)": np
 # Suffixes that `Person.load` finds; photos in other formats become PNG.
 _KEPT: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
+# x1, y1, x2, y2: edges, so that pixel i reaches from i to i + 1.
+_Box = tuple[float, float, float, float]
+
 
 @dataclass(frozen=True)
 class _Placement:
@@ -48,8 +51,9 @@ class _Placement:
     scale_y: float
     top: float
 
-    def within(self, x1: float, y1: float, x2: float, y2: float, to: Size) -> _Placement:
+    def within(self, box: _Box, to: Size) -> _Placement:
         """The place in a map of size `to` that covers a box of this one, edges in pixels."""
+        x1, y1, x2, y2 = box
         across, down = to.width / (x2 - x1), to.height / (y2 - y1)
         return _Placement(
             self.scale_x * across,
@@ -94,7 +98,7 @@ class MapModel:
         target = Size(**self._input["size"]) if "size" in self._input else size
         if self._input.get("resize", "fit") == "stretch":
             framed = resize(photo, target)
-            placement = _Placement(1, 0, 1, 0).within(0, 0, size.width, size.height, target)
+            placement = _Placement(1, 0, 1, 0).within((0, 0, size.width, size.height), target)
         else:
             fit = Fit(size, target)
             framed = np.empty((target.height, target.width, 3), np.float32)
@@ -141,14 +145,16 @@ class MapModel:
         due = {"N": 1, "C": 3}
         if "size" in self._input:
             due |= {"H": self._input["size"]["height"], "W": self._input["size"]["width"]}
-        for axis, have in axes.items():
-            if isinstance(have, int) and have != due.get(axis):
-                given = due.get(axis, "the photo's own size, since it names no size")
-                raise InputError(
-                    f"{self.path} takes {tensor}, and {self._json} says layout "
-                    f"{self._input['layout']} and {given} along {axis}; correct layout and size "
-                    "there"
-                )
+        if any(isinstance(have, int) and have != due.get(axis) for axis, have in axes.items()):
+            size = (
+                "the size {height}x{width}".format(**self._input["size"])
+                if "H" in due
+                else "no size"
+            )
+            raise InputError(
+                f"{self.path} takes {tensor}, and {self._json} says layout "
+                f"{self._input['layout']} and {size} (height x width); correct them there"
+            )
         return tensor
 
     def _check_output(self, key: str) -> None:
@@ -272,7 +278,7 @@ class DensePose(MapModel):
         for key in ("parts", "u", "v"):
             self._check_channels(heads[key], names[key], PARTS + 1, "one per part and background")
         place = {
-            key: placement.within(*(box or (0, 0, target.width, target.height)), to=_size(head))
+            key: placement.within(box or (0, 0, target.width, target.height), _size(head))
             for key, head in heads.items()
         }
         part = _best(heads["parts"], place["parts"], photo)
@@ -287,9 +293,7 @@ class DensePose(MapModel):
                 plane[here] = _linear(heads[key][which], place[key], photo)[here]
         return _iuv(part, 255 * uv)
 
-    def _choose(
-        self, outputs: Mapping[str, npt.NDArray[Any]]
-    ) -> tuple[int, tuple[float, float, float, float]]:
+    def _choose(self, outputs: Mapping[str, npt.NDArray[Any]]) -> tuple[int, _Box]:
         """The person of the highest score, and the box that the heads cover."""
         boxes = outputs[self._output["boxes"]]
         if boxes.ndim != 2 or boxes.shape[1] != 4:
@@ -390,7 +394,7 @@ def _size(planes: npt.NDArray[Any]) -> Size:
 
 def _over(planes: npt.NDArray[Any], target: Size, placement: _Placement) -> _Placement:
     """The placement in an output that covers all of what the model saw."""
-    return placement.within(0, 0, target.width, target.height, _size(planes))
+    return placement.within((0, 0, target.width, target.height), _size(planes))
 
 
 def _linear(
@@ -438,7 +442,7 @@ def _best(
 
 
 def _inside(
-    box: tuple[float, float, float, float], placement: _Placement, photo: npt.NDArray[np.uint8]
+    box: _Box, placement: _Placement, photo: npt.NDArray[np.uint8]
 ) -> npt.NDArray[np.bool_]:
     """Which pixels of the photo lie in a box of what the model saw."""
     height, width = photo.shape[:2]
