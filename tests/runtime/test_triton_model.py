@@ -5,6 +5,8 @@ from __future__ import annotations
 import queue
 import shutil
 import socket
+import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -18,6 +20,7 @@ import onnx.helper
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
+from PIL import Image
 from tritonclient.utils import InferenceServerException
 
 from garment_transfer.benchmarks import triton_server
@@ -170,6 +173,25 @@ def test_it_gives_what_the_pipeline_gives(
     arrays = {name: np.concatenate([one[name] for one in pairs[:count]]) for name in pairs[0]}
     with module.InferenceServerClient(getattr(server, protocol)) as client:
         check(infer(client, arrays), arrays, pipeline)
+
+
+def test_the_examples_client(
+    server: triton_server.Server,
+    pipeline: Pipeline,
+    tmp_path: Path,
+    make_person: MakePerson,
+    save_person: Callable[..., Path],
+) -> None:
+    """A transfer at the photos' own size is what the pipeline makes of them."""
+    folders = [
+        save_person(make_person(*size, seed=seed), tmp_path / f"person{seed}")
+        for seed, size in enumerate([(150, 100), (96, 48)])
+    ]
+    script = Path(__file__).parents[2] / "examples" / "triton" / "client.py"
+    arguments = [*map(str, folders), "-o", str(tmp_path / "out.png"), "--url", server.grpc]
+    subprocess.run([sys.executable, script, *arguments], check=True)
+    due = pipeline.transfer(*map(Person.load, folders))
+    assert (np.array(Image.open(tmp_path / "out.png")) == due.image).all()
 
 
 def test_only_what_is_asked_for_comes_back(client: Any, pairs: list[Arrays]) -> None:
