@@ -18,6 +18,7 @@ from garment_transfer.runtime.version import package_version
 #: a tree that is not installed and has no metadata to say so.
 _EXTRAS: Final = {
     "export": ("torch", "filelock", "onnx", "onnxscript", "safetensors"),
+    "triton": ("tritonclient",),
     "train": (
         "torch",
         "anny",

@@ -80,3 +80,23 @@ class BatchType(click.ParamType):
 
 
 BATCH = BatchType()
+
+
+class ShardType(click.ParamType):
+    """I/N, such as 0/4: part I, counted from 0, of N."""
+
+    name = "I/N"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Index and count from text, or a usage error."""
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"(\d+)/(\d+)", str(value))
+        if not match:
+            self.fail(f"{value!r} is not I/N, such as 0/4 for the first of four", param, ctx)
+        return int(match[1]), int(match[2])
+
+
+SHARD = ShardType()

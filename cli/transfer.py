@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from garment_transfer.cli.options import SHARD
+
 if TYPE_CHECKING:
     from garment_transfer.runtime import Pipeline
     from garment_transfer.runtime.pairs import Pair
@@ -24,6 +26,17 @@ _PATH = click.Path(path_type=Path)
     "--pairs",
     type=_PATH,
     help="CSV of pairs with the header person,garment_owner,output; paths start from its folder.",
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    help="Pairs that share a run; default: 1. More pay on GPUs, not on the CPU.",
+)
+@click.option(
+    "--resume", is_flag=True, help="Leave pairs out whose output is newer than both people."
+)
+@click.option(
+    "--shard", type=SHARD, help="Part I, from 0, of N of the list: one machine's share of it."
 )
 @click.option("--bundle", type=_PATH, help="Bundle to run; default: the one in the package.")
 @click.option(
@@ -54,6 +67,9 @@ def command(
     panel: Path | None,
     sample: bool,
     pairs: Path | None,
+    batch: int | None,
+    resume: bool,
+    shard: tuple[int, int] | None,
     bundle: Path | None,
     backend: str,
     precision: str | None,
@@ -74,6 +90,8 @@ def command(
         raise click.UsageError("Missing argument 'GARMENT_OWNER': who wears the garment now.")
     if pairs and (output or panel):
         raise click.UsageError("-o and --panel are for one pair; --pairs names its own outputs.")
+    if not pairs and (batch or resume or shard):
+        raise click.UsageError("--batch, --resume and --shard are for --pairs.")
     if not pairs and not output:
         raise click.UsageError("Missing option '-o': the picture to write.")
     if output == panel is not None:
@@ -82,53 +100,64 @@ def command(
     from garment_transfer.runtime import Pipeline, sample_bundle, sample_people
     from garment_transfer.runtime.choosing import AUTO, fastest_backend
     from garment_transfer.runtime.images import check_output
-    from garment_transfer.runtime.pairs import Pair, read_pairs
+    from garment_transfer.runtime.pairs import Pair, is_done, read_pairs
+    from garment_transfer.runtime.pairs import shard as part_of
 
     # Lists and outputs are checked before anything slow is loaded or run.
     rows = read_pairs(pairs) if pairs else []
+    if shard:
+        rows = part_of(rows, *shard)
+    due = [row for row in rows if not (resume and is_done(row))]
     for path in (output, panel):
         if path:
             check_output(path)
     if sample:
         person, garment_owner = sample_people()
-    if backend == AUTO:
-        choice = fastest_backend()
-        click.echo(choice.reason, err=True)
-        backend = choice.name
-    pipeline = Pipeline.load(
-        bundle or sample_bundle(),
-        backend,
-        threads,
-        precision=precision,
-        rebuild_if_needed=rebuild_if_needed,
-    )
-    if rows:
-        failed = _transfer_all(pipeline, rows, label_set, densepose)
-        click.echo(f"{len(rows) - failed} of {len(rows)} pairs written, {failed} failed")
+    failed = 0
+    if due or not pairs:
+        if backend == AUTO:
+            choice = fastest_backend()
+            click.echo(choice.reason, err=True)
+            backend = choice.name
+        pipeline = Pipeline.load(
+            bundle or sample_bundle(),
+            backend,
+            threads,
+            precision=precision,
+            rebuild_if_needed=rebuild_if_needed,
+        )
+        if output and person and garment_owner:
+            _transfer(pipeline, Pair(person, garment_owner, output), panel, label_set, densepose)
+        else:
+            failed = _transfer_all(pipeline, due, batch or 1, label_set, densepose)
+    if pairs:
+        there = f", {len(rows) - len(due)} were there" if resume else ""
+        click.echo(f"{len(due) - failed} of {len(rows)} pairs written{there}, {failed} failed")
         context.exit(1 if failed else 0)
-    elif output and person and garment_owner:
-        _transfer(pipeline, Pair(person, garment_owner, output), panel, label_set, densepose)
 
 
 def _transfer_all(
-    pipeline: Pipeline, pairs: list[Pair], label_set: str | None, densepose: str | None
+    pipeline: Pipeline,
+    pairs: list[Pair],
+    batch: int,
+    label_set: str | None,
+    densepose: str | None,
 ) -> int:
     """Transfers every pair, reports those that fail, and returns how many did."""
     from tqdm import tqdm
 
-    from garment_transfer.runtime.errors import GarmentTransferError
-    from garment_transfer.runtime.images import check_output
+    from garment_transfer.runtime.pairs import transfer_pairs
 
     failed = 0
-    with tqdm(pairs, unit="pair", disable=None) as bar:
-        for pair in bar:
-            try:
-                check_output(pair.output)
-                _transfer(pipeline, pair, None, label_set, densepose)
-            except (GarmentTransferError, OSError) as error:
+    outcomes = transfer_pairs(
+        pipeline, pairs, batch=batch, label_set=label_set, densepose_encoding=densepose
+    )
+    with tqdm(outcomes, total=len(pairs), unit="pair", disable=None) as bar:
+        for outcome in bar:
+            if outcome.error:
                 failed += 1
                 bar.clear()
-                click.echo(f"Error: {pair.output}: {error}", err=True)
+                click.echo(f"Error: {outcome.pair.output}: {outcome.error}", err=True)
     return failed
 
 

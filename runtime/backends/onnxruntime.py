@@ -71,6 +71,15 @@ def load(
     Raises BackendError when ONNX Runtime is not installed, is installed twice, or does not take
     the file, or when the file's inputs and outputs are not the manifest's.
     """
+    engine = open_model(path, threads, kernel, profile)
+    check_signature(path, graph, engine)
+    return engine
+
+
+def open_model(
+    path: Path, threads: int | None, kernel: bool = True, profile: str = ""
+) -> OnnxRuntimeEngine:
+    """A session for any ONNX file; arguments as in `load`. Raises BackendError."""
     current = status()
     if not current.available:
         raise BackendError(f"{current.reason}; {current.remedy}")
@@ -89,11 +98,9 @@ def load(
     except Exception as error:
         raise BackendError(
             f"ONNX Runtime {onnxruntime.__version__} does not load {path}: {first_line(error)}; "
-            "run `pip install --upgrade onnxruntime`, or export the bundle anew"
+            "run `pip install --upgrade onnxruntime`, or export it anew"
         ) from error
-    engine = OnnxRuntimeEngine(session)
-    check_signature(path, graph, engine)
-    return engine
+    return OnnxRuntimeEngine(session)
 
 
 def session_options(threads: int | None) -> Any:

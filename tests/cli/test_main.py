@@ -27,9 +27,12 @@ HEAVY = (
 
 COMMANDS = (
     "transfer",
+    "prepare",
     "inspect",
     "doctor",
     "export",
+    "build",
+    "triton",
     "train",
     "evaluate",
     "render",

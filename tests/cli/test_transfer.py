@@ -1,4 +1,7 @@
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,6 +83,9 @@ def test_options_name_the_maps(
         (("--pairs", "p.csv", "-o", "x.png"), "--pairs names its own outputs"),
         (("anna", "bob", "-o", "x.png", "--panel", "x.png"), "name the same file"),
         (("anna", "bob", "-o", "x.png", "--threads", "0"), "--threads"),
+        (("anna", "bob", "-o", "x.png", "--resume"), "--batch, --resume and --shard are for"),
+        (("--pairs", "p.csv", "--shard", "2"), "'2' is not I/N"),
+        (("--pairs", "p.csv", "--batch", "0"), "--batch"),
     ],
 )
 def test_usage(arguments: tuple[str, ...], due: str) -> None:
@@ -134,6 +140,71 @@ def test_a_failing_pair_does_not_stop_the_others(
     assert "2.png cannot be written" in result.output
     assert "3.txt does not name a picture format" in result.output
     assert sorted(os.listdir(tmp_path)) == ["4.png", "anna", "bob", "pairs.csv"]
+
+
+def test_the_shipped_bundle_gives_pairs_what_it_gives_one(tmp_path: Path) -> None:
+    person, owner = sample_people()
+    list_file = tmp_path / "pairs.csv"
+    list_file.write_text(
+        f"person,garment_owner,output\n{person},{owner},1.png\n{owner},{person},2.png\n"
+    )
+    result = CliRunner().invoke(main, ["transfer", "--pairs", str(list_file)])
+    assert result.exit_code == 0, result.output
+    for number, (one, other) in enumerate([(person, owner), (owner, person)], start=1):
+        alone = tmp_path / "alone.png"
+        result = CliRunner().invoke(main, ["transfer", str(one), str(other), "-o", str(alone)])
+        assert result.exit_code == 0, result.output
+        assert alone.read_bytes() == (tmp_path / f"{number}.png").read_bytes()
+
+
+def test_resume_and_shards(tiny_bundle: Path, people: tuple[Path, Path], tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs.csv"
+    rows = [f"anna,bob,{number}.png\n" for number in range(5)]
+    pairs.write_text("person,garment_owner,output\n" + "".join(rows))
+    result = transfer(tiny_bundle, "--pairs", pairs, "--shard", "1/2", "--batch", 2)
+    assert result.exit_code == 0, result.output
+    assert "2 of 2 pairs written, 0 failed" in result.output
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["1.png", "3.png"]
+    before = (tmp_path / "1.png").stat().st_mtime_ns
+    result = transfer(tiny_bundle, "--pairs", pairs, "--resume")
+    assert "3 of 5 pairs written, 2 were there, 0 failed" in result.output
+    assert (tmp_path / "1.png").stat().st_mtime_ns == before
+    # nothing is left to do, so nothing is loaded
+    result = transfer(tmp_path / "no bundle", "--pairs", pairs, "--resume")
+    assert result.exit_code == 0, result.output
+    assert "0 of 5 pairs written, 5 were there, 0 failed" in result.output
+    result = transfer(tiny_bundle, "--pairs", pairs)
+    assert "5 of 5 pairs written, 0 failed" in result.output
+    assert (tmp_path / "1.png").stat().st_mtime_ns > before
+
+
+def test_a_killed_run_is_resumed(
+    tiny_bundle: Path, people: tuple[Path, Path], tmp_path: Path
+) -> None:
+    pairs = tmp_path / "pairs.csv"
+    count = 150
+    rows = [f"anna,bob,{number}.png\n" for number in range(count)]
+    pairs.write_text("person,garment_owner,output\n" + "".join(rows))
+    arguments = ["transfer", "--pairs", pairs, "--bundle", tiny_bundle, "--threads", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from garment_transfer.cli.main import main; main()", *arguments],
+        stderr=subprocess.DEVNULL,
+    )
+    while process.poll() is None and len(list(tmp_path.glob("[0-9]*.png"))) < 5:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    there = {path: path.stat().st_mtime_ns for path in tmp_path.glob("[0-9]*.png")}
+    assert 5 <= len(there) < count
+    assert all(Image.open(path).size == (64, 128) for path in there)
+    result = transfer(tiny_bundle, "--pairs", pairs, "--resume", "--batch", 8)
+    assert result.exit_code == 0, result.output
+    assert (
+        f"{count - len(there)} of {count} pairs written, {len(there)} were there, 0 failed"
+        in result.output
+    )
+    assert all(path.stat().st_mtime_ns == then for path, then in there.items())
+    assert len(list(tmp_path.glob("[0-9]*.png"))) == count
 
 
 def test_a_panel_too_wide_for_its_format_is_told_before_anything_is_written(

@@ -1,0 +1,99 @@
+"""`garment-transfer triton`: a model repository for NVIDIA Triton."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command("triton")
+@click.argument("bundle", type=_PATH, required=False)
+@click.option("-o", "--output", "repository", type=_PATH, required=True, help="Model repository.")
+@click.option(
+    "--form",
+    type=click.Choice(["python", "onnx", "tensorrt"]),
+    default="python",
+    show_default=True,
+    help="One model that runs this package, or an ensemble of the stages as ONNX or TensorRT.",
+)
+@click.option("--name", default="garment_transfer", show_default=True, help="Name of the model.")
+@click.option(
+    "--model-version",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Version to add; the highest one serves.",
+)
+@click.option(
+    "--max-batch",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="The most pairs that Triton runs together.",
+)
+@click.option(
+    "--max-delay",
+    type=click.FloatRange(min=0),
+    default=2.0,
+    show_default=True,
+    help="Milliseconds that a pair waits for others to share its run.",
+)
+@click.option(
+    "--instances",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Copies that run side by side; of TensorRT engines, on each GPU.",
+)
+@click.option("--backend", help="Inference backend of form python; default: onnxruntime.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="Threads of an instance of form python."
+)
+@click.option("--precision", help="Precision of an ensemble; default: the bundle's own.")
+def command(
+    bundle: Path | None,
+    repository: Path,
+    form: Literal["python", "onnx", "tensorrt"],
+    name: str,
+    model_version: int,
+    max_batch: int,
+    max_delay: float,
+    instances: int,
+    backend: str | None,
+    threads: int | None,
+    precision: str | None,
+) -> None:
+    """Write a model repository that NVIDIA Triton serves BUNDLE from.
+
+    Without BUNDLE it is the one that ships in the package. Inputs and outputs have the names,
+    types and sizes of the bundle's graphs.
+    """
+    if form == "python" and precision:
+        raise click.UsageError("--precision is for ensembles, --form onnx and --form tensorrt.")
+    if form != "python" and (backend or threads):
+        raise click.UsageError("--backend and --threads are for --form python.")
+
+    from garment_transfer.export.triton import Serving, write_repository
+    from garment_transfer.runtime import Bundle, sample_bundle
+
+    notes = write_repository(
+        Bundle.load(bundle or sample_bundle()),
+        repository,
+        form=form,
+        name=name,
+        version=model_version,
+        serving=Serving(max_batch, max_delay, instances),
+        backend=backend or "onnxruntime",
+        threads=threads,
+        precision=precision,
+    )
+    click.echo(
+        f"{repository}: model {name}, version {model_version}; run "
+        f"`tritonserver --model-repository {repository}`"
+    )
+    for note in notes:
+        click.echo(f"  {note}")

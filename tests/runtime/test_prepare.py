@@ -1,0 +1,461 @@
+"""From a photo to a person, with small models that read classes and parts from colours.
+
+Every class has a colour, a corner of the RGB cube, and a model's score for a class is how near a
+pixel, as the description beside the model says that it goes in, comes to that colour as it ought
+to go in. So a slip in order, scale or place of anything gives other classes.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.helper
+import pytest
+from click.testing import CliRunner
+from onnx import TensorProto
+from PIL import Image
+
+from garment_transfer.cli.main import main
+from garment_transfer.runtime import Person
+from garment_transfer.runtime.errors import BackendError, InputError, OutputError
+from garment_transfer.runtime.images import read_rgb
+from garment_transfer.runtime.prepare import DensePose, Parser, prepare
+
+#: Colours of the seven classes, RGB.
+COLOURS = np.array(
+    [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1)], float
+)
+
+#: The DensePose part that a class's colour stands for.
+PART_OF = np.array([0, 24, 23, 15, 2, 7, 11])
+
+#: As the descriptions below say it: three different numbers each, so that their order matters.
+MEAN = np.array([0.1, 0.3, 0.6])
+STD = np.array([0.2, 0.5, 0.9])
+
+
+def ids_of_blocks(height: int, width: int, block: int, seed: int = 0) -> np.ndarray:
+    """Class ids in random blocks, with garment and background among them."""
+    rng = np.random.default_rng(seed)
+    blocks = rng.integers(0, len(COLOURS), (height // block, width // block))
+    blocks[0, 0], blocks[-1, -1] = 4, 0
+    return np.kron(blocks, np.ones((block, block), int)).astype(np.uint8)
+
+
+def photo_of(ids: np.ndarray) -> np.ndarray:
+    return (255 * COLOURS[ids]).astype(np.uint8)
+
+
+def as_it_goes_in(colours: np.ndarray, description: dict[str, Any]) -> np.ndarray:
+    """Colours [n,3] of 0..1, RGB, as the model sees them."""
+    given = description["input"]
+    ordered = 255 * (colours[:, ::-1] if given["channels"] == "BGR" else colours)
+    return (ordered * given.get("scale", 1) - given["mean"]) / given["std"]
+
+
+class Net:
+    """An ONNX model under construction: `flat` is the photo as float32 [1,3,H,W]."""
+
+    def __init__(
+        self, description: dict[str, Any], dtype: int = TensorProto.FLOAT, batch: bool = True
+    ):
+        self.description = description
+        self.nodes: list[Any] = []
+        self.initializers: list[Any] = []
+        self.outputs: list[Any] = []
+        given = description["input"]
+        size = given.get("size")
+        height, width = (size["height"], size["width"]) if size else ("h", "w")
+        shape = [3, height, width] if given["layout"] == "NCHW" else [height, width, 3]
+        self.input = onnx.helper.make_tensor_value_info(
+            "photo", dtype, [1, *shape] if batch else shape
+        )
+        self.add("Cast", "photo", "cast", to=TensorProto.FLOAT)
+        if not batch:
+            axes = self.constant(np.array([0]))
+            self.nodes.append(onnx.helper.make_node("Unsqueeze", ["cast", axes], ["four"]))
+        order = [0, 1, 2, 3] if given["layout"] == "NCHW" else [0, 3, 1, 2]
+        self.add("Transpose", "cast" if batch else "four", "flat", perm=order)
+
+    def add(self, kind: str, source: str, result: str, *more: str, **attributes: Any) -> str:
+        self.nodes.append(onnx.helper.make_node(kind, [source, *more], [result], **attributes))
+        return result
+
+    def constant(self, array: np.ndarray) -> str:
+        name = f"constant{len(self.initializers)}"
+        self.initializers.append(onnx.numpy_helper.from_array(array, name))
+        return name
+
+    def scores(
+        self, result: str, channel_of: np.ndarray, channels: int, source: str = "flat"
+    ) -> str:
+        """Scores [1,channels,H,W]: how near a pixel comes to the colour that has the channel."""
+        colours = as_it_goes_in(COLOURS, self.description)
+        weight = np.zeros((channels, 3, 1, 1), np.float32)
+        bias = np.full(channels, -1e6, np.float32)
+        for channel, colour in zip(channel_of, colours, strict=True):
+            weight[channel, :, 0, 0] = 2 * colour
+            bias[channel] = -np.square(colour).sum()
+        return self.add("Conv", source, result, self.constant(weight), self.constant(bias))
+
+    def smaller(self, source: str, result: str, factor: int) -> str:
+        return self.add(
+            "AveragePool", source, result, kernel_shape=[factor, factor], strides=[factor, factor]
+        )
+
+    def give(self, source: str, name: str, rank: int, dtype: int = TensorProto.FLOAT) -> None:
+        self.add("Cast", source, name, to=dtype)
+        shape = [f"{name}{axis}" for axis in range(rank)]
+        self.outputs.append(onnx.helper.make_tensor_value_info(name, dtype, shape))
+
+    def save(self, folder: Path, stem: str) -> Path:
+        graph = onnx.helper.make_graph(
+            self.nodes, stem, [self.input], self.outputs, self.initializers
+        )
+        model = onnx.helper.make_model(
+            graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8
+        )
+        onnx.checker.check_model(model)
+        onnx.save(model, folder / f"{stem}.onnx")
+        (folder / f"{stem}.json").write_text(json.dumps(self.description))
+        return folder / f"{stem}.onnx"
+
+
+def description_of(
+    task: str, output: dict[str, Any], size: tuple[int, int] | None = None, **given: Any
+) -> dict[str, Any]:
+    fields = {
+        "channels": "BGR",
+        "layout": "NCHW",
+        "scale": 1 / 255,
+        "mean": MEAN.tolist(),
+        "std": STD.tolist(),
+        **given,
+    }
+    if size:
+        fields["size"] = {"height": size[0], "width": size[1]}
+    description: dict[str, Any] = {"task": task, "input": fields, "output": output}
+    if task == "parsing":
+        description["label_set"] = "classes7"
+    return description
+
+
+LOGITS = {"name": "logits", "kind": "logits", "layout": "NCHW"}
+HEADS = {"kind": "heads", "parts": "parts", "u": "u", "v": "v"}
+
+
+def parser_model(
+    folder: Path,
+    description: dict[str, Any],
+    pooled: int = 1,
+    dtype: int = TensorProto.FLOAT,
+    batch: bool = True,
+) -> Path:
+    """A parser of the colours, whose output is `pooled` times smaller than its input."""
+    net = Net(description, dtype, batch)
+    source = net.smaller("flat", "pooled", pooled) if pooled > 1 else "flat"
+    scores = net.scores("scores", np.arange(7), 7, source)
+    output = description["output"]
+    if output["kind"] == "logits":
+        if output["layout"] == "NHWC":
+            scores = net.add("Transpose", scores, "last", perm=[0, 2, 3, 1])
+        net.give(scores, output["name"], 4)
+    else:
+        labels = net.add("ArgMax", scores, "labels_", axis=1, keepdims=0)
+        net.give(labels, output["name"], 3, TensorProto.INT64)
+    return net.save(folder, "parser")
+
+
+def uv_of(part: np.ndarray) -> np.ndarray:
+    """U and V of a part, 0..255: other numbers for each."""
+    return np.rint(255 * np.stack([part / 40, 1 - part / 30], axis=-1)) * (part > 0)[..., None]
+
+
+def add_uv(net: Net, like: str, names: tuple[str, str] = ("u", "v")) -> None:
+    """U and V heads, one plane of its own number per part."""
+    for name, values in zip(names, (np.arange(25) / 40, 1 - np.arange(25) / 30), strict=True):
+        nothing = net.add("Sub", like, f"{name}_nothing", like)
+        plane = net.constant(values.astype(np.float32)[None, :, None, None])
+        net.give(net.add("Add", nothing, f"{name}_", plane), name, 4)
+
+
+def densepose_model(folder: Path, description: dict[str, Any], pooled: int = 1) -> Path:
+    net = Net(description)
+    source = net.smaller("flat", "pooled", pooled) if pooled > 1 else "flat"
+    parts = net.scores("parts_", PART_OF, 25, source)
+    net.give(parts, "parts", 4)
+    add_uv(net, parts)
+    return net.save(folder, "densepose")
+
+
+@pytest.mark.parametrize(
+    ("size", "given", "pooled"),
+    [
+        (None, {}, 1),
+        (None, {"channels": "RGB", "layout": "NHWC"}, 1),
+        ((64, 64), {}, 1),  # half as large, with padding at the sides
+        ((64, 64), {"pad": [255, 255, 255], "layout": "NHWC", "channels": "RGB"}, 1),
+        ((64, 64), {"resize": "stretch"}, 1),
+        ((256, 128), {}, 1),
+        ((256, 192), {}, 4),  # a smaller output
+        ((128, 256), {}, 2),
+    ],
+)
+@pytest.mark.parametrize("kind", ["logits", "labels"])
+def test_parser(
+    tmp_path: Path, size: tuple[int, int] | None, given: dict[str, Any], pooled: int, kind: str
+) -> None:
+    ids = ids_of_blocks(128, 64, 16)
+    description = description_of("parsing", {**LOGITS, "kind": kind}, size, **given)
+    parser = Parser.load(parser_model(tmp_path, description, pooled))
+    assert parser.label_set == "classes7"
+    assert (parser.parse(photo_of(ids)) == ids).all()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "batch"), [(TensorProto.FLOAT16, True), (TensorProto.FLOAT, False)]
+)
+def test_parser_of_other_inputs(tmp_path: Path, dtype: int, batch: bool) -> None:
+    ids = ids_of_blocks(64, 64, 16)
+    output = {**LOGITS, "layout": "NHWC"}
+    description = description_of("parsing", output, (64, 64))
+    parser = Parser.load(parser_model(tmp_path, description, 1, dtype, batch))
+    assert (parser.parse(photo_of(ids)) == ids).all()
+
+
+def test_parser_of_bytes(tmp_path: Path) -> None:
+    ids = ids_of_blocks(64, 48, 16)
+    bytes_in = {"scale": 1, "mean": [0, 0, 0], "std": [1, 1, 1], "layout": "NHWC"}
+    description = description_of("parsing", LOGITS, **bytes_in)
+    parser = Parser.load(parser_model(tmp_path, description, 1, TensorProto.UINT8))
+    assert (parser.parse(photo_of(ids)) == ids).all()
+
+
+def test_nothing_is_shifted_at_odd_sizes(tmp_path: Path) -> None:
+    """A disc comes back where it was, through 473 pixels and an output a fourth of that."""
+    height, width = 311, 207
+    rows, columns = np.mgrid[:height, :width]
+    ids = np.where(np.hypot(rows - 140.3, columns - 110.8) < 70, 4, 0).astype(np.uint8)
+    description = description_of("parsing", LOGITS, (473, 473))
+    found = Parser.load(parser_model(tmp_path, description, 4)).parse(photo_of(ids))
+    # the pool leaves the last pixel of 473 out, which puts its output 1/946 off
+    assert abs(np.argwhere(found == 4).mean(axis=0) - (140.3, 110.8)).max() < 0.5
+    union, both = ((found == 4) | (ids == 4)).sum(), ((found == 4) & (ids == 4)).sum()
+    assert both / union > 0.97
+
+
+@pytest.mark.parametrize(("size", "pooled"), [(None, 1), ((64, 64), 1), ((256, 256), 2)])
+def test_densepose_heads(tmp_path: Path, size: tuple[int, int] | None, pooled: int) -> None:
+    ids = ids_of_blocks(128, 64, 16, seed=1)
+    description = description_of("densepose", HEADS, size)
+    iuv = DensePose.load(densepose_model(tmp_path, description, pooled)).estimate(photo_of(ids))
+    assert iuv.dtype == np.uint8
+    assert (iuv[..., 0] == PART_OF[ids]).all()
+    assert np.abs(iuv[..., 1:] - uv_of(PART_OF[ids])).max() <= 1
+
+
+def test_densepose_of_the_best_box(tmp_path: Path) -> None:
+    """As detectors give it: heads over boxes, of which one holds the person."""
+    ids = ids_of_blocks(128, 64, 16, seed=2)
+    # The photo lies in columns 32..96 of 128; the box leaves some of it out.
+    box = [40, 16, 88, 112]
+    output = {**HEADS, "coarse": "coarse", "boxes": "boxes", "scores": "scores"}
+    description = description_of("densepose", output, (128, 128))
+    net = Net(description)
+    starts, ends, axes = ([16, 40], [112, 88], [2, 3])
+    cut = net.add(
+        "Slice", "flat", "cut", *(net.constant(np.array(a)) for a in (starts, ends, axes))
+    )
+    fine = net.smaller(cut, "fine", 2)
+    parts = net.scores("parts_", PART_OF, 25, fine)
+    # what the parts say outside the body does not count
+    foreground = np.where(np.arange(7) == 5, 0, (np.arange(7) > 0).astype(int))
+    weight = np.zeros((2, 25, 1, 1), np.float32)
+    for class_id, channel in enumerate(foreground):
+        weight[channel, PART_OF[class_id], 0, 0] = 1
+    best = net.add("Hardmax", parts, "best", axis=1)
+    coarse = net.add("Conv", best, "coarse_", net.constant(weight))
+    decoy = net.add("Neg", parts, "decoy")
+    none = net.add("Neg", coarse, "no_coarse")
+    net.give(net.add("Concat", decoy, "both_parts", parts, axis=0), "parts", 4)
+    net.give(net.add("Concat", none, "both_coarse", coarse, axis=0), "coarse", 4)
+    add_uv(net, "both_parts")
+    net.give(net.constant(np.array([[0, 0, 20, 20], box], np.float32)), "boxes", 2)
+    net.give(net.constant(np.array([0.4, 0.9], np.float32)), "scores", 1)
+    iuv = DensePose.load(net.save(tmp_path, "densepose")).estimate(photo_of(ids))
+    due = np.where(ids == 5, 0, PART_OF[ids])
+    outside = np.ones(due.shape, bool)
+    outside[16:112, 8:56] = False
+    due[outside] = 0
+    assert (iuv[..., 0] == due).all()
+    assert np.abs(iuv[..., 1:] - uv_of(due)).max() <= 1
+
+
+@pytest.mark.parametrize(("layout", "uv_max"), [("NCHW", 1), ("NHWC", 255)])
+def test_densepose_picture(tmp_path: Path, layout: str, uv_max: int) -> None:
+    ids = ids_of_blocks(64, 64, 16, seed=3)
+    output = {"kind": "iuv", "name": "iuv", "layout": layout, "uv_max": uv_max}
+    net = Net(description_of("densepose", output, (32, 32)))
+    best = net.add("Hardmax", net.scores("scores", PART_OF, 25), "best", axis=1)
+    table = np.zeros((3, 25, 1, 1), np.float32)
+    table[0, :, 0, 0] = np.arange(25)
+    table[1:, :, 0, 0] = uv_of(np.arange(25)).T * uv_max / 255
+    picture = net.add("Conv", best, "picture", net.constant(table))
+    if layout == "NHWC":
+        picture = net.add("Transpose", picture, "last", perm=[0, 2, 3, 1])
+    net.give(picture, "iuv", 4)
+    iuv = DensePose.load(net.save(tmp_path, "densepose")).estimate(photo_of(ids))
+    assert (iuv[..., 0] == PART_OF[ids]).all()
+    assert np.abs(iuv[..., 1:] - uv_of(PART_OF[ids])).max() <= 1
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> tuple[Path, Path]:
+    """A parser and a DensePose model for photos of any size."""
+    return (
+        parser_model(tmp_path, description_of("parsing", LOGITS)),
+        densepose_model(tmp_path, description_of("densepose", HEADS, (64, 64))),
+    )
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    """A photo that is stored lying on its side."""
+    upright = photo_of(ids_of_blocks(128, 64, 16))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to show
+    path = tmp_path / "holiday.png"
+    Image.fromarray(np.ascontiguousarray(np.rot90(upright))).save(path, exif=exif)
+    assert (read_rgb(path) == upright).all()
+    return path
+
+
+def test_prepare(models: tuple[Path, Path], photo: Path, tmp_path: Path, tiny_bundle: Path) -> None:
+    folder = tmp_path / "anna"
+    arguments = ["--parser", str(models[0]), "--densepose", str(models[1]), "--threads", "1"]
+    result = CliRunner().invoke(main, ["prepare", str(photo), "-o", str(folder), *arguments])
+    assert result.exit_code == 0, result.output
+    assert "a person of 64x128 pixels" in result.output
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "densepose.png",
+        "image.png",
+        "meta.json",
+        "parse.png",
+    ]
+    assert (folder / "image.png").read_bytes() == photo.read_bytes()
+    person = Person.load(folder)
+    ids = ids_of_blocks(128, 64, 16)
+    assert (person.parsing == ids).all()
+    assert (person.densepose[..., 0] == PART_OF[ids]).all()
+    assert (person.image == photo_of(ids)).all()
+    # and it is what a transfer takes
+    output = tmp_path / "out.png"
+    transfer = ["transfer", str(folder), str(folder), "-o", str(output)]
+    result = CliRunner().invoke(main, [*transfer, "--bundle", str(tiny_bundle), "--threads", "1"])
+    assert result.exit_code == 0, result.output
+    assert Image.open(output).size == (64, 128)
+
+
+def test_a_photo_of_another_format_becomes_png(
+    models: tuple[Path, Path], photo: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "photo.tiff"
+    Image.fromarray(read_rgb(photo)).save(other)
+    folder = tmp_path / "anna"
+    prepare(other, folder, Parser.load(models[0]), DensePose.load(models[1]))
+    assert (Person.load(folder).image == read_rgb(photo)).all()
+
+
+def test_nothing_is_written_for_a_photo_without_a_person(
+    models: tuple[Path, Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "wall.png"
+    Image.new("RGB", (64, 128)).save(path)
+    with pytest.raises(InputError, match="shows a person without a body"):
+        prepare(path, tmp_path / "anna", Parser.load(models[0]), DensePose.load(models[1]))
+    assert not (tmp_path / "anna").exists()
+
+
+def test_a_folder_that_is_not_empty(models: tuple[Path, Path], photo: Path, tmp_path: Path) -> None:
+    parser, densepose = Parser.load(models[0]), DensePose.load(models[1])
+    with pytest.raises(OutputError, match=r"is a folder that is not empty; remove it"):
+        prepare(photo, tmp_path, parser, densepose)
+    with pytest.raises(OutputError, match=r"holiday\.png is a file"):
+        prepare(photo, photo, parser, densepose)
+
+
+def test_the_description_is_checked(models: tuple[Path, Path]) -> None:
+    parser, densepose = models
+    good = json.loads(parser.with_suffix(".json").read_text())
+
+    def write(**fields: Any) -> None:
+        parser.with_suffix(".json").write_text(json.dumps({**good, **fields}))
+
+    with pytest.raises(InputError, match=r"none\.onnx does not exist"):
+        Parser.load(parser.with_name("none.onnx"))
+    with pytest.raises(InputError, match=r"describes a model for densepose.*not swapped"):
+        Parser.load(densepose)
+    write(label_set="ade20k")
+    with pytest.raises(InputError, match="unknown label set 'ade20k'"):
+        Parser.load(parser)
+    write(output={**LOGITS, "name": "heatmap"})
+    with pytest.raises(InputError, match=r"'heatmap' \(name\).*gives logits; name one of these"):
+        Parser.load(parser)
+    write(input={**good["input"], "name": "picture"})
+    with pytest.raises(InputError, match=r"takes \(photo float32.*names it 'picture'"):
+        Parser.load(parser)
+    write(input={**good["input"], "layout": "NHWC"})
+    with pytest.raises(InputError, match=r"says layout NHWC and no size"):
+        Parser.load(parser)
+    fixed = description_of("densepose", HEADS, (64, 64))["input"]
+    fixed["size"]["width"] = 48
+    densepose_json = densepose.with_suffix(".json")
+    densepose_json.write_text(json.dumps({"task": "densepose", "input": fixed, "output": HEADS}))
+    with pytest.raises(InputError, match=r"takes photo .*64, 64\], .* the size 64x48 \(height"):
+        DensePose.load(densepose)
+    write(input={**good["input"], "mean": [0.5]})
+    with pytest.raises(InputError, match=r"parser\.json: input\.mean.*schema\.json specifies"):
+        Parser.load(parser)
+    write(label_set="lip20")
+    photo = photo_of(ids_of_blocks(64, 32, 16))
+    with pytest.raises(InputError, match=r"logits with 7 channels; expected 20, one per class"):
+        Parser.load(parser).parse(photo)
+    write(output={**LOGITS, "kind": "labels"})
+    with pytest.raises(InputError, match=r"logits with 7 channels; expected 1"):
+        Parser.load(parser).parse(photo)
+    parser.with_suffix(".json").write_text("{")
+    with pytest.raises(InputError, match=r"parser\.json cannot be read as JSON"):
+        Parser.load(parser)
+    parser.with_suffix(".json").unlink()
+    with pytest.raises(InputError, match=r"parser\.json does not exist: it says how"):
+        Parser.load(parser)
+    densepose.write_bytes(b"no model")
+    with pytest.raises(BackendError, match=r"does not load .*densepose\.onnx"):
+        DensePose.load(densepose)
+
+
+def test_values_that_are_no_numbers(tmp_path: Path) -> None:
+    net = Net(description_of("parsing", LOGITS))
+    scores = net.scores("scores", np.arange(7), 7)
+    net.give(
+        net.add("Log", net.add("Neg", net.add("Abs", scores, "abs"), "neg"), "log"), "logits", 4
+    )
+    with pytest.raises(InputError, match="gave NaN or infinite values in logits; check mean"):
+        Parser.load(net.save(tmp_path, "parser")).parse(photo_of(ids_of_blocks(32, 32, 16)))
+
+
+def test_nobody_in_the_photo(tmp_path: Path) -> None:
+    description = description_of("densepose", {**HEADS, "boxes": "boxes"})
+    net = Net(description)
+    parts = net.scores("parts_", PART_OF, 25)
+    net.give(parts, "parts", 4)
+    add_uv(net, parts)
+    net.give(net.constant(np.zeros((0, 4), np.float32)), "boxes", 2)
+    with pytest.raises(InputError, match="finds no person in the photo"):
+        DensePose.load(net.save(tmp_path, "densepose")).estimate(
+            photo_of(ids_of_blocks(32, 32, 16))
+        )
