@@ -12,6 +12,7 @@ from garment_transfer.runtime.errors import InputError
 HEAVY = (
     "anny",
     "cv2",
+    "gradio",
     "jsonschema",
     "numpy",
     "onnx",
@@ -22,7 +23,7 @@ HEAVY = (
     "warp",
 )
 
-COMMANDS = ("transfer", "inspect", "doctor", "export", "train", "evaluate", "render")
+COMMANDS = ("transfer", "demo", "inspect", "doctor", "export", "train", "evaluate", "render")
 
 
 def imported_by(*arguments: str) -> tuple[str, set[str]]:
