@@ -162,7 +162,8 @@ class Body:
     @classmethod
     def of(cls, person: Path, garment_owner: Path) -> "Body":
         """The request for two people's folders."""
-        data, files = {}, {}
+        data: dict[str, str] = {}
+        files: dict[str, tuple[str, bytes]] = {}
         for role, folder in (("person", person), ("garment", garment_owner)):
             meta = read_json(folder / "meta.json")
             data |= {

@@ -93,7 +93,7 @@ class Settings:
         for field in fields(cls):
             variable = f"GARMENT_TRANSFER_{field.name.upper()}"
             if variable in os.environ:
-                make = type(field.default)
+                make: Any = field.type
                 try:
                     values[field.name] = make(os.environ[variable])
                 except ValueError:

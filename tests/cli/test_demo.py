@@ -92,7 +92,7 @@ def changed(page: Any, name: str, do: Callable[[], None]) -> np.ndarray:
 
 def test_choose_a_pair_and_press(page: Any) -> None:
     person, owner = map(Person.load, sample_people())
-    assert (picture(page, "person") == person.image).all()
+    assert (picture(page, "owner") == owner.image).all()
     first = picture(page, "result")
     # The other way round: the owner in the person's garment.
     chosen = changed(page, "person", page.locator("#person-choice img").nth(1).click)
