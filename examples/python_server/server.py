@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
+import anyio
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +28,6 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from PIL import Image
 from prometheus_client import multiprocess
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from garment_transfer.runtime import (
@@ -71,6 +71,9 @@ _CLIENT_LEFT = 499
 # Multipart fields of a transfer.
 _FILES, _FIELDS = 6, 4
 
+# Threads that decode and encode pictures; each keeps memory of its own.
+_CODECS = 2
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -81,7 +84,7 @@ class Settings:
     threads: int = 1  #: of each graph; with a worker per core, 1
     max_batch: int = 4  #: pairs in a batch
     max_wait_ms: float = 5.0  #: how long the first pair of a batch waits for others
-    max_pending: int = 16  #: requests at a time; one more is answered 429
+    max_pending: int = 8  #: requests at a time; one more is answered 429
     max_body_mb: float = 32.0  #: megabytes of a request; more is answered 413
     max_megapixels: float = 4.0  #: of the photo and of each map; more is answered 413
     upload_seconds: float = 30.0  #: for the body to arrive; longer is answered 408
@@ -229,26 +232,28 @@ async def transfer(
     """
     state = request.app.state
     limit: float = state.settings.max_megapixels
-    person = await run_in_threadpool(
+    person = await anyio.to_thread.run_sync(
         _read,
         (person_image.file, person_parsing.file, person_densepose.file),
         (person_label_set, person_encoding),
         "person",
         limit,
+        limiter=state.codecs,
     )
-    owner = await run_in_threadpool(
+    owner = await anyio.to_thread.run_sync(
         _read,
         (garment_image.file, garment_parsing.file, garment_densepose.file),
         (garment_label_set, garment_encoding),
         "garment owner",
         limit,
+        limiter=state.codecs,
     )
     owner.check_garment("the")  # here, because it would fail its whole batch
     transfer = await state.batcher.transfer(person, owner)
     for stage, milliseconds in transfer.timings.items():
         _STAGES.labels(stage).observe(milliseconds / 1000)
     return Response(
-        await run_in_threadpool(_png, transfer.image),
+        await anyio.to_thread.run_sync(_png, transfer.image, limiter=state.codecs),
         media_type="image/png",
         headers={
             "Server-Timing": ", ".join(f"{k};dur={v:.1f}" for k, v in transfer.timings.items())
@@ -317,6 +322,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     _forget_dead_workers()
     pipeline = Pipeline.load(settings.bundle or sample_bundle(), settings.backend, settings.threads)
     pipeline.transfer(*map(Person.load, sample_people()))
+    app.state.codecs = anyio.CapacityLimiter(_CODECS)
     app.state.batcher = Batcher(
         pipeline, settings.max_batch, settings.max_wait_ms / 1000, _BATCHES.observe
     )
