@@ -17,6 +17,7 @@ from garment_transfer.runtime.version import package_version
 #: Packages that commands need beyond the base installation, by extra, where the package runs from
 #: a tree that is not installed and has no metadata to say so.
 _EXTRAS: Final = {
+    "demo": ("gradio",),
     "export": ("torch", "filelock", "onnx", "onnxscript", "safetensors"),
     "triton": ("tritonclient",),
     "train": (
@@ -29,6 +30,7 @@ _EXTRAS: Final = {
         "torchmetrics",
         "warp-lang",
     ),
+    "serve": ("fastapi", "httpx", "prometheus-client", "python-multipart", "uvicorn"),
 }
 
 _BASE: Final = (

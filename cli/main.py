@@ -28,6 +28,7 @@ class _Command:
 _COMMANDS: Final = {
     "transfer": _Command("Put the garment of one person on another.", "cpu"),
     "prepare": _Command("Make a person's folder from a photo, by your own models.", "cpu"),
+    "demo": _Command("Serve a page to try it on.", "demo"),
     "inspect": _Command("Verify a bundle and say what is in it.", "cpu"),
     "doctor": _Command("Say what is installed and which backends can run here.", "cpu"),
     "export": _Command("Turn a checkpoint into a bundle.", "export"),

@@ -12,6 +12,7 @@ from garment_transfer.runtime.errors import InputError
 HEAVY = (
     "anny",
     "cv2",
+    "gradio",
     "jsonschema",
     "matplotlib",
     "numpy",
@@ -28,6 +29,7 @@ HEAVY = (
 COMMANDS = (
     "transfer",
     "prepare",
+    "demo",
     "inspect",
     "doctor",
     "export",
