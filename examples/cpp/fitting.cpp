@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
+#include <cstring>
 #include <opencv2/imgproc.hpp>
 
 namespace example {
@@ -38,9 +40,8 @@ cv::Mat Fit::photo(const cv::Mat& image) const {
 
 cv::Mat Fit::map(const cv::Mat& labels) const {
   if (is_identity()) return labels;
-  cv::Mat small, framed;
-  cv::resize(labels, small, scaled, 0, 0, cv::INTER_NEAREST_EXACT);
-  cv::copyMakeBorder(small, framed, top, target.height - scaled.height - top, left,
+  cv::Mat framed;
+  cv::copyMakeBorder(nearest(labels, scaled), framed, top, target.height - scaled.height - top, left,
                      target.width - scaled.width - left, cv::BORDER_CONSTANT, cv::Scalar::all(0));
   return framed;
 }
@@ -50,6 +51,24 @@ cv::Mat Fit::crop(const cv::Mat& framed) const {
 }
 
 cv::Mat Fit::unfit(const cv::Mat& framed) const { return resized(crop(framed), source); }
+
+cv::Mat nearest(const cv::Mat& labels, cv::Size size) {
+  cv::Mat result(size, labels.type());
+  const std::size_t bytes = labels.elemSize();
+  // the source pixel that holds the centre of x
+  const auto holds = [](int x, int from, int to) {
+    return static_cast<int>((2 * std::int64_t{x} + 1) * from / (2 * std::int64_t{to}));
+  };
+  for (int y = 0; y < size.height; ++y) {
+    const unsigned char* from = labels.ptr(holds(y, labels.rows, size.height));
+    unsigned char* to = result.ptr(y);
+    for (int x = 0; x < size.width; ++x) {
+      const auto at = static_cast<std::size_t>(holds(x, labels.cols, size.width));
+      std::memcpy(to + static_cast<std::size_t>(x) * bytes, from + at * bytes, bytes);
+    }
+  }
+  return result;
+}
 
 cv::Mat resized(const cv::Mat& image, cv::Size size) {
   if (image.size() == size) return image;

@@ -36,6 +36,10 @@ class Fit {
   float scale_x, scale_y;  // frame pixels per source pixel
 };
 
+// A map of 8-bit channels at another size. Not OpenCV's INTER_NEAREST_EXACT: 4.6's takes another
+// pixel than later ones' where a centre falls between two, as at a quarter of the size.
+cv::Mat nearest(const cv::Mat& labels, cv::Size size);
+
 // A picture or field at another size: down by area, up linearly.
 cv::Mat resized(const cv::Mat& image, cv::Size size);
 

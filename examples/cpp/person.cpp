@@ -7,9 +7,10 @@
 #include <iterator>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <opencv2/imgproc.hpp>
 #include <set>
 #include <vector>
+
+#include "fitting.h"
 
 namespace example {
 namespace {
@@ -129,9 +130,7 @@ cv::Mat to_photo(const cv::Mat& map, cv::Size size, const std::string& name,
                      ": the aspects differ, so one of them was cropped or turned; make both from "
                      "the same photo");
   }
-  cv::Mat result;
-  cv::resize(map, result, size, 0, 0, cv::INTER_NEAREST_EXACT);
-  return result;
+  return nearest(map, size);
 }
 
 void check_densepose(const cv::Mat& densepose, const std::string& name) {

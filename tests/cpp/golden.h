@@ -1,4 +1,4 @@
-// The cases that test_cpp.py writes: what Python was given and what it made of it.
+// The cases that conftest.py writes: what Python was given and what it made of it.
 
 #pragma once
 
@@ -15,8 +15,18 @@
 
 inline std::string variable(const char* name) {
   const char* value = std::getenv(name);
-  if (!value) throw std::runtime_error(std::string(name) + " is not set: run test_cpp.py");
+  if (!value) throw std::runtime_error(std::string(name) + " is not set: run pytest tests/cpp");
   return value;
+}
+
+// As Python ran. Sanitized builds round FlowWarp otherwise, and are given Python's own kernel.
+inline garment_transfer::Options one_thread() {
+  garment_transfer::Options options;
+  options.threads = 1;
+  if (const char* kernel = std::getenv("GARMENT_TRANSFER_KERNEL")) {
+    options.flow_warp_library = kernel;
+  }
+  return options;
 }
 
 inline std::vector<std::uint8_t> bytes_of(const std::filesystem::path& path) {
@@ -39,21 +49,26 @@ struct Case {
   }
 };
 
+inline Case read_case(const std::filesystem::path& folder, garment_transfer::Size size) {
+  Case one;
+  one.name = folder.filename().string();
+  for (const char* name : {"person_image", "person_parsing", "person_densepose", "garment_image",
+                           "garment_parsing", "garment_densepose"}) {
+    one.inputs.push_back(bytes_of(folder / name));
+  }
+  for (const char* name : {"image", "transfer_parsing", "warped_garment", "flow"}) {
+    one.outputs.push_back(bytes_of(folder / name));
+  }
+  const auto pixels = static_cast<std::size_t>(size.height) * static_cast<std::size_t>(size.width);
+  one.batch = static_cast<std::int32_t>(one.inputs[1].size() / pixels);
+  return one;
+}
+
 inline std::vector<Case> golden_cases(garment_transfer::Size size) {
   std::vector<Case> cases;
-  for (const auto& folder : std::filesystem::directory_iterator(variable("GARMENT_TRANSFER_GOLDEN"))) {
-    Case one;
-    one.name = folder.path().filename().string();
-    for (const char* name : {"person_image", "person_parsing", "person_densepose", "garment_image",
-                             "garment_parsing", "garment_densepose"}) {
-      one.inputs.push_back(bytes_of(folder.path() / name));
-    }
-    for (const char* name : {"image", "transfer_parsing", "warped_garment", "flow"}) {
-      one.outputs.push_back(bytes_of(folder.path() / name));
-    }
-    one.batch = static_cast<std::int32_t>(
-        one.inputs[1].size() / (static_cast<std::size_t>(size.height) * static_cast<std::size_t>(size.width)));
-    cases.push_back(std::move(one));
+  const std::filesystem::path folder = variable("GARMENT_TRANSFER_GOLDEN");
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    cases.push_back(read_case(entry.path(), size));
   }
   std::sort(cases.begin(), cases.end(),
             [](const Case& a, const Case& b) { return a.name < b.name; });

@@ -12,12 +12,6 @@ namespace gt = garment_transfer;
 
 namespace {
 
-gt::Options one_thread() {
-  gt::Options options;
-  options.threads = 1;
-  return options;
-}
-
 const gt::Pipeline& pipeline() {
   static const gt::Pipeline loaded(variable("GARMENT_TRANSFER_BUNDLE"), one_thread());
   return loaded;

@@ -13,12 +13,6 @@ namespace {
 
 constexpr int kThreads = 8;
 
-gt::Options one_thread() {
-  gt::Options options;
-  options.threads = 1;
-  return options;
-}
-
 template <typename Body>
 void in_threads(int count, const Body& body) {
   std::vector<std::thread> threads;

@@ -1,11 +1,7 @@
-"""The C++ library: built with CMake, run by CTest on what Python makes of the same inputs.
-
-GARMENT_TRANSFER_CPP_BUILD names a folder that builds are kept in from one run to the next.
-"""
+"""The C++ library: built with CMake, run by CTest on what Python makes of the same inputs."""
 
 import copy
 import json
-import os
 import random
 import shutil
 import subprocess
@@ -13,162 +9,55 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime
 import pytest
 
 from garment_transfer.kernels import onnxruntime_library
-from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people
+from garment_transfer.runtime import sample_bundle
 from garment_transfer.runtime.bundle import Bundle
 from garment_transfer.runtime.errors import BundleError
-from garment_transfer.runtime.pipeline import stage_inputs
 
-ROOT = Path(__file__).parents[2]
-HEADERS = os.environ.get("ONNXRUNTIME_ROOT", "/usr/include/onnxruntime")
-MISSING = [tool for tool in ("cmake", "g++") if not shutil.which(tool)] + [
-    header
-    for header in ("/usr/include/nlohmann/json.hpp", "/usr/include/gtest/gtest.h", HEADERS)
-    if not Path(header).exists()
-]
+Build = Callable[..., Path]
+Run = Callable[..., str]
+CTest = Callable[[Path, str], None]
 
-pytestmark = [
-    pytest.mark.skipif(
-        bool(MISSING),
-        reason=f"the C++ library cannot be built without {', '.join(MISSING)}: CONTRIBUTING.md "
-        "names the packages",
-    )
-]
+KERNEL = onnxruntime_library()
 
-SANITIZERS = {
-    "none": "",
-    "address": "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer",
-    "thread": "-fsanitize=thread",
-}
-
-# Frames of a library without instrumentation are unknown to a sanitizer; tsan.supp says more.
-OPTIONS = {
-    "ASAN_OPTIONS": "detect_stack_use_after_return=1",
-    "UBSAN_OPTIONS": "print_stacktrace=1",
-    "TSAN_OPTIONS": f"suppressions={Path(__file__).with_name('tsan.supp')}",
-}
+pytestmark = pytest.mark.skipif(
+    KERNEL is None,
+    reason="Python runs without FlowWarp's kernel, which the C++ library has: install garment-"
+    "transfer again with ONNXRUNTIME_ROOT set",
+)
 
 
-def run(command: Sequence[object], timeout: float = 600, **environment: str) -> str:
-    """The standard output of a command that succeeds."""
-    ran = subprocess.run(
-        list(map(str, command)),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env={**os.environ, **OPTIONS, **environment},
-    )
-    assert ran.returncode == 0, f"{command}: {ran.returncode}\n{ran.stdout}\n{ran.stderr}"
-    return ran.stdout
+@pytest.fixture
+def ctest(run: Callable[..., str], data: dict[str, str]) -> Callable[[Path, str], None]:
+    """`ctest(folder, pattern)` runs the tests of a build folder."""
+
+    def tests(folder: Path, pattern: str) -> None:
+        kernel = {}
+        if folder.name != "none":  # sanitized, FlowWarp rounds otherwise: Python's own kernel
+            kernel = {"GARMENT_TRANSFER_KERNEL": str(KERNEL)}
+        run(["ctest", "--test-dir", folder, "-R", pattern, "--output-on-failure"], **data, **kernel)
+
+    return tests
 
 
-@pytest.fixture(scope="session")
-def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """`build(sanitizer, targets)`: a build folder in which these targets are made."""
-    kept = os.environ.get("GARMENT_TRANSFER_CPP_BUILD")
-    folder = Path(kept) if kept else tmp_path_factory.mktemp("cpp")
-    library = next(Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so*"))
-
-    def make(sanitizer: str, targets: Sequence[str] = ("all",), examples: bool = False) -> Path:
-        made = folder / sanitizer
-        flags = "-Wall -Wextra -Werror " + SANITIZERS[sanitizer]
-        if sanitizer != "none":
-            # with sanitizers GCC takes parts of std::regex for uninitialized
-            flags += " -O1 -g -Wno-maybe-uninitialized"
-        run(
-            [
-                "cmake", "-S", ROOT / "runtime/cpp", "-B", made,
-                f"-DONNXRUNTIME_ROOT={HEADERS}", f"-DONNXRUNTIME_LIBRARY={library}",
-                "-DGARMENT_TRANSFER_CUDA=OFF", "-DGARMENT_TRANSFER_TESTS=ON",
-                f"-DCMAKE_BUILD_TYPE={'Release' if sanitizer == 'none' else 'None'}",
-                f"-DGARMENT_TRANSFER_EXAMPLES={'ON' if examples else 'OFF'}",
-                f"-DCMAKE_CXX_FLAGS={flags}",
-            ]
-        )  # fmt: skip
-        run(["cmake", "--build", made, "-j", os.cpu_count() or 1, "-t", *targets])
-        return made
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def golden(tmp_path_factory: pytest.TempPathFactory, make_person: Callable[..., Person]) -> Path:
-    """A folder of cases: the inputs of a run, and what Python makes of them, as raw bytes."""
-    pipeline = Pipeline.load(sample_bundle(), threads=1)
-    size = pipeline.size
-    cases = {
-        "sample": {
-            name: array[None]
-            for name, array in stage_inputs(*map(Person.load, sample_people()), size).items()
-        }
-    }
-    rng = np.random.default_rng(7)
-    pairs = []
-    for _ in range(12):
-        people = []
-        for _ in range(2):
-            height, width = rng.integers(60, 500, 2)
-            top, left = rng.uniform(0.2, 0.4, 2)
-            bottom, right = rng.uniform(0.6, 0.8, 2)
-            people.append(
-                make_person(
-                    int(height), int(width), garment=(top, bottom, left, right),
-                    seed=int(rng.integers(1000)),
-                )
-            )  # fmt: skip
-        pairs.append(stage_inputs(people[0], people[1], size))
-    for index, pair in enumerate(pairs):
-        cases[f"rectangles{index}"] = {name: array[None] for name, array in pair.items()}
-    for index in range(4):
-        cases[f"noise{index}"] = {
-            name: rng.integers(0, 7 if name.endswith("parsing") else 25, array.shape, np.uint8)
-            for name, array in cases["sample"].items()
-        }
-    cases["batch"] = {name: np.stack([pair[name] for pair in pairs[:3]]) for name in pairs[0]}
-    folder = tmp_path_factory.mktemp("golden")
-    for name, inputs in cases.items():
-        (folder / name).mkdir()
-        for key, array in {**inputs, **pipeline.run(inputs)}.items():
-            (folder / name / key).write_bytes(np.ascontiguousarray(array).tobytes())
-    return folder
-
-
-@pytest.fixture(scope="session")
-def data(golden: Path, tiny_bundle: Path) -> dict[str, str]:
-    """What the C++ tests read, as environment variables."""
-    return {
-        "GARMENT_TRANSFER_GOLDEN": str(golden),
-        "GARMENT_TRANSFER_BUNDLE": str(sample_bundle()),
-        "GARMENT_TRANSFER_TINY": str(tiny_bundle),
-    }
-
-
-def ctest(folder: Path, pattern: str, data: dict[str, str]) -> None:
-    run(["ctest", "--test-dir", folder, "-R", pattern, "--output-on-failure"], **data)
-
-
-def test_golden_parity_and_bad_input(build: Callable[..., Path], data: dict[str, str]) -> None:
+def test_golden_parity_and_bad_input(build: Build, ctest: CTest) -> None:
     """Plain build: what is shipped."""
-    assert onnxruntime_library(), "Python runs without the kernel that the library is built with"
-    ctest(build("none"), "bundle_test|library_test", data)
+    ctest(build("none"), "bundle_test|library_test")
 
 
-def test_address_undefined_and_leak_sanitizer(
-    build: Callable[..., Path], data: dict[str, str]
-) -> None:
+def test_address_undefined_and_leak_sanitizer(build: Build, ctest: CTest) -> None:
     folder = build("address", ["bundle_test", "library_test", "fuzz_manifest", "fuzz_api"])
-    ctest(folder, "bundle_test|library_test", data)
+    ctest(folder, "bundle_test|library_test")
 
 
-def test_threads_under_thread_sanitizer(build: Callable[..., Path], data: dict[str, str]) -> None:
-    ctest(build("thread", ["threads_test"]), "threads_test", data)
+def test_threads_under_thread_sanitizer(build: Build, ctest: CTest) -> None:
+    ctest(build("thread", ["threads_test"]), "threads_test")
 
 
-def test_fuzzing_shortly(build: Callable[..., Path], data: dict[str, str]) -> None:
+def test_fuzzing_shortly(build: Build, run: Run, data: dict[str, str]) -> None:
     folder = build("address", ["fuzz_manifest", "fuzz_api"]) / "tests"
     manifest = tiny_manifest(Path(data["GARMENT_TRANSFER_TINY"]))
     seed = folder / "seed.json"
@@ -187,7 +76,7 @@ def tiny_manifest(tiny_bundle: Path) -> dict[str, Any]:
     return manifest
 
 
-def test_memory_is_flat_over_loads(build: Callable[..., Path]) -> None:
+def test_memory_is_flat_over_loads(build: Build, run: Run) -> None:
     cycles = build("none") / "tests/cycles"
     report = json.loads(run([cycles, sample_bundle(), 30]))
     grown = report["resident_kb_at_the_end"] - report["resident_kb_after_a_tenth"]
@@ -232,7 +121,7 @@ def python_message(folder: Path) -> str:
 
 
 def test_bundle_errors_are_in_pythons_words(
-    build: Callable[..., Path], tiny_bundle: Path, tmp_path: Path
+    build: Build, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     rng = random.Random(3)
     manifest = json.loads((tiny_bundle / "manifest.json").read_text())
@@ -325,7 +214,7 @@ int main(int argc, char** argv) {
 """
 
 
-def test_installed_package_serves_a_consumer(build: Callable[..., Path], tmp_path: Path) -> None:
+def test_installed_package_serves_a_consumer(build: Build, run: Run, tmp_path: Path) -> None:
     prefix = tmp_path / "prefix"
     run(["cmake", "--install", build("none"), "--prefix", prefix, "--strip"])
     # Moved, so that nothing in it may point to where it was built or installed first.
