@@ -30,6 +30,7 @@ _COMMANDS: Final = {
     "inspect": _Command("Verify a bundle and say what is in it.", "cpu"),
     "doctor": _Command("Say what is installed and which backends can run here.", "cpu"),
     "export": _Command("Turn a checkpoint into a bundle.", "export"),
+    "build": _Command("Add TensorRT engines to a bundle.", "rtx"),
     "train": _Command("Train the networks on rendered people.", "train"),
     "evaluate": _Command("Measure the method and its baselines.", "train"),
     "render": _Command("Render people to train on.", "train"),

@@ -9,6 +9,7 @@ import click
 
 if TYPE_CHECKING:
     from garment_transfer.runtime.bundle import Size
+    from garment_transfer.runtime.engines import Batch
 
 
 class SizeType(click.ParamType):
@@ -35,3 +36,29 @@ class SizeType(click.ParamType):
 
 
 SIZE = SizeType()
+
+
+class BatchType(click.ParamType):
+    """MIN:OPT:MAX, such as 1:1:8."""
+
+    name = "MIN:OPT:MAX"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Batch:
+        """A `Batch` from text, or a usage error."""
+        from garment_transfer.runtime.engines import Batch
+        from garment_transfer.runtime.errors import EngineError
+
+        if isinstance(value, Batch):
+            return value
+        match = re.fullmatch(r"(\d+):(\d+):(\d+)", str(value))
+        if not match:
+            self.fail(f"{value!r} is not MIN:OPT:MAX, such as 1:1:8", param, ctx)
+        try:
+            return Batch(*map(int, match.groups()))
+        except EngineError as error:
+            self.fail(str(error), param, ctx)
+
+
+BATCH = BatchType()

@@ -26,7 +26,22 @@ _PATH = click.Path(path_type=Path)
     help="CSV of pairs with the header person,garment_owner,output; paths start from its folder.",
 )
 @click.option("--bundle", type=_PATH, help="Bundle to run; default: the one in the package.")
-@click.option("--backend", default="onnxruntime", show_default=True, help="Inference backend.")
+@click.option(
+    "--backend",
+    default="onnxruntime",
+    show_default=True,
+    help="Inference backend; `garment-transfer doctor` lists them.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "float16"]),
+    help="Precision of the graphs or engines; default: the bundle's main one.",
+)
+@click.option(
+    "--rebuild-if-needed",
+    is_flag=True,
+    help="Build TensorRT engines that are missing or do not fit this machine.",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="Threads; default: one per core.")
 @click.option("--label-set", help="Label set of the parse maps, in place of meta.json's.")
 @click.option("--densepose", help="Encoding of the DensePose files, in place of meta.json's.")
@@ -41,6 +56,8 @@ def command(
     pairs: Path | None,
     bundle: Path | None,
     backend: str,
+    precision: str | None,
+    rebuild_if_needed: bool,
     threads: int | None,
     label_set: str | None,
     densepose: str | None,
@@ -73,7 +90,13 @@ def command(
             check_output(path)
     if sample:
         person, garment_owner = sample_people()
-    pipeline = Pipeline.load(bundle or sample_bundle(), backend, threads)
+    pipeline = Pipeline.load(
+        bundle or sample_bundle(),
+        backend,
+        threads,
+        precision=precision,
+        rebuild_if_needed=rebuild_if_needed,
+    )
     if rows:
         failed = _transfer_all(pipeline, rows, label_set, densepose)
         click.echo(f"{len(rows) - failed} of {len(rows)} pairs written, {failed} failed")

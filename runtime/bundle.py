@@ -26,7 +26,8 @@ from garment_transfer.runtime.labels import CLASSES
 from garment_transfer.runtime.version import package_version
 
 MANIFEST: Final = "manifest.json"
-SCHEMA_VERSION: Final = 1
+#: The newest schema that this release reads; a manifest without variants is written as schema 1.
+SCHEMA_VERSION: Final = 2
 
 #: The stages in the order in which they run.
 STAGES: Final = ("parsing", "warping", "regrowth")
@@ -129,6 +130,32 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class Accuracy:
+    """How near the graphs of a variant come to the float32 graphs on the same inputs.
+
+    `different_labels` is the share of labels of `transfer_parsing` that differ, PSNRs are in dB
+    over all samples (capped at 100 for equal ones), `flow_difference` is the largest difference
+    of `flow` in pixels. `largest_activation` is the largest magnitude that any tensor inside the
+    variant's graphs took; float16 ends at 65504.
+    """
+
+    different_labels: float
+    image_psnr: float
+    warped_garment_psnr: float
+    flow_difference: float
+    largest_activation: float
+    inputs: str
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The same stages in another precision: graphs of the same contract, and how near they come."""
+
+    graphs: Mapping[str, Graph]
+    accuracy: Accuracy
+
+
+@dataclass(frozen=True)
 class Producer:
     """The package that wrote a bundle."""
 
@@ -160,25 +187,43 @@ class Manifest:
     versions: Mapping[str, str]
     checkpoint: Checkpoint
     classes: tuple[str, ...] = CLASSES
-    schema_version: int = SCHEMA_VERSION
+    variants: Mapping[str, Variant] = dataclasses.field(default_factory=dict)
+
+    @property
+    def schema_version(self) -> int:
+        """The lowest schema that has everything this manifest says."""
+        return 2 if self.variants else 1
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """The precisions in which the bundle has its graphs, the main one first."""
+        return (self.precision, *self.variants)
+
+    def graphs_of(self, precision: str | None = None) -> Mapping[str, Graph]:
+        """The graphs by stage in a precision, the main one for None; BundleError without it."""
+        if precision is None or precision == self.precision:
+            return self.graphs
+        if precision not in self.variants:
+            raise BundleError(
+                f"the bundle {self.name} has no {precision} graphs, only "
+                f"{', '.join(self.precisions)}; export it anew with "
+                f"`garment-transfer export CHECKPOINT -o BUNDLE --precision {precision}`"
+            )
+        return self.variants[precision].graphs
 
     def to_dict(self) -> dict[str, Any]:
         """The manifest as `json.dump` takes it, schema version first."""
         fields = dataclasses.asdict(self)
-        return {"schema_version": fields.pop("schema_version"), **fields}
+        if not self.variants:
+            del fields["variants"]
+        return {"schema_version": self.schema_version, **fields}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Manifest:
         """The manifest of a dict that is valid by the schema."""
-        graphs = {
-            stage: Graph(
-                file=graph["file"],
-                bytes=graph["bytes"],
-                sha256=graph["sha256"],
-                inputs=tuple(_tensor(tensor) for tensor in graph["inputs"]),
-                outputs=tuple(_tensor(tensor) for tensor in graph["outputs"]),
-            )
-            for stage, graph in fields["graphs"].items()
+        variants = {
+            precision: Variant(_graphs(variant["graphs"]), Accuracy(**variant["accuracy"]))
+            for precision, variant in fields.get("variants", {}).items()
         }
         parity = {
             stage: {name: Parity(**numbers) for name, numbers in outputs.items()}
@@ -191,12 +236,12 @@ class Manifest:
             size=Size(**fields["size"]),
             precision=fields["precision"],
             opset=fields["opset"],
-            graphs=graphs,
+            graphs=_graphs(fields["graphs"]),
             parity=parity,
             versions=dict(fields["versions"]),
             checkpoint=Checkpoint(**fields["checkpoint"]),
             classes=tuple(fields["classes"]),
-            schema_version=fields["schema_version"],
+            variants=variants,
         )
 
 
@@ -216,13 +261,14 @@ class Bundle:
         """
         folder = Path(path)
         manifest = _read_manifest(folder)
-        for graph in manifest.graphs.values():
-            _verify_file(folder / graph.file, graph)
+        for precision in manifest.precisions:
+            for graph in manifest.graphs_of(precision).values():
+                _verify_file(folder / graph.file, graph)
         return cls(folder, manifest)
 
-    def graph_path(self, stage: str) -> Path:
-        """The ONNX file of a stage."""
-        return self.path / self.manifest.graphs[stage].file
+    def graph_path(self, stage: str, precision: str | None = None) -> Path:
+        """The ONNX file of a stage, in the main precision or another that the bundle has."""
+        return self.path / self.manifest.graphs_of(precision)[stage].file
 
 
 def write_manifest(
@@ -236,30 +282,17 @@ def write_manifest(
     checkpoint: Checkpoint,
     precision: str = "float32",
     producer: Producer | None = None,
+    accuracy: Mapping[str, Accuracy] | None = None,
 ) -> Manifest:
     """Writes `manifest.json` for the graphs `<stage>.onnx` that already lie in `folder`.
+
+    For each precision in `accuracy` the graphs `<stage>.<precision>.onnx` lie there too.
 
     Sizes and hashes are taken from the files, inputs and outputs from `contract(size)`. The
     manifest replaces an older one atomically. Raises BundleError when a graph is missing or what
     would be written is not valid by the schema.
     """
     folder = Path(folder)
-    signatures = contract(size)
-    graphs = {}
-    for stage in STAGES:
-        file = folder / f"{stage}.onnx"
-        if not file.is_file():
-            raise BundleError(
-                f"{file} is missing: the graphs {', '.join(f'{s}.onnx' for s in STAGES)} have to "
-                "be in the folder before its manifest is written"
-            )
-        graphs[stage] = Graph(
-            file=file.name,
-            bytes=file.stat().st_size,
-            sha256=sha256_of(file),
-            inputs=signatures[stage].inputs,
-            outputs=signatures[stage].outputs,
-        )
     manifest = Manifest(
         name=name,
         producer=producer or Producer("garment-transfer", package_version()),
@@ -267,10 +300,14 @@ def write_manifest(
         size=size,
         precision=precision,
         opset=opset,
-        graphs=graphs,
+        graphs=_files(folder, size),
         parity=parity,
         versions=versions,
         checkpoint=checkpoint,
+        variants={
+            other: Variant(_files(folder, size, f".{other}"), numbers)
+            for other, numbers in (accuracy or {}).items()
+        },
     )
     # Through JSON and back, so that what is checked is what a reader will see (lists, not tuples).
     text = json.dumps(manifest.to_dict(), indent=2) + "\n"
@@ -280,10 +317,45 @@ def write_manifest(
     return manifest
 
 
+def _files(folder: Path, size: Size, suffix: str = "") -> dict[str, Graph]:
+    """The graphs `<stage><suffix>.onnx` in a folder; BundleError where one is missing."""
+    signatures = contract(size)
+    graphs = {}
+    for stage in STAGES:
+        file = folder / f"{stage}{suffix}.onnx"
+        if not file.is_file():
+            raise BundleError(
+                f"{file} is missing: the graphs "
+                f"{', '.join(f'{s}{suffix}.onnx' for s in STAGES)} have to be in the folder before "
+                "its manifest is written"
+            )
+        graphs[stage] = Graph(
+            file=file.name,
+            bytes=file.stat().st_size,
+            sha256=sha256_of(file),
+            inputs=signatures[stage].inputs,
+            outputs=signatures[stage].outputs,
+        )
+    return graphs
+
+
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _graphs(fields: Mapping[str, Any]) -> dict[str, Graph]:
+    return {
+        stage: Graph(
+            file=graph["file"],
+            bytes=graph["bytes"],
+            sha256=graph["sha256"],
+            inputs=tuple(_tensor(tensor) for tensor in graph["inputs"]),
+            outputs=tuple(_tensor(tensor) for tensor in graph["outputs"]),
+        )
+        for stage, graph in fields.items()
+    }
 
 
 def _tensor(fields: Mapping[str, Any]) -> Tensor:
@@ -340,17 +412,19 @@ def _validate(fields: Any, path: Path) -> None:
 
 
 def _check_contract(manifest: Manifest, path: Path) -> None:
-    for stage, signature in contract(manifest.size).items():
-        graph = manifest.graphs[stage]
-        for kind, found, due in (
-            ("inputs", graph.inputs, signature.inputs),
-            ("outputs", graph.outputs, signature.outputs),
-        ):
-            if found != due:
-                raise BundleError(
-                    f"{path}: the {kind} of graph {stage} are ({', '.join(map(str, found))}), but "
-                    f"a bundle of size {manifest.size} has ({', '.join(map(str, due))}); {_MEND}"
-                )
+    for precision in manifest.precisions:
+        for stage, signature in contract(manifest.size).items():
+            graph = manifest.graphs_of(precision)[stage]
+            for kind, found, due in (
+                ("inputs", graph.inputs, signature.inputs),
+                ("outputs", graph.outputs, signature.outputs),
+            ):
+                if found != due:
+                    raise BundleError(
+                        f"{path}: the {kind} of graph {stage} are "
+                        f"({', '.join(map(str, found))}), but a bundle of size {manifest.size} "
+                        f"has ({', '.join(map(str, due))}); {_MEND}"
+                    )
 
 
 def _verify_file(path: Path, graph: Graph) -> None:

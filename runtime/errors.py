@@ -23,3 +23,7 @@ class BundleError(GarmentTransferError):
 
 class BackendError(GarmentTransferError):
     """An inference backend that is unknown, not installed, or fails to load or run a graph."""
+
+
+class EngineError(BackendError):
+    """A TensorRT engine that is missing, not whole, or not for this bundle, version or GPU."""

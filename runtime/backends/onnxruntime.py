@@ -42,7 +42,7 @@ class OnnxRuntimeEngine:
             )
             raise BackendError(
                 f"ONNX Runtime failed to run a graph that takes "
-                f"({', '.join(map(str, self.inputs))}) on ({given}): {_first_line(error)}; "
+                f"({', '.join(map(str, self.inputs))}) on ({given}): {first_line(error)}; "
                 "if the inputs agree, try a smaller batch or another version of onnxruntime"
             ) from error
         return dict(zip(self._output_names, values, strict=True))
@@ -59,13 +59,7 @@ def load(path: Path, graph: Graph, threads: int | None) -> OnnxRuntimeEngine:
         raise BackendError(f"{current.reason}; {current.remedy}")
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only; they are raised as well
-    # Each graph has its own threads, and waiting in a loop they would hold the cores that the
-    # next graph needs: measured, four times slower on two busy cores.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    options = session_options(threads)
     _register_kernels(options)
     try:
         session = onnxruntime.InferenceSession(
@@ -73,12 +67,26 @@ def load(path: Path, graph: Graph, threads: int | None) -> OnnxRuntimeEngine:
         )
     except Exception as error:
         raise BackendError(
-            f"ONNX Runtime {onnxruntime.__version__} does not load {path}: {_first_line(error)}; "
+            f"ONNX Runtime {onnxruntime.__version__} does not load {path}: {first_line(error)}; "
             "run `pip install --upgrade onnxruntime`, or export the bundle anew"
         ) from error
     engine = OnnxRuntimeEngine(session)
     check_signature(path, graph, engine)
     return engine
+
+
+def session_options(threads: int | None) -> Any:
+    """What a session is made with; `threads` as in `load`."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors only; they are raised as well
+    # Each graph has its own threads, and waiting in a loop they would hold the cores that the
+    # next graph needs: measured, four times slower on two busy cores.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return options
 
 
 def _register_kernels(options: Any) -> str:
@@ -89,7 +97,7 @@ def _register_kernels(options: Any) -> str:
     try:
         options.register_custom_ops_library(str(library))
     except Exception as error:
-        return f"{library} does not load: {_first_line(error)}"
+        return f"{library} does not load: {first_line(error)}"
     return ""
 
 
@@ -152,5 +160,6 @@ def _tensor(value: Any) -> Tensor:
     return Tensor(value.name, _DTYPES.get(value.type, value.type), shape)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of what an error says: ONNX Runtime adds its own stack trace."""
     return str(error).strip().partition("\n")[0]

@@ -49,7 +49,7 @@ def arrays(**changed):
         "y": (1, 3, 8, 6),
         "flow": (1, 2, 8, 6),
     }
-    made = {name: cuda._Array(4096, shape, "float32", 0) for name, shape in shapes.items()}
+    made = {name: cuda.Array(4096, shape, "float32", 0) for name, shape in shapes.items()}
     return {**made, **changed}
 
 
@@ -70,7 +70,7 @@ def test_shapes_that_fit():
     ],
 )
 def test_what_does_not_fit_is_named(changed, error, message):
-    changed = {name: cuda._Array(4096, *rest) for name, rest in changed.items()}
+    changed = {name: cuda.Array(4096, *rest) for name, rest in changed.items()}
     with pytest.raises(error, match=message):
         cuda._checked_shape(arrays(**changed), "zeros")
 
