@@ -8,6 +8,7 @@ from garment_transfer.training.synthetic.groups import (
     render_single,
     sample_group,
     training_group,
+    training_shop,
     write_shards,
 )
 from garment_transfer.training.synthetic.people import (
@@ -21,6 +22,7 @@ from garment_transfer.training.synthetic.people import (
 )
 from garment_transfer.training.synthetic.render import (
     Rendered,
+    Shop,
     build_figure,
     render_person,
     render_shop,
@@ -37,6 +39,7 @@ __all__ = [
     "Distribution",
     "Garment",
     "Rendered",
+    "Shop",
     "build_figure",
     "held_out_pair",
     "held_out_recipe",
@@ -49,6 +52,7 @@ __all__ = [
     "sample_garment",
     "sample_group",
     "training_group",
+    "training_shop",
     "true_flow",
     "visible",
     "write_shards",
