@@ -265,7 +265,7 @@ class PhotoBatches:
         person, owner = (int(i) for i in self.random.integers(len(self.photos), size=2))
         if self.random.random() < _OWN:
             owner = person
-        sample = {}
+        sample: dict[str, NDArray] = {}
         for role, index in (("person", person), ("garment", owner)):
             photo = self.photos[index]
             if self.random.random() < 0.5:

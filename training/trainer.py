@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,13 @@ from garment_transfer.models.presets import PRESETS, build_network
 from garment_transfer.runtime.bundle import STAGES
 from garment_transfer.runtime.errors import GarmentTransferError
 from garment_transfer.runtime.files import replacing
-from garment_transfer.training.data import Batch, PhotoBatches, TransferBatches, Transfers
+from garment_transfer.training.data import (
+    Batch,
+    PhotoBatches,
+    PhotoSet,
+    TransferBatches,
+    Transfers,
+)
 from garment_transfer.training.phases import LEARNT_IN, METHOD, PHASES, Knowledge, Phase, Weights
 from garment_transfer.training.photos import open_photos
 
@@ -82,8 +88,10 @@ def phases_of(preset: str) -> list[str]:
     return [p for p in METHOD if p != "aligning" or PRESETS[preset].warping.aligning]
 
 
-def open_data(config: TrainingConfig) -> PhotoBatches | TransferBatches:
-    """The batches that a phase trains on.
+def open_data(
+    config: TrainingConfig, photos: PhotoSet | None = None
+) -> PhotoBatches | TransferBatches:
+    """The batches that a phase trains on; `photos` are those of its folder, where it is open.
 
     Raises:
         InputError: the folder holds none, or there are problems with its files: all are listed.
@@ -92,7 +100,8 @@ def open_data(config: TrainingConfig) -> PhotoBatches | TransferBatches:
     phase = _phase(config)
     if phase.batch is Transfers:
         return TransferBatches(config.data, config.batch, config.seed)
-    photos = open_photos(config.data, config.label_set, config.densepose, config.size)
+    if photos is None:
+        photos = open_photos(config.data, config.label_set, config.densepose, config.size)
     if phase.needs_shop(config.weights) and not photos.has_shop:
         why = [
             f"set {' and '.join(causes)} to 0 to do without {name}"
@@ -185,7 +194,7 @@ def train(
 
     # a processor without bfloat16 units computes it many times slower than float32
     half = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    batches = iter(data)
+    batches: Iterator[Batch] = iter(data)
     bar = tqdm(total=config.steps, initial=step, desc=config.phase, unit="step", mininterval=5)
     while step < config.steps:
         batch = next(batches).to(device)

@@ -118,10 +118,14 @@ def render_single(
     Returns:
         The person, and a generator to `roughen` it with.
     """
-    rng = TRAIN.rng(_SINGLE_STREAM, seed, index)
-    body = sample_body(rng)
-    garment = sample_garment(rng)
+    body, garment, rng = single_recipe(seed, index)
     return render_person(body, garment, size), rng
+
+
+def single_recipe(seed: int, index: int) -> tuple[Body, Garment, np.random.Generator]:
+    """What `render_single` renders, and the generator that it returns."""
+    rng = TRAIN.rng(_SINGLE_STREAM, seed, index)
+    return sample_body(rng), sample_garment(rng), rng
 
 
 def training_group(index: int, size: tuple[int, int] = (256, 192)) -> Arrays:
