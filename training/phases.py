@@ -408,8 +408,8 @@ def content_loss(
     """How far what the flows show of `source` is from `target`, over all levels and the affine.
 
     Each level compares at its own size, where both are averages, so a coarse level sees far and a
-    fine one exactly; beyond the garment's edge its content continues, so that a flow that misses
-    it is led back.
+    fine one exactly; beyond the edge of the garment its content continues, so that a flow that
+    leads there is no better than its edge.
 
     Returns:
         The loss, and at the finest level the mean distance of places in decimetres, which
