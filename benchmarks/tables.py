@@ -176,6 +176,67 @@ def flow_warp() -> str:
     return _markdown(["median ms", *peers, "moved by the kernel"], rows)
 
 
+def ablation() -> str:
+    """What each kind of knowledge is worth: means over the seeds, and how far they spread."""
+    report = _read("ablation")
+    names = list(dict.fromkeys(row["name"] for row in report["rows"]))
+    figures = {
+        name: {
+            key: [row[key] for row in report["rows"] if row["name"] == name]
+            for key in ("garment_iou", "skin_iou", "changed_ssim", "garment_psnr_db", "skin_error")
+        }
+        for name in names
+    }
+    # the figures that a stage decides, and whether more of them is better
+    decided = {
+        "parsing": (("garment_iou", 1), ("skin_iou", 1)),
+        "warping": (("changed_ssim", 1), ("garment_psnr_db", 1)),
+        "regrowth": (("skin_error", -1),),
+    }
+
+    def cell(name: str, key: str, digits: int) -> str:
+        values = figures[name][key]
+        middle = f"{sum(values) / len(values):.{digits}f}"
+        if len(values) == 1:
+            return middle
+        return f"{middle} ± {(max(values) - min(values)) / 2:.{digits}f}"
+
+    def verdict(row: dict) -> str:
+        """Whether what was left out is missed, in each figure that the stage decides."""
+        if len(row["stages"]) > 1:
+            return "-"
+        base = figures[names[0]]
+        words = []
+        for key, sign in decided[row["stages"][0]]:
+            without, full = (sum(x[key]) / len(x[key]) for x in (figures[row["name"]], base))
+            words.append("worse" if sign * (without - full) < 0 else "not worse")
+        return words[0] if len(set(words)) == 1 else "mixed"
+
+    rows = [
+        [
+            name,
+            cell(name, "garment_iou", 3),
+            cell(name, "skin_iou", 3),
+            cell(name, "changed_ssim", 3),
+            cell(name, "garment_psnr_db", 1),
+            cell(name, "skin_error", 1),
+            verdict(next(row for row in report["rows"] if row["name"] == name)),
+        ]
+        for name in names
+    ]
+    height, width = report["config"]["size"]
+    header = [
+        f"{report['pairs']} held-out pairs at {height}x{width}",
+        "garment IoU",
+        "skin IoU",
+        "SSIM, changed pixels",
+        "PSNR in the garment, dB",
+        "error of regrown skin",
+        "than the full method",
+    ]
+    return _markdown(header, rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "held_out": held_out,
     "real": real,
