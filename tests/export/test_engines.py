@@ -15,7 +15,14 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper
 
 from garment_transfer.cli.main import main
-from garment_transfer.export.engines import build_engines, copy_bundle, make_logger, parse, said
+from garment_transfer.export.engines import (
+    build_engines,
+    copy_bundle,
+    load_plugin,
+    make_logger,
+    parse,
+    said,
+)
 from garment_transfer.export.flow_warp import OPSET, attach_flow_warp
 from garment_transfer.runtime import sample_bundle
 from garment_transfer.runtime.bundle import STAGES, Bundle, Graph, Tensor, contract
@@ -278,6 +285,21 @@ def test_the_parser_puts_a_plugin_in_the_place_of_the_function(trt, tmp_path):
     plugin = _choose(path, "override")
     assert "created with padding" in plugin
     assert "sampling: 1" not in plugin
+
+
+def test_a_plugin_that_the_parser_passes_over_is_an_error(bundle, trt):
+    logger = make_logger(trt)
+    graph = bundle.manifest.graphs["warping"]
+    # no creator is registered in this process
+    with pytest.raises(EngineError, match=r"built FlowWarp's body .*`--plugin off`"):
+        parse(trt, trt.Builder(logger), logger, bundle.graph_path("warping"), graph, plugin=True)
+
+
+def test_a_plugin_library_that_does_not_load(trt, tmp_path):
+    library = tmp_path / "libplugin.so"
+    library.write_bytes(b"no library")
+    with pytest.raises(EngineError, match=r"does not load FlowWarp's plugin .*libplugin\.so: .+"):
+        load_plugin(trt, library, make_logger(trt))
 
 
 def test_a_truncated_plan_and_an_altered_one_are_not_read(own):
