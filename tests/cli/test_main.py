@@ -22,7 +22,7 @@ HEAVY = (
     "warp",
 )
 
-COMMANDS = ("transfer", "inspect", "doctor", "export", "train", "evaluate", "render")
+COMMANDS = ("transfer", "inspect", "doctor", "export", "build", "train", "evaluate", "render")
 
 
 def imported_by(*arguments: str) -> tuple[str, set[str]]:
