@@ -60,7 +60,7 @@ def load(path: Path, graph: Graph, threads: int | None) -> OnnxRuntimeEngine:
     import onnxruntime
 
     options = session_options(threads)
-    _register_kernels(options)
+    register_kernels(options)
     try:
         session = onnxruntime.InferenceSession(
             str(path), sess_options=options, providers=["CPUExecutionProvider"]
@@ -89,7 +89,7 @@ def session_options(threads: int | None) -> Any:
     return options
 
 
-def _register_kernels(options: Any) -> str:
+def register_kernels(options: Any) -> str:
     """Lets a session use FlowWarp's kernel; empty, or why it has to use the function body."""
     library = onnxruntime_library()
     if library is None:
@@ -123,7 +123,7 @@ def status() -> Status:
             f"run `pip uninstall -y {' '.join(PACKAGES)}`, then `{_INSTALL}`",
         )
     providers = ", ".join(onnxruntime.get_available_providers())
-    without = _register_kernels(onnxruntime.SessionOptions())
+    without = register_kernels(onnxruntime.SessionOptions())
     warp = "FlowWarp by its kernel"
     if without:
         warp = (
