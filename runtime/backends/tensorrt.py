@@ -7,8 +7,10 @@ since a plan is code.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Mapping
@@ -17,12 +19,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from garment_transfer.kernels import tensorrt_library
-from garment_transfer.kernels.driver import INSTALL
 from garment_transfer.runtime.backends import DeviceOptions, Status
-from garment_transfer.runtime.bundle import STAGES, Bundle, Tensor
+from garment_transfer.runtime.bundle import MANIFEST, STAGES, Bundle, Tensor, sha256_of
 from garment_transfer.runtime.chain import Chain
-from garment_transfer.runtime.device import CudaDevice
-from garment_transfer.runtime.engines import Engines, find_engines
+from garment_transfer.runtime.device import CudaDevice, Device
+from garment_transfer.runtime.engines import Engines, find_engines, list_engines, must_be_copied
 from garment_transfer.runtime.errors import BackendError, EngineError
 
 #: The Python modules of each flavour, the first that imports is used. TensorRT-RTX's packages on
@@ -33,8 +34,8 @@ MODULES: Final = {
 }
 
 _INSTALL: Final = {
-    "tensorrt": "pip install tensorrt",
-    "tensorrt-rtx": "pip install tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings",
+    "tensorrt": 'pip install "garment-transfer[tensorrt]"',
+    "tensorrt-rtx": 'pip install "garment-transfer[rtx]"',
 }
 
 _log = logging.getLogger(__name__)
@@ -174,7 +175,8 @@ class TensorRTEngine:
             trt.DynamicShapesKernelSpecializationStrategy.EAGER
         )
         # they are compiled once, not once per context
-        config.set_runtime_cache(config.create_runtime_cache())
+        self._cache = config.create_runtime_cache()
+        config.set_runtime_cache(self._cache)
         return config
 
 
@@ -195,12 +197,12 @@ class TensorRTBackend:
         precision = options.precision or bundle.manifest.precision
         library = tensorrt_library()
         try:
-            engines, plans = self._verified(bundle, precision, device, trt, library)
-        except EngineError:
+            engines, plans = self.verified(bundle, precision, device, library)
+        except EngineError as error:
             if not options.rebuild_if_needed:
                 raise
-            bundle = self._rebuild(bundle, precision)
-            engines, plans = self._verified(bundle, precision, device, trt, library)
+            _log.warning("%s: building them now", error)
+            engines, plans = self.rebuilt(bundle, precision, device, library)
         plugin = engines.record.plugin
         with device.active():
             if plugin is not None and not plugin.embedded:
@@ -245,19 +247,65 @@ class TensorRTBackend:
                 failures.append(f"{name} does not load: {error}")
         raise BackendError(
             f"{self.flavour} is not installed ({', '.join(failures)}); run "
-            f"`{_INSTALL[self.flavour]}`, beside `{INSTALL}`"
+            f"`{_INSTALL[self.flavour]}`"
         )
 
-    def _verified(
-        self, bundle: Bundle, precision: str, device: CudaDevice, trt: Any, library: Path | None
+    def verified(
+        self, bundle: Bundle, precision: str, device: Device, library: Path | None
     ) -> tuple[Engines, dict[str, bytes]]:
-        """Engines that can run here, and their bytes, by stage. EngineError says what differs."""
+        """Engines that can run on the device, and their bytes by stage.
+
+        EngineError says what differs and names the command that mends it. `library` is FlowWarp's
+        plugin, where there is one.
+        """
         engines = find_engines(bundle, self.flavour, precision, device.compute_capability)
-        engines.check(trt.__version__, device.compute_capability, library)
+        engines.check(self.module().__version__, device.compute_capability, library)
         return engines, {stage: engines.read_plan(stage) for stage in STAGES}
 
-    def _rebuild(self, bundle: Bundle, precision: str) -> Bundle:
-        raise NotImplementedError
+    def rebuilt(
+        self, bundle: Bundle, precision: str, device: Device, library: Path | None
+    ) -> tuple[Engines, dict[str, bytes]]:
+        """As `verified`, of engines built now, with the options of those that did not fit.
+
+        A bundle that may not be changed, as the package's own, is copied into the user's cache
+        (`XDG_CACHE_HOME`) first, and built there once.
+        """
+        # the runtime does without, unless it is asked for
+        from garment_transfer.export.engines import build_engines, copy_bundle
+
+        if must_be_copied(bundle.path):
+            bundle = copy_bundle(bundle, _copy_of(bundle))
+            with contextlib.suppress(EngineError):
+                return self.verified(bundle, precision, device, library)
+        build_engines(
+            bundle,
+            self.flavour,
+            precision,
+            device=device.index,
+            **self._earlier_options(bundle, precision),
+        )
+        return self.verified(bundle, precision, device, library)
+
+    def _earlier_options(self, bundle: Bundle, precision: str) -> dict[str, Any]:
+        """With what the bundle's engines of that precision were built; nothing without any."""
+        with contextlib.suppress(EngineError):
+            for engines in list_engines(bundle):
+                record = engines.record
+                if (record.flavour, record.precision) == (self.flavour, precision):
+                    plugin = record.plugin
+                    return {
+                        "batch": record.batch,
+                        "optimization_level": record.optimization_level,
+                        "plugin": "embed" if plugin is not None and plugin.embedded else "auto",
+                    }
+        return {}
+
+
+def _copy_of(bundle: Bundle) -> Path:
+    """Where the copy of a bundle lies that engines are added to."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    content = sha256_of(bundle.path / MANIFEST)[:12]
+    return home / "garment-transfer" / "bundles" / f"{bundle.manifest.name}-{content}"
 
 
 def _load_plugin(trt: Any, library: str) -> None:

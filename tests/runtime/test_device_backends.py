@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from garment_transfer import kernels
+from garment_transfer.export import engines as builder
 from garment_transfer.kernels import driver
 from garment_transfer.runtime import Bundle, Pipeline
 from garment_transfer.runtime.backends import DEVICE_BACKENDS, find_backend, onnxruntime_cuda
@@ -70,7 +71,7 @@ def put(own_tiny_bundle: Path, rtx: Any) -> Callable[..., Bundle]:
         record = Record(
             flavour=RTX,
             flavour_version=rtx.__version__,
-            compute_capabilities=("8.9",),
+            compute_capabilities=("8.6", "8.9"),  # as its builder does: one for several
             precision="float32",
             batch=Batch(1, 1, 4),
             optimization_level=3,
@@ -90,10 +91,14 @@ def put(own_tiny_bundle: Path, rtx: Any) -> Callable[..., Bundle]:
     return put
 
 
-def verified(bundle: Bundle, rtx: Any, compute_capability: str = "8.9") -> tuple[Any, Any]:
-    device = SimpleNamespace(compute_capability=compute_capability)
-    found = find_backend(RTX)
-    return found._verified(bundle, "float32", device, rtx, None)  # type: ignore[union-attr]
+def gpu(compute_capability: str = "8.9") -> Any:
+    """What the backend asks of a device before it loads an engine."""
+    return SimpleNamespace(index=0, compute_capability=compute_capability)
+
+
+def verified(bundle: Bundle, compute_capability: str = "8.9") -> tuple[Any, Any]:
+    found = backend.TensorRTBackend(RTX)
+    return found.verified(bundle, "float32", gpu(compute_capability), None)
 
 
 def names_build(error: pytest.ExceptionInfo[EngineError], bundle: Bundle) -> bool:
@@ -145,7 +150,7 @@ def test_every_attribute_of_tensorrt_that_is_used_exists(rtx: Any) -> None:
 
 
 def test_engines_that_fit(put: Callable[..., Bundle], rtx: Any) -> None:
-    engines, plans = verified(put(), rtx)
+    engines, plans = verified(put())
     assert plans == {stage: f"plan of {stage}".encode() for stage in STAGES}
     assert engines.record.batch.max == 4
 
@@ -157,7 +162,7 @@ def test_engines_that_fit(put: Callable[..., Bundle], rtx: Any) -> None:
             {"flavour_version": "1.2.0.54"},
             r"built by tensorrt-rtx 1\.2\.0\.54, and .* is installed",
         ),
-        ({"compute_capabilities": ("12.0",)}, r"no float32 engines of tensorrt-rtx .* 8\.9"),
+        ({"compute_capabilities": ("8.6", "12.0")}, r"no float32 engines of tensorrt-rtx .* 8\.9"),
         ({"graph_sha256": "0" * 64}, r"the engine of parsing was built from another graph"),
     ],
 )
@@ -166,13 +171,13 @@ def test_engines_that_do_not_fit(
 ) -> None:
     bundle = put(**fields)
     with pytest.raises(EngineError, match=due) as error:
-        verified(bundle, rtx)
+        verified(bundle)
     assert names_build(error, bundle)
 
 
 def test_a_gpu_that_the_flavour_refuses(put: Callable[..., Bundle], rtx: Any) -> None:
     with pytest.raises(EngineError, match=r"does not run on a GPU of compute capability 9\.0"):
-        verified(put(), rtx, compute_capability="9.0")
+        verified(put(), compute_capability="9.0")
 
 
 @pytest.mark.parametrize("change", [lambda plan: plan[:-1], lambda plan: plan[:-1] + b"?"])
@@ -183,13 +188,13 @@ def test_a_plan_that_is_not_whole(
     plan = next(bundle.path.glob("engines/*/warping.plan"))
     plan.write_bytes(change(plan.read_bytes()))
     with pytest.raises(EngineError, match=r"warping\.plan (is truncated|was altered)") as error:
-        verified(bundle, rtx)
+        verified(bundle)
     assert names_build(error, bundle)
 
 
 def test_what_tensorrt_refuses_is_said_in_its_words(put: Callable[..., Bundle], rtx: Any) -> None:
     bundle = put()
-    engines, plans = verified(bundle, rtx)
+    engines, plans = verified(bundle)
     runtime = rtx.Runtime(backend._logger(rtx))
     with pytest.raises(
         EngineError, match=r"does not load .*parsing\.plan: .*(Assertion|Error)"
@@ -199,12 +204,43 @@ def test_what_tensorrt_refuses_is_said_in_its_words(put: Callable[..., Bundle], 
 
 
 def test_batches_of_the_profile(put: Callable[..., Bundle], rtx: Any) -> None:
-    engines, _ = verified(put(), rtx)
+    engines, _ = verified(put())
     engine = backend.TensorRTEngine.__new__(backend.TensorRTEngine)
     engine._engines = engines
     engine.check_batch(4)
     with pytest.raises(EngineError, match=r"a batch of 5: .* built for 1 to 4; .*--batch 1:1:5"):
         engine.check_batch(5)
+
+
+def test_engines_that_do_not_fit_are_built_anew(put: Callable[..., Bundle], rtx: Any) -> None:
+    pytest.importorskip("onnx")
+    bundle = put(flavour_version="1.2.0.54", batch=Batch(1, 2, 3), optimization_level=1)
+    engines, plans = backend.TensorRTBackend(RTX).rebuilt(bundle, "float32", gpu(), None)
+    record = engines.record
+    assert (record.flavour_version, record.batch) == (rtx.__version__, Batch(1, 2, 3))
+    assert record.optimization_level == 1
+    assert engines.bundle.path == bundle.path
+    assert verified(bundle)[1] == plans
+    assert all(len(plan) > 1000 for plan in plans.values())
+
+
+def test_a_bundle_that_may_not_be_changed_is_copied_once(
+    own_tiny_bundle: Path, tmp_path: Path, rtx: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnx")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    # whoever runs the tests may be allowed to write anywhere
+    for module in (backend, builder):
+        monkeypatch.setattr(module, "must_be_copied", lambda path: path == own_tiny_bundle)
+    found = backend.TensorRTBackend(RTX)
+    bundle = Bundle.load(own_tiny_bundle)
+    engines, plans = found.rebuilt(bundle, "float32", gpu(), None)
+    assert engines.path.is_relative_to(tmp_path / "cache" / "garment-transfer" / "bundles")
+    assert not (own_tiny_bundle / ENGINES).exists()
+    built = (engines.path / "record.json").stat().st_mtime_ns
+    again, same = found.rebuilt(bundle, "float32", gpu(), None)
+    assert (again.path, same) == (engines.path, plans)
+    assert (engines.path / "record.json").stat().st_mtime_ns == built
 
 
 @without_gpu
@@ -228,7 +264,7 @@ def test_the_device_says_what_is_missing() -> None:
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="tensorrt is there")
 def test_a_flavour_that_is_not_installed(tiny_bundle: Path) -> None:
     with pytest.raises(
-        BackendError, match=r"tensorrt is not installed \(No module.*pip install tensorrt`"
+        BackendError, match=r"tensorrt is not installed \(No module.*garment-transfer\[tensorrt\]"
     ):
         Pipeline.load(tiny_bundle, backend="tensorrt")
 
@@ -250,7 +286,7 @@ def test_a_provider_that_does_not_start(tiny_bundle: Path) -> None:
     engine = onnxruntime_cuda.OnnxRuntimeEngine(
         bundle.graph_path("parsing"), bundle.manifest.graphs["parsing"]
     )
-    with pytest.raises(BackendError, match=r"CUDAExecutionProvider.*onnxruntime-gpu\[cuda,cudnn\]"):
+    with pytest.raises(BackendError, match=r"CUDAExecutionProvider.*garment-transfer\[gpu\]"):
         engine.context(1, 1)
 
 
