@@ -309,7 +309,9 @@ def _copy_of(bundle: Bundle) -> Path:
 
 
 def _load_plugin(trt: Any, library: str) -> None:
-    if trt.get_plugin_registry().load_library(library) is None:
+    registry = trt.get_plugin_registry()
+    # a library that this process has loaded already, as for a build, is refused
+    if registry.get_creator("FlowWarp", "1", "") is None and registry.load_library(library) is None:
         raise BackendError(
             f"TensorRT does not load FlowWarp's plugin {library}: {_said(_logger(trt))}; install "
             "garment-transfer anew where TensorRT_ROOT names the headers of this version"
