@@ -32,6 +32,7 @@ from garment_transfer.runtime.engines import (
     DEFAULT_OPTIMIZATION_LEVEL,
     ENGINES,
     FLAVOURS,
+    RTX_COMPUTE_CAPABILITIES,
     Batch,
     Engines,
     Plugin,
@@ -220,13 +221,10 @@ class _Builder:
                 ) from error
             self.targets: tuple[str, ...] = (self._device.compute_capability,)
         else:
-            # all that it knows but Turing, for which it has no engines that run elsewhere too
-            self._capabilities = {
-                f"{name[2:-1]}.{name[-1]}": value
-                for name, value in trt.ComputeCapability.__members__.items()
-                if name.startswith("SM") and name != "SM75"
-            }
-            self.targets = tuple(sorted(self._capabilities, key=_capability))
+            known = trt.ComputeCapability.__members__
+            names = {target: "SM" + target.replace(".", "") for target in RTX_COMPUTE_CAPABILITIES}
+            self._capabilities = {t: known[name] for t, name in names.items() if name in known}
+            self.targets = tuple(self._capabilities)
 
     def build(
         self,
@@ -404,10 +402,6 @@ def said(logger: Any) -> str:
         if level in (severity.ERROR, severity.INTERNAL_ERROR)
     ]
     return " | ".join(errors[-5:]) or "it says no more"
-
-
-def _capability(text: str) -> tuple[int, ...]:
-    return tuple(map(int, text.split(".")))
 
 
 def _plugin_library(flavour: str, plugin: PluginChoice) -> Path | None:

@@ -380,7 +380,7 @@ def test_a_copy_is_made_once(bundle, tmp_path):
     for path in (source, *source.iterdir()):
         path.chmod(0o555)
     copy = copy_bundle(Bundle.load(source), tmp_path / "copy")
-    assert os.access(copy.path, os.W_OK)
+    assert copy.path.stat().st_mode & 0o200
     assert copy.manifest == bundle.manifest
     (copy.path / "engines").mkdir()
     assert copy_bundle(bundle, copy.path) == copy
