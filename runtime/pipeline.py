@@ -235,8 +235,8 @@ class Pipeline:
             return self._run(inputs, {})
         if self._chain is None:
             raise InputError(
-                "some inputs or outputs are not NumPy arrays, and this pipeline runs on the CPU; pass "
-                "NumPy arrays, or load it for arrays on a GPU with one of the backends "
+                "some inputs or outputs are not NumPy arrays, and this pipeline runs on the CPU; "
+                "pass NumPy arrays, or load it for arrays on a GPU with one of the backends "
                 f"{', '.join(DEVICE_BACKENDS)}"
             )
         if out is None:
