@@ -130,10 +130,14 @@ def check_plot(path: Path | None) -> None:
         )
 
 
-def write_plot(report: dict[str, Any], path: Path) -> None:
-    """Writes the plot; the suffix names a format that matplotlib writes. OutputError."""
+def write_plot(report: dict[str, Any], path: Path, description: str = "") -> None:
+    """Writes the plot; the suffix names a format that matplotlib writes. OutputError.
+
+    `description` is kept in the file, which has to be a PNG then.
+    """
     with replacing(path) as temporary:
-        _figure(report).savefig(temporary, dpi=120)
+        metadata = {"Description": description} if description else None
+        _figure(report).savefig(temporary, dpi=120, metadata=metadata)
 
 
 def write_page(report: dict[str, Any], path: Path) -> None:
