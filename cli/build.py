@@ -71,7 +71,9 @@ def command(
     loaded = Bundle.load(bundle)
     if output is not None:
         loaded = copy_bundle(loaded, output)
-    with tqdm(total=100, disable=None, bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}") as bar:
+    with tqdm(
+        total=100, disable=None, bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}"
+    ) as bar:
 
         def progress(stage: str, part: str, done: float) -> None:
             bar.set_description_str(f"{stage}: {part[:40]}", refresh=False)

@@ -41,7 +41,7 @@ def autocast_half(
             "of the repository"
         ) from error
     inlined = onnx.inliner.inline_local_functions(model)
-    warping = []
+    warping: list[str] = []
     for node in inlined.graph.node:
         if not node.name:  # the body's nodes have none
             node.name = f"FlowWarp/{node.op_type}_{len(warping)}"

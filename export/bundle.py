@@ -333,9 +333,7 @@ def _compare(
     return parity
 
 
-def _accuracy(
-    folder: Path, size: Size, samples: Sequence[Arrays], description: str
-) -> Accuracy:
+def _accuracy(folder: Path, size: Size, samples: Sequence[Arrays], description: str) -> Accuracy:
     """Run the float16 graphs in a row, each on what those before it gave, against float32."""
     stages = {}
     for stage in STAGES:
@@ -356,14 +354,12 @@ def _accuracy(
             difference = arrays[name].astype(np.float64) - sample[name]
             labels = name == "transfer_parsing"
             values.append(float(((difference != 0) if labels else difference**2).mean()))
-        flow_difference = max(
-            flow_difference, float(np.abs(arrays["flow"] - sample["flow"]).max())
-        )
+        flow_difference = max(flow_difference, float(np.abs(arrays["flow"] - sample["flow"]).max()))
     if not np.isfinite(flow_difference):
         raise ExportError("float16: the flow of warping is not finite. Nothing was written")
 
     def psnr(name: str) -> float:
-        return float(min(100.0, 10 * np.log10(255**2 / max(np.mean(errors[name]), 1e-12))))
+        return float(min(100.0, 10 * np.log10(255**2 / max(float(np.mean(errors[name])), 1e-12))))
 
     return Accuracy(
         different_labels=float(np.mean(errors["transfer_parsing"])),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import hashlib
 import os
 import shutil
@@ -112,7 +113,7 @@ def build_engines(
                 graphs[stage],
                 library,
                 embed,
-                lambda part, done, stage=stage: progress(stage, part, done),
+                functools.partial(progress, stage),
                 interrupted,
             )
             plugins += built.plugins
@@ -175,9 +176,7 @@ def copy_bundle(bundle: Bundle, output: Path) -> Bundle:
     try:
         temporary.chmod(0o755)
         # contents alone: the permissions of a read-only bundle are not for its copy
-        shutil.copytree(
-            bundle.path, temporary, dirs_exist_ok=True, copy_function=shutil.copyfile
-        )
+        shutil.copytree(bundle.path, temporary, dirs_exist_ok=True, copy_function=shutil.copyfile)
         for folder in (temporary, *(path for path in temporary.rglob("*") if path.is_dir())):
             folder.chmod(0o755)
         os.replace(temporary, output)

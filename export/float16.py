@@ -91,7 +91,8 @@ def _check_names(model: onnx.ModelProto, rule: Rule) -> None:
 def _matches(module: str, patterns: Iterable[str]) -> bool:
     """Whether a module is one of `patterns` or inside one; "" is the network itself alone."""
     return any(
-        module == pattern or (pattern and fnmatch.fnmatchcase(module, pattern + ".*"))
+        module == pattern
+        or (pattern and fnmatch.fnmatchcase(module, pattern + ".*"))
         or fnmatch.fnmatchcase(module, pattern)
         for pattern in patterns
     )
@@ -272,12 +273,12 @@ class Emulation:
         magnitudes = [float(value) for value in values[len(self._outputs) :]]
         for node, magnitude in zip(self._probes.values(), magnitudes, strict=True):
             if not magnitude <= LARGEST:
+                reached = f"{magnitude:.4g}" if np.isfinite(magnitude) else "infinity or no number"
                 raise ExportError(
-                    f"float16: the layer {node} reaches "
-                    f"{'values that are not numbers' if np.isinf(magnitude) else f'{magnitude:.4g}'}"
-                    f", and float16 ends at {LARGEST:.0f}; take its module "
-                    f"{node.rpartition('/')[0]!r} out of the list in export/float16.json, or train "
-                    "with smaller activations. Nothing was written"
+                    f"float16: the layer {node} reaches {reached}, and float16 ends at "
+                    f"{LARGEST:.0f}; take its module {node.rpartition('/')[0]!r} out of the list "
+                    "in export/float16.json, or train with smaller activations. Nothing was "
+                    "written"
                 )
         return outputs, max(magnitudes, default=0.0)
 

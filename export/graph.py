@@ -5,9 +5,9 @@ They make an exported graph portable (`uint8_at_the_border`) and small (`share_c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import ast
+import itertools
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -46,8 +46,8 @@ class Names:
 
     def new(self, wish: str) -> str:
         """`wish`, or `wish` with a number."""
-        candidates: Iterator[str] = (f"{wish}_{number}" for number in range(2, 1 << 30))
-        name = wish if wish not in self._taken else next(n for n in candidates if n not in self._taken)
+        numbered = (f"{wish}_{number}" for number in itertools.count(2))
+        name = next(n for n in itertools.chain([wish], numbered) if n not in self._taken)
         self._taken.add(name)
         return name
 
@@ -142,8 +142,11 @@ def uint8_at_the_border(model: onnx.ModelProto) -> None:
     constants = {tensor.name: tensor for tensor in graph.initializer}
     as_float: dict[str, str] = {}
 
-    def add(op_type: str, source: str, target: str, **attributes: int) -> str:
-        nodes.append(helper.make_node(op_type, [source], [target], names.new(target), **attributes))
+    def add(op_type: str, source: str, target: str, to: int | None = None) -> str:
+        node = helper.make_node(op_type, [source], [target], names.new(target))
+        if to is not None:
+            node.attribute.append(helper.make_attribute("to", to))
+        nodes.append(node)
         return target
 
     def float_of(name: str) -> str:

@@ -155,6 +155,7 @@ class Session:
         self.batch = batch
         self._device = device
         self._caller: int | None = None
+        self._host_in_use = False
         needed, given = chain_signature(engines)
         inputs, outputs = _Block.of(needed, batch), _Block.of(given, batch)
         with device.active(), ExitStack() as resources:
@@ -195,7 +196,6 @@ class Session:
             if graphs and all(context.capturable for context in self._contexts):
                 self._graph = device.capture(self.stream, self._enqueue)
                 resources.callback(device.destroy_graph, self._graph)
-                device.synchronize(self.stream)
             # also when nobody closes it: a pipeline may just be dropped
             self._finalizer = weakref.finalize(
                 self, _release, device, self.stream, resources.pop_all()
@@ -229,6 +229,7 @@ class Session:
     def upload(self) -> None:
         """Queues one copy of `host_inputs` to `inputs`."""
         self._open()
+        self._host_in_use = True
         with self._device.active():
             self._device.copy(*self._upload, self.stream)
 
@@ -252,6 +253,7 @@ class Session:
     def download(self) -> None:
         """Queues one copy of `outputs` to `host_outputs`."""
         self._open()
+        self._host_in_use = True
         with self._device.active():
             self._device.copy(*self._download, self.stream)
 
@@ -260,6 +262,7 @@ class Session:
         self._open()
         with self._device.active():
             self._device.synchronize(self.stream)
+        self._host_in_use = False
 
     def transfer(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         """Host arrays in, new host arrays out; their types and shapes have been checked."""
@@ -296,8 +299,14 @@ class Session:
             self._before(stream)
 
     def settle(self) -> None:
-        """Lets what is queued on the last caller's stream by now go before the next holder's."""
+        """Makes the session safe for its next holder.
+
+        Copies between host and GPU that nobody waited for are waited for, and what the caller's
+        stream holds by now goes before whatever the next holder queues.
+        """
         self._open()
+        if self._host_in_use:
+            self.synchronize()
         if self._caller is not None:
             with self._device.active():
                 self._after(self._caller)

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from garment_transfer.kernels import has_cuda_kernels, onnxruntime_library
-from garment_transfer.kernels.driver import INSTALL, CudaError, driver
+from garment_transfer.kernels.driver import INSTALL
 from garment_transfer.runtime.backends import DeviceOptions, Status, check_signature
 from garment_transfer.runtime.backends import onnxruntime as cpu
 from garment_transfer.runtime.bundle import STAGES, Bundle, Graph, Tensor
@@ -27,7 +27,7 @@ from garment_transfer.runtime.errors import BackendError, InputError
 NAME: Final = "onnxruntime-cuda"
 
 _PROVIDER: Final = "CUDAExecutionProvider"
-_INSTALL: Final = 'pip install "garment-transfer[gpu]" "onnxruntime-gpu[cuda,cudnn]"'
+_INSTALL: Final = 'pip install "garment-transfer[gpu]"'
 
 
 class OnnxRuntimeContext:
@@ -163,9 +163,9 @@ def load(bundle: Bundle, options: DeviceOptions) -> Chain:
     graphs of that precision.
     """
     graphs = bundle.manifest.graphs_of(options.precision)
-    current = status()
-    if not current.available:
-        raise BackendError(f"{current.reason}; {current.remedy}")
+    missing = _missing()
+    if missing is not None:
+        raise BackendError(f"{missing.reason}; {missing.remedy}")
     import onnxruntime
 
     if hasattr(onnxruntime, "preload_dlls"):
@@ -186,27 +186,19 @@ def load(bundle: Bundle, options: DeviceOptions) -> Chain:
 
 def status() -> Status:
     """Whether the CUDA provider can run here; whether its libraries load shows at the first run."""
-    of_cpu = cpu.status()
-    if not of_cpu.available:
-        return Status(NAME, available=False, reason=of_cpu.reason, remedy=of_cpu.remedy)
+    missing = _missing()
+    if missing is not None:
+        return missing
     import onnxruntime
 
-    if _PROVIDER not in onnxruntime.get_available_providers():
-        return Status(
-            NAME,
-            available=False,
-            reason=f"the installed onnxruntime {onnxruntime.__version__} has no {_PROVIDER}",
-            remedy=f"run `pip uninstall -y onnxruntime`, then `{_INSTALL}`",
-        )
     try:
-        driver()
         device = CudaDevice()
-    except (CudaError, BackendError) as error:
+    except BackendError as error:
         return Status(
             NAME,
             available=False,
             reason=str(error),
-            remedy=f"needs an NVIDIA GPU with its driver, and `{INSTALL}`",
+            remedy=f"it needs an NVIDIA GPU with its driver, and `{INSTALL}`",
         )
     library = onnxruntime_library()
     warp = "by its kernel" if library and has_cuda_kernels(library) else "by standard operators"
@@ -215,4 +207,21 @@ def status() -> Status:
         available=True,
         version=onnxruntime.__version__,
         details=f"{device.name}, compute capability {device.compute_capability}; FlowWarp {warp}",
+    )
+
+
+def _missing() -> Status | None:
+    """What is missing but a GPU; None where ONNX Runtime has the provider."""
+    of_cpu = cpu.status()
+    if not of_cpu.available:
+        return Status(NAME, available=False, reason=of_cpu.reason, remedy=of_cpu.remedy)
+    import onnxruntime
+
+    if _PROVIDER in onnxruntime.get_available_providers():
+        return None
+    return Status(
+        NAME,
+        available=False,
+        reason=f"the installed onnxruntime {onnxruntime.__version__} has no {_PROVIDER}",
+        remedy=f"run `pip uninstall -y onnxruntime`, then `{_INSTALL}`",
     )

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from garment_transfer.kernels import tensorrt_library
-from garment_transfer.kernels.driver import INSTALL
 from garment_transfer.runtime.backends import DeviceOptions, Status
 from garment_transfer.runtime.bundle import MANIFEST, STAGES, Bundle, Tensor, sha256_of
 from garment_transfer.runtime.chain import Chain
@@ -35,8 +34,8 @@ MODULES: Final = {
 }
 
 _INSTALL: Final = {
-    "tensorrt": "pip install tensorrt",
-    "tensorrt-rtx": "pip install tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings",
+    "tensorrt": 'pip install "garment-transfer[tensorrt]"',
+    "tensorrt-rtx": 'pip install "garment-transfer[rtx]"',
 }
 
 _log = logging.getLogger(__name__)
@@ -190,7 +189,8 @@ class TensorRTEngine:
             trt.DynamicShapesKernelSpecializationStrategy.EAGER
         )
         # they are compiled once, not once per context
-        config.set_runtime_cache(config.create_runtime_cache())
+        self._cache = config.create_runtime_cache()
+        config.set_runtime_cache(self._cache)
         return config
 
 
@@ -261,7 +261,7 @@ class TensorRTBackend:
                 failures.append(f"{name} does not load: {error}")
         raise BackendError(
             f"{self.flavour} is not installed ({', '.join(failures)}); run "
-            f"`{_INSTALL[self.flavour]}`, beside `{INSTALL}`"
+            f"`{_INSTALL[self.flavour]}`"
         )
 
     def verified(

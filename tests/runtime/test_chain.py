@@ -210,6 +210,8 @@ class DoubleEngine:
         self.inputs, self.outputs = engine.inputs, engine.outputs
         self.enqueued = 0
         self.fail = False
+        self.fail_late = False
+        self.open = 0
         self.bound: list[dict[str, int]] = []
 
     def check_batch(self, batch: int) -> None:
@@ -224,6 +226,7 @@ class DoubleContext:
         self._engine = engine
         self._stream = stream
         self._context = engine.engine.context(batch, stream)
+        engine.open += 1
         self.activation_bytes = engine.activation_bytes
         self.capturable = engine.capturable
 
@@ -239,6 +242,8 @@ class DoubleContext:
         self._engine.double.queue(self._stream, self._work)
 
     def _work(self) -> None:
+        if self._engine.fail_late:
+            raise BackendError("a kernel fails")
         double, size = self._engine.double, self.activation_bytes
         if size:
             assert double._inside(self._activation, size)
@@ -246,6 +251,8 @@ class DoubleContext:
         self._context.enqueue()
 
     def close(self) -> None:
+        assert self._stream in self._engine.double._streams, "the stream ended before"
+        self._engine.open -= 1
         self._context.close()
 
 
@@ -484,6 +491,24 @@ def test_a_sessions_host_memory(
         assert_same(dict(session.host_outputs), cpu.run(batch_of(pairs, 2)))
 
 
+def test_a_session_given_back_early_is_not_overtaken(
+    setup: Setup, cpu: Pipeline, pairs: list[dict[str, np.ndarray]]
+) -> None:
+    inputs = batch_of(pairs, 2)
+    with setup.pipeline.session() as session:
+        for name, array in inputs.items():
+            session.host_inputs[name][...] = array
+        session.upload()
+        session.run()
+    with setup.pipeline.session() as again:
+        assert again is session
+        for array in again.host_inputs.values():
+            array.fill(RUBBISH)
+        again.download()
+        again.synchronize()
+        assert_same(dict(again.host_outputs), cpu.run(inputs))
+
+
 def test_sessions_of_other_batches_make_room(
     tiny_bundle: Path, cpu: Pipeline, pairs: list[dict[str, np.ndarray]]
 ) -> None:
@@ -609,7 +634,7 @@ def test_a_dropped_pipeline_frees_its_memory(
 def test_out_of_memory_says_how_much_was_needed(
     tiny_bundle: Path, cpu: Pipeline, pairs: list[dict[str, np.ndarray]]
 ) -> None:
-    setup = Setup(tiny_bundle, size=2 << 20, activations=(1 << 20, 100, 100))
+    setup = Setup(tiny_bundle, size=2 << 20, activations=(1 << 20, 100, 100), sessions=1)
     with pytest.raises(
         BackendError,
         match=r"batch of 64 needs 4\.6 MiB of device memory \(inputs 1\.8 MiB, outputs 1\.9 MiB, "
@@ -625,7 +650,7 @@ def test_out_of_memory_says_how_much_was_needed(
 def test_an_engine_that_fails(
     tiny_bundle: Path, cpu: Pipeline, pairs: list[dict[str, np.ndarray]], when: str
 ) -> None:
-    setup = Setup(tiny_bundle, graphs=False)
+    setup = Setup(tiny_bundle, graphs=False, sessions=1)
     if when == "later":
         setup.pipeline.run(batch_of(pairs, 0))
     setup.engines["warping"].fail = True
@@ -633,8 +658,35 @@ def test_an_engine_that_fails(
         setup.pipeline.run(batch_of(pairs, 0))
     assert not setup.double.memories
     assert_nothing_left(setup.double)
+    assert [engine.open for engine in setup.engines.values()] == [0, 0, 0]
     setup.engines["warping"].fail = False
     assert_same(setup.pipeline.run(batch_of(pairs, 1)), cpu.run(batch_of(pairs, 1)))
+
+
+def test_a_kernel_that_fails_shows_when_the_session_is_made(tiny_bundle: Path) -> None:
+    setup = Setup(tiny_bundle)
+    setup.engines["warping"].fail_late = True
+    sessions = []
+    with (
+        pytest.raises(BackendError, match="a kernel fails"),
+        setup.pipeline.session() as session,
+    ):
+        sessions.append(session)
+    assert not sessions
+
+
+def test_close_waits_for_what_is_under_way(
+    tiny_bundle: Path, cpu: Pipeline, pairs: list[dict[str, np.ndarray]]
+) -> None:
+    setup = Setup(tiny_bundle)
+    inputs, due = batch_of(pairs, 3), cpu.run(batch_of(pairs, 3))["image"]
+    sources = {name: OnDevice(setup.double, array) for name, array in inputs.items()}
+    target = OnDevice(setup.double, np.zeros_like(due))
+    setup.pipeline.run(sources, out={"image": target}, stream=0)
+    assert not target.array.any()
+    setup.pipeline.close()
+    assert (target.array == due).all()
+    assert [engine.open for engine in setup.engines.values()] == [0, 0, 0]
 
 
 @pytest.mark.parametrize(

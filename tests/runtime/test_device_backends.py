@@ -264,7 +264,7 @@ def test_the_device_says_what_is_missing() -> None:
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="tensorrt is there")
 def test_a_flavour_that_is_not_installed(tiny_bundle: Path) -> None:
     with pytest.raises(
-        BackendError, match=r"tensorrt is not installed \(No module.*pip install tensorrt`"
+        BackendError, match=r"tensorrt is not installed \(No module.*garment-transfer\[tensorrt\]"
     ):
         Pipeline.load(tiny_bundle, backend="tensorrt")
 
@@ -286,7 +286,7 @@ def test_a_provider_that_does_not_start(tiny_bundle: Path) -> None:
     engine = onnxruntime_cuda.OnnxRuntimeEngine(
         bundle.graph_path("parsing"), bundle.manifest.graphs["parsing"]
     )
-    with pytest.raises(BackendError, match=r"CUDAExecutionProvider.*onnxruntime-gpu\[cuda,cudnn\]"):
+    with pytest.raises(BackendError, match=r"CUDAExecutionProvider.*garment-transfer\[gpu\]"):
         engine.context(1, 1)
 
 
