@@ -495,7 +495,7 @@ def _measure_clients(
 
 
 def _finish(report: dict[str, Any], watch: Watch, lost: Sequence[float]) -> None:
-    """Puts the rows in order, and in what depends on all of them."""
+    """Sorts the rows and adds what depends on all of them."""
     order = {row.name: index for index, row in enumerate(ROWS)}
     report["rows"].sort(key=lambda row: (row["batch"], order[row["name"]]))
     measured = [row for row in report["rows"] if row["status"] == "measured"]
