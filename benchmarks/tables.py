@@ -82,6 +82,8 @@ def _benchmark(name: str = "benchmark-cpu") -> tuple[dict, list[dict]]:
 
 def latency() -> str:
     """Every backend at batch 1, how it compares with torch eager, and whether it is right."""
+    from garment_transfer.benchmarks.published import threads_of
+
     report, measured = _benchmark()
     rows = [row for row in measured if row["batch"] == 1]
     eager = next(row for row in rows if row["name"] == "torch-eager")["compute"]["p50_ms"]
@@ -101,7 +103,7 @@ def latency() -> str:
         for row in rows
     ]
     header = [
-        f"one pair, {report['environment']['processor']}, {report['threads']} threads",
+        f"one pair, {report['environment']['processor']}, {threads_of(report)}",
         "p50, ms",
         "p90",
         "p99",
