@@ -30,6 +30,7 @@ COMMANDS = (
     "inspect",
     "doctor",
     "export",
+    "build",
     "train",
     "evaluate",
     "render",
