@@ -4,8 +4,9 @@
 
 Every backend of the GPU that runs here (TensorRT needs a bundle with engines for this GPU), with
 and without a CUDA graph; ONNX Runtime's CUDA provider with the same three graphs called one after
-another on host arrays; torch eager and torch.compile with the weights of the preset. All take
-turns, so that drift hits all alike. TF32 is off for everyone; with float16 torch runs autocast.
+another on host arrays; torch eager and torch.compile with the shipped weights, whatever the bundle
+is. All take turns, so that drift hits all alike. TF32 is off for everyone; with float16 torch runs
+autocast.
 
 Of every chain three more figures:
 

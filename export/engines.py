@@ -12,6 +12,7 @@ import datetime
 import functools
 import hashlib
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -31,6 +32,7 @@ from garment_transfer.runtime.engines import (
     DEFAULT_OPTIMIZATION_LEVEL,
     ENGINES,
     FLAVOURS,
+    RTX_COMPUTE_CAPABILITIES,
     Batch,
     Engines,
     Plugin,
@@ -219,13 +221,10 @@ class _Builder:
                 ) from error
             self.targets: tuple[str, ...] = (self._device.compute_capability,)
         else:
-            # all that it knows but Turing, for which it has no engines that run elsewhere too
-            self._capabilities = {
-                f"{name[2:-1]}.{name[-1]}": value
-                for name, value in trt.ComputeCapability.__members__.items()
-                if name.startswith("SM") and name != "SM75"
-            }
-            self.targets = tuple(sorted(self._capabilities, key=_capability))
+            known = trt.ComputeCapability.__members__
+            names = {target: "SM" + target.replace(".", "") for target in RTX_COMPUTE_CAPABILITIES}
+            self._capabilities = {t: known[name] for t, name in names.items() if name in known}
+            self.targets = tuple(self._capabilities)
 
     def build(
         self,
@@ -242,7 +241,7 @@ class _Builder:
             logger = make_logger(self._trt)
             builder = self._trt.Builder(logger)
             if library is not None:
-                _load_plugin(self._trt, library, logger)
+                load_plugin(self._trt, library, logger)
             network, plugins = parse(
                 self._trt, builder, logger, path, graph, plugin=library is not None
             )
@@ -296,28 +295,28 @@ class _Builder:
         if self._device is None:
             return None
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        name = f"timing-{self._trt.__version__}-{self._device.name.replace(' ', '-')}.cache"
-        return home / "garment-transfer" / name
+        gpu = re.sub(r"[^A-Za-z0-9]+", "-", self._device.name)
+        return home / "garment-transfer" / f"timing-{self._trt.__version__}-{gpu}.cache"
 
     def _load_timing_cache(self, config: Any) -> Path | None:
-        """Start from the timings of earlier builds for this GPU and version."""
+        """Start from the timings of earlier builds with this version on such a GPU."""
         path = self._timing_cache_path()
         if path is None:
             return None
         known = path.read_bytes() if path.is_file() else b""
-        cache = config.create_timing_cache(known)
-        if not config.set_timing_cache(cache, False):
+        if not config.set_timing_cache(config.create_timing_cache(known), False):
             config.set_timing_cache(config.create_timing_cache(b""), False)
         return path
 
     def _save_timing_cache(self, path: Path, config: Any) -> None:
         cache = config.get_timing_cache()
-        # another build may have saved its own meanwhile
-        if path.is_file():
-            cache.combine(config.create_timing_cache(path.read_bytes()), False)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            temporary.write_bytes(bytes(cache.serialize()))
+        # it saves time, and no build is lost for it
+        with contextlib.suppress(OSError, OutputError):
+            if path.is_file():  # another build may have saved its own meanwhile
+                cache.combine(config.create_timing_cache(path.read_bytes()), False)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as temporary:
+                temporary.write_bytes(bytes(cache.serialize()))
 
     def _inspect(self, built: _Built, logger: Any, embed: bool) -> None:
         """Layers and memory of an engine, where it can be loaded: that takes a GPU it is for."""
@@ -405,10 +404,6 @@ def said(logger: Any) -> str:
     return " | ".join(errors[-5:]) or "it says no more"
 
 
-def _capability(text: str) -> tuple[int, ...]:
-    return tuple(map(int, text.split(".")))
-
-
 def _plugin_library(flavour: str, plugin: PluginChoice) -> Path | None:
     """The plugin library to build with; None for the function body."""
     if flavour == "tensorrt-rtx":
@@ -427,7 +422,8 @@ def _plugin_library(flavour: str, plugin: PluginChoice) -> Path | None:
     return library
 
 
-def _load_plugin(trt: Any, library: Path, logger: Any) -> None:
+def load_plugin(trt: Any, library: Path, logger: Any) -> None:
+    """Make FlowWarp's plugin known to TensorRT; EngineError where its library does not load."""
     registry = trt.get_plugin_registry()
     # a second load of one library is refused, since its creator is there
     if registry.get_creator(PLUGIN_NAME, PLUGIN_VERSION, "") is not None:

@@ -79,7 +79,7 @@ def to_float16(model: onnx.ModelProto, rule: Rule) -> onnx.ModelProto:
 
 def _check_names(model: onnx.ModelProto, rule: Rule) -> None:
     modules = {module_of(node) for node in model.graph.node}
-    if not any(_matches(module, rule.half) for module in modules):
+    if not any(matches(module, rule.half) for module in modules):
         raise ExportError(
             f"float16: the network has no module named {', '.join(rule.half)}, which "
             "export/float16.json lists; it has "
@@ -88,7 +88,7 @@ def _check_names(model: onnx.ModelProto, rule: Rule) -> None:
         )
 
 
-def _matches(module: str, patterns: Iterable[str]) -> bool:
+def matches(module: str, patterns: Iterable[str]) -> bool:
     """Whether a module is one of `patterns` or inside one; "" is the network itself alone."""
     return any(
         module == pattern
@@ -139,13 +139,13 @@ class _Conversion:
         if self._outputs.intersection(node.output):
             return False
         if node.domain == DOMAIN:
-            named = _matches(module, self._rule.warp_half)
+            named = matches(module, self._rule.warp_half)
             return node.op_type == OP_TYPE and (named or node.input[0] in self._half_tensors)
         if node.op_type in self._rule.float32_operators or not self._gives_float(node):
             return False
         if node.op_type == "Cast":
-            return _matches(module, self._rule.half)
-        if _matches(module, self._rule.half):
+            return matches(module, self._rule.half)
+        if matches(module, self._rule.half):
             return bool(self._float_inputs(node))
         # a constant number takes the type of what it meets
         floats = {node.input[i] for i in self._float_inputs(node)} - self._numbers

@@ -42,9 +42,10 @@ FLAVOURS: Final = ("tensorrt", "tensorrt-rtx")
 #: FlowWarp's plugin in an engine: where its library is there, inside the engine, or not at all.
 PluginChoice = Literal["auto", "embed", "off"]
 
-#: The GPUs that TensorRT-RTX runs on, by compute capability; TensorRT itself runs on all of these
-#: and on those of data centres.
-RTX_COMPUTE_CAPABILITIES: Final = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
+#: The GPUs that TensorRT-RTX's engines are built for, by compute capability. It runs on 7.5 too,
+#: but only engines that run nowhere else; TensorRT itself runs on all of these and on those of
+#: data centres.
+RTX_COMPUTE_CAPABILITIES: Final = ("8.0", "8.6", "8.9", "12.0", "12.1")
 
 #: What `build` takes unless told otherwise.
 DEFAULT_OPTIMIZATION_LEVEL: Final = 3
@@ -345,9 +346,9 @@ def find_engines(bundle: Bundle, flavour: str, precision: str, compute_capabilit
         )
     if flavour == "tensorrt-rtx" and compute_capability not in RTX_COMPUTE_CAPABILITIES:
         raise EngineError(
-            f"TensorRT-RTX does not run on a GPU of compute capability {compute_capability}, only "
-            f"on {', '.join(RTX_COMPUTE_CAPABILITIES)}; use TensorRT: run "
-            f"`{build_command(bundle.path, 'tensorrt', precision)}`"
+            "what TensorRT-RTX builds here does not run on a GPU of compute capability "
+            f"{compute_capability}, only on {', '.join(RTX_COMPUTE_CAPABILITIES)}; use TensorRT: "
+            f"run `{build_command(bundle.path, 'tensorrt', precision)}`"
         )
     names = {
         engine_folder(flavour, [compute_capability], precision): None,

@@ -78,7 +78,7 @@ def load(
 
     options = session_options(threads)
     if kernel:
-        _register_kernels(options)
+        register_kernels(options)
     if profile:
         options.enable_profiling = True
         options.profile_file_prefix = profile
@@ -110,7 +110,7 @@ def session_options(threads: int | None) -> Any:
     return options
 
 
-def _register_kernels(options: Any) -> str:
+def register_kernels(options: Any) -> str:
     """Lets a session use FlowWarp's kernel; empty, or why it has to use the function body."""
     library = onnxruntime_library()
     if library is None:
@@ -126,7 +126,7 @@ def kernel_problem() -> str:
     """Why FlowWarp's kernel cannot be used; empty where it can. ONNX Runtime has to be there."""
     import onnxruntime
 
-    return _register_kernels(onnxruntime.SessionOptions())
+    return register_kernels(onnxruntime.SessionOptions())
 
 
 def status() -> Status:

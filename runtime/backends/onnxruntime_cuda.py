@@ -130,11 +130,9 @@ class OnnxRuntimeEngine:
                     "arena_extend_strategy": "kSameAsRequested",
                 },
             )
-            # With the CPU's kernel alone FlowWarp would leave the GPU; its body need not.
-            if library is not None and not has_cuda_kernels(library):
-                library = None
-        if library is not None:
-            options.register_custom_ops_library(str(library))
+        # With the CPU's kernel alone FlowWarp would leave the GPU; its body need not.
+        if self.provider != _PROVIDER or (library is not None and has_cuda_kernels(library)):
+            cpu.register_kernels(options)
         try:
             session = onnxruntime.InferenceSession(
                 str(self.path), sess_options=options, providers=[provider]

@@ -23,7 +23,14 @@ from garment_transfer.runtime.backends import DeviceOptions, Status
 from garment_transfer.runtime.bundle import MANIFEST, STAGES, Bundle, Tensor, sha256_of
 from garment_transfer.runtime.chain import Chain
 from garment_transfer.runtime.device import CudaDevice, Device
-from garment_transfer.runtime.engines import Engines, find_engines, list_engines, must_be_copied
+from garment_transfer.runtime.engines import (
+    RTX_COMPUTE_CAPABILITIES,
+    Engines,
+    Plugin,
+    find_engines,
+    list_engines,
+    must_be_copied,
+)
 from garment_transfer.runtime.errors import BackendError, EngineError
 
 #: The Python modules of each flavour, the first that imports is used. TensorRT-RTX's packages on
@@ -220,7 +227,7 @@ class TensorRTBackend:
         plugin = engines.record.plugin
         with device.active():
             if plugin is not None and not plugin.embedded:
-                _load_plugin(trt, str(library))
+                _load_plugin(trt, plugin, str(library))
             runtime = trt.Runtime(_logger(trt))
             # only what was checked against a record that asks for it
             runtime.engine_host_code_allowed = plugin is not None and plugin.embedded
@@ -238,10 +245,18 @@ class TensorRTBackend:
         except BackendError as error:
             reason, _, remedy = str(error).partition("; ")
             return Status(self.flavour, available=False, reason=reason, remedy=remedy)
-        library = tensorrt_library()
-        warp = "FlowWarp's plugin is there" if library else "FlowWarp's plugin is not built"
-        if self.flavour == "tensorrt-rtx":
-            warp = "takes no plugins"
+        warp = "takes no plugins"
+        if self.flavour == "tensorrt":
+            built = tensorrt_library() is not None
+            warp = f"FlowWarp's plugin is {'there' if built else 'not built'}"
+        elif device.compute_capability not in RTX_COMPUTE_CAPABILITIES:
+            return Status(
+                self.flavour,
+                available=False,
+                reason=f"TensorRT-RTX does not run on {device.name}, whose compute capability "
+                f"{device.compute_capability} is none of {', '.join(RTX_COMPUTE_CAPABILITIES)}",
+                remedy="use the backend tensorrt or onnxruntime-cuda",
+            )
         return Status(
             self.flavour,
             available=True,
@@ -322,8 +337,11 @@ def _copy_of(bundle: Bundle) -> Path:
     return home / "garment-transfer" / "bundles" / f"{bundle.manifest.name}-{content}"
 
 
-def _load_plugin(trt: Any, library: str) -> None:
-    if trt.get_plugin_registry().load_library(library) is None:
+def _load_plugin(trt: Any, plugin: Plugin, library: str) -> None:
+    registry = trt.get_plugin_registry()
+    # one library is not taken twice in a process
+    known = registry.get_creator(plugin.name, plugin.version, "") is not None
+    if not known and registry.load_library(library) is None:
         raise BackendError(
             f"TensorRT does not load FlowWarp's plugin {library}: {_said(_logger(trt))}; install "
             "garment-transfer anew where TensorRT_ROOT names the headers of this version"

@@ -3,6 +3,7 @@ import json
 import re
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -95,3 +96,35 @@ def test_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "pip install no-such-package" in result.output
     assert "extra train: not installed: nor-this" in result.output
     assert 'pip install ".[train]"' in result.output
+
+
+@pytest.mark.usefixtures("shipped")
+def test_what_engines_can_be_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    engines = json.loads(CliRunner().invoke(main, ["doctor", "--json"]).output)["engines"]
+    flavours = {flavour["name"]: flavour for flavour in engines["flavours"]}
+    assert set(flavours) == {"tensorrt", "tensorrt-rtx"}
+    for flavour in flavours.values():
+        # what cannot be used says why
+        assert flavour["builds"] or flavour["reason"]
+        assert flavour["version"] or "pip install" in flavour["reason"]
+    if flavours["tensorrt-rtx"]["version"]:
+        assert flavours["tensorrt-rtx"]["builds"]  # with no GPU
+    assert engines["gpu"]["name"] or "no GPU" in engines["gpu"]["reason"]
+    output = CliRunner().invoke(main, ["doctor"]).output
+    assert "build with tensorrt-rtx" in output
+    assert "FlowWarp's TensorRT plugin: " in output
+
+
+@pytest.mark.usefixtures("shipped")
+def test_a_gpu_and_a_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    from garment_transfer import kernels
+    from garment_transfer.runtime import device
+
+    monkeypatch.setattr(
+        device, "CudaDevice", lambda: SimpleNamespace(name="H100", compute_capability="9.0")
+    )
+    monkeypatch.setattr(kernels, "tensorrt_library", lambda: Path("/lib/plugin.so"))
+    output = CliRunner().invoke(main, ["doctor"]).output
+    assert "GPU: H100, compute capability 9.0" in output
+    assert "TensorRT runs on it, TensorRT-RTX does not" in output
+    assert "FlowWarp's TensorRT plugin: /lib/plugin.so" in output

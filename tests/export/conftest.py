@@ -1,9 +1,9 @@
-"""One bundle of untrained networks, exported once for all tests of this folder."""
+"""One bundle of untrained networks, in both precisions, exported once for this folder."""
 
 import pytest
 import torch
 
-from garment_transfer.export.bundle import export_bundle
+from garment_transfer.export.bundle import export_bundle, listed_half
 from garment_transfer.models.checkpoint import save_checkpoint
 from garment_transfer.models.presets import build
 from garment_transfer.runtime.bundle import Size
@@ -26,4 +26,5 @@ def checkpoint(networks, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def bundle(checkpoint, tmp_path_factory):
-    return export_bundle(checkpoint, tmp_path_factory.mktemp("export") / "bundle", size=SIZE)
+    output = tmp_path_factory.mktemp("export") / "bundle"
+    return export_bundle(checkpoint, output, size=SIZE, half=listed_half)

@@ -31,6 +31,7 @@ from garment_transfer.runtime import (
 )
 from garment_transfer.runtime.backends import DEVICE_BACKENDS, find_backend
 from garment_transfer.runtime.device import CudaDevice
+from garment_transfer.runtime.engines import RTX_COMPUTE_CAPABILITIES
 from garment_transfer.runtime.errors import EngineError
 from garment_transfer.runtime.pipeline import stage_inputs
 
@@ -52,18 +53,12 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 def with_engines(folder: Path, backend: str, target: Path) -> Path:
-    """The bundle, or a copy with engines where the backend needs them; skips where it refuses."""
+    """The bundle, or a copy with engines where the backend needs them."""
     if backend == "onnxruntime-cuda":
         return folder
     arguments = ["build", str(folder), "--backend", backend, "--batch", "1:1:8"]
     result = CliRunner().invoke(main, [*arguments, "-o", str(target)])
     assert result.exit_code == 0, result.output
-    try:
-        Pipeline.load(target, backend).close()
-    except EngineError as error:
-        if "does not run on a GPU" in str(error):
-            pytest.skip(str(error))
-        raise
     return target
 
 
@@ -116,6 +111,18 @@ def on_gpu(torch: Any, arrays: Arrays) -> dict[str, Any]:
 
 def outputs_for(torch: Any, due: Arrays) -> dict[str, Any]:
     return {name: torch.zeros_like(torch.from_numpy(a), device="cuda") for name, a in due.items()}
+
+
+def test_a_gpu_that_tensorrt_rtx_refuses() -> None:
+    try:
+        device = CudaDevice()
+        find_backend("tensorrt-rtx").module()  # type: ignore[union-attr]
+    except BackendError as error:
+        pytest.skip(str(error))
+    if device.compute_capability in RTX_COMPUTE_CAPABILITIES:
+        pytest.skip("it takes this one")
+    with pytest.raises(EngineError, match=r"does not run on a GPU.*--backend tensorrt "):
+        Pipeline.load(sample_bundle(), "tensorrt-rtx")
 
 
 def test_agrees_with_the_cpu_byte_for_byte(pipeline: Pipeline, cpu: Pipeline) -> None:

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 from garment_transfer.runtime.bundle import (
     STAGES,
+    Accuracy,
     Bundle,
     Checkpoint,
     Parity,
@@ -36,6 +38,65 @@ def test_load(tiny_bundle: Path, tiny: SimpleNamespace) -> None:
         assert manifest.graphs[stage].sha256 == sha256_of(bundle.graph_path(stage))
     assert manifest.graphs["warping"].outputs[1].shape == ("N", 2, 64, 32)
     assert manifest.from_dict(json.loads((tiny_bundle / "manifest.json").read_text())) == manifest
+
+
+def with_float16(folder: Path) -> Path:
+    """Adds float16 graphs, copies of the others, to a bundle and its manifest."""
+    manifest = Bundle.load(folder).manifest
+    for stage in STAGES:
+        shutil.copy(folder / f"{stage}.onnx", folder / f"{stage}.float16.onnx")
+    write_manifest(
+        folder,
+        name=manifest.name,
+        size=manifest.size,
+        opset=manifest.opset,
+        parity=manifest.parity,
+        versions=manifest.versions,
+        checkpoint=manifest.checkpoint,
+        accuracy={"float16": Accuracy(0.0, 100.0, 99.5, 0.25, 255.0, "made by hand")},
+    )
+    return folder
+
+
+def test_a_bundle_of_one_precision_stays_what_it_was(tiny_bundle: Path) -> None:
+    fields = json.loads((tiny_bundle / "manifest.json").read_text())
+    assert fields["schema_version"] == 1
+    assert "variants" not in fields
+    bundle = Bundle.load(tiny_bundle)
+    assert bundle.manifest.precisions == ("float32",)
+    with pytest.raises(BundleError, match=r"has no float16 graphs, only float32; export it anew"):
+        bundle.graph_path("parsing", "float16")
+
+
+def test_a_second_precision(own_tiny_bundle: Path) -> None:
+    bundle = Bundle.load(with_float16(own_tiny_bundle))
+    fields = json.loads((own_tiny_bundle / "manifest.json").read_text())
+    assert fields["schema_version"] == 2
+    assert bundle.manifest.from_dict(fields) == bundle.manifest
+    assert bundle.manifest.precisions == ("float32", "float16")
+    assert bundle.manifest.variants["float16"].accuracy.warped_garment_psnr == 99.5
+    assert bundle.graph_path("warping").name == "warping.onnx"
+    assert bundle.graph_path("warping", "float32") == bundle.graph_path("warping")
+    assert bundle.graph_path("warping", "float16").name == "warping.float16.onnx"
+
+
+def test_graphs_of_a_second_precision_are_verified_too(own_tiny_bundle: Path) -> None:
+    path = with_float16(own_tiny_bundle) / "warping.float16.onnx"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(BundleError, match=r"warping\.float16\.onnx is truncated"):
+        Bundle.load(own_tiny_bundle)
+    path.unlink()
+    with pytest.raises(BundleError, match=r"warping\.float16\.onnx is missing"):
+        Bundle.load(own_tiny_bundle)
+
+
+def test_a_second_precision_keeps_the_contract(own_tiny_bundle: Path) -> None:
+    path = with_float16(own_tiny_bundle) / "manifest.json"
+    fields = json.loads(path.read_text())
+    fields["variants"]["float16"]["graphs"]["warping"]["outputs"][1]["dtype"] = "uint8"
+    path.write_text(json.dumps(fields))
+    with pytest.raises(BundleError, match=r"outputs of graph warping are .*flow uint8"):
+        Bundle.load(own_tiny_bundle)
 
 
 def test_the_contract_chains() -> None:

@@ -93,7 +93,7 @@ def put(own_tiny_bundle: Path, rtx: Any) -> Callable[..., Bundle]:
 
 def gpu(compute_capability: str = "8.9") -> Any:
     """What the backend asks of a device before it loads an engine."""
-    return SimpleNamespace(index=0, compute_capability=compute_capability)
+    return SimpleNamespace(index=0, name="GPU", compute_capability=compute_capability)
 
 
 def verified(bundle: Bundle, compute_capability: str = "8.9") -> tuple[Any, Any]:
@@ -119,6 +119,7 @@ def test_every_attribute_of_tensorrt_that_is_used_exists(rtx: Any) -> None:
         "trt": rtx,
         "self._trt": rtx,
         "runtime": rtx.Runtime,
+        "registry": rtx.IPluginRegistry,
         "engine": rtx.ICudaEngine,
         "self._engine": rtx.ICudaEngine,
         "context": rtx.IExecutionContext,
@@ -178,6 +179,17 @@ def test_engines_that_do_not_fit(
 def test_a_gpu_that_the_flavour_refuses(put: Callable[..., Bundle], rtx: Any) -> None:
     with pytest.raises(EngineError, match=r"does not run on a GPU of compute capability 9\.0"):
         verified(put(), compute_capability="9.0")
+
+
+@pytest.mark.parametrize(("compute_capability", "runs"), [("8.9", True), ("9.0", False)])
+def test_the_status_knows_the_gpus_of_the_flavour(
+    rtx: Any, monkeypatch: pytest.MonkeyPatch, compute_capability: str, runs: bool
+) -> None:
+    monkeypatch.setattr(backend, "CudaDevice", lambda: gpu(compute_capability))
+    status = backend.TensorRTBackend(RTX).status()
+    assert status.available == runs
+    assert compute_capability in (status.details if runs else status.reason)
+    assert status.remedy == ("" if runs else "use the backend tensorrt or onnxruntime-cuda")
 
 
 @pytest.mark.parametrize("change", [lambda plan: plan[:-1], lambda plan: plan[:-1] + b"?"])

@@ -1,0 +1,150 @@
+"""Rewrites of graphs: what they compute is what it was."""
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnxruntime
+import pytest
+from onnx import TensorProto, numpy_helper
+
+from garment_transfer.export.graph import (
+    MOVING,
+    module_of,
+    share_constants,
+    shrink_constants,
+    types_of,
+    uint8_at_the_border,
+)
+from garment_transfer.runtime.bundle import STAGES
+
+
+def _run(model, **inputs):
+    onnx.checker.check_model(model, full_check=True)
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    return session.run(None, inputs)
+
+
+def _parse(body, opset=18):
+    return onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : {opset}]>\n{body}')
+
+
+#: One graph for every way uint8 occurs: moved, compared, computed with (and wrapped), chosen,
+#: made from floats, passed through, constant.
+_UINT8 = """
+g (uint8[N,4] a, uint8[N,4] b, float[N,4] x) => (uint8[N,4] moved, uint8[N,4] sum, uint8[N,4] cut,
+                                                 bool[N,4] equal, int32[N,4] wide) {
+  ten = Constant <value_int: int = 10> ()
+  ten_8 = Cast <to = 2> (ten)
+  is_ten = Equal (a, ten_8)
+  moved = Where (is_ten, b, a)
+  sum = Add (a, b)
+  cut = Cast <to = 2> (x)
+  equal = Equal (cut, a)
+  wide = Cast <to = 6> (sum)
+}
+"""
+
+
+def test_uint8_is_a_type_of_inputs_and_outputs_alone():
+    random = np.random.default_rng(3)
+    inputs = {
+        "a": random.integers(8, 12, (3, 4), dtype=np.uint8),
+        "b": random.integers(240, 256, (3, 4), dtype=np.uint8),
+        "x": random.uniform(0, 255.9, (3, 4)).astype(np.float32),
+    }
+    model = _parse(_UINT8)
+    due = _run(model, **inputs)
+    uint8_at_the_border(model)
+    for value, expected in zip(_run(model, **inputs), due, strict=True):
+        assert value.dtype == expected.dtype
+        np.testing.assert_array_equal(value, expected)
+    # only what cannot be done without it still computes in uint8
+    types = types_of(model)
+    for node in model.graph.node:
+        if any(types.get(n) == TensorProto.UINT8 for n in (*node.input, *node.output)):
+            assert node.op_type in ("Cast", "Add")
+    assert all(
+        node.op_type != "Add" or types[node.output[0]] == TensorProto.UINT8
+        for node in model.graph.node
+    )
+
+
+def test_exported_graphs_touch_uint8_in_casts_of_inputs_and_outputs_alone(bundle):
+    for stage in STAGES:
+        model = onnx.load(bundle.graph_path(stage))
+        types = types_of(model)
+        border = {value.name for value in (*model.graph.input, *model.graph.output)}
+        for node in model.graph.node:
+            for name in (*node.input, *node.output):
+                if types.get(name) == TensorProto.UINT8:
+                    assert node.op_type == "Cast", node.name
+                    assert name in border
+                    other = {*node.input, *node.output} - {name}
+                    # what TensorRT's documentation allows
+                    assert {types[n] for n in other} == {TensorProto.FLOAT}
+
+
+def test_nodes_are_named_after_modules(bundle, networks):
+    model = onnx.load(bundle.graph_path("warping"))
+    names = [node.name for node in model.graph.node]
+    assert len(set(names)) == len(names)
+    modules = {name for name, _ in networks["warping"].named_modules()}
+    found = {module_of(node) for node in model.graph.node}
+    assert found <= modules
+    assert "levels.3.layers.0.0" in found or "levels.3.layers.0.1" in found
+
+
+def test_equal_constants_are_stored_once():
+    model = _parse(
+        """
+        g (float[2] x) => (float[2] y)
+        <float[2] a = {1, 2}, float[2] b = {1, 2}, float[2] c = {1, 3}, float[1,2] d = {1, 2}> {
+          p = Mul (x, a)
+          q = Mul (p, b)
+          r = Mul (q, c)
+          s = Squeeze (d)
+          y = Add (r, s)
+        }
+        """
+    )
+    x = np.array([3, 5], np.float32)
+    due = _run(model, x=x)
+    share_constants(model)
+    assert [tensor.name for tensor in model.graph.initializer] == ["a", "c", "d"]
+    np.testing.assert_array_equal(_run(model, x=x), due)
+
+
+@pytest.mark.parametrize("axes", [(0,), (1,), (0, 1), ()])
+def test_a_constant_that_repeats_is_stored_once(axes):
+    model = _parse(
+        """
+        g (float[64,96] x) => (float[64,96] y) {
+          y = Add (x, repeated)
+        }
+        """
+    )
+    random = np.random.default_rng(1)
+    shape = [1 if axis in axes else size for axis, size in enumerate((64, 96))]
+    values = np.broadcast_to(random.standard_normal(shape).astype(np.float32), (64, 96)).copy()
+    model.graph.initializer.append(numpy_helper.from_array(values, "repeated"))
+    shrink_constants(model)
+    stored = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    assert stored == (4 * np.prod(shape) + 16 if axes else values.nbytes)
+    x = random.standard_normal((64, 96)).astype(np.float32)
+    (y,) = _run(model, x=x)
+    np.testing.assert_array_equal(y, x + values)
+
+
+def test_a_bundle_is_little_more_than_its_weights(bundle, networks):
+    weights = {s: 4 * sum(p.numel() for p in networks[s].parameters()) for s in STAGES}
+    for stage, graph in bundle.manifest.graphs.items():
+        assert graph.bytes < weights[stage] + 150_000, stage
+    for stage, graph in bundle.manifest.graphs_of("float16").items():
+        assert graph.bytes < weights[stage] / 2 + 200_000, stage
+
+
+def test_moving_operators_compute_nothing():
+    # rounding before or after them has to be the same
+    assert not MOVING & {"Add", "Mul", "Conv", "Resize", "AveragePool", "ReduceSum", "MatMul"}
