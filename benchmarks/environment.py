@@ -139,16 +139,14 @@ def lost_share(seconds: float = 0.5) -> float:
 def quietness(others: float, lost: float, drifting: Iterable[str]) -> dict[str, Any]:
     """Whether a run can be trusted, in numbers and in a sentence."""
     unstable = list(drifting)
+    where = ", ".join(unstable) if len(unstable) <= 3 else f"{len(unstable)} rows"
     found = []
     if others > OTHERS_LIMIT:
         found.append(f"other processes took {others:.0%} of the processors")
     if lost > LOST_LIMIT:
         found.append(f"an empty loop lost {lost:.0%} of its time")
     if unstable:
-        found.append(
-            f"the two halves of the run differ by more than {DRIFT_LIMIT:.0%} in "
-            f"{', '.join(unstable)}"
-        )
+        found.append(f"the two halves of the run differ by more than {DRIFT_LIMIT:.0%} in {where}")
     return {
         "quiet": not found,
         "statement": f"The machine was not quiet: {'; '.join(found)}."

@@ -14,6 +14,12 @@ def published() -> dict[str, Any]:
     return table
 
 
+def threads_of(report: dict[str, Any]) -> str:
+    """Such as "2 threads"."""
+    count = report["threads"]
+    return f"{count} thread{'s' if count > 1 else ''}"
+
+
 def network_time_rows(report: dict[str, Any]) -> list[list[str]]:
     """Name, milliseconds and origin: published rows, then a report's at batch 1.
 
@@ -26,7 +32,7 @@ def network_time_rows(report: dict[str, Any]) -> list[list[str]]:
         for row in table["rows"]
     ]
     device = {
-        "cpu": f"{report['environment']['processor']}, {report['threads']} threads",
+        "cpu": f"{report['environment']['processor']}, {threads_of(report)}",
         "cuda": ", ".join(gpu["name"] for gpu in report["environment"]["gpus"]),
     }
     rows += [

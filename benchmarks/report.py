@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from garment_transfer.benchmarks.published import network_time_rows
+from garment_transfer.benchmarks.published import network_time_rows, threads_of
 from garment_transfer.runtime.errors import OutputError
 from garment_transfer.runtime.files import replacing
 
@@ -70,7 +70,7 @@ def describe(report: dict[str, Any]) -> str:
     measured = [row for row in report["rows"] if row["status"] == "measured"]
     lines = [
         f"{report['bundle']['name']}, {report['bundle']['size'][0]}x{report['bundle']['size'][1]}, "
-        f"{report['threads']} threads, {report['environment']['processor']}",
+        f"{threads_of(report)}, {report['environment']['processor']}",
         report["quietness"]["statement"],
     ]
     if report["interrupted"]:
@@ -130,10 +130,14 @@ def check_plot(path: Path | None) -> None:
         )
 
 
-def write_plot(report: dict[str, Any], path: Path) -> None:
-    """Writes the plot; the suffix names a format that matplotlib writes. OutputError."""
+def write_plot(report: dict[str, Any], path: Path, description: str = "") -> None:
+    """Writes the plot; the suffix names a format that matplotlib writes. OutputError.
+
+    `description` is kept in the file, which has to be a PNG then.
+    """
     with replacing(path) as temporary:
-        _figure(report).savefig(temporary, dpi=120)
+        metadata = {"Description": description} if description else None
+        _figure(report).savefig(temporary, dpi=120, metadata=metadata)
 
 
 def write_page(report: dict[str, Any], path: Path) -> None:
@@ -175,7 +179,7 @@ def write_page(report: dict[str, Any], path: Path) -> None:
     ]
     title = (
         f"{report['bundle']['name']}, {report['bundle']['size'][0]}x{report['bundle']['size'][1]}, "
-        f"{report['threads']} threads"
+        f"{threads_of(report)}"
     )
     text = (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
@@ -206,6 +210,8 @@ def _figure(report: dict[str, Any]) -> Any:
             xerr=[[0] * len(rows), tails],
             color=["tab:red" if is_wrong(row) else "tab:blue" for row in rows],
         )
+        if batch != batches[0]:
+            axis.tick_params(labelleft=len(rows) != len(axes[0].patches))
         axis.set_title(f"batch {batch}")
         axis.set_xlabel("ms, p50 and p90")
     if report["clients"]:
@@ -222,7 +228,7 @@ def _figure(report: dict[str, Any]) -> Any:
                 axis.annotate(point["clients"], (point["pairs_per_s"], point["p50_ms"]))
         axis.set(xlabel="pairs/s", ylabel="p50 ms", title="threads that share a pipeline")
         axis.set_ylim(bottom=0)
-        axis.legend(fontsize="small")
+        axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     figure.tight_layout()
     return figure
 

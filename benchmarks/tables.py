@@ -1,10 +1,12 @@
-"""The README's tables from the committed results, so that no figure in it is typed.
+"""The README's tables and plot from the committed results, so that no figure in it is typed.
 
     python -m garment_transfer.benchmarks.tables README.md
 
-rewrites what stands between `<!-- table: NAME -->` and `<!-- end -->`.
+rewrites what stands between `<!-- table: NAME -->` and `<!-- end -->`, and `docs/benchmark.png`
+beside the README where the result it shows has changed.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -80,6 +82,8 @@ def _benchmark(name: str = "benchmark-cpu") -> tuple[dict, list[dict]]:
 
 def latency() -> str:
     """Every backend at batch 1, how it compares with torch eager, and whether it is right."""
+    from garment_transfer.benchmarks.published import threads_of
+
     report, measured = _benchmark()
     rows = [row for row in measured if row["batch"] == 1]
     eager = next(row for row in rows if row["name"] == "torch-eager")["compute"]["p50_ms"]
@@ -99,7 +103,7 @@ def latency() -> str:
         for row in rows
     ]
     header = [
-        f"one pair, {report['environment']['processor']}, {report['threads']} threads",
+        f"one pair, {report['environment']['processor']}, {threads_of(report)}",
         "p50, ms",
         "p90",
         "p99",
@@ -247,6 +251,24 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
+#: The plot, from the README's folder.
+PLOT = "docs/benchmark.png"
+
+
+def is_current(plot: Path) -> bool:
+    """Whether a plot shows the committed result: it names the result's SHA-256."""
+    from PIL import Image
+
+    if not plot.is_file():
+        return False
+    with Image.open(plot) as image:
+        return image.info.get("Description") == _hash()
+
+
+def _hash() -> str:
+    return hashlib.sha256((RESULTS / "benchmark-cpu.json").read_bytes()).hexdigest()
+
+
 def filled(text: str) -> str:
     """`text` with the contents of every table made anew."""
     return _TABLE.sub(lambda m: m[1] + TABLES[m[2]]() + m[3], text)
@@ -255,8 +277,14 @@ def filled(text: str) -> str:
 @click.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def main(file: Path) -> None:
-    """Rewrite the tables of FILE from the committed results."""
+    """Rewrite the tables of FILE, and the plot beside it, from the committed results."""
     file.write_text(filled(file.read_text(encoding="utf-8")), encoding="utf-8")
+    plot = file.parent / PLOT
+    if not is_current(plot):
+        from garment_transfer.benchmarks.report import write_plot
+
+        plot.parent.mkdir(exist_ok=True)
+        write_plot(_read("benchmark-cpu"), plot, _hash())
 
 
 if __name__ == "__main__":

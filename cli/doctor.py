@@ -17,8 +17,10 @@ from garment_transfer.runtime.version import package_version
 #: Packages that commands need beyond the base installation, by extra, where the package runs from
 #: a tree that is not installed and has no metadata to say so.
 _EXTRAS: Final = {
+    "benchmark": ("matplotlib", "nvidia-ml-py", "nvtx", "psutil"),
     "demo": ("gradio",),
     "export": ("torch", "filelock", "onnx", "onnxscript", "safetensors"),
+    "openvino": ("openvino", "onnx"),
     "triton": ("tritonclient",),
     "train": (
         "torch",
@@ -78,7 +80,9 @@ def _findings() -> dict[str, Any]:
         },
         "can_transfer": not missing
         and not bundle_problem
-        and any(backend["available"] for backend in backends),
+        # the first is what a transfer takes unless told otherwise
+        and bool(backends)
+        and backends[0]["available"],
     }
 
 

@@ -59,7 +59,8 @@ def test_result(result):
         (name, batch) for name in ("empty", "onnxruntime-standard") for batch in (1, 2)
     }
     row = rows["onnxruntime-standard", 2]
-    assert len(row["compute"]["samples_ms"]) == len(row["end_to_end"]["samples_ms"]) == 3
+    assert len(row["compute"]["samples_ms"]) == 3
+    assert len(row["end_to_end"]["samples_ms"]) == 2  # at larger batches half as often, rounded up
     assert row["compute"]["p50_ms"] == pytest.approx(
         np.median(row["compute"]["samples_ms"]), abs=2e-3
     )

@@ -2,13 +2,39 @@
 
 import runpy
 from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_readme_tables_are_made_from_the_results():
-    # from the checkout: an installed package does not carry the results
-    tables = runpy.run_path(str(ROOT / "benchmarks" / "tables.py"))
+@pytest.fixture
+def tables() -> dict[str, Any]:
+    """The module of the checkout: an installed package does not carry the results."""
+    return runpy.run_path(str(ROOT / "benchmarks" / "tables.py"))
+
+
+def test_readme_tables_are_made_from_the_results(tables: dict[str, Any]) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert readme.count("<!-- table:") == len(tables["TABLES"])
     assert tables["filled"](readme) == readme
+
+
+def test_readme_plot_is_made_from_the_results(tables: dict[str, Any]) -> None:
+    assert tables["PLOT"] in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert tables["is_current"](ROOT / tables["PLOT"])
+
+
+def test_command(tables: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "README.md"
+    file.write_text("a\n<!-- table: latency -->\nold\n<!-- end -->\nb\n")
+    result = CliRunner().invoke(tables["main"], [str(file)])
+    assert result.exit_code == 0, result.output
+    text = file.read_text()
+    assert text.startswith("a\n<!-- table: latency -->\n")
+    assert text.endswith("<!-- end -->\nb\n")
+    assert "torch eager" in text
+    assert "old" not in text
+    assert tables["is_current"](tmp_path / tables["PLOT"])

@@ -1,0 +1,56 @@
+"""Benchmark and profile of a GPU's rows: `pytest -m gpu tests/gpu`."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from garment_transfer.benchmarks.harness import validate
+from garment_transfer.benchmarks.profiling import profile_row, trace
+from garment_transfer.benchmarks.rows import ROWS, find_checkpoint, unavailable
+from garment_transfer.cli.main import main
+from garment_transfer.runtime import Bundle, sample_bundle
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(params=["onnxruntime-cuda", "torch-cuda-eager"])
+def row(request: pytest.FixtureRequest) -> str:
+    """A row that needs no engines; skips where it cannot run."""
+    found = next(row for row in ROWS if row.name == request.param)
+    bundle = Bundle.load(sample_bundle())
+    reason = unavailable(found, bundle, find_checkpoint(bundle, None))
+    if reason:
+        pytest.skip(f"{found.name}: {reason}")
+    return found.name
+
+
+def test_profile(row: str) -> None:
+    profile = profile_row(row, Bundle.load(sample_bundle()), threads=1, transfers=3)
+    stages = profile.stages()
+    assert list(stages) == ["read", "fit", "parsing", "warping", "regrowth", "compose", "other"]
+    assert min(stages.values()) > 0
+    assert sum(layer[3] for layer in profile.layers()) == pytest.approx(profile.total_ms())
+    events = [e for e in trace(profile)["traceEvents"] if e["ph"] == "X"]
+    transfers = [e for e in events if e["name"] == "transfer"]
+    device = [e for e in events if e["pid"] == 2]
+    assert device
+    for event in device:  # one clock
+        assert any(t["ts"] - 200 <= event["ts"] <= t["ts"] + t["dur"] + 200 for t in transfers), (
+            event
+        )
+
+
+def test_benchmark(row: str, tmp_path: Path) -> None:
+    file = tmp_path / "r.json"
+    command = ["benchmark", "--backends", row, "--rounds", "5", "--json", str(file)]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.output
+    report = json.loads(file.read_text())
+    validate(report)
+    found = next(entry for entry in report["rows"] if entry["name"] == row)
+    assert found["status"] == "measured", found
+    assert found["parity"]["labels_differ"] < 0.001
+    assert found["parity"]["image_psnr_db"] is None or found["parity"]["image_psnr_db"] > 40
+    assert report["environment"]["gpus"]
