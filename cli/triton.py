@@ -38,9 +38,9 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--max-delay",
     type=click.FloatRange(min=0),
-    default=2.0,
+    default=0.0,
     show_default=True,
-    help="Milliseconds that a pair waits for others to share its run.",
+    help="Milliseconds that a pair waits for others; those that wait for a run share it anyway.",
 )
 @click.option(
     "--instances",

@@ -52,13 +52,13 @@ _TYPES: Final = {
 class Serving:
     """How Triton runs a model.
 
-    `max_batch` is the most pairs in one run, `max_delay_ms` how long a pair waits for others to
-    share its run, `instances` the number of copies that run side by side (per GPU for an ensemble
-    of TensorRT plans).
+    `max_batch` is the most pairs in one run; those that wait while another runs share the next.
+    `max_delay_ms` is how long a pair waits for others when nothing runs, `instances` the number of
+    copies that run side by side (per GPU for an ensemble of TensorRT plans).
     """
 
     max_batch: int = 8
-    max_delay_ms: float = 2.0
+    max_delay_ms: float = 0.0
     instances: int = 1
 
 
