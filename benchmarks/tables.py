@@ -112,7 +112,7 @@ def triton() -> str:
         [
             "`Pipeline` in a loop",
             f"{rate['loop']:.1f}",
-            "",
+            "-",
             f"{loop['p50']:.0f}",
             f"{loop['p99']:.0f}",
             f"{cpu['loop']:.0f}",
