@@ -4,9 +4,10 @@
 
 On the CPU: ONNX Runtime with the kernel; the same graph without it, which runs the function body;
 torch's interpolate, add and grid_sample; and for few channels OpenCV's remap, which is given the
-finished positions. On a GPU, where torch sees one: the CUDA kernel beside torch's eager chain and
-torch.compile of it, all as replays of CUDA graphs timed by events. `ratios` maps peer/shape to the
-peer's time over the kernel's.
+finished positions and channels-last pixels. All but torch write into arrays that are there. On a
+GPU, where torch sees one: the CUDA kernel beside torch's eager chain and torch.compile of it, all
+as replays of CUDA graphs timed by events. `ratios` maps peer/shape to the peer's time over the
+kernel's.
 """
 
 import json
@@ -46,7 +47,7 @@ def arguments(n: int, c: int, h: int, w: int) -> Arrays:
     affine = np.array([[1.03, 0.02, 0.01], [-0.02, 0.98, 0.02]], np.float32)
     return {
         "x": random.standard_normal((n, c, h, w), dtype=np.float32),
-        "coarse": smooth(h // 2, w // 2) * np.float32(0.5),
+        "coarse_flow": smooth(h // 2, w // 2) * np.float32(0.5),
         "residual": smooth(h, w),
         "affine": np.tile(affine, (n, 1, 1)),
     }
@@ -82,36 +83,6 @@ def torch_short_chain(x: Any, coarse: Any, residual: Any) -> Any:
     return F.grid_sample(x, flow.permute(0, 2, 3, 1), align_corners=False)
 
 
-def model() -> bytes:
-    """A graph of one FlowWarp with every size open."""
-    from onnx import TensorProto, helper
-
-    from garment_transfer.export.flow_warp import OPSET, attach_flow_warp
-    from garment_transfer.models.flow_warp import DOMAIN, OP_TYPE
-
-    shapes: dict[str, list[str | int | None]] = {
-        "x": ["n", "c", "h", "w"],
-        "coarse": ["n", 2, "p", "q"],
-        "residual": ["n", 2, "h", "w"],
-        "affine": ["n", 2, 3],
-        "y": ["n", "c", "h", "w"],
-        "flow": ["n", 2, "h", "w"],
-    }
-    values = {
-        name: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-        for name, shape in shapes.items()
-    }
-    names = list(shapes)
-    node = helper.make_node(OP_TYPE, names[:4], names[4:], domain=DOMAIN, padding="zeros")
-    graph = helper.make_graph(
-        [node], "flow_warp", [values[n] for n in names[:4]], [values[n] for n in names[4:]]
-    )
-    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
-    made = helper.make_model(graph, opset_imports=opsets, ir_version=9)
-    attach_flow_warp(made)
-    return made.SerializeToString()
-
-
 def _session(graph: bytes | str, threads: int, library: Path | None, profile: str = "") -> Any:
     import onnxruntime
 
@@ -127,14 +98,34 @@ def _session(graph: bytes | str, threads: int, library: Path | None, profile: st
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
+def _bound(session: Any, arrays: Arrays) -> tuple[Callable[[], Any], NDArray[np.float32]]:
+    """A run of the session into arrays that are there, and its y: Python's copies do not count."""
+    import onnxruntime
+
+    made = {name: np.empty_like(arrays[name]) for name in ("x", "residual")}
+    binding = session.io_binding()
+    values = {
+        name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()
+    }
+    for name, value in values.items():
+        binding.bind_ortvalue_input(name, value)
+    for name, like in (("y", "x"), ("flow", "residual")):
+        array = made[like]
+        binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+    # what is bound lives as long as the function
+    return lambda _keep=(values, made): session.run_with_iobinding(binding), made["x"]
+
+
 def measure_cpu(threads: int, rounds: int, library: Path) -> tuple[list[dict], dict[str, float]]:
     """Rows and ratios of the CPU."""
     import cv2
     import torch
 
+    from garment_transfer.export.flow_warp import flow_warp_model
+
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
-    graph = model()
+    graph = flow_warp_model().SerializeToString()
     with_kernel, without = (_session(graph, threads, lib) for lib in (library, None))
     # on its own: beside the others it would empty the caches of whoever comes next
     big = [torch.zeros(32 << 20, dtype=torch.uint8) for _ in range(2)]
@@ -144,14 +135,16 @@ def measure_cpu(threads: int, rounds: int, library: Path) -> tuple[list[dict], d
     for c, h, w in CPU_SHAPES:
         arrays = arguments(1, c, h, w)
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        short = [tensors[name] for name in ("x", "coarse", "residual")]
+        short = [tensors[name] for name in ("x", "coarse_flow", "residual")]
 
         def chain(call: Callable[..., Any], values: list[Any]) -> Callable[[], Any]:
             return torch.inference_mode()(lambda: call(*values))
 
+        by_kernel, y = _bound(with_kernel, arrays)
+        by_body, due = _bound(without, arrays)
         runs: dict[str, Callable[[], object]] = {
-            "kernel": lambda a=arrays: with_kernel.run(None, a),  # type: ignore[misc]
-            "onnxruntime's function body": lambda a=arrays: without.run(None, a),  # type: ignore[misc]
+            "kernel": by_kernel,
+            "onnxruntime's function body": by_body,
             "torch": chain(torch_chain, list(tensors.values())),
             "torch, no affine": chain(torch_short_chain, short),
         }
@@ -159,12 +152,12 @@ def measure_cpu(threads: int, rounds: int, library: Path) -> tuple[list[dict], d
             image = np.ascontiguousarray(arrays["x"][0].transpose(1, 2, 0))
             xs, ys = np.meshgrid(np.arange(w, dtype=np.float32), np.arange(h, dtype=np.float32))
             at_x, at_y = xs + arrays["residual"][0, 0], ys + arrays["residual"][0, 1]
-            runs["cv2.remap"] = lambda i=image, x=at_x, y=at_y: cv2.remap(  # type: ignore[misc]
-                i, x, y, cv2.INTER_LINEAR
+            out = np.empty_like(image)
+            runs["cv2.remap"] = lambda i=image, x=at_x, y=at_y, o=out: cv2.remap(  # type: ignore[misc]
+                i, x, y, cv2.INTER_LINEAR, o
             )
-        due = runs["onnxruntime's function body"]()[0]  # type: ignore[index]
-        error = float(np.abs(runs["kernel"]()[0] - due).max())  # type: ignore[index]
         median = medians(interleaved(runs, rounds))
+        error = float(np.abs(y - due).max())
         moved = moved_bytes(1, c, h, w, 4)
         shape = f"{c}x{h}x{w}"
         rows.append(

@@ -72,14 +72,88 @@ def real() -> str:
     return _markdown(header, rows)
 
 
+def _benchmark(name: str = "benchmark-cpu") -> tuple[dict, list[dict]]:
+    """A result of the benchmark and its measured rows."""
+    report = _read(name)
+    return report, [row for row in report["rows"] if row["status"] == "measured"]
+
+
 def latency() -> str:
-    """One pair on the CPU, ONNX Runtime beside torch eager."""
-    report = _read("pipeline-cpu")
-    rows = [
-        [name, f"{report['median_ms'][name]:.1f}", f"{report['p90_ms'][name]:.1f}"]
-        for name in report["median_ms"]
+    """Every backend at batch 1, how it compares with torch eager, and whether it is right."""
+    report, measured = _benchmark()
+    rows = [row for row in measured if row["batch"] == 1]
+    eager = next(row for row in rows if row["name"] == "torch-eager")["compute"]["p50_ms"]
+    cells = [
+        [
+            row["label"],
+            *(f"{row['compute'][f'{name}_ms']:.1f}" for name in ("p50", "p90", "p99")),
+            "-" if row["name"] == "empty" else f"{eager / row['compute']['p50_ms']:.2f}",
+            f"{row['end_to_end']['p50_ms']:.0f}",
+            f"{row['memory']['host_mib']:.0f}",
+            f"{row['load_s']:.1f}",
+            f"{row['parity']['labels_differ']:.2%}",
+            "equal"
+            if row["parity"]["image_psnr_db"] is None
+            else f"{row['parity']['image_psnr_db']:.0f} dB",
+        ]
+        for row in rows
     ]
-    return _markdown(["one pair, CPU, two threads", "median, ms", "90th percentile, ms"], rows)
+    header = [
+        f"one pair, {report['environment']['processor']}, {report['threads']} threads",
+        "p50, ms",
+        "p90",
+        "p99",
+        "torch eager takes, times",
+        "end to end, ms",
+        "peak MiB",
+        "load, s",
+        "labels differ",
+        "PSNR",
+    ]
+    return f"{report['quietness']['statement']}\n\n{_markdown(header, cells)}"
+
+
+def batches() -> str:
+    """Throughput at every batch size, and of threads that share one pipeline."""
+    report, measured = _benchmark()
+    sizes = sorted({row["batch"] for row in measured})
+    counts = sorted({point["clients"] for point in report["clients"]})
+    of_batch = {
+        (row["label"], row["batch"]): row["compute"]["pairs_per_s"]
+        for row in measured
+        if row["name"] != "empty"
+    }
+    of_clients = {
+        (point["label"], point["clients"]): f"{point['pairs_per_s']:.1f} ({point['p50_ms']:.0f} ms)"
+        for point in report["clients"]
+    }
+    rows = [
+        [
+            label,
+            *(
+                f"{of_batch[label, size]:.1f}" if (label, size) in of_batch else "-"
+                for size in sizes
+            ),
+            *(of_clients.get((label, count), "-") for count in counts),
+        ]
+        for label in dict.fromkeys(label for label, _ in of_batch)
+    ]
+    header = [
+        "pairs/s",
+        *(f"batch {size}" for size in sizes),
+        *(f"{count} client{'s' if count > 1 else ''} (p50)" for count in counts),
+    ]
+    return _markdown(header, rows)
+
+
+def published() -> str:
+    """Published times of the networks beside ours with the same exclusions."""
+    from garment_transfer.benchmarks.published import network_time_rows
+
+    return _markdown(
+        ["networks, 256x192, batch 1, float32", "ms", "origin"],
+        network_time_rows(_benchmark()[0]),
+    )
 
 
 def flow_warp() -> str:
@@ -140,10 +214,73 @@ def triton() -> str:
     return _markdown(header, rows)
 
 
+def ablation() -> str:
+    """What each kind of knowledge is worth: means over the seeds, and how far they spread."""
+    report = _read("ablation")
+    names = list(dict.fromkeys(row["name"] for row in report["rows"]))
+    figures = {
+        name: {
+            key: [row[key] for row in report["rows"] if row["name"] == name]
+            for key in ("garment_iou", "skin_iou", "changed_ssim", "garment_psnr_db", "skin_error")
+        }
+        for name in names
+    }
+    # the figures that a stage decides, and whether more of them is better
+    decided = {
+        "parsing": (("garment_iou", 1), ("skin_iou", 1)),
+        "warping": (("changed_ssim", 1), ("garment_psnr_db", 1)),
+        "regrowth": (("skin_error", -1),),
+    }
+
+    def cell(name: str, key: str, digits: int) -> str:
+        values = figures[name][key]
+        middle = f"{sum(values) / len(values):.{digits}f}"
+        if len(values) == 1:
+            return middle
+        return f"{middle} ± {(max(values) - min(values)) / 2:.{digits}f}"
+
+    def verdict(row: dict) -> str:
+        """Whether what was left out is missed, in each figure that the stage decides."""
+        if len(row["stages"]) > 1:
+            return "-"
+        base = figures[names[0]]
+        words = []
+        for key, sign in decided[row["stages"][0]]:
+            without, full = (sum(x[key]) / len(x[key]) for x in (figures[row["name"]], base))
+            words.append("worse" if sign * (without - full) < 0 else "not worse")
+        return words[0] if len(set(words)) == 1 else "mixed"
+
+    rows = [
+        [
+            name,
+            cell(name, "garment_iou", 3),
+            cell(name, "skin_iou", 3),
+            cell(name, "changed_ssim", 3),
+            cell(name, "garment_psnr_db", 1),
+            cell(name, "skin_error", 1),
+            verdict(next(row for row in report["rows"] if row["name"] == name)),
+        ]
+        for name in names
+    ]
+    height, width = report["config"]["size"]
+    header = [
+        f"{report['pairs']} held-out pairs at {height}x{width}",
+        "garment IoU",
+        "skin IoU",
+        "SSIM, changed pixels",
+        "PSNR in the garment, dB",
+        "error of regrown skin",
+        "than the full method",
+    ]
+    return _markdown(header, rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "held_out": held_out,
     "real": real,
     "latency": latency,
+    "batches": batches,
+    "published": published,
     "flow_warp": flow_warp,
     "triton": triton,
 }

@@ -17,6 +17,7 @@ from garment_transfer.runtime.version import package_version
 #: Packages that commands need beyond the base installation, by extra, where the package runs from
 #: a tree that is not installed and has no metadata to say so.
 _EXTRAS: Final = {
+    "demo": ("gradio",),
     "export": ("torch", "filelock", "onnx", "onnxscript", "safetensors"),
     "triton": ("tritonclient",),
     "train": (
@@ -29,6 +30,7 @@ _EXTRAS: Final = {
         "torchmetrics",
         "warp-lang",
     ),
+    "serve": ("fastapi", "httpx", "prometheus-client", "python-multipart", "uvicorn"),
 }
 
 _BASE: Final = (
@@ -59,6 +61,7 @@ def _findings() -> dict[str, Any]:
     missing = [package for package, version in packages.items() if version is None]
     backends = [] if missing else _backends()
     bundle_problem = "" if missing else _bundle_problem()
+    engines = {} if missing else _engines()
     return {
         "garment_transfer": package_version(),
         "python": platform.python_version(),
@@ -67,6 +70,7 @@ def _findings() -> dict[str, Any]:
         "packages": packages,
         "missing": missing,
         "backends": backends,
+        "engines": engines,
         "bundle_problem": bundle_problem,
         "extras": {
             extra: {package: _installed(package) for package in _packages_of(extra)}
@@ -84,6 +88,39 @@ def _backends() -> list[dict[str, Any]]:
     from garment_transfer.runtime.backends import BACKENDS, find_backend
 
     return [dataclasses.asdict(find_backend(name).status()) for name in BACKENDS]
+
+
+def _engines() -> dict[str, Any]:
+    """What TensorRT engines can be built with and for here; `build` takes what is said here."""
+    from garment_transfer.kernels import tensorrt_library
+    from garment_transfer.runtime.backends.tensorrt import TensorRTBackend
+    from garment_transfer.runtime.device import CudaDevice
+    from garment_transfer.runtime.engines import FLAVOURS, RTX_COMPUTE_CAPABILITIES
+    from garment_transfer.runtime.errors import BackendError
+
+    gpu: dict[str, Any] = {"name": None, "compute_capability": None, "reason": ""}
+    try:
+        device = CudaDevice()
+    except BackendError as error:
+        gpu["reason"] = str(error).partition(";")[0]
+    else:
+        gpu.update(name=device.name, compute_capability=device.compute_capability)
+        if device.compute_capability not in RTX_COMPUTE_CAPABILITIES:
+            gpu["reason"] = "TensorRT runs on it, TensorRT-RTX does not"
+    flavours = []
+    for name in FLAVOURS:
+        found: dict[str, Any] = {"name": name, "version": None, "builds": False, "reason": ""}
+        try:
+            found["version"] = TensorRTBackend(name).module().__version__
+        except BackendError as error:
+            found["reason"] = str(error)
+        else:
+            found["builds"] = name == "tensorrt-rtx" or gpu["name"] is not None
+            if not found["builds"]:
+                found["reason"] = "it builds engines on the GPU that they are for"
+        flavours.append(found)
+    library = tensorrt_library()
+    return {"gpu": gpu, "flavours": flavours, "plugin": str(library) if library else None}
 
 
 def _bundle_problem() -> str:
@@ -123,6 +160,28 @@ def _version(module: str, package: str) -> str | None:
     return _installed(package) or "unknown"
 
 
+def _describe_engines(engines: dict[str, Any]) -> list[str]:
+    gpu = engines["gpu"]
+    lines = [f"GPU: none: {gpu['reason']}"]
+    if gpu["name"] is not None:
+        lines = [f"GPU: {gpu['name']}, compute capability {gpu['compute_capability']}"]
+        if gpu["reason"]:
+            lines.append(f"  {gpu['reason']}")
+    for flavour in engines["flavours"]:
+        version = f" {flavour['version']}" if flavour["version"] else ""
+        can = "builds engines here" if flavour["builds"] else f"builds none: {flavour['reason']}"
+        lines.append(f"build with {flavour['name']}{version}: {can}")
+    if engines["plugin"] is None:
+        lines.append("FlowWarp's TensorRT plugin: not built; TensorRT then runs FlowWarp's body")
+        lines.append(
+            "  mend: install garment-transfer anew where TensorRT_ROOT names TensorRT's headers "
+            "and there is nvcc"
+        )
+    else:
+        lines.append(f"FlowWarp's TensorRT plugin: {engines['plugin']}")
+    return lines
+
+
 def _describe(findings: dict[str, Any]) -> str:
     lines = [
         f"garment-transfer {findings['garment_transfer']}, Python {findings['python']}, "
@@ -140,6 +199,8 @@ def _describe(findings: dict[str, Any]) -> str:
         else:
             lines.append(f"backend {backend['name']}: cannot run: {backend['reason']}")
             lines.append(f"  mend: {backend['remedy']}")
+    if findings["engines"]:
+        lines += _describe_engines(findings["engines"])
     if not findings["missing"]:
         lines.append(f"bundle in the package: {findings['bundle_problem'] or 'whole'}")
     for extra, packages in findings["extras"].items():

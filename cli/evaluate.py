@@ -15,7 +15,12 @@ COLUMNS = {
     "garment_psnr_db": "PSNR garment",
     "whole_ssim": "SSIM whole",
     "flat_ssim": "SSIM flat",
+    "mean_iou": "mean IoU",
+    "skin_error": "skin error",
+    "cycle_ssim": "SSIM cycle",
 }
+#: Classes in the second table, of the method alone.
+CLASSES = ("background", "hair", "face", "skin", "garment", "lower", "legs")
 
 
 @click.command("evaluate")
@@ -38,7 +43,11 @@ COLUMNS = {
     help="A folder of real people: their garments given back, and every pair of them.",
 )
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the rows here.")
-@click.option("--sheet", type=click.Path(path_type=Path), help="Write a picture of the results.")
+@click.option(
+    "--sheet",
+    type=click.Path(path_type=Path),
+    help="Write a picture of the best, the middle and the worst pairs, and of the people.",
+)
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
@@ -81,10 +90,14 @@ def command(
     from garment_transfer.runtime import Person, Pipeline, sample_bundle
     from garment_transfer.training.data import held_out_pairs
     from garment_transfer.training.evaluation import (
+        INPUTS,
+        cases,
         contact_sheet,
         evaluate_held_out,
         evaluate_real,
+        pair_similarity,
     )
+    from garment_transfer.training.synthetic import held_out_pair
 
     pipeline = Pipeline.load(bundle or sample_bundle(), threads=threads)
     size = (pipeline.size.height, pipeline.size.width)
@@ -96,23 +109,24 @@ def command(
     if pairs:
         _, networks = load_checkpoint(without_stn or shipped_checkpoint("lite-without-stn"))
 
+        similarity: list[float] = []
+
         def keep(pair: Mapping[str, NDArray], outputs: dict[str, NDArray]) -> None:
-            if len(pictures) < 16:
-                pictures.append(
-                    [
-                        pair["person_image"],
-                        pair["garment_image"],
-                        outputs["warped_garment"],
-                        outputs["image"],
-                        pair["true_image"],
-                    ]
-                )
+            if sheet:
+                similarity.append(pair_similarity(pair, outputs))
 
         rendered = tqdm(
             held_out_pairs(range(pairs), size, workers=workers), total=pairs, desc="held out"
         )
         report["rows"] = evaluate_held_out(pipeline, rendered, networks["warping"], keep)
         _print(report["rows"])
+        _print_classes(report["rows"])
+        for index in cases(similarity):
+            pair = held_out_pair(index, size)
+            outputs = pipeline.run({name: pair[name][None] for name in INPUTS})
+            seen = (pair["person_image"], pair["garment_image"])
+            made = (outputs["warped_garment"][0], outputs["image"][0])
+            pictures.append([*seen, *made, pair["true_image"]])
     if real:
         report["given_back"], images = evaluate_real(pipeline, real)
         _print(report["given_back"])
@@ -137,8 +151,14 @@ def _people_in(folder: Path) -> list[Path]:
 
 def _print(rows: object) -> None:
     assert isinstance(rows, list)
-    columns = [c for c in COLUMNS if c in rows[0]]
+    columns = [c for c in COLUMNS if all(c in row for row in rows)]
     width = max(len(str(row["name"])) for row in rows)
     click.echo(" " * width + "".join(f"{COLUMNS[c]:>14}" for c in columns))
     for row in rows:
         click.echo(f"{row['name']:<{width}}" + "".join(f"{row[c]:>14.4f}" for c in columns))
+
+
+def _print_classes(rows: object) -> None:
+    assert isinstance(rows, list)
+    known = [name for name in CLASSES if f"iou_{name}" in rows[0]]
+    click.echo("IoU of " + ", ".join(f"{name} {rows[0][f'iou_{name}']:.4f}" for name in known))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -11,6 +11,11 @@ from garment_transfer.cli.options import SIZE
 
 if TYPE_CHECKING:
     from garment_transfer.runtime.bundle import Size
+
+
+#: What float16 graphs are expected to reach.
+MOST_DIFFERENT_LABELS: Final = 0.002
+LEAST_PSNR: Final = 40.0
 
 
 @click.command("export")
@@ -26,11 +31,33 @@ if TYPE_CHECKING:
     "--factory",
     help="package.module:function that makes networks of the contract from CHECKPOINT.",
 )
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    show_default=True,
+    help="float16 adds float16 graphs beside the float32 ones.",
+)
+@click.option(
+    "--autocast",
+    is_flag=True,
+    help="Choose what is float16 by NVIDIA's ModelOpt on the people, for networks that are not "
+    "this package's own.",
+)
 def command(
-    checkpoint: Path, output: Path, size: Size, people: Path | None, factory: str | None
+    checkpoint: Path,
+    output: Path,
+    size: Size,
+    people: Path | None,
+    factory: str | None,
+    precision: str,
+    autocast: bool,
 ) -> None:
     """Export CHECKPOINT to a bundle: three ONNX graphs, compared with torch, and a manifest."""
-    from garment_transfer.export.bundle import export_bundle, load_factory
+    if autocast and precision != "float16":
+        raise click.UsageError("--autocast makes float16 graphs: add --precision float16")
+    from garment_transfer.export.autocast import autocast_half
+    from garment_transfer.export.bundle import export_bundle, listed_half, load_factory
     from garment_transfer.models.checkpoint import load_checkpoint
     from garment_transfer.runtime import sample_people
     from garment_transfer.runtime.people import Person
@@ -49,6 +76,7 @@ def command(
         size=size,
         people=[stage_inputs(a, b, size) for a, b in pairs],
         factory=load_factory(factory) if factory else load_checkpoint,
+        half=None if precision == "float32" else autocast_half if autocast else listed_half,
         report=click.echo,
     )
     for stage, outputs in bundle.manifest.parity.items():
@@ -56,5 +84,19 @@ def command(
             click.echo(
                 f"{stage}/{name}: largest difference from torch {parity.max_abs_difference:.3g}, "
                 f"{parity.share_within_tolerance:.4%} within {parity.tolerance:g}"
+            )
+    for name, variant in bundle.manifest.variants.items():
+        accuracy = variant.accuracy
+        click.echo(
+            f"{name} against float32: {accuracy.different_labels:.4%} of labels differ, PSNR of "
+            f"image {accuracy.image_psnr:.1f} dB, of warped_garment "
+            f"{accuracy.warped_garment_psnr:.1f} dB; largest activation "
+            f"{accuracy.largest_activation:.4g} ({accuracy.inputs})"
+        )
+        if accuracy.different_labels > MOST_DIFFERENT_LABELS or accuracy.image_psnr < LEAST_PSNR:
+            click.echo(
+                f"warning: {name} misses its target, at most {MOST_DIFFERENT_LABELS:.1%} of labels "
+                f"and at least {LEAST_PSNR:.0f} dB: leave more of export/float16.json in float32",
+                err=True,
             )
     click.echo(f"wrote {output}")

@@ -30,6 +30,8 @@ def command(bundle: Path | None, as_json: bool) -> None:
 
 
 def _describe(bundle: Bundle) -> str:
+    from garment_transfer.runtime.engines import list_engines
+
     manifest = bundle.manifest
     parameters = manifest.checkpoint.parameters
     lines = [
@@ -56,5 +58,29 @@ def _describe(bundle: Bundle) -> str:
             f"  parity    {name}: largest difference {parity.max_abs_difference:g}; "
             f"{parity.share_within_tolerance:.4%} within {parity.tolerance:g} ({parity.inputs})"
             for name, parity in manifest.parity[stage].items()
+        ]
+    for precision, variant in manifest.variants.items():
+        accuracy = variant.accuracy
+        lines += [
+            "",
+            *(
+                f"{precision} graph {stage}: {graph.file}, {graph.bytes:,} bytes"
+                for stage, graph in variant.graphs.items()
+            ),
+            f"  against float32: {accuracy.different_labels:.4%} of labels differ, PSNR of image "
+            f"{accuracy.image_psnr:.1f} dB, of warped_garment "
+            f"{accuracy.warped_garment_psnr:.1f} dB, flow within "
+            f"{accuracy.flow_difference:.2g} pixels ({accuracy.inputs})",
+        ]
+    for engines in list_engines(bundle):
+        record = engines.record
+        plugin = record.plugin
+        warp = "inlined" if plugin is None else f"by plugin {plugin.name} {plugin.version}"
+        lines += [
+            "",
+            f"engines {engines.path.name}: {record.flavour} {record.flavour_version}, compute "
+            f"capability {', '.join(record.compute_capabilities)}, batch {record.batch}, "
+            f"optimization level {record.optimization_level}, FlowWarp {warp}, built "
+            f"{record.built}",
         ]
     return "\n".join(lines)

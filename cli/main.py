@@ -28,13 +28,18 @@ class _Command:
 _COMMANDS: Final = {
     "transfer": _Command("Put the garment of one person on another.", "cpu"),
     "prepare": _Command("Make a person's folder from a photo, by your own models.", "cpu"),
+    "demo": _Command("Serve a page to try it on.", "demo"),
     "inspect": _Command("Verify a bundle and say what is in it.", "cpu"),
     "doctor": _Command("Say what is installed and which backends can run here.", "cpu"),
     "export": _Command("Turn a checkpoint into a bundle.", "export"),
+    "build": _Command("Add TensorRT engines to a bundle.", "rtx"),
     "triton": _Command("Write a model repository for NVIDIA Triton.", "triton"),
     "train": _Command("Train the networks on rendered people.", "train"),
     "evaluate": _Command("Measure the method and its baselines.", "train"),
     "render": _Command("Render people to train on.", "train"),
+    "benchmark": _Command("Measure every backend side by side.", "benchmark"),
+    "compare": _Command("Tell regressions between two results of benchmark.", "benchmark"),
+    "profile": _Command("Say where the time of a transfer goes.", "benchmark"),
 }
 
 

@@ -9,6 +9,7 @@ import click
 
 if TYPE_CHECKING:
     from garment_transfer.runtime.bundle import Size
+    from garment_transfer.runtime.engines import Batch
 
 
 class SizeType(click.ParamType):
@@ -34,7 +35,51 @@ class SizeType(click.ParamType):
         return size
 
 
+class CountsType(click.ParamType):
+    """Whole numbers of at least 1, such as 1,8,32."""
+
+    name = "N,N,..."
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """Numbers in ascending order from text, or a usage error."""
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).split(",")
+        if not all(re.fullmatch(r" *0*[1-9]\d* *", part) for part in parts):
+            self.fail(f"{value!r} is not whole numbers of at least 1, such as 1,8,32", param, ctx)
+        return tuple(sorted({int(part) for part in parts}))
+
+
 SIZE = SizeType()
+COUNTS = CountsType()
+
+
+class BatchType(click.ParamType):
+    """MIN:OPT:MAX, such as 1:1:8."""
+
+    name = "MIN:OPT:MAX"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Batch:
+        """A `Batch` from text, or a usage error."""
+        from garment_transfer.runtime.engines import Batch
+        from garment_transfer.runtime.errors import EngineError
+
+        if isinstance(value, Batch):
+            return value
+        match = re.fullmatch(r"(\d+):(\d+):(\d+)", str(value))
+        if not match:
+            self.fail(f"{value!r} is not MIN:OPT:MAX, such as 1:1:8", param, ctx)
+        try:
+            return Batch(*map(int, match.groups()))
+        except EngineError as error:
+            self.fail(str(error), param, ctx)
+
+
+BATCH = BatchType()
 
 
 class ShardType(click.ParamType):

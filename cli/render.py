@@ -1,4 +1,4 @@
-"""`garment-transfer render`: people out of the renderer, as folders or as a contact sheet."""
+"""`garment-transfer render`: people out of the renderer, as files or as a contact sheet."""
 
 from __future__ import annotations
 
@@ -23,10 +23,21 @@ _COLUMNS = 8
 @click.option("--count", type=click.IntRange(min=1), default=24, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--size", type=SIZE, default="256x192", show_default=True, help="Divisible by 32.")
+@click.option(
+    "--viton",
+    is_flag=True,
+    help="Write VITON's layout (image, image-parse, densepose, cloth, cloth-mask), to train on.",
+)
 @click.option("--rough", is_flag=True, help="Label maps as rough as those of real photos.")
 @click.option("--sheet", type=click.Path(path_type=Path, dir_okay=False), help="Contact sheet.")
 def command(
-    output: Path | None, count: int, seed: int, size: Size, rough: bool, sheet: Path | None
+    output: Path | None,
+    count: int,
+    seed: int,
+    size: Size,
+    viton: bool,
+    rough: bool,
+    sheet: Path | None,
 ) -> None:
     """Render COUNT seeded people, each in a folder that `transfer` reads, or on one picture.
 
@@ -49,8 +60,15 @@ def command(
 
     from tqdm import tqdm
 
+    from garment_transfer.runtime.people import Person
     from garment_transfer.training.evaluation import contact_sheet
-    from garment_transfer.training.synthetic import render_single, roughen
+    from garment_transfer.training.photos import write_viton
+    from garment_transfer.training.synthetic import (
+        render_shop,
+        render_single,
+        roughen,
+        single_recipe,
+    )
 
     pictures = []
     for index in tqdm(range(count), unit="person", disable=None):
@@ -59,7 +77,12 @@ def command(
         if rough:
             parsing, densepose = roughen(person, rng)
         pictures.append(person.image)
-        if output is not None:
+        if output is not None and viton:
+            _, garment, _ = single_recipe(seed, index)
+            shop = render_shop(garment, (size.height, size.width))
+            wearer = Person(person.image, parsing, densepose)
+            write_viton(output, f"{seed:04d}{index:06d}", wearer, shop.image, shop.mask)
+        elif output is not None:
             folder = output / f"{seed:04d}-{index:04d}"
             folder.mkdir(exist_ok=True)
             write_rgb(folder / "image.png", person.image)

@@ -1,27 +1,54 @@
-"""`garment-transfer train`: one phase of training."""
+"""`garment-transfer train`: phases of training."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from garment_transfer.cli.options import SIZE
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from garment_transfer.runtime.bundle import Size
 
-PHASES = ("parsing", "warping", "regrowth")
-
-# Those of `models.presets`, which imports torch; `--help` has to answer without it.
+# Those of `training.phases` and `models.presets`, which import torch; `--help` has to answer
+# without it.
+METHOD = (
+    "try-on-parsing",
+    "transfer-parsing",
+    "self-study",
+    "try-on-warping",
+    "aligning",
+    "warping",
+    "warping-joint",
+    "regrowth",
+)
+SUPERVISED = ("supervised-parsing", "supervised-warping", "supervised-regrowth")
 PRESETS = ("lite", "full", "lite-without-stn")
 
 _AT_LEAST_1 = click.IntRange(min=1)
 
 
+def _pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    """NAME=VALUE options as a dictionary."""
+    wrong = [value for value in values if "=" not in value]
+    if wrong:
+        raise click.BadParameter(f"{wrong[0]!r} is not NAME=VALUE")
+    return dict(value.split("=", 1) for value in values)
+
+
 @click.command("train")
-@click.argument("phase", type=click.Choice(PHASES))
+@click.argument(
+    "phases",
+    metavar="PHASE...",
+    nargs=-1,
+    required=True,
+    type=click.Choice(("all", *METHOD, *SUPERVISED)),
+)
 @click.option(
     "-o",
     "--output",
@@ -30,90 +57,150 @@ _AT_LEAST_1 = click.IntRange(min=1)
     help="Run folder.",
 )
 @click.option(
-    "--data",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Shards; OUTPUT/data if not given.",
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="TOML file; the options below override it.",
 )
 @click.option(
-    "--groups",
-    type=_AT_LEAST_1,
-    default=2000,
-    show_default=True,
-    help="Groups to render where missing.",
+    "--data",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Shards, a data set in VITON's layout, or people's folders; shards in OUTPUT/data, "
+    "rendered if missing, if not given.",
 )
+@click.option("--label-set", help="Of a data set whose meta.json does not say.")
+@click.option("--densepose", help="Encoding of a data set whose meta.json does not say.")
+@click.option("--groups", type=_AT_LEAST_1, help="Groups to render where missing.  [2000]")
 @click.option(
     "--workers", type=_AT_LEAST_1, default=2, show_default=True, help="Processes that render."
 )
 @click.option(
     "--size",
     type=SIZE,
-    default="256x192",
-    show_default=True,
-    help="Size that is rendered at. Half of it is a quick start for --initial.",
+    help="Size that people are rendered at, or fitted to. Half of it is a quick start for "
+    "--initial.  [256x192]",
 )
-@click.option("--preset", type=click.Choice(PRESETS), default="lite", show_default=True)
-@click.option("--steps", type=_AT_LEAST_1, default=4000, show_default=True)
-@click.option("--batch", type=_AT_LEAST_1, default=8, show_default=True)
+@click.option("--preset", type=click.Choice(PRESETS), help="[lite]")
+@click.option("--steps", type=_AT_LEAST_1, help="Of every phase.  [4000]")
+@click.option("--batch", type=_AT_LEAST_1, help="Of every phase.  [8]")
 @click.option(
     "--learning-rate",
     type=click.FloatRange(min=0, min_open=True),
-    default=1e-3,
-    show_default=True,
+    help="Of every phase.  [0.001]",
 )
 @click.option("--threads", type=_AT_LEAST_1, help="CPU threads of torch.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), help="[0]")
 @click.option(
     "--initial",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Checkpoint to start from.",
+    help="Checkpoint that the first PHASE starts from.",
+)
+@click.option(
+    "--weight",
+    "weights",
+    multiple=True,
+    callback=_pairs,
+    metavar="NAME=VALUE",
+    help="How much a kind of knowledge counts, such as feature=0.",
+)
+@click.option(
+    "--knowledge",
+    multiple=True,
+    callback=_pairs,
+    metavar="NETWORK=FILE",
+    help="Checkpoint of a network to learn from, such as try_on_parsing=FILE.",
 )
 def command(
-    phase: str,
+    phases: tuple[str, ...],
     output: Path,
+    config_file: Path | None,
     data: Path | None,
-    groups: int,
     workers: int,
-    size: Size,
-    preset: str,
-    steps: int,
-    batch: int,
-    learning_rate: float,
     threads: int | None,
-    seed: int,
+    size: Size | None,
     initial: Path | None,
+    weights: dict[str, str],
+    knowledge: dict[str, str],
+    **options: Any,
 ) -> None:
-    """Train one PHASE of a preset on rendered people; goes on where a stopped run was.
+    """Train one PHASE after the other; goes on where a stopped run was.
 
-    Rendered data that is missing is rendered first (a group is 4 people, 4 transfers with truth).
-    OUTPUT/checkpoint.safetensors gets the weights, OUTPUT/logs what TensorBoard shows.
+    The method's phases, in the order that `all` trains them: try-on-parsing, transfer-parsing,
+    self-study, try-on-warping, aligning, warping, warping-joint, regrowth. None of them sees the
+    truth of a transfer. supervised-parsing, supervised-warping and supervised-regrowth are taught
+    by it, which only rendered people have.
+
+    OUTPUT/checkpoint.safetensors gets the weights to export, OUTPUT/PHASE.safetensors those of
+    each phase, OUTPUT/logs what TensorBoard shows.
     """
     import torch
     from torch.utils.tensorboard import SummaryWriter
 
+    from garment_transfer.training.config import config_from, read_toml
+    from garment_transfer.training.data import Photos
+    from garment_transfer.training.phases import PHASES
+    from garment_transfer.training.photos import open_photos
     from garment_transfer.training.synthetic import write_shards
-    from garment_transfer.training.trainer import TrainingConfig, train
+    from garment_transfer.training.trainer import open_data, phases_of, train
 
+    values = read_toml(config_file) if config_file else {}
+    given = {name: value for name, value in options.items() if value is not None}
+    if size:
+        given["size"] = [size.height, size.width]
+    _override(values, given, weights, knowledge)
+    config = config_from(values, str(config_file) if config_file else "the command")
     if threads:
         torch.set_num_threads(threads)
-    shards = data or output / "data"
+    folder = data or output / "data"
     if data is None:
-        write_shards(shards, range(groups), (size.height, size.width), workers)
-    config = TrainingConfig(
-        phase=phase,
-        preset=preset,
-        data=shards,
-        output=output,
-        steps=steps,
-        batch=batch,
-        learning_rate=learning_rate,
-        seed=seed,
-        initial=initial,
-    )
-    with SummaryWriter(str(output / "logs" / phase)) as writer:
+        write_shards(folder, range(config.groups), config.size, workers)
+    names = [
+        n for phase in phases for n in (phases_of(config.preset) if phase == "all" else [phase])
+    ]
+    configs = [
+        config.phase(name, folder, output, initial if i == 0 else None)
+        for i, name in enumerate(names)
+    ]
+    # every phase's data, before the first step of the first; a data set is checked once
+    photos = None
+    if any(PHASES[name].batch is Photos for name in names):
+        photos = open_photos(folder, config.label_set, config.densepose, config.size)
+    batches = [open_data(phase, photos) for phase in configs]
+    for name, phase, opened in zip(names, configs, batches, strict=True):
+        with SummaryWriter(str(output / "logs" / name)) as writer:
 
-        def log(step: int, scalars: dict[str, float]) -> None:
-            for name, value in scalars.items():
-                writer.add_scalar(f"{phase}/{name}", value, step)
+            def log(step: int, scalars: dict[str, float]) -> None:
+                for key, value in scalars.items():
+                    writer.add_scalar(f"{name}/{key}", value, step)  # noqa: B023
 
-        checkpoint = train(config, log)
-    click.echo(f"wrote {checkpoint}")
+            def show(step: int, picture: NDArray[np.uint8]) -> None:
+                writer.add_image(f"{name}/pairs", picture, step, dataformats="HWC")  # noqa: B023
+
+            checkpoint = train(phase, log, show, opened)
+        click.echo(f"wrote {checkpoint}")
+
+
+def _override(
+    values: dict[str, Any],
+    given: dict[str, Any],
+    weights: dict[str, str],
+    knowledge: dict[str, str],
+) -> None:
+    """Options of the command over those of its file; a step count holds for every phase."""
+    phases = values.get("phases", {})
+    for name in ("steps", "batch", "learning_rate"):
+        if name in given and isinstance(phases, dict):
+            for table in phases.values():
+                if isinstance(table, dict):
+                    table.pop(name, None)
+    values.update(given)
+    for table, changes in (("weights", weights), ("knowledge", knowledge)):
+        if changes:
+            values[table] = {**values.get(table, {}), **{k: _number(v) for k, v in changes.items()}}
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text

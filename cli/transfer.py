@@ -39,7 +39,22 @@ _PATH = click.Path(path_type=Path)
     "--shard", type=SHARD, help="Part I, from 0, of N of the list: one machine's share of it."
 )
 @click.option("--bundle", type=_PATH, help="Bundle to run; default: the one in the package.")
-@click.option("--backend", default="onnxruntime", show_default=True, help="Inference backend.")
+@click.option(
+    "--backend",
+    default="onnxruntime",
+    show_default=True,
+    help="Inference backend, which `garment-transfer doctor` lists, or auto: the fastest measured.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "float16"]),
+    help="Precision of the graphs or engines; default: the bundle's main one.",
+)
+@click.option(
+    "--rebuild-if-needed",
+    is_flag=True,
+    help="Build TensorRT engines that are missing or do not fit this machine.",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="Threads; default: one per core.")
 @click.option("--label-set", help="Label set of the parse maps, in place of meta.json's.")
 @click.option("--densepose", help="Encoding of the DensePose files, in place of meta.json's.")
@@ -57,6 +72,8 @@ def command(
     shard: tuple[int, int] | None,
     bundle: Path | None,
     backend: str,
+    precision: str | None,
+    rebuild_if_needed: bool,
     threads: int | None,
     label_set: str | None,
     densepose: str | None,
@@ -81,6 +98,7 @@ def command(
         raise click.UsageError("-o and --panel name the same file.")
 
     from garment_transfer.runtime import Pipeline, sample_bundle, sample_people
+    from garment_transfer.runtime.choosing import AUTO, fastest_backend
     from garment_transfer.runtime.images import check_output
     from garment_transfer.runtime.pairs import Pair, is_done, read_pairs
     from garment_transfer.runtime.pairs import shard as part_of
@@ -95,17 +113,27 @@ def command(
             check_output(path)
     if sample:
         person, garment_owner = sample_people()
-    if pairs:
-        failed = 0
-        if due:
-            pipeline = Pipeline.load(bundle or sample_bundle(), backend, threads)
+    failed = 0
+    if due or not pairs:
+        if backend == AUTO:
+            choice = fastest_backend()
+            click.echo(choice.reason, err=True)
+            backend = choice.name
+        pipeline = Pipeline.load(
+            bundle or sample_bundle(),
+            backend,
+            threads,
+            precision=precision,
+            rebuild_if_needed=rebuild_if_needed,
+        )
+        if output and person and garment_owner:
+            _transfer(pipeline, Pair(person, garment_owner, output), panel, label_set, densepose)
+        else:
             failed = _transfer_all(pipeline, due, batch or 1, label_set, densepose)
+    if pairs:
         there = f", {len(rows) - len(due)} were there" if resume else ""
         click.echo(f"{len(due) - failed} of {len(rows)} pairs written{there}, {failed} failed")
         context.exit(1 if failed else 0)
-    elif output and person and garment_owner:
-        pipeline = Pipeline.load(bundle or sample_bundle(), backend, threads)
-        _transfer(pipeline, Pair(person, garment_owner, output), panel, label_set, densepose)
 
 
 def _transfer_all(

@@ -16,11 +16,20 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from garment_transfer.export import float16
+from garment_transfer.export.errors import ExportError as ExportError
 from garment_transfer.export.flow_warp import OPSET, attach_flow_warp
+from garment_transfer.export.graph import (
+    name_nodes,
+    share_constants,
+    shrink_constants,
+    uint8_at_the_border,
+)
 from garment_transfer.models.checkpoint import load_checkpoint
 from garment_transfer.runtime.bundle import (
     MANIFEST,
     STAGES,
+    Accuracy,
     Bundle,
     Checkpoint,
     Parity,
@@ -30,7 +39,7 @@ from garment_transfer.runtime.bundle import (
     sha256_of,
     write_manifest,
 )
-from garment_transfer.runtime.errors import BundleError, OutputError
+from garment_transfer.runtime.errors import OutputError
 from garment_transfer.runtime.files import read_json
 from garment_transfer.runtime.labels import CLASSES
 
@@ -44,8 +53,13 @@ SHARE_WITHIN_TOLERANCE = 0.999
 Factory = Callable[[Path], tuple[str, dict[str, nn.Module]]]
 
 
-class ExportError(BundleError):
-    """Networks that cannot become a bundle: a stage is missing or a graph differs from torch."""
+#: Turns a stage's float32 graph into its float16 graph, given its inputs for every sample.
+HalfMaker = Callable[[str, onnx.ModelProto, Sequence[Arrays]], onnx.ModelProto]
+
+
+def listed_half(stage: str, model: onnx.ModelProto, samples: Sequence[Arrays]) -> onnx.ModelProto:
+    """The float16 graph of one of this package's own networks, by `float16.json`."""
+    return float16.to_float16(model, float16.rules()[stage])
 
 
 def export_bundle(
@@ -55,6 +69,7 @@ def export_bundle(
     size: Size,
     people: Sequence[Arrays] = (),
     factory: Factory = load_checkpoint,
+    half: HalfMaker | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> Bundle:
     """Write the bundle of a checkpoint, complete and compared with torch, or nothing.
@@ -67,11 +82,13 @@ def export_bundle(
             (`person_image`, `person_parsing`, ... without a batch axis); random ones are added.
         factory: what makes networks of the contract from `checkpoint`; this package's own by
             default. Anybody's networks can be exported so.
+        half: adds float16 graphs, made by `listed_half` or `autocast.autocast_half`.
         report: gets a line per step.
 
     Raises:
-        ExportError: a stage is missing, or a graph differs from its network by more than
-            `TOLERANCE` on more than 0.1 % of the pixels of any sample.
+        ExportError: a stage is missing, a graph differs from its network by more than
+            `TOLERANCE` on more than 0.1 % of the pixels of any sample, or a layer of a float16
+            graph takes values on a sample that float16 does not hold.
         OutputError: `output` cannot be written or holds something else.
     """
     if size.height % 32 or size.width % 32:
@@ -95,7 +112,7 @@ def export_bundle(
         raise OutputError(f"{output} cannot be written: {error.strerror}") from error
     try:
         folder.chmod(0o755)  # mkdtemp's 0700 would hide a bundle from the server's user
-        _write(folder, output.name, checkpoint, preset, networks, size, people, report)
+        _write(folder, output.name, checkpoint, preset, networks, size, people, half, report)
         _put(folder, output)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -106,7 +123,12 @@ def _is_bundle(folder: Path) -> bool:
     """Whether a folder holds a bundle and nothing else, so that replacing it loses nothing."""
     try:
         manifest = read_json(folder / MANIFEST)
-        graphs = {graph["file"] for graph in manifest["graphs"].values()}
+        variants = manifest.get("variants", {}).values()
+        graphs = {
+            graph["file"]
+            for graphs in (manifest["graphs"], *(variant["graphs"] for variant in variants))
+            for graph in graphs.values()
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
     return {path.name for path in folder.iterdir()} <= graphs | {MANIFEST, "engines"}
@@ -149,6 +171,7 @@ def _write(
     networks: Mapping[str, nn.Module],
     size: Size,
     people: Sequence[Arrays],
+    half: HalfMaker | None,
     report: Callable[[str], None],
 ) -> None:
     signatures = contract(size)
@@ -161,9 +184,17 @@ def _write(
         network = networks[stage].eval()
         file = folder / f"{stage}.onnx"
         report(f"{stage}: exporting")
-        onnx.save(to_onnx(network, signatures[stage], size), file)
+        model = to_onnx(network, signatures[stage], size)
+        onnx.save(model, file)
         report(f"{stage}: comparing with torch")
         parity[stage] = _compare(file, network, signatures[stage], known, description)
+        if half:
+            report(f"{stage}: converting to float16")
+            onnx.save(half(stage, model, known), folder / f"{stage}.float16.onnx")
+    accuracy = {}
+    if half:
+        report("comparing float16 with float32")
+        accuracy["float16"] = _accuracy(folder, size, known, description)
     write_manifest(
         folder,
         name=name,
@@ -180,11 +211,14 @@ def _write(
                 stage: sum(p.numel() for p in networks[stage].parameters()) for stage in STAGES
             },
         ),
+        accuracy=accuracy,
     )
 
 
 def to_onnx(network: nn.Module, signature: Signature, size: Size) -> onnx.ModelProto:
     """The ONNX graph of a stage's network: opset 18, batch dynamic, FlowWarp a local function.
+
+    Nodes are named after the network's modules; uint8 is a type of inputs and outputs alone.
 
     Raises:
         ExportError: names, types or shapes of the graph are not the contract's.
@@ -221,7 +255,11 @@ def to_onnx(network: nn.Module, signature: Signature, size: Size) -> onnx.ModelP
     assert program is not None  # torch returns None only when it writes a file itself
     model = program.model_proto
     attach_flow_warp(model)
+    name_nodes(model)
     _strip(model)
+    uint8_at_the_border(model)
+    share_constants(model)
+    shrink_constants(model)
     onnx.checker.check_model(model, full_check=True)
     _check_signature(model, signature, size)
     return model
@@ -293,6 +331,44 @@ def _compare(
             inputs=description,
         )
     return parity
+
+
+def _accuracy(folder: Path, size: Size, samples: Sequence[Arrays], description: str) -> Accuracy:
+    """Run the float16 graphs in a row, each on what those before it gave, against float32."""
+    stages = {}
+    for stage in STAGES:
+        file = folder / f"{stage}.float16.onnx"
+        onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])  # it loads as it is
+        stages[stage] = float16.Emulation(onnx.load(file))
+    signatures = contract(size)
+    errors: dict[str, list[float]] = {"image": [], "warped_garment": [], "transfer_parsing": []}
+    flow_difference, largest = 0.0, 0.0
+    for sample in samples:
+        outputs = {tensor for signature in signatures.values() for tensor in signature.outputs}
+        arrays = {k: v for k, v in sample.items() if k not in {t.name for t in outputs}}
+        for stage, signature in signatures.items():
+            found, magnitude = stages[stage].run({t.name: arrays[t.name] for t in signature.inputs})
+            arrays.update(found)
+            largest = max(largest, magnitude)
+        for name, values in errors.items():
+            difference = arrays[name].astype(np.float64) - sample[name]
+            labels = name == "transfer_parsing"
+            values.append(float(((difference != 0) if labels else difference**2).mean()))
+        flow_difference = max(flow_difference, float(np.abs(arrays["flow"] - sample["flow"]).max()))
+    if not np.isfinite(flow_difference):
+        raise ExportError("float16: the flow of warping is not finite. Nothing was written")
+
+    def psnr(name: str) -> float:
+        return float(min(100.0, 10 * np.log10(255**2 / max(float(np.mean(errors[name])), 1e-12))))
+
+    return Accuracy(
+        different_labels=float(np.mean(errors["transfer_parsing"])),
+        image_psnr=psnr("image"),
+        warped_garment_psnr=psnr("warped_garment"),
+        flow_difference=flow_difference,
+        largest_activation=largest,
+        inputs=f"{description}, through all three graphs",
+    )
 
 
 def _per_pixel(name: str, found: NDArray, due: NDArray) -> NDArray[np.float64]:

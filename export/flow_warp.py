@@ -8,7 +8,7 @@ one inlines the body. torch's exporter dissolves local functions, so it leaves b
 import onnx
 import onnx.parser
 
-from garment_transfer.models.flow_warp import DOMAIN, OP_TYPE
+from garment_transfer.models.flow_warp import DOMAIN, OP_TYPE, Padding
 
 #: From opset 20 on GridSample's mode is spelt `linear`, for which TensorRT's parser up to 11.1
 #: samples nearest without a word.
@@ -95,6 +95,35 @@ def flow_warp_function() -> onnx.FunctionProto:
     Its meaning is the table of `garment_transfer.models.flow_warp`; coordinates are float32.
     """
     return onnx.parser.parse_function(_BODY)
+
+
+def flow_warp_model(
+    padding: Padding | None = "zeros", element: int = onnx.TensorProto.FLOAT
+) -> onnx.ModelProto:
+    """A graph of one FlowWarp with every size open, to measure and to test a runtime with.
+
+    Inputs `x` of type `element`, `coarse_flow`, `residual`, `affine`; outputs `y`, `flow`; without
+    a `padding` the node has no such attribute.
+    """
+    helper, single = onnx.helper, onnx.TensorProto.FLOAT
+    fine: list[str | int | None] = ["N", 2, "H", "W"]
+    tensors: dict[str, tuple[int, list[str | int | None]]] = {
+        "x": (element, ["N", "C", "H", "W"]),
+        "coarse_flow": (single, ["N", 2, "h", "w"]),
+        "residual": (single, fine),
+        "affine": (single, ["N", 2, 3]),
+        "y": (element, ["N", "C", "H", "W"]),
+        "flow": (single, fine),
+    }
+    values = [helper.make_tensor_value_info(name, *kind) for name, kind in tensors.items()]
+    names = list(tensors)
+    attributes = {"padding": padding} if padding else {}
+    node = helper.make_node(OP_TYPE, names[:4], names[4:], domain=DOMAIN, **attributes)
+    graph = helper.make_graph([node], "flow_warp", values[:4], values[4:])
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    attach_flow_warp(model)
+    return model
 
 
 def attach_flow_warp(model: onnx.ModelProto) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 _ONNXRUNTIME_LIBRARY = "libgarment_transfer_onnxruntime.so"
+_TENSORRT_LIBRARY = "libgarment_transfer_tensorrt.so"
 
 
 def onnxruntime_library() -> Path | None:
@@ -14,6 +16,24 @@ def onnxruntime_library() -> Path | None:
     (`ONNXRUNTIME_ROOT` names their folder). With it a session computes FlowWarp in one kernel,
     without it by the function body in the graph.
     """
+    return _built(_ONNXRUNTIME_LIBRARY)
+
+
+def tensorrt_library() -> Path | None:
+    """TensorRT's plugin, for its plugin registry's `load_library`; None where none was built.
+
+    `pip install` builds it where `TensorRT_ROOT` names TensorRT's headers and there is nvcc.
+    """
+    return _built(_TENSORRT_LIBRARY)
+
+
+def _built(library: str) -> Path | None:
     # an editable install has the sources in one folder and what was built in another
-    found = (Path(folder) / _ONNXRUNTIME_LIBRARY for folder in __path__)
+    found = (Path(folder) / library for folder in __path__)
     return next((path for path in found if path.is_file()), None)
+
+
+@cache
+def has_cuda_kernels(library: Path) -> bool:
+    """Whether a library holds code for GPUs: nvcc puts it into a section of its own."""
+    return b".nv_fatbin" in library.read_bytes()

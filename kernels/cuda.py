@@ -8,12 +8,20 @@ need a GPU.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal
+
+from garment_transfer.kernels.driver import (
+    INSTALL,
+    Array,
+    CudaError,
+    array_of,
+    check_context,
+    checked,
+    current,
+    stream_handle,
+)
 
 Padding = Literal["zeros", "border"]
 
@@ -24,14 +32,9 @@ _KERNELS: Final = {
     "bfloat16": "flow_warp_planes_bfloat16",
 }
 _SOURCE: Final = b'#include "flow_warp_kernels.cuh"\n'
-_INSTALL: Final = 'pip install "garment-transfer[cuda]"'
 
 # As flow_warp_types.h has it.
 _TILE: Final = 128
-
-
-class CudaError(RuntimeError):
-    """CUDA, its compiler or its Python packages fail or are missing; the message says how."""
 
 
 class _Call(ctypes.Structure):
@@ -50,16 +53,6 @@ class _Call(ctypes.Structure):
         ("y", ctypes.c_void_p),
         ("flow", ctypes.c_void_p),
     )
-
-
-@dataclass(frozen=True)
-class _Array:
-    """What is known of a caller's array."""
-
-    pointer: int
-    shape: tuple[int, ...]
-    dtype: str
-    device: int
 
 
 def flow_warp(
@@ -98,10 +91,13 @@ def flow_warp(
         TypeError: an array has another type than expected or does not give its memory away.
         CudaError: packages are missing, or CUDA refuses to compile or to launch.
     """
-    handle = _stream_handle(stream)
+    handle = stream_handle(stream)
     names = ("x", "coarse_flow", "residual", "affine", "y", "flow")
     values = (x, coarse_flow, residual, affine, *out)
-    arrays = {name: _array(name, value) for name, value in zip(names, values, strict=True)}
+    arrays = {
+        name: array_of(name, value, written=name in ("y", "flow"))
+        for name, value in zip(names, values, strict=True)
+    }
     n, c, h, w = _checked_shape(arrays, padding)
     if n and h and w:
         x_blocks, channel_blocks, channels_a_block = _launch_shape(n, c, h, w)
@@ -109,7 +105,8 @@ def flow_warp(
             *(n, c, h, w, _PADDINGS.index(padding)), *(arrays[name].pointer for name in names)
         )
         grid = (x_blocks, channel_blocks, n)
-        with _current(arrays["x"]):
+        check_context(arrays["x"])
+        with current(arrays["x"].device):
             kernel = _kernel(arrays["x"].device, arrays["x"].dtype)
             _launch(kernel, grid, (call, ctypes.c_int(channels_a_block)), handle)
     return out
@@ -126,7 +123,7 @@ def compile_flow_warp(architecture: str, kind: Literal["cubin", "ptx"] = "cubin"
     try:
         from cuda.bindings import nvrtc
     except ImportError as error:
-        raise CudaError(f"cuda.bindings does not import ({error}); run `{_INSTALL}`") from error
+        raise CudaError(f"cuda.bindings does not import ({error}); run `{INSTALL}`") from error
     virtual = architecture.replace("sm_", "compute_") if kind == "ptx" else architecture
     folders = [*_sources().__path__, str(_cuda_headers())]
     options = [f"--gpu-architecture={virtual}", "--std=c++17", *(f"-I{f}" for f in folders)]
@@ -152,7 +149,7 @@ def compile_flow_warp(architecture: str, kind: Literal["cubin", "ptx"] = "cubin"
     except RuntimeError as error:  # of cuda.bindings, where the library itself is missing
         if isinstance(error, CudaError):
             raise
-        raise CudaError(f"NVRTC is not found ({error}); run `{_INSTALL}`") from error
+        raise CudaError(f"NVRTC is not found ({error}); run `{INSTALL}`") from error
     try:
         encoded = [option.encode() for option in options]
         check(nvrtc.nvrtcCompileProgram(program, len(encoded), encoded), program)
@@ -179,7 +176,7 @@ def _cuda_headers() -> Path:
     try:
         from cuda.pathfinder import find_nvidia_header_directory
     except ImportError as error:
-        raise CudaError(f"cuda.pathfinder does not import ({error}); run `{_INSTALL}`") from error
+        raise CudaError(f"cuda.pathfinder does not import ({error}); run `{INSTALL}`") from error
     found = find_nvidia_header_directory("cudart")
     if found is None:
         raise CudaError(
@@ -189,55 +186,7 @@ def _cuda_headers() -> Path:
     return Path(found)
 
 
-def _array(name: str, value: Any) -> _Array:
-    """The memory of `value`, which has to be C-contiguous on a GPU."""
-    try:
-        from cuda.core.utils import StridedMemoryView
-        from cuda.pathfinder import DynamicLibNotFoundError
-    except ImportError as error:
-        raise CudaError(f"cuda.core does not import ({error}); run `{_INSTALL}`") from error
-    if not hasattr(value, "__cuda_array_interface__") and not hasattr(value, "__dlpack__"):
-        raise TypeError(
-            f"{name} is a {type(value).__name__}; expected an array on a GPU, with "
-            "__cuda_array_interface__ or __dlpack__ (torch, CuPy, PyCUDA, Numba)"
-        )
-    try:
-        # -1: no synchronisation between streams, which is the caller's
-        view = StridedMemoryView.from_any_interface(value, stream_ptr=-1)
-        dtype = str(view.dtype)
-    except DynamicLibNotFoundError as error:
-        raise CudaError(f"there is no NVIDIA driver here: {error}") from error
-    except Exception as error:
-        raise TypeError(f"{name}, a {type(value).__name__}, gives no view: {error}") from error
-    if not view.is_device_accessible:
-        raise ValueError(f"{name} is not on a GPU; move it there first")
-    shape = tuple(view.shape)
-    strides = view.strides
-    due = _contiguous(shape)
-    if strides is not None and 0 not in shape:
-        # where there is only one of something, the way to the next does not matter
-        told = [a == b for a, b, size in zip(strides, due, shape, strict=True) if size > 1]
-        if not all(told):
-            raise ValueError(
-                f"{name} of shape {shape} has strides {tuple(strides)}; expected a contiguous "
-                f"array, strides {due}: copy it first (`.contiguous()`, `ascontiguousarray`)"
-            )
-    if view.readonly and name in ("y", "flow"):
-        raise ValueError(f"{name} is read-only; expected an array that may be written")
-    return _Array(int(view.ptr), shape, dtype, int(view.device_id))
-
-
-def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """C-contiguous strides of a shape, in elements."""
-    strides = []
-    step = 1
-    for size in reversed(shape):
-        strides.append(step)
-        step *= size
-    return tuple(reversed(strides))
-
-
-def _checked_shape(arrays: dict[str, _Array], padding: str) -> tuple[int, int, int, int]:
+def _checked_shape(arrays: dict[str, Array], padding: str) -> tuple[int, int, int, int]:
     if padding not in _PADDINGS:
         raise ValueError(f"padding is {padding!r}; expected one of {_PADDINGS}")
     x = arrays["x"]
@@ -285,20 +234,6 @@ def _parts(whole: int, part: int) -> int:
     return (whole + part - 1) // part
 
 
-def _stream_handle(stream: Any) -> int:
-    if hasattr(stream, "__cuda_stream__"):
-        return int(stream.__cuda_stream__()[1])
-    for attribute in ("cuda_stream", "ptr", "handle"):  # torch, CuPy, PyCUDA
-        if hasattr(stream, attribute):
-            return int(getattr(stream, attribute))
-    if isinstance(stream, int):
-        return stream
-    raise TypeError(
-        f"stream is a {type(stream).__name__}; expected a handle as an int, or an object with "
-        "__cuda_stream__"
-    )
-
-
 @cache
 def _kernel(device: int, dtype: str) -> Any:
     """The kernel of a type, compiled for a device and loaded in its primary context once."""
@@ -309,55 +244,13 @@ def _kernel(device: int, dtype: str) -> Any:
     return code.get_kernel(_KERNELS[dtype])
 
 
-@cache
-def _primary_context(device: int) -> Any:
-    """The primary context of a device, kept for as long as the process runs."""
-    from cuda.bindings import driver
-
-    return _checked(driver.cuDevicePrimaryCtxRetain(device))
-
-
-@contextmanager
-def _current(array: _Array) -> Iterator[None]:
-    """Makes the primary context of the array's device current, and puts back what was.
-
-    Raises:
-        CudaError: the array belongs to another context of that device.
-    """
-    from cuda.bindings import driver
-
-    context = _primary_context(array.device)
-    attribute = driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_CONTEXT
-    if int(_checked(driver.cuPointerGetAttribute(attribute, array.pointer))) != int(context):
-        raise CudaError(
-            f"the arrays are in another context of device {array.device} than its primary one; "
-            "PyCUDA gets that by `import pycuda.autoprimaryctx`"
-        )
-    _checked(driver.cuCtxPushCurrent(context))
-    try:
-        yield
-    finally:
-        _checked(driver.cuCtxPopCurrent())
-
-
-def _checked(result: tuple[Any, ...]) -> Any:
-    """The value of a driver call, or its error."""
-    from cuda.bindings import driver
-
-    error, *values = result
-    if error != driver.CUresult.CUDA_SUCCESS:
-        _, text = driver.cuGetErrorString(error)
-        raise CudaError(f"CUDA says {(text or b'').decode()} ({error.name})")
-    return values[0] if values else None
-
-
 def _launch(
     kernel: Any, grid: tuple[int, int, int], arguments: tuple[Any, ...], stream: int
 ) -> None:
     from cuda.bindings import driver
 
     pointers = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
-    _checked(
+    checked(
         driver.cuLaunchKernel(
             driver.CUfunction(int(kernel.handle)),
             *grid,

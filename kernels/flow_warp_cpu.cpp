@@ -331,6 +331,120 @@ GT_FUNCTION void sample_part(const FlowWarpCall& call, const Part& part) {
   }
 }
 
+// Up to four channels of rows of whole vectors: what is turned would go to memory and come back,
+// which costs more than all else. So rows are turned just before they are sampled, into a ring of
+// pixels that stays in a core's own cache, and 64 rows are a thread's least work.
+constexpr std::int32_t kRing = 1 << 14;  // pixels; a power of two
+constexpr std::ptrdiff_t kRingFloats = (kRing + 4) * 4;  // the pixel of zeros follows it
+constexpr int kStripRows = 64;
+
+bool by_ring(const Shape& s) { return s.c <= 4 && s.w % 4 == 0 && s.w <= kRing / 8; }
+
+int strips_of(const Shape& s) { return (s.h + kStripRows - 1) / kStripRows; }
+
+// The rows [begin, end) of an image that are in the ring.
+struct Ring {
+  float* turned;
+  int begin, end;
+};
+
+template <typename T>
+GT_FUNCTION void turn_into(const T* x, const Shape& s, int py, float* turned) {
+  const std::ptrdiff_t plane = std::ptrdiff_t{s.h} * s.w;
+  const std::int32_t row = py * s.w;
+  for (int px = 0; px < s.w; px += 4) {
+    float* to = turned + ((row + px) & (kRing - 1)) * 4;
+    if (s.c == 4) {
+      turn_pixels<4>(x + row + px, plane, 4, 4, to);
+    } else {
+      turn_pixels<4>(x + row + px, plane, s.c, 4, to);
+    }
+  }
+}
+
+// Brings the rows [begin, end), no more than the ring holds, into it.
+template <typename T>
+GT_FUNCTION void bring(const T* x, const Shape& s, int begin, int end, Ring& ring) {
+  const int most = kRing / s.w;
+  if (begin > ring.end || end < ring.begin) ring.begin = ring.end = begin;
+  for (; ring.begin > begin; ring.end = std::min(ring.end, ring.begin + most)) {
+    turn_into(x, s, --ring.begin, ring.turned);
+  }
+  for (; ring.end < end; ring.begin = std::max(ring.begin, ring.end - most)) {
+    turn_into(x, s, ring.end++, ring.turned);
+  }
+}
+
+// Pixels of y straight from x: what samples more rows than the ring holds has no neighbours to
+// share a turned row with.
+template <typename T>
+GT_FUNCTION void mix_scattered(const T* x, const Shape& s, const std::int32_t* pixels,
+                               const float* weights, int count, T* to) {
+  const std::ptrdiff_t plane = std::ptrdiff_t{s.h} * s.w;
+  for (int k = 0; k < s.c; ++k) {
+    for (int i = 0; i < count; ++i) {
+      float sum = 0;
+      for (int at = i; at < 4 * kChunk; at += kChunk) {
+        if (pixels[at] < plane) sum += weights[at] * to_float(x[k * plane + pixels[at]]);
+      }
+      from_float(sum, to[k * plane + i]);
+    }
+  }
+}
+
+template <typename T>
+GT_FUNCTION void sample_strip(const FlowWarpCall& call, int image, int first_row, int end_row,
+                              Ring& ring) {
+  const Shape& s = call.shape;
+  const std::int32_t plane = s.h * s.w;
+  const Displacement d = displacement(call.affine + std::ptrdiff_t{image} * 6, s.h, s.w);
+  const T* x = static_cast<const T*>(call.x) + std::ptrdiff_t{image} * s.c * plane;
+  T* y = static_cast<T*>(call.y) + std::ptrdiff_t{image} * s.c * plane;
+  alignas(64) std::int32_t pixels[4 * kChunk];
+  alignas(64) float weights[4 * kChunk];
+  for (int py = first_row; py < end_row; ++py) {
+    for (int px = 0; px < s.w; px += kChunk) {
+      const int count = std::min(kChunk, s.w - px);
+      chunk_corners(call, d, image, py, px, count, true, pixels, weights);
+      std::int32_t least = plane, most = -1;
+      for (int at = 0; at < 4 * kChunk; at += kChunk) {
+        for (int i = at; i < at + count; ++i) {
+          least = std::min(least, pixels[i]);
+          most = std::max(most, pixels[i] < plane ? pixels[i] : -1);
+        }
+      }
+      T* to = y + std::ptrdiff_t{py} * s.w + px;
+      const int begin = least / s.w, end = most < 0 ? begin : most / s.w + 1;
+      if (end - begin > kRing / s.w) {
+        mix_scattered(x, s, pixels, weights, count, to);
+        continue;
+      }
+      if (begin < end) bring(x, s, begin, end, ring);
+      for (int at = 0; at < 4 * kChunk; at += kChunk) {
+        for (int i = at; i < at + count; ++i) {
+          pixels[i] = pixels[i] < plane ? pixels[i] & (kRing - 1) : kRing;
+        }
+      }
+      for (int i = 0; i < count; i += 4) {
+        if (s.c == 4) {
+          mix_pixels<4>(ring.turned, pixels + i, weights + i, 4, 4, plane, to + i);
+        } else {
+          mix_pixels<4>(ring.turned, pixels + i, weights + i, 4, s.c, plane, to + i);
+        }
+      }
+    }
+  }
+}
+
+GT_TARGETS void run_strip(const FlowWarpCall& call, Type type, int image, int first_row,
+                          int end_row, Ring& ring) {
+  switch (type) {
+    case Type::kFloat32: return sample_strip<float>(call, image, first_row, end_row, ring);
+    case Type::kFloat16: return sample_strip<Half>(call, image, first_row, end_row, ring);
+    case Type::kBFloat16: return sample_strip<BFloat>(call, image, first_row, end_row, ring);
+  }
+}
+
 enum class Step { kTurn, kSample };
 
 template <typename T>
@@ -363,8 +477,10 @@ constexpr std::ptrdiff_t kManyGroups = 4;
 }  // namespace
 
 std::size_t flow_warp_cpu_scratch(const Shape& shape) {
-  return static_cast<std::size_t>(shape.n * blocks_of(shape.c) * block_floats(shape)) *
-         sizeof(float);
+  const std::ptrdiff_t floats = by_ring(shape)
+                                    ? strips_of(shape) * kRingFloats
+                                    : blocks_of(shape.c) * block_floats(shape);
+  return static_cast<std::size_t>(shape.n * floats) * sizeof(float);
 }
 
 void flow_warp_cpu(const FlowWarpCall& call, Type type, void* scratch,
@@ -374,6 +490,22 @@ void flow_warp_cpu(const FlowWarpCall& call, Type type, void* scratch,
   const int blocks = blocks_of(s.c), each = blocks_a_group(s);
   const int groups = (blocks + each - 1) / each;
   if (s.n == 0) return;
+  if (by_ring(s)) {
+    const int strips = strips_of(s);
+    parallel_for(std::ptrdiff_t{s.n} * strips, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+      if (begin == end) return;  // it has no ring
+      // one ring for all strips of a thread; a strip goes on with the rows of the one before
+      Ring ring{turned + begin * kRingFloats, 0, 0};
+      std::fill_n(ring.turned + kRing * 4, 4, 0.0f);
+      for (std::ptrdiff_t strip = begin; strip < end; ++strip) {
+        const int row = static_cast<int>(strip % strips) * kStripRows;
+        if (row == 0) ring.begin = ring.end = 0;
+        run_strip(call, type, static_cast<int>(strip / strips), row,
+                  std::min(row + kStripRows, s.h), ring);
+      }
+    });
+    return;
+  }
   if (std::ptrdiff_t{s.n} * groups >= kManyGroups) {
     parallel_for(std::ptrdiff_t{s.n} * groups, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
       // a thread uses one place for all its groups, which then stays in its cache

@@ -1,6 +1,6 @@
-"""Checkpoints: one safetensors file with the weights of one or more stages of a preset."""
+"""Checkpoints: one safetensors file with the weights of one or more networks of a preset."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -9,8 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from garment_transfer.models.presets import PRESETS, build
-from garment_transfer.runtime.bundle import STAGES
+from garment_transfer.models.presets import NETWORKS, PRESETS, build_network
 from garment_transfer.runtime.errors import GarmentTransferError
 from garment_transfer.runtime.files import replacing
 
@@ -21,66 +20,102 @@ class CheckpointError(GarmentTransferError):
     """A checkpoint that cannot be used; the message says why and what would mend it."""
 
 
-def save_checkpoint(path: Path, preset: str, networks: Mapping[str, nn.Module]) -> None:
-    """Write the weights of `networks` (by stage) to `path`, atomically.
+def save_checkpoint(
+    path: Path, preset: str, networks: Mapping[str, nn.Module], phase: str = ""
+) -> None:
+    """Write the weights of `networks` (by name, see `NETWORKS`) to `path`, atomically.
 
-    Stages that the file holds already and `networks` lacks are kept, if the preset is the same.
+    Networks that the file holds already and `networks` lacks are kept, if the preset is the same.
+    `phase` says which phase of training the weights come from, where they come from one.
 
     Raises:
         CheckpointError: `path` holds another preset.
     """
     tensors = {
-        f"{stage}.{name}": tensor.detach().cpu().contiguous()
-        for stage, network in networks.items()
-        for name, tensor in network.state_dict().items()
+        f"{name}.{key}": tensor.detach().cpu().contiguous()
+        for name, network in networks.items()
+        for key, tensor in network.state_dict().items()
     }
     # phases that train at the same time write to one file: none may lose the other's stage
     with FileLock(path.with_name(f".{path.name}.lock")):
         if path.exists():
-            present, kept = _read(path)
+            present, _, kept = _read(path)
             if present != preset:
                 raise CheckpointError(
                     f"{path} holds preset {present!r}, not {preset!r}: choose another output"
                 )
             tensors |= {key: kept[key] for key in kept if key.split(".")[0] not in networks}
         with replacing(path) as temporary:
-            save_file(tensors, temporary, metadata={"format": _FORMAT, "preset": preset})
+            metadata = {"format": _FORMAT, "preset": preset, "phase": phase}
+            save_file(tensors, temporary, metadata=metadata)
             temporary.chmod(0o644)  # safetensors makes it 0600
 
 
 def load_checkpoint(path: Path) -> tuple[str, dict[str, nn.Module]]:
-    """The preset's name and the networks that `path` holds, by stage, in evaluation mode.
+    """The preset's name and the networks that `path` holds, by name, in evaluation mode.
 
     Raises:
         CheckpointError: the file is missing, is no checkpoint of this package, names an unknown
             preset, or its weights do not fit that preset.
     """
-    preset, tensors = _read(path)
+    preset, _, tensors = _read(path)
+    names = {key.split(".")[0] for key in tensors}
+    if unknown := names - set(NETWORKS):
+        raise CheckpointError(
+            f"{path} has unknown networks {', '.join(sorted(unknown))}; known: "
+            f"{', '.join(NETWORKS)}"
+        )
     networks = {}
-    for stage, network in build(preset).items():
-        weights = _stage(tensors, stage)
-        if not weights:
-            continue
+    for name in (n for n in NETWORKS if n in names):
+        network = build_network(preset, name)
         try:
-            network.load_state_dict(weights)
+            network.load_state_dict(_weights(tensors, name))
         except RuntimeError as error:
             raise CheckpointError(
-                f"{path}: the weights of {stage} do not fit preset {preset!r}: {error}"
+                f"{path}: the weights of {name} do not fit preset {preset!r}: {error}"
             ) from error
-        networks[stage] = network
-    unknown = {key.split(".")[0] for key in tensors} - set(STAGES)
-    if unknown:
-        raise CheckpointError(f"{path} has unknown stages {sorted(unknown)}; known: {STAGES}")
+        networks[name] = network
     return preset, networks
 
 
-def _stage(tensors: Mapping[str, torch.Tensor], stage: str) -> dict[str, torch.Tensor]:
-    prefix = f"{stage}."
+def load_network(path: Path, preset: str, name: str, phases: Sequence[str] = ()) -> nn.Module:
+    """One network of a checkpoint, for a training that goes on from it or learns from it.
+
+    Args:
+        path: the checkpoint.
+        preset: whose configuration of the network it has to have.
+        name: a key of `NETWORKS`.
+        phases: the phases that it may come from, where the checkpoint says; any if empty.
+
+    Raises:
+        CheckpointError: as `load_checkpoint`, or it holds another network, preset or phase.
+    """
+    found, phase, _ = _read(path)
+    configurations = [getattr(PRESETS[p], name) for p in (found, preset)]
+    if configurations[0] != configurations[1]:
+        raise CheckpointError(
+            f"{path} is of preset {found!r}, whose {name} is not that of {preset!r}: give a "
+            f"checkpoint of {preset!r}"
+        )
+    if phases and phase and phase not in phases:
+        raise CheckpointError(
+            f"{path} comes from phase {phase!r}; expected {' or '.join(map(repr, phases))}"
+        )
+    _, networks = load_checkpoint(path)
+    if name not in networks:
+        raise CheckpointError(
+            f"{path} holds {', '.join(networks)} of preset {found!r}; expected {name}"
+        )
+    return networks[name]
+
+
+def _weights(tensors: Mapping[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
+    prefix = f"{name}."
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def _read(path: Path) -> tuple[str, dict[str, torch.Tensor]]:
-    """Preset and tensors of a checkpoint, not yet fitted into networks."""
+def _read(path: Path) -> tuple[str, str, dict[str, torch.Tensor]]:
+    """Preset, phase and tensors of a checkpoint, not yet fitted into networks."""
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}: `garment-transfer train` writes one")
     try:
@@ -99,4 +134,4 @@ def _read(path: Path) -> tuple[str, dict[str, torch.Tensor]]:
         raise CheckpointError(
             f"{path} is of preset {preset!r}; this version knows {', '.join(PRESETS)}"
         )
-    return preset, tensors
+    return preset, metadata.get("phase", ""), tensors

@@ -51,6 +51,8 @@ from garment_transfer.runtime.labels import (
 #: face and legs are kept as they are.
 REASONED = (BACKGROUND, SKIN, GARMENT, LOWER)
 KEPT = (HAIR, FACE, LEGS)
+#: The owner's classes that the network sees, in the order of its planes.
+WORN = (GARMENT, SKIN, HAIR, LOWER)
 
 
 @dataclass(frozen=True)
@@ -64,21 +66,42 @@ class ParsingConfig:
     head_width: int
 
 
-class ParsingNetwork(nn.Module):
-    """The graph `parsing`; `reason` gives its logits for training."""
+@dataclass(frozen=True)
+class Reasoned:
+    """What a parsing network makes of its inputs.
 
-    def __init__(self, config: ParsingConfig) -> None:
+    logits: [N,4,H,W] of the classes `REASONED`. features: the decoder's maps from 1/16 to 1/2 of
+    the size, [N,C,h,w] each, which is what one network can learn from another beside the result.
+    """
+
+    logits: Tensor
+    features: list[Tensor]
+
+
+class ParsingTrunk(nn.Module):
+    """The U-Net that both parsing networks are: what they read differs, how they reason does not.
+
+    `owner_channels` and `covered_channels` say how many features of the garment there are and how
+    many planes join at 1/4 of the size.
+    """
+
+    def __init__(
+        self,
+        config: ParsingConfig,
+        person_planes: int,
+        owner_channels: int,
+        covered_channels: int,
+    ) -> None:
         super().__init__()
-        self.person = Maps(6, config.part_width)
-        self.owner = Maps(4, config.part_width)
+        self.person = Maps(person_planes, config.part_width)
         widths = config.widths
         self.stem = nn.Sequential(
-            Conv(self.person.channels + self.owner.channels, widths[0]),
+            Conv(self.person.channels + owner_channels, widths[0]),
             *(Residual(widths[0]) for _ in range(config.blocks[0])),
         )
         self.trunk = nn.ModuleList(
             [
-                # the coverage of the person's body parts joins at 1/4, where it is computed
+                # what is known at 1/4 joins there
                 Encoder(widths[0], widths[1:2], (0,)),
                 Encoder(widths[1], widths[2:3], config.blocks[2:3]),
                 Encoder(widths[2], widths[3:4], config.blocks[3:4]),
@@ -86,10 +109,11 @@ class ParsingNetwork(nn.Module):
             ]
         )
         self.cover = nn.Sequential(
-            Conv(widths[1] + 3, widths[1]), *(Residual(widths[1]) for _ in range(config.blocks[1]))
+            Conv(widths[1] + covered_channels, widths[1]),
+            *(Residual(widths[1]) for _ in range(config.blocks[1])),
         )
         tokens = config.garment_widths[-1]
-        self.garment = Encoder(self.owner.channels + 2, config.garment_widths, (0, 0, 0))
+        self.garment = Encoder(owner_channels + 2, config.garment_widths, (0, 0, 0))
         self.query = nn.Conv2d(widths[3], tokens, 1)
         self.key_value = nn.Conv2d(tokens, 2 * tokens, 1)
         self.attended = Conv(widths[3] + tokens, widths[3])
@@ -103,6 +127,41 @@ class ParsingNetwork(nn.Module):
             nn.PixelShuffle(2),
         )
 
+    def think(self, person: Tensor, owner: Tensor, aligned: Tensor, covered: Tensor) -> Reasoned:
+        """From features of the person, of the garment as it was and moved onto the person, all at
+        1/2 of the size, and planes at 1/4."""
+        features = [self.stem(torch.cat([person, aligned], dim=1))]
+        x = self.trunk[0](features[-1])[-1]
+        features.append(self.cover(torch.cat([x, covered], dim=1)))
+        features += self.trunk[1](features[-1])
+        x = self.trunk[2](features[-1])[-1]
+        # attention has no other sense of place
+        place = positions(owner).expand(owner.shape[0], -1, -1, -1)
+        tokens = self.garment(torch.cat([owner, place], dim=1))[-1]
+        features.append(self.attended(torch.cat([x, self._attend(x, tokens)], dim=1)))
+        x = self.trunk[3](features[-1])[-1]
+        decoded = []
+        for layer, skip in zip(self.decoder, reversed(features), strict=True):
+            x = layer(torch.cat([upsample2x(x), skip], dim=1))
+            decoded.append(x)
+        return Reasoned(self.head(x), decoded)
+
+    def _attend(self, x: Tensor, tokens: Tensor) -> Tensor:
+        query = self.query(x).flatten(2).transpose(1, 2)
+        key, value = self.key_value(tokens).flatten(2).chunk(2, dim=1)
+        weights = torch.softmax(query @ key / query.shape[-1] ** 0.5, dim=-1)
+        mixed = weights @ value.transpose(1, 2)
+        return mixed.transpose(1, 2).unflatten(2, (x.shape[-2], x.shape[-1]))
+
+
+class ParsingNetwork(ParsingTrunk):
+    """The graph `parsing`; `reason` gives its logits for training."""
+
+    def __init__(self, config: ParsingConfig) -> None:
+        owner = Maps(4, config.part_width)
+        super().__init__(config, 6, owner.channels, 3)
+        self.owner = owner
+
     def reason(
         self,
         person_parsing: Tensor,
@@ -112,34 +171,28 @@ class ParsingNetwork(nn.Module):
     ) -> Tensor:
         """Logits [N,4,H,W] of the classes `REASONED`; inputs as in `forward`."""
         garment_parsing = label_neck(garment_parsing, garment_densepose)
-        # hands are never under a garment, so they may be known, and so may the outline of the
-        # dressed person, which is sharper than DensePose's; what of it is the person's own skin
-        # or garment must not be, or the network would learn to keep them
-        hands = (person_parsing == SKIN) & is_part(person_densepose, HAND_PARTS)
-        outline = (person_parsing == SKIN) | (person_parsing == GARMENT)
-        known = one_hot(person_parsing, (HAIR, FACE, LOWER, LEGS))
-        known = torch.cat([known, torch.stack([hands, outline], dim=1).float()], dim=1)
-        person = self.person(known, person_densepose)
-        worn = one_hot(garment_parsing, (GARMENT, SKIN, HAIR, LOWER))
-        owner = self.owner(worn, garment_densepose)
+        worn = one_hot(garment_parsing, WORN)
+        known = known_planes(person_parsing, person_densepose)
+        return self.reason_planes(known, person_densepose, worn, garment_densepose).logits
 
+    def reason_planes(
+        self,
+        known: Tensor,
+        person_densepose: Tensor,
+        worn: Tensor,
+        garment_densepose: Tensor,
+    ) -> Reasoned:
+        """As `reason`, from planes [N,C,H,W] in 0..1, through which a gradient can flow.
+
+        `known` as `known_planes` gives it, `worn` the owner's classes `WORN`.
+        """
+        person = self.person(known, person_densepose)
+        owner = self.owner(worn, garment_densepose)
         affine = torso_affine(person_densepose, garment_densepose)
         coarse = torch.zeros_like(owner[:, :2, ::2, ::2])
         aligned, _ = flow_warp(owner, coarse, torch.zeros_like(owner[:, :2]), affine)
-        features = [self.stem(torch.cat([person, aligned], dim=1))]
-        x = self.trunk[0](features[-1])[-1]
         covered = self._coverage(person_densepose, garment_densepose, worn)
-        features.append(self.cover(torch.cat([x, covered], dim=1)))
-        features += self.trunk[1](features[-1])
-        x = self.trunk[2](features[-1])[-1]
-        # attention has no other sense of place
-        place = positions(owner).expand(owner.shape[0], -1, -1, -1)
-        tokens = self.garment(torch.cat([owner, place], dim=1))[-1]
-        features.append(self.attended(torch.cat([x, self._attend(x, tokens)], dim=1)))
-        x = self.trunk[3](features[-1])[-1]
-        for layer, skip in zip(self.decoder, reversed(features), strict=True):
-            x = layer(torch.cat([upsample2x(x), skip], dim=1))
-        return self.head(x)
+        return self.think(person, owner, aligned, covered)
 
     def _coverage(
         self, person_densepose: Tensor, garment_densepose: Tensor, worn: Tensor
@@ -153,13 +206,6 @@ class ParsingNetwork(nn.Module):
         share = owner @ kinds.transpose(1, 2) / area.clamp_min(1.0)
         share = torch.cat([share, (area >= 4.0).float()], dim=2)
         return (share.transpose(1, 2) @ person).unflatten(2, (height, width))
-
-    def _attend(self, x: Tensor, tokens: Tensor) -> Tensor:
-        query = self.query(x).flatten(2).transpose(1, 2)
-        key, value = self.key_value(tokens).flatten(2).chunk(2, dim=1)
-        weights = torch.softmax(query @ key / query.shape[-1] ** 0.5, dim=-1)
-        mixed = weights @ value.transpose(1, 2)
-        return mixed.transpose(1, 2).unflatten(2, (x.shape[-2], x.shape[-1]))
 
     def forward(
         self,
@@ -179,6 +225,19 @@ class ParsingNetwork(nn.Module):
         """
         logits = self.reason(person_parsing, person_densepose, garment_parsing, garment_densepose)
         return settle(merge(logits, person_parsing), person_parsing)
+
+
+def known_planes(person_parsing: Tensor, person_densepose: Tensor) -> Tensor:
+    """What of a person's own parsing the network may see: float [N,6,H,W].
+
+    Hair, face, lower garment and legs; hands, which are never under a garment; and the outline of
+    the dressed person, which is sharper than DensePose's. What of it is the person's own skin or
+    garment must not be known, or the network would learn to keep them.
+    """
+    hands = (person_parsing == SKIN) & is_part(person_densepose, HAND_PARTS)
+    outline = (person_parsing == SKIN) | (person_parsing == GARMENT)
+    known = one_hot(person_parsing, (HAIR, FACE, LOWER, LEGS))
+    return torch.cat([known, torch.stack([hands, outline], dim=1).float()], dim=1)
 
 
 def torso_affine(person_densepose: Tensor, garment_densepose: Tensor) -> Tensor:
@@ -228,9 +287,12 @@ def parsing_loss(logits: Tensor, target: Tensor, person_parsing: Tensor) -> Tens
         target: uint8 [N,H,W], the true parsing in seven classes.
         person_parsing: uint8 [N,H,W]; its kept classes are not reasoned and do not count.
     """
-    planes = one_hot(target, REASONED)
-    known = planes.sum(dim=1)
-    counted = known * (1 - one_hot(person_parsing, KEPT).sum(dim=1))
+    return soft_parsing_loss(logits, one_hot(target, REASONED), person_parsing)
+
+
+def soft_parsing_loss(logits: Tensor, planes: Tensor, person_parsing: Tensor) -> Tensor:
+    """`parsing_loss` towards shares of the classes `REASONED` instead, [N,4,H,W] in 0..1."""
+    counted = planes.sum(dim=1) * (1 - one_hot(person_parsing, KEPT).sum(dim=1))
     entropy = -(F.log_softmax(logits, dim=1) * planes).sum(dim=1)
     loss = (entropy * counted).sum() / counted.sum().clamp_min(1.0)
     soft = torch.softmax(logits, dim=1) * counted[:, None]

@@ -1,5 +1,6 @@
 """The sizes that the networks come in."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -7,16 +8,32 @@ from torch import nn
 
 from garment_transfer.models.parsing import ParsingConfig, ParsingNetwork
 from garment_transfer.models.regrowth import RegrowthConfig, RegrowthNetwork
+from garment_transfer.models.teachers import TryOnParsingNetwork
 from garment_transfer.models.warping import WarpingConfig, WarpingNetwork
+from garment_transfer.runtime.bundle import STAGES
 
 
 @dataclass(frozen=True)
 class Preset:
-    """One configuration per stage."""
+    """One configuration per stage.
+
+    The teachers have the sizes of their students: theirs is the easier task, and what limits a
+    student here is its input, not its width.
+    """
 
     parsing: ParsingConfig
     warping: WarpingConfig
     regrowth: RegrowthConfig
+
+    @property
+    def try_on_parsing(self) -> ParsingConfig:
+        """The size of `T_p`."""
+        return self.parsing
+
+    @property
+    def try_on_warping(self) -> WarpingConfig:
+        """The size of `T_w`, which always has its STN."""
+        return replace(self.warping, aligning=True)
 
 
 #: `lite`: at most 2.3 million parameters in all, for CPUs and the shipped bundle.
@@ -58,6 +75,15 @@ PRESETS = {
     ),
 }
 
+#: Every network by the name of its configuration in `Preset`: the stages, and the teachers.
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "parsing": ParsingNetwork,
+    "warping": WarpingNetwork,
+    "regrowth": RegrowthNetwork,
+    "try_on_parsing": TryOnParsingNetwork,
+    "try_on_warping": WarpingNetwork,
+}
+
 # the ablation that `evaluate` sets beside the method
 PRESETS["lite-without-stn"] = replace(
     PRESETS["lite"], warping=replace(PRESETS["lite"].warping, aligning=False)
@@ -70,15 +96,22 @@ def build(preset: str) -> dict[str, nn.Module]:
     Raises:
         ValueError: no preset has that name.
     """
-    if preset not in PRESETS:
-        raise ValueError(f"unknown preset {preset!r}; available: {', '.join(PRESETS)}")
-    chosen = PRESETS[preset]
-    networks: dict[str, nn.Module] = {
-        "parsing": ParsingNetwork(chosen.parsing),
-        "warping": WarpingNetwork(chosen.warping),
-        "regrowth": RegrowthNetwork(chosen.regrowth),
-    }
-    return {stage: network.eval() for stage, network in networks.items()}
+    return {stage: build_network(preset, stage) for stage in STAGES}
+
+
+def build_network(preset: str, name: str) -> nn.Module:
+    """One network of a preset, a key of `NETWORKS`, with fresh weights, in evaluation mode.
+
+    Raises:
+        ValueError: no preset or no network has that name.
+    """
+    for given, kind, available in (
+        (preset, "preset", tuple(PRESETS)),
+        (name, "network", tuple(NETWORKS)),
+    ):
+        if given not in available:
+            raise ValueError(f"unknown {kind} {given!r}; available: {', '.join(available)}")
+    return NETWORKS[name](getattr(PRESETS[preset], name)).eval()
 
 
 def shipped_checkpoint(preset: str) -> Path:

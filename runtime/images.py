@@ -6,12 +6,13 @@ labels of a parse map, and it says what colour mode a file has.
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from garment_transfer.runtime.errors import InputError, OutputError
 from garment_transfer.runtime.files import check_writable, replacing
@@ -23,6 +24,9 @@ MAX_SIDE: Final = 8192
 #: Suffixes of the formats that pictures are written in.
 WRITTEN: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
+# Formats that are read. Pillow knows more, some of which start other programs on a file's behalf.
+_READ: Final = ("PNG", "JPEG", "WEBP", "BMP")
+
 # Pixels on either side that a format can hold; the others hold all that a panel may have.
 _MAX_WRITTEN: Final = {".webp": 16383, ".jpg": 65500, ".jpeg": 65500}
 
@@ -31,32 +35,36 @@ _MAX_WRITTEN: Final = {".webp": 16383, ".jpg": 65500, ".jpeg": 65500}
 _SPREAD: Final = {"L;2": 85, "L;4": 17}
 
 
-def read_rgb(path: Path) -> npt.NDArray[np.uint8]:
+def read_rgb(file: Path | BinaryIO, name: str = "") -> npt.NDArray[np.uint8]:
     """The pixels of an RGB image, uint8 [H,W,3], turned upright by its EXIF orientation.
 
-    InputError when the file is missing, cannot be read, is not RGB or is too large.
+    `file` is a path or a file open for reading at its start; messages call it `name`, by default
+    its path. InputError when the file is missing, cannot be read, is not RGB or is too large.
     """
-    image = _decode(path)
+    name = name or str(file)
+    image = _decode(file, name)
     if image.mode != "RGB":
         raise InputError(
-            f"{path} has colour mode {image.mode}, expected RGB with 8 bits a channel and no "
+            f"{name} has colour mode {image.mode}, expected RGB with 8 bits a channel and no "
             "transparency; save it as such: "
-            f"`python -c \"from PIL import Image; Image.open('{path}').convert('RGB')"
+            f"`python -c \"from PIL import Image; Image.open('{name}').convert('RGB')"
             ".save('image.png')\"`"
         )
     return np.array(ImageOps.exif_transpose(image))
 
 
-def read_indices(path: Path) -> npt.NDArray[np.uint8]:
+def read_indices(file: Path | BinaryIO, name: str = "") -> npt.NDArray[np.uint8]:
     """The label ids of a parse map, uint8 [H,W]: grey levels, or the indices of a palette image.
 
-    InputError when the file is missing, cannot be read, holds colours instead, or is too large.
+    `file` and `name` as in `read_rgb`. InputError when the file is missing, cannot be read, holds
+    colours instead, or is too large.
     """
-    image = _decode(path)
+    name = name or str(file)
+    image = _decode(file, name)
     if image.mode not in ("L", "P"):
         lost = " (palette lost)" if image.mode in ("RGB", "RGBA") else ""
         raise InputError(
-            f"{path} has colour mode {image.mode} where label ids are due{lost}; expected a grey "
+            f"{name} has colour mode {image.mode} where label ids are due{lost}; expected a grey "
             "or palette PNG with 8 bits a pixel whose stored values are the ids. Take the map as "
             "the parser wrote it, not a coloured copy, and do not save it through a library that "
             "expands palettes (OpenCV does)"
@@ -79,31 +87,41 @@ def check_side(height: int, width: int, name: str) -> None:
         )
 
 
-def _decode(path: Path) -> Image.Image:
+def _decode(file: Path | BinaryIO, name: str) -> Image.Image:
     """Opens and decodes an image; `info["rawmode"]` says how its pixels are stored."""
     try:
-        with Image.open(path) as image:
-            check_side(image.height, image.width, str(path))
+        with Image.open(file, formats=_READ) as image:
+            check_side(image.height, image.width, name)
             # Tiles are gone once the image is loaded.
             rawmode = image.tile[0][3] if image.tile else None
             image.load()
             image.info["rawmode"] = rawmode if isinstance(rawmode, str) else image.mode
             return image
     except FileNotFoundError:
-        raise InputError(f"{path} does not exist; check the path") from None
+        raise InputError(f"{name} does not exist; check the path") from None
     except Image.DecompressionBombError:
         raise InputError(
-            f"{path} is absurdly large: the limit is {MAX_SIDE} pixels on either side; scale the "
+            f"{name} is absurdly large: the limit is {MAX_SIDE} pixels on either side; scale the "
             "photo and its maps down first"
         ) from None
     # Pillow's decoders raise SyntaxError and ValueError too on broken files.
     except (OSError, SyntaxError, ValueError) as error:
-        size = path.stat().st_size if path.is_file() else None
-        what = "a folder" if path.is_dir() else f"{size} bytes"
+        # Pillow names an open file by its address in memory.
+        reason = (
+            "cannot identify image file" if isinstance(error, UnidentifiedImageError) else error
+        )
         raise InputError(
-            f"{path} cannot be read as an image ({what}: {error}); expected a whole PNG, JPEG, "
-            "WebP or BMP file that you may read"
+            f"{name} cannot be read as an image ({_what(file)}: {reason}); expected a whole PNG, "
+            "JPEG, WebP or BMP file that you may read"
         ) from error
+
+
+def _what(file: Path | BinaryIO) -> str:
+    if not isinstance(file, Path):
+        return f"{file.seek(0, io.SEEK_END)} bytes"
+    if file.is_dir():
+        return "a folder"
+    return f"{file.stat().st_size if file.is_file() else None} bytes"
 
 
 def check_written_side(path: Path, height: int, width: int) -> None:

@@ -21,7 +21,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import cv2
 import numpy as np
@@ -107,19 +107,55 @@ class Person:
                 "meta.json"
             )
         meta = _read_meta(folder / "meta.json", label_set, densepose_encoding)
-        image_path = _find(folder, "image", _IMAGES)
-        parse_path = _find_parse(folder)
-        densepose_path = _find(folder, "densepose", (".npy", *_IMAGES))
+        image = _find(folder, "image", _IMAGES)
+        parsing = _find_parse(folder)
+        densepose = _find(folder, "densepose", (".npy", *_IMAGES))
+        return cls.from_files(
+            image, parsing, densepose, meta["parse"], meta["densepose"], name=str(folder)
+        )
+
+    @classmethod
+    def from_files(
+        cls,
+        image: str | os.PathLike[str] | BinaryIO,
+        parsing: str | os.PathLike[str] | BinaryIO,
+        densepose: str | os.PathLike[str] | BinaryIO,
+        label_set: str,
+        densepose_encoding: str,
+        name: str = "",
+    ) -> Person:
+        """A person from three files, as a folder of `load` holds: what a server was sent.
+
+        Each is a path, or a binary file open for reading, which is left open. An open `densepose`
+        is a NumPy file where the encoding is "iuv", else an image; of a path the suffix decides.
+        `name` is what messages call the person. Raises InputError.
+        """
+        files: list[Path | BinaryIO] = []
+        names = []
+        for given, what in ((image, "image"), (parsing, "parsing"), (densepose, "densepose")):
+            if isinstance(given, str | os.PathLike):
+                files.append(Path(given))
+                names.append(str(given))
+            else:
+                files.append(given)
+                names.append(f"{what} of {name}" if name else what)
+        image_file, parsing_file, densepose_file = files
+        image_name, parsing_name, densepose_name = names
+        is_npy = (
+            densepose_file.suffix.lower() == ".npy"
+            if isinstance(densepose_file, Path)
+            else densepose_encoding == "iuv"
+        )
         return cls._build(
-            read_rgb(image_path),
-            read_indices(parse_path),
-            _read_npy(densepose_path)
-            if densepose_path.suffix.lower() == ".npy"
-            else read_rgb(densepose_path),
-            meta["parse"],
-            meta["densepose"],
-            name=str(folder),
-            array_names=(str(image_path), str(parse_path), str(densepose_path)),
+            read_rgb(image_file, image_name),
+            read_indices(parsing_file, parsing_name),
+            _read_npy(densepose_file, densepose_name)
+            if is_npy
+            else read_rgb(densepose_file, densepose_name),
+            label_set,
+            densepose_encoding,
+            name=name,
+            array_names=(image_name, parsing_name, densepose_name),
         )
 
     @classmethod
@@ -455,24 +491,28 @@ def _find_parse(folder: Path) -> Path:
     )
 
 
-def _read_npy(path: Path) -> npt.NDArray[Any]:
+def _read_npy(file: Path | BinaryIO, name: str) -> npt.NDArray[Any]:
     try:
         # Arrays of Python objects would run code of the file's choice. Mapped, not read: a header
-        # may claim more than the file, or the memory, holds.
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        # may claim more than the file, or the memory, holds. (An open file cannot be mapped; NumPy
+        # reads it piece by piece and ends where it ends.)
+        mode: Any = "r" if isinstance(file, Path) else None
+        array = np.load(file, mmap_mode=mode, allow_pickle=False)
     # Broken headers and archives raise what has no base in common: OSError, ValueError, EOFError,
     # TokenError, BadZipFile, MemoryError.
     except Exception as error:
+        # NumPy takes whatever it does not know for a pickle, and tells how to run it.
+        reason = "not a NumPy file" if "pickle" in str(error) else error
         raise InputError(
-            f"{path} cannot be read as a NumPy array ({error}); expected float32 [3,H,W]: write it "
-            "again with numpy.save"
+            f"{name} cannot be read as a NumPy array ({reason}); expected float32 [3,H,W]: write "
+            "it again with numpy.save"
         ) from error
     if not isinstance(array, np.ndarray):
         array.close()
-        raise InputError(f"{path} is an archive of arrays; expected one array from numpy.save")
+        raise InputError(f"{name} is an archive of arrays; expected one array from numpy.save")
     if array.nbytes > _MAX_NPY:
         raise InputError(
-            f"{path} holds {_describe(array)}, {array.nbytes} bytes; expected [3,H,W] of at most "
+            f"{name} holds {_describe(array)}, {array.nbytes} bytes; expected [3,H,W] of at most "
             f"{MAX_SIDE} pixels on either side: scale the photo and its maps down first"
         )
     return np.array(array)

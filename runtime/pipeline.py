@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from garment_transfer.runtime.backends import Engine, find_backend
-from garment_transfer.runtime.bundle import STAGES, Bundle, Size
+from garment_transfer.kernels.driver import (
+    Array,
+    CudaError,
+    is_device_array,
+)
+from garment_transfer.runtime.backends import (
+    DEVICE_BACKENDS,
+    DeviceBackend,
+    DeviceOptions,
+    Engine,
+    HostBackend,
+    check_options,
+    find_backend,
+)
+from garment_transfer.runtime.bundle import STAGES, Bundle, Size, Tensor
+from garment_transfer.runtime.chain import Chain, Session, handle_of
+from garment_transfer.runtime.choosing import AUTO, fastest_backend
 from garment_transfer.runtime.compositing import compose
-from garment_transfer.runtime.errors import InputError
+from garment_transfer.runtime.errors import BackendError, InputError
 from garment_transfer.runtime.fitting import Fit
 from garment_transfer.runtime.people import Person
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +48,9 @@ class Transfer:
     garment as worn now and 0 around it. At the bundle's size: `flow` float32 [2,h,w], (dx, dy) in
     pixels: pixel p of the fitted person shows the garment owner's fitted photo at p + flow(p).
 
-    `timings` are milliseconds for "fit", each stage and "compose". In a batch "compose" is the
-    pair's own, and the others are those of the whole batch.
+    `timings` are milliseconds for "fit", each stage ("chain" for all of them on a GPU, where they
+    are one) and "compose". In a batch "compose" is the pair's own, and the others are those of the
+    whole batch.
     """
 
     image: npt.NDArray[np.uint8]
@@ -43,17 +63,20 @@ class Transfer:
 class Pipeline:
     """A bundle loaded into a backend. One pipeline may be used from several threads at once."""
 
-    def __init__(self, bundle: Bundle, engines: Mapping[str, Engine]) -> None:
-        """From an engine per stage; `Pipeline.load` is the usual way."""
+    def __init__(self, bundle: Bundle, engines: Mapping[str, Engine] | Chain) -> None:
+        """From an engine per stage or a chain of them; `Pipeline.load` is the usual way."""
         self.bundle = bundle
-        self._engines = engines
+        self._chain = engines if isinstance(engines, Chain) else None
+        self._engines = {} if isinstance(engines, Chain) else engines
+        self._closed = False
+        graphs = bundle.manifest.graphs.values()
+        self._outputs = {tensor.name: tensor for graph in graphs for tensor in graph.outputs}
         # What no stage gives has to be given.
-        given = {tensor.name for engine in engines.values() for tensor in engine.outputs}
         self._inputs = {
             tensor.name: tensor
-            for graph in bundle.manifest.graphs.values()
+            for graph in graphs
             for tensor in graph.inputs
-            if tensor.name not in given
+            if tensor.name not in self._outputs
         }
 
     @classmethod
@@ -62,22 +85,85 @@ class Pipeline:
         bundle: str | os.PathLike[str] | Bundle,
         backend: str = "onnxruntime",
         threads: int | None = None,
+        *,
+        options: Mapping[str, Any] | None = None,
+        precision: str | None = None,
+        device: int = DeviceOptions.device,
+        sessions: int = DeviceOptions.sessions,
+        graphs: bool = DeviceOptions.graphs,
+        rebuild_if_needed: bool = DeviceOptions.rebuild_if_needed,
     ) -> Pipeline:
         """Loads a bundle, or the bundle in a folder, which is verified.
 
-        `threads` is the number of threads each graph runs on; None leaves it to the backend.
-        Raises InputError for less than one thread, BundleError or BackendError.
+        Args:
+            bundle: the bundle or its folder.
+            backend: one of `backends.BACKENDS`, or "auto" for the fastest measured one that runs
+                here; the choice and its reason are logged.
+            threads: CPU threads each graph runs on; None leaves it to the backend.
+            options: what a CPU's backend takes beyond that, such as
+                `{"inference_precision": "default"}` for openvino.
+            precision: "float32" or "float16", in which the bundle has to have graphs (and for
+                TensorRT engines); None is the bundle's main one.
+            device: CUDA's number of the GPU, where the backend uses one, as for what follows.
+            sessions: how many transfers may be under way at once at most. Each has buffers of its
+                own for one batch size, made when first needed; threads beyond wait.
+            graphs: replay a transfer as one CUDA graph where the backend's engines can be captured.
+            rebuild_if_needed: build TensorRT engines that are missing or do not fit.
+
+        Raises InputError for less than one thread or session, BundleError, BackendError, or its
+        subclass EngineError, which names the command that builds engines that fit.
         """
         if threads is not None and threads < 1:
             raise InputError(f"threads is {threads}; expected 1 or more, or None for the default")
-        module = find_backend(backend)
+        if sessions < 1:
+            raise InputError(f"sessions is {sessions}; expected 1 or more")
+        if backend == AUTO:
+            choice = fastest_backend()
+            _LOG.info(choice.reason)
+            backend = choice.name
+        found = find_backend(backend)
         if not isinstance(bundle, Bundle):
             bundle = Bundle.load(bundle)
-        engines = {
-            stage: module.load(bundle.graph_path(stage), bundle.manifest.graphs[stage], threads)
-            for stage in STAGES
-        }
-        return cls(bundle, engines)
+        if backend in DEVICE_BACKENDS:
+            if options:
+                raise BackendError(
+                    f"backend {backend} has no option {', '.join(options)}; available: none"
+                )
+            on_device = DeviceOptions(
+                precision, device, sessions, graphs, rebuild_if_needed, threads
+            )
+            return cls(bundle, cast(DeviceBackend, found).load(bundle, on_device))
+        host = cast(HostBackend, found)
+        check_options(backend, host, options or {})
+        of_stage = bundle.manifest.graphs_of(precision)
+        return cls(
+            bundle,
+            {
+                stage: host.load(
+                    bundle.graph_path(stage, precision),
+                    of_stage[stage],
+                    threads,
+                    **(options or {}),
+                )
+                for stage in STAGES
+            },
+        )
+
+    def close(self) -> None:
+        """Frees what the pipeline holds on the GPU; transfers under way end first.
+
+        A pipeline that is dropped frees it too. Closing twice does no harm.
+        """
+        self._closed = True
+        self._engines = {}
+        if self._chain is not None:
+            self._chain.close()
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @property
     def size(self) -> Size:
@@ -145,21 +231,79 @@ class Pipeline:
             )
         return transfers
 
-    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    def run(
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        out: Mapping[str, Any] | None = None,
+        stream: Any = 0,
+    ) -> dict[str, Any]:
         """Runs the graphs on arrays that are already at the bundle's size, moving bytes only.
 
         `inputs` are the six arrays of `bundle.contract` that no graph gives: `person_image`,
         `person_parsing`, `person_densepose`, `garment_image`, `garment_parsing` and
         `garment_densepose`, uint8 with one batch size N. Every graph's outputs come back by name:
-        `transfer_parsing`, `warped_garment`, `flow` and `image`. Raises InputError for other
-        names, types or shapes (values are taken on trust), BackendError when a graph fails.
+        `transfer_parsing`, `warped_garment`, `flow` and `image`, in new NumPy arrays.
+
+        On a GPU the inputs may all be device arrays: anything with `__cuda_array_interface__` or
+        DLPack (torch, CuPy, PyCUDA, Numba), contiguous, in the primary context of the pipeline's
+        GPU. `out` then names device arrays for those outputs that are wanted; they come back, and
+        the call returns at once: on the caller's `stream` (a handle as an int, or a stream object
+        of these libraries) the transfer comes after what was queued before, and before what is
+        queued next.
+
+        Raises InputError for other names, types or shapes (values are taken on trust), arrays on
+        another GPU or in another context; BackendError when a graph fails or after `close`.
         """
-        self._check(inputs)
-        return self._run(inputs, {})
+        if not any(_is_on_device(array) for array in inputs.values()) and out is None:
+            self._check(inputs, self._inputs, "inputs")
+            return self._run(inputs, {})
+        if self._chain is None:
+            raise InputError(
+                "the inputs or outputs are device arrays, and this pipeline runs on the CPU; load "
+                f"it with one of the backends {', '.join(DEVICE_BACKENDS)}, or pass NumPy arrays"
+            )
+        if out is None:
+            raise InputError(
+                "the inputs are device arrays, and no `out` says where outputs go; expected device "
+                f"arrays for some of {', '.join(map(str, self._outputs.values()))}"
+            )
+        handle = handle_of(stream)
+        sources = self._on_device(inputs, self._inputs, "inputs", written=False)
+        wanted = {name: tensor for name, tensor in self._outputs.items() if name in out}
+        targets = self._on_device(out, wanted or self._outputs, "outputs", written=True)
+        _check_batches({**sources, **targets})
+        self._chain.run_on_device(sources, targets, handle)
+        return dict(out)
+
+    def session(
+        self, batch: int = 1, timeout: float | None = None
+    ) -> AbstractContextManager[Session]:
+        """A session to write inputs straight into, on the GPU or in page-locked host memory.
+
+            with pipeline.session(batch=4) as session:
+                torch.as_tensor(session.inputs["person_image"], device="cuda").copy_(image)
+                session.run(torch.cuda.current_stream())
+
+        Waits while all sessions are in use, at most `timeout` seconds. Raises InputError on a
+        pipeline of the CPU, BackendError when none came free, memory runs out or the pipeline is
+        closed, EngineError for a batch size that the engines do not take.
+        """
+        if self._chain is None:
+            raise InputError(
+                "this pipeline runs on the CPU and has no sessions; load it with one of the "
+                f"backends {', '.join(DEVICE_BACKENDS)}"
+            )
+        return self._chain.session(batch, timeout)
 
     def _run(
         self, inputs: Mapping[str, npt.NDArray[Any]], timings: dict[str, float]
     ) -> dict[str, npt.NDArray[Any]]:
+        if self._chain is not None:
+            with _timed(timings, "chain"):
+                return self._chain.run(inputs)
+        if self._closed:
+            raise BackendError("the pipeline is closed; load it anew")
         values = dict(inputs)
         outputs = {}
         for stage in STAGES:
@@ -170,16 +314,41 @@ class Pipeline:
             outputs.update(given)
         return outputs
 
-    def _check(self, inputs: Mapping[str, npt.NDArray[Any]]) -> None:
-        due = f"expected {', '.join(map(str, self._inputs.values()))}"
-        if set(inputs) != set(self._inputs):
+    def _on_device(
+        self, arrays: Mapping[str, Any], due: Mapping[str, Tensor], kind: str, *, written: bool
+    ) -> dict[str, Array]:
+        """The memory of device arrays, whose names, types, shapes and device are checked."""
+        assert self._chain is not None
+        device = self._chain.device
+        found = {}
+        for name, array in arrays.items():
+            if not _is_on_device(array):
+                raise InputError(
+                    f"{name} is a {type(array).__name__}, and others are device arrays; expected "
+                    f"all {kind} on the GPU: move it there first"
+                )
+            try:
+                found[name] = device.array_of(name, array, written=written)
+            except (TypeError, ValueError, CudaError) as error:
+                raise InputError(str(error)) from error
+            if found[name].device != device.index:
+                raise InputError(
+                    f"{name} is on GPU {found[name].device}, and the pipeline on {device.index}; "
+                    "copy it there, or load the pipeline with `device=`"
+                )
+        self._check(found, due, kind)
+        return found
+
+    def _check(self, arrays: Mapping[str, Any], expected: Mapping[str, Tensor], kind: str) -> None:
+        due = f"expected {', '.join(map(str, expected.values()))}"
+        if set(arrays) != set(expected):
             raise InputError(
-                f"the inputs are {', '.join(sorted(inputs)) or 'none'}; {due}: pass these and no "
+                f"the {kind} are {', '.join(sorted(arrays)) or 'none'}; {due}: pass these and no "
                 "others"
             )
-        for name, tensor in self._inputs.items():
-            array = inputs[name]
-            if not isinstance(array, np.ndarray):
+        for name, tensor in expected.items():
+            array = arrays[name]
+            if not isinstance(array, np.ndarray | Array):
                 raise InputError(
                     f"{name} is a {type(array).__name__}, not a numpy array; {due}: numpy.asarray "
                     "makes one"
@@ -189,10 +358,19 @@ class Pipeline:
                     f"{name} is {array.dtype} {list(array.shape)}; {due}: fit people "
                     "with pipeline.stage_inputs, or use Pipeline.transfer, which does"
                 )
-        batches = {name: len(array) for name, array in inputs.items()}
-        if len(set(batches.values())) > 1:
-            sizes = ", ".join(f"{name} {size}" for name, size in batches.items())
-            raise InputError(f"batch sizes differ: {sizes}; expected one size for all inputs")
+        _check_batches(arrays)
+
+
+def _is_on_device(array: Any) -> bool:
+    # NumPy's arrays have DLPack too
+    return is_device_array(array) and not isinstance(array, np.ndarray)
+
+
+def _check_batches(arrays: Mapping[str, Any]) -> None:
+    batches = {name: array.shape[0] for name, array in arrays.items()}
+    if len(set(batches.values())) > 1:
+        sizes = ", ".join(f"{name} {size}" for name, size in batches.items())
+        raise InputError(f"batch sizes differ: {sizes}; expected one size for all arrays")
 
 
 def stage_inputs(
@@ -217,6 +395,23 @@ def _fit(person: Person, size: Size) -> Fit:
 
 @contextmanager
 def _timed(timings: dict[str, float], name: str) -> Iterator[None]:
+    nvtx = _nvtx()
+    if nvtx:
+        nvtx.push_range(name, domain="garment_transfer")
     start = time.perf_counter()
-    yield
-    timings[name] = 1000 * (time.perf_counter() - start)
+    try:
+        yield
+    finally:
+        timings[name] = 1000 * (time.perf_counter() - start)
+        if nvtx:
+            nvtx.pop_range(domain="garment_transfer")
+
+
+@functools.cache
+def _nvtx() -> Any:
+    """The module whose ranges Nsight Systems shows; None where it is not installed."""
+    try:
+        import nvtx
+    except ImportError:
+        return None
+    return nvtx

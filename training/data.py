@@ -1,7 +1,12 @@
-"""Batches of transfers with truth from rendered groups.
+"""Batches to train on: of photos, which is all that the method needs, and of transfers with truth.
 
-A group is two bodies in the same two garments (`garment_transfer.training.synthetic`), so every
-person of it can receive a garment and the result is known.
+A student of the method sees `Photos`: two people who have nothing to do with each other, each as
+a data set shows them, and their garments in the shop. There is no field for what a transfer
+between them should give, and no data set to take it from: the two are drawn on their own.
+
+`Transfers` have that truth, which only rendering knows: a rendered group is two bodies in the same
+two garments (`garment_transfer.training.synthetic`), so every person of it can receive a garment
+and the result is known. Phases named `supervised-*` train on them, for comparison.
 """
 
 import multiprocessing
@@ -9,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +24,7 @@ from torch import Tensor
 from garment_transfer.runtime.errors import InputError
 from garment_transfer.runtime.labels import GARMENT
 from garment_transfer.training.synthetic import held_out_pair
-from garment_transfer.training.synthetic.groups import KEYS, one_thread, shard_paths
+from garment_transfer.training.synthetic.groups import KEYS, SHOP_KEYS, one_thread, shard_paths
 
 #: DensePose parts after a mirror: left and right change places (data conventions of I).
 _MIRRORED = np.arange(256, dtype=np.uint8)
@@ -28,6 +34,50 @@ for _a in (3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23):
 #: How often a sample is which kind. Mostly transfers; a garment given back to its wearer, and to
 #: its wearer as photographed in another garment, teach that the same pose needs no change.
 _KINDS = {"transfer": 0.72, "worn by both": 0.08, "own photo": 0.14, "own other photo": 0.06}
+
+
+#: How often the owner of a pair of photos is the person, who gets their own garment back.
+_OWN = 0.15
+
+
+@dataclass(frozen=True)
+class Photos:
+    """A batch of pairs of photos: `person` receives what the owner of `garment` wears.
+
+    What a data set says of a photo, and nothing of the transfer between the two:
+
+    - `*_image` uint8 [N,H,W,3], `*_parsing` uint8 [N,H,W] and `*_densepose` uint8 [N,H,W,3] (IUV),
+      maps as a parser draws them;
+    - `*_reference` uint8 [N,H,W], the parsing that counts as right for that photo: the renderer's
+      own where the photo is rendered, else the parser's map once more;
+    - `*_shop_image` uint8 [N,H,W,3] and `*_shop_mask` uint8 [N,H,W], the garment that the photo
+      shows as the shop shows it; None where a data set has no shop;
+    - `*_places` and `*_shop_places` float16 [N,3,H,W], which place of the cloth the photo and the
+      shop's picture show (`garment_places` of the renderer), metres, 0 outside the garment. An
+      annotation of one picture at a time, as a person could make it, and for teachers alone; None
+      where a data set lacks it, as all public ones do.
+    """
+
+    person_image: Tensor
+    person_parsing: Tensor
+    person_reference: Tensor
+    person_densepose: Tensor
+    garment_image: Tensor
+    garment_parsing: Tensor
+    garment_reference: Tensor
+    garment_densepose: Tensor
+    person_shop_image: Tensor | None = None
+    person_shop_mask: Tensor | None = None
+    garment_shop_image: Tensor | None = None
+    garment_shop_mask: Tensor | None = None
+    person_places: Tensor | None = None
+    person_shop_places: Tensor | None = None
+    garment_places: Tensor | None = None
+    garment_shop_places: Tensor | None = None
+
+    def to(self, device: torch.device) -> "Photos":
+        """The same batch on `device`."""
+        return _moved(self, device)
 
 
 @dataclass(frozen=True)
@@ -57,7 +107,35 @@ class Transfers:
 
     def to(self, device: torch.device) -> "Transfers":
         """The same batch on `device`."""
-        return Transfers(**{k: v.to(device, non_blocking=True) for k, v in vars(self).items()})
+        return _moved(self, device)
+
+
+#: What a phase trains on.
+Batch = Photos | Transfers
+_B = TypeVar("_B", Photos, Transfers)
+
+
+def _moved(batch: _B, device: torch.device) -> _B:
+    moved = {k: v.to(device, non_blocking=True) for k, v in vars(batch).items() if v is not None}
+    return type(batch)(**moved)
+
+
+class PhotoSet(Protocol):
+    """Photos of people, each in their own garment.
+
+    An item is a dictionary of arrays for one photo: `image`, `parsing`, `reference`, `densepose`;
+    with a shop also `shop_image`, `shop_mask`; rendered also `places`, `shop_places`. Meaning and
+    types as in `Photos`, without the batch axis. All have one size.
+    """
+
+    #: What states and messages call the set.
+    name: str
+    #: Whether every photo comes with its garment in the shop.
+    has_shop: bool
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, NDArray]: ...
 
 
 def mirror(sample: dict[str, NDArray]) -> dict[str, NDArray]:
@@ -68,13 +146,13 @@ def mirror(sample: dict[str, NDArray]) -> dict[str, NDArray]:
     """
     flipped = {}
     for name, array in sample.items():
-        axis = 2 if name in ("true_flow", "true_places", "garment_places") else 1
-        flipped[name] = np.flip(array, axis=axis).copy()
-    for name in ("person_densepose", "garment_densepose"):
-        flipped[name][..., 0] = _MIRRORED[flipped[name][..., 0]]
-        flipped[name][..., 1:] = 0
-    for name in ("true_flow", "true_places", "garment_places"):
-        flipped[name][0] *= -1
+        field = name.endswith(("flow", "places"))
+        flipped[name] = np.flip(array, axis=2 if field else 1).copy()
+        if field:
+            flipped[name][0] *= -1
+        elif name.endswith("densepose"):
+            flipped[name][..., 0] = _MIRRORED[flipped[name][..., 0]]
+            flipped[name][..., 1:] = 0
     return flipped
 
 
@@ -95,9 +173,13 @@ class Groups:
                 f"{folder} holds no shards of rendered groups; `garment-transfer train` without "
                 "--data renders them"
             )
+        found = [shard_paths(folder, n) for n in numbers]
+        #: Whether every shard has the garments in the shop; those written before there was one
+        #: lack it until `write_shards` adds it.
+        self.has_shop = all(paths[key].is_file() for paths in found for key in SHOP_KEYS)
+        keys = KEYS + SHOP_KEYS if self.has_shop else KEYS
         self._shards = [
-            {key: np.load(path, mmap_mode="r") for key, path in shard_paths(folder, n).items()}
-            for n in numbers
+            {key: np.load(paths[key], mmap_mode="r") for key in keys} for paths in found
         ]
         self._index = [
             (shard, group)
@@ -109,9 +191,40 @@ class Groups:
         return len(self._index)
 
     def __getitem__(self, index: int) -> dict[str, NDArray]:
-        """The arrays of one group, as `render_group` gives them."""
+        """The arrays of one group, as `render_group` and `training_shop` give them."""
         shard, group = self._index[index]
-        return {key: self._shards[shard][key][group] for key in KEYS}
+        return {key: array[group] for key, array in self._shards[shard].items()}
+
+
+class RenderedPhotos:
+    """The people of a folder of shards, one photo each: a `PhotoSet`.
+
+    That the same body stands there in another garment is nothing that a photo knows of.
+    """
+
+    name = "rendered"
+
+    def __init__(self, folder: Path) -> None:
+        self._groups = Groups(folder)
+        self.has_shop = self._groups.has_shop
+
+    def __len__(self) -> int:
+        return 4 * len(self._groups)
+
+    def __getitem__(self, index: int) -> dict[str, NDArray]:
+        group = self._groups[index // 4]
+        body, garment = index // 2 % 2, index % 2
+        worn = {
+            "image": "image",
+            "parsing": "rough_parsing",
+            "reference": "parsing",
+            "densepose": "rough_densepose",
+            "places": "places",
+        }
+        photo = {name: group[key][body, garment] for name, key in worn.items()}
+        if self.has_shop:
+            photo |= {key: group[key][garment] for key in SHOP_KEYS}
+        return photo
 
 
 def held_out_pairs(
@@ -126,6 +239,41 @@ def held_out_pairs(
             pool.shutdown(cancel_futures=True)  # an interrupt does not wait for the rest
 
 
+class PhotoBatches:
+    """Endless seeded batches of pairs drawn from a set of photos.
+
+    Person and owner are drawn on their own, `_OWN` of the owners excepted, and each of the two is
+    mirrored half the time. The state is one generator, as in `TransferBatches`.
+    """
+
+    def __init__(self, photos: PhotoSet, batch: int, seed: int) -> None:
+        self.photos = photos
+        self.batch = batch
+        self.random = np.random.default_rng(seed)
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __iter__(self) -> Iterator[Photos]:
+        while True:
+            samples = [self._draw() for _ in range(self.batch)]
+            yield Photos(
+                **{k: torch.from_numpy(np.stack([s[k] for s in samples])) for k in samples[0]}
+            )
+
+    def _draw(self) -> dict[str, NDArray]:
+        person, owner = (int(i) for i in self.random.integers(len(self.photos), size=2))
+        if self.random.random() < _OWN:
+            owner = person
+        sample: dict[str, NDArray] = {}
+        for role, index in (("person", person), ("garment", owner)):
+            photo = self.photos[index]
+            if self.random.random() < 0.5:
+                photo = mirror(photo)
+            sample |= {f"{role}_{name}": array for name, array in photo.items()}
+        return sample
+
+
 class TransferBatches:
     """Endless seeded batches over the shards of a folder.
 
@@ -137,6 +285,9 @@ class TransferBatches:
         self.groups = Groups(folder)
         self.batch = batch
         self.random = np.random.default_rng(seed)
+
+    def __len__(self) -> int:
+        return len(self.groups)
 
     def __iter__(self) -> Iterator[Transfers]:
         while True:

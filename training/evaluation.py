@@ -5,19 +5,23 @@ are summed first, so that a class that is absent from an image does not count as
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from typing import Protocol
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torchmetrics import MeanAbsoluteError, MeanMetric, Metric
+from torchmetrics.classification import MulticlassConfusionMatrix
 from torchmetrics.functional.image import structural_similarity_index_measure
+from torchmetrics.image import PeakSignalNoiseRatio
 
 from garment_transfer.models.warping import WarpingNetwork
-from garment_transfer.runtime.labels import GARMENT, SKIN
+from garment_transfer.runtime.errors import InputError
+from garment_transfer.runtime.labels import CLASSES, GARMENT, SKIN
 from garment_transfer.runtime.people import Person
-from garment_transfer.runtime.pipeline import Pipeline
+from garment_transfer.runtime.pipeline import Pipeline, Transfer
 
 Arrays = Mapping[str, NDArray]
 
@@ -32,18 +36,54 @@ INPUTS = (
 )
 
 
-@dataclass
-class Score:
-    """Sums over a set of transfers; the properties are the figures."""
+class Runs(Protocol):
+    """What runs the three graphs on a batch: a `Pipeline`, or networks (`Networks`)."""
 
-    intersection: dict[int, int] = field(default_factory=lambda: {GARMENT: 0, SKIN: 0})
-    union: dict[int, int] = field(default_factory=lambda: {GARMENT: 0, SKIN: 0})
-    similarity: float = 0.0
-    changed: int = 0
-    squared_error: float = 0.0
-    garment_values: int = 0
-    whole_similarity: float = 0.0
-    whole_pixels: int = 0
+    def run(self, inputs: Mapping[str, NDArray]) -> dict[str, NDArray]:
+        """Outputs of the graphs by the contract's names, from `INPUTS`."""
+        ...
+
+
+class Networks:
+    """Networks of the three stages that run as the graphs of a bundle would."""
+
+    def __init__(self, stages: Mapping[str, nn.Module]) -> None:
+        self._stages = {name: network.eval() for name, network in stages.items()}
+
+    def run(self, inputs: Mapping[str, NDArray]) -> dict[str, NDArray]:
+        """As `Runs.run`."""
+        known = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in inputs.items()}
+        with torch.inference_mode():
+            known["transfer_parsing"] = self._stages["parsing"](
+                known["person_parsing"],
+                known["person_densepose"],
+                known["garment_parsing"],
+                known["garment_densepose"],
+            )
+            known["warped_garment"], known["flow"] = self._stages["warping"](
+                known["garment_image"],
+                known["garment_parsing"],
+                known["transfer_parsing"],
+                known["person_densepose"],
+            )
+            known["image"] = self._stages["regrowth"](
+                known["person_image"],
+                known["person_parsing"],
+                known["transfer_parsing"],
+                known["warped_garment"],
+            )
+        return {name: x.numpy() for name, x in known.items() if name not in inputs}
+
+
+class Score:
+    """What torchmetrics has counted over a set of transfers; `row` gives the figures."""
+
+    def __init__(self) -> None:
+        self.classes = MulticlassConfusionMatrix(len(CLASSES), validate_args=False)
+        self.changed = MeanMetric()
+        self.whole = MeanMetric()
+        self.garment = PeakSignalNoiseRatio(data_range=255.0)
+        self.regrown = MeanAbsoluteError()
 
     def add(
         self,
@@ -51,38 +91,89 @@ class Score:
         labels: NDArray[np.uint8],
         true_image: NDArray[np.uint8],
         true_labels: NDArray[np.uint8],
+        own_labels: NDArray[np.uint8] | None = None,
     ) -> None:
-        """Count one transfer: uint8 [H,W,3] images and uint8 [H,W] parsings."""
+        """Count one transfer: uint8 [H,W,3] images and uint8 [H,W] parsings.
+
+        `own_labels` are the person's before the transfer; they say which skin was regrown.
+        """
         self.add_labels(labels, true_labels)
-        changes = np.isin(labels, (GARMENT, SKIN)) | np.isin(true_labels, (GARMENT, SKIN))
         similar = similarity_map(image, true_image)
-        self.similarity += float(similar[changes].sum())
-        self.changed += int(changes.sum())
-        self.whole_similarity += float(similar.sum())
-        self.whole_pixels += similar.size
-        error = image.astype(np.float64) - true_image
-        inside = error[true_labels == GARMENT]
-        self.squared_error += float((inside**2).sum())
-        self.garment_values += inside.size
+        self.changed.update(torch.from_numpy(similar[changed_pixels(labels, true_labels)]))
+        self.whole.update(torch.from_numpy(similar))
+        self._compare(self.garment, image, true_image, true_labels == GARMENT)
+        if own_labels is not None:
+            skin = (labels == SKIN) & (true_labels == SKIN) & (own_labels != SKIN)
+            self._compare(self.regrown, image, true_image, skin)
+
+    @staticmethod
+    def _compare(
+        metric: Metric, image: NDArray, true_image: NDArray, where: NDArray[np.bool_]
+    ) -> None:
+        if where.any():
+            a, b = (torch.from_numpy(x[where].astype(np.float32)) for x in (image, true_image))
+            metric.update(a, b)
 
     def add_labels(self, labels: NDArray[np.uint8], true_labels: NDArray[np.uint8]) -> None:
         """Count the parsing alone of one transfer, uint8 [H,W]."""
-        for label in (GARMENT, SKIN):
-            a, b = labels == label, true_labels == label
-            self.intersection[label] += int((a & b).sum())
-            self.union[label] += int((a | b).sum())
+        self.classes.update(
+            torch.from_numpy(labels.astype(np.int64)),
+            torch.from_numpy(true_labels.astype(np.int64)),
+        )
+
+    def ious(self) -> dict[str, float]:
+        """Intersection over union of each class that occurs, over the whole set."""
+        table = self.classes.confmat.double()
+        shared, either = table.diag(), table.sum(dim=0) + table.sum(dim=1) - table.diag()
+        return {
+            name: float(shared[i] / either[i]) for i, name in enumerate(CLASSES) if either[i] > 0
+        }
 
     def row(self, name: str) -> dict[str, float | str]:
-        """The figures: IoU, mean SSIM over changed pixels and over all, PSNR in the garment."""
-        mse = self.squared_error / max(1, self.garment_values)
-        return {
+        """The figures: IoU, mean SSIM over changed pixels and over all, PSNR in the garment.
+
+        `iou_CLASS` for each class that occurs and their mean; and, where skin was regrown,
+        `skin_error`, its mean absolute difference from the true skin in grey levels, 0 to 255.
+        """
+        ious = self.ious()
+        row: dict[str, float | str] = {
             "name": name,
-            "garment_iou": self.intersection[GARMENT] / max(1, self.union[GARMENT]),
-            "skin_iou": self.intersection[SKIN] / max(1, self.union[SKIN]),
-            "changed_ssim": self.similarity / max(1, self.changed),
-            "garment_psnr_db": 10 * float(np.log10(255**2 / max(mse, 1e-9))),
-            "whole_ssim": self.whole_similarity / max(1, self.whole_pixels),
+            "garment_iou": ious.get("garment", 0.0),
+            "skin_iou": ious.get("skin", 0.0),
+            "changed_ssim": _mean(self.changed),
+            # a perfect garment would be infinitely good, which JSON cannot say
+            "garment_psnr_db": min(138.0, _mean(self.garment)),
+            "whole_ssim": _mean(self.whole),
+            "mean_iou": sum(ious.values()) / max(1, len(ious)),
+            **{f"iou_{label}": value for label, value in ious.items()},
         }
+        if self.regrown.update_called:
+            row["skin_error"] = _mean(self.regrown)
+        return row
+
+
+def _mean(metric: Metric) -> float:
+    """A metric's value; 0 where nothing was counted."""
+    return float(metric.compute()) if metric.update_called else 0.0
+
+
+def changed_pixels(labels: NDArray[np.uint8], true_labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Where a transfer shows or should show garment or skin, bool [H,W]."""
+    return np.isin(labels, (GARMENT, SKIN)) | np.isin(true_labels, (GARMENT, SKIN))
+
+
+def pair_similarity(pair: Arrays, outputs: Arrays) -> float:
+    """Mean SSIM over the changed pixels of one pair with truth."""
+    where = changed_pixels(outputs["transfer_parsing"], pair["true_parsing"])
+    return float(similarity_map(outputs["image"], pair["true_image"])[where].mean())
+
+
+def cases(scores: Sequence[float], count: int = 4) -> list[int]:
+    """Indices of the best, the middle and the worst of `scores`, `count` each, from the best on."""
+    order = [int(i) for i in np.argsort(-np.asarray(scores), kind="stable")]
+    middle = max(0, (len(order) - count) // 2)
+    chosen = [*range(count), *range(middle, middle + count), *range(len(order) - count, len(order))]
+    return [order[i] for i in sorted({i for i in chosen if 0 <= i < len(order)})]
 
 
 def similarity_map(image: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -108,7 +199,7 @@ def batches(pairs: Iterable[Arrays], size: int) -> Iterator[list[Arrays]]:
 
 
 def evaluate_held_out(
-    pipeline: Pipeline,
+    pipeline: Runs,
     pairs: Iterable[Arrays],
     without_stn: nn.Module | None = None,
     each: Callable[[Arrays, dict[str, NDArray]], None] = lambda pair, outputs: None,
@@ -116,7 +207,7 @@ def evaluate_held_out(
     """The method and its baselines on rendered pairs with truth.
 
     Args:
-        pipeline: a bundle; its graphs run at their own size, which is the pairs'.
+        pipeline: a bundle, or networks; graphs run at their own size, which is the pairs'.
         pairs: as `garment_transfer.training.synthetic.held_out_pair` gives them.
         without_stn: the warping network of preset `lite-without-stn`, for its row.
         each: called with every pair and the graphs' outputs for it.
@@ -128,7 +219,7 @@ def evaluate_held_out(
 
     def count(name: str, image: NDArray, labels: NDArray, pair: Arrays) -> None:
         scores.setdefault(name, Score()).add(
-            image, labels, pair["true_image"], pair["true_parsing"]
+            image, labels, pair["true_image"], pair["true_parsing"], pair["person_parsing"]
         )
 
     for batch in batches(pairs, 8):
@@ -223,25 +314,59 @@ def give_back(pipeline: Pipeline, person: Person) -> dict[str, float]:
     flat[garment] = person.image[garment].mean(axis=0).round()
     score = Score()
     score.add_labels(transfer.transfer_parsing, person.parsing)
-    row = score.row("")
+    ious = score.ious()
     return {
         "changed_ssim": float(similarity_map(transfer.image, person.image)[counted].mean()),
         "flat_ssim": float(similarity_map(flat, person.image)[counted].mean()),
-        "garment_iou": float(row["garment_iou"]),
-        "skin_iou": float(row["skin_iou"]),
+        "garment_iou": ious.get("garment", 0.0),
+        "skin_iou": ious.get("skin", 0.0),
+    }
+
+
+def cycle(pipeline: Pipeline, owner: Person, there: Transfer, person: Person) -> dict[str, float]:
+    """The owner's garment back from a transfer `there` of it to `person`.
+
+    Returns:
+        `cycle_ssim` over the owner's pixels of garment and skin, and `cycle_garment_iou`, against
+        the owner's photo and parsing. Both 0 where nothing of the garment is left to give back.
+    """
+    wearer = Person(there.image, there.transfer_parsing, person.densepose)
+    try:
+        wearer.check_garment()
+    except InputError:
+        return {"cycle_ssim": 0.0, "cycle_garment_iou": 0.0}
+    back = pipeline.transfer(owner, wearer)
+    counted = np.isin(owner.parsing, (GARMENT, SKIN))
+    score = Score()
+    score.add_labels(back.transfer_parsing, owner.parsing)
+    return {
+        "cycle_ssim": float(similarity_map(back.image, owner.image)[counted].mean()),
+        "cycle_garment_iou": score.ious()["garment"],
     }
 
 
 def evaluate_real(
     pipeline: Pipeline, people: Mapping[str, Person]
 ) -> tuple[list[dict[str, float | str]], dict[tuple[str, str], NDArray[np.uint8]]]:
-    """Every pair of real people: a row per person (garment given back), an image per pair."""
-    rows: list[dict[str, float | str]] = []
+    """Every pair of real people: a row per person, an image per pair.
+
+    A row says how the person's own garment comes back, at once (`give_back`) and from everybody
+    else, in the mean (`cycle`).
+    """
+    rows: list[dict[str, float | str]] = [
+        {"name": name, **give_back(pipeline, person)} for name, person in people.items()
+    ]
+    cycles: dict[str, list[dict[str, float]]] = {name: [] for name in people}
     images = {}
     for name, person in people.items():
-        rows.append({"name": name, **give_back(pipeline, person)})
         for other, owner in people.items():
-            images[name, other] = pipeline.transfer(person, owner).image
+            there = pipeline.transfer(person, owner)
+            images[name, other] = there.image
+            if other != name:
+                cycles[other].append(cycle(pipeline, owner, there, person))
+    for row, found in zip(rows, cycles.values(), strict=True):
+        for key in ("cycle_ssim", "cycle_garment_iou") if found else ():
+            row[key] = sum(figures[key] for figures in found) / len(found)
     return rows, images
 
 

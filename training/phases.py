@@ -1,32 +1,585 @@
 """What each training phase minimises.
 
-Supervised by the rendered truth: the same body, pose and light in the other garment.
+The method (Fang et al., arXiv 2401.12433) needs no truth of a transfer. Its phases, in their order:
+
+    try-on-parsing      teacher T_p       a person in their own garment, which the shop shows too
+    transfer-parsing    student S_p       T_p's response and feature knowledge
+    self-study          student S_p       a garment given back to its owner: hard knowledge
+    try-on-warping      teacher T_w       the shop's garment warped onto the person who wears it
+    aligning            student S_w       its STN, by the target shape that S_p reasons
+    warping             student S_w       its flow, by that shape and T_w's warped garment
+    warping-joint       student S_w       both
+    regrowth            arm regrowth      arms erased as by longer sleeves, and regrown
+
+All of them take `Photos`, which have no field for the truth of a transfer. The phases named
+`supervised-*` take `Transfers` and are taught by that truth, which only rendering knows: the bound
+that the method is measured against. The paper does not publish its losses; where it is silent, the
+docstrings say what is done here and why.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import cast
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from garment_transfer.models.layers import image_to_float, one_hot
-from garment_transfer.models.parsing import KEPT, ParsingNetwork, merge, parsing_loss
+from garment_transfer.models.flow_warp import flow_warp
+from garment_transfer.models.layers import (
+    HAND_PARTS,
+    image_to_float,
+    is_part,
+    label_neck,
+    one_hot,
+    positions,
+    push_pull,
+)
+from garment_transfer.models.parsing import (
+    KEPT,
+    WORN,
+    ParsingNetwork,
+    Reasoned,
+    known_planes,
+    merge,
+    parsing_loss,
+    soft_parsing_loss,
+    torso_affine,
+)
 from garment_transfer.models.regrowth import RegrowthNetwork
-from garment_transfer.models.warping import Flows, WarpingNetwork, displacement
-from garment_transfer.runtime.labels import GARMENT, SKIN
-from garment_transfer.training.data import Transfers
+from garment_transfer.models.teachers import (
+    TryOnParsingNetwork,
+    reserved_from,
+    reserved_planes,
+    shop_parsing,
+)
+from garment_transfer.models.warping import (
+    Flows,
+    WarpingNetwork,
+    displacement,
+    fill_garment,
+)
+from garment_transfer.models.warping import sample as sample_garment
+from garment_transfer.runtime.labels import (
+    BACKGROUND,
+    COLOURS,
+    FACE,
+    GARMENT,
+    HAIR,
+    LEGS,
+    LOWER,
+    SKIN,
+)
+from garment_transfer.training.data import Batch, Photos, Transfers
 
 Scalars = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Phase:
-    """A phase trains one stage; `loss` gives what is minimised and what is logged."""
+class Weights:
+    """How much each kind of knowledge counts; 0 switches it off, and with it what it needs.
 
-    stage: str
-    loss: Callable[[nn.Module, Transfers], tuple[Tensor, Scalars]]
+    Attributes:
+        response: of `T_p`'s soft output, for `transfer-parsing` and `self-study`.
+        feature: of `T_p`'s feature maps, for `transfer-parsing`.
+        cycle: of a person's own garment after a random one, for `try-on-parsing`.
+        hard: of the owner's own parsing, for `self-study`.
+        content: of `T_w`'s warped garment, for `warping` and `warping-joint`.
+        shape: of the target region, for all phases that warp.
+        smooth: of the flow's bending, for all phases that estimate it.
+        annotation: of annotated places of the cloth, for the teacher `try-on-warping`; without
+            effect on data that lack them.
+        erasing: how `regrowth` erases arms: as the garments of other people would, or by
+            rectangles at random, which is how inpainting is usually trained.
+    """
+
+    response: float = 1.0
+    feature: float = 1.0
+    cycle: float = 1.0
+    hard: float = 1.0
+    content: float = 1.0
+    shape: float = 1.0
+    smooth: float = 0.25
+    annotation: float = 1.0
+    erasing: Literal["garments", "rectangles"] = "garments"
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What a phase learns from beside its batch: trained networks by name, frozen, and weights."""
+
+    weights: Weights = field(default_factory=Weights)
+    networks: Mapping[str, nn.Module] = field(default_factory=dict)
+
+
+Loss = Callable[[Any, Any, Knowledge], tuple[Tensor, Scalars]]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of training.
+
+    Attributes:
+        network: whose weights it trains, a key of `NETWORKS`.
+        loss: from the network, a batch and `Knowledge`: what is minimised, and what is logged.
+        picture: from the same: columns of pictures, uint8 [N,H,W,3] each.
+        batch: the type that `loss` takes.
+        after: the phase whose result it starts from; from fresh weights if empty.
+        teachers: the networks it learns from, each with the weights that make it needed; always
+            needed if there are none.
+        shop: whether it needs the garments in the shop itself. A phase that learns from a teacher
+            needs them too, for the teacher.
+        frozen: the part of the network that is left as it is.
+    """
+
+    network: str
+    loss: Loss
+    picture: Callable[[Any, Any, Knowledge], list[Tensor]]
+    batch: type[Batch] = Photos
+    after: str = ""
+    teachers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    shop: bool = False
+    frozen: str = ""
+
+    def needed(self, weights: Weights) -> list[str]:
+        """The networks it learns from under these weights."""
+        return [
+            name
+            for name, causes in self.teachers.items()
+            if not causes or any(getattr(weights, cause) for cause in causes)
+        ]
+
+    def needs_shop(self, weights: Weights) -> bool:
+        """Whether it needs the garments in the shop under these weights."""
+        return self.shop or any(name.startswith("try_on") for name in self.needed(weights))
+
+
+# parsing
+
+
+def _kept(parsing: Tensor) -> Tensor:
+    """Where a person's own label stays whatever they wear, float [N,1,H,W]."""
+    return one_hot(parsing, KEPT).sum(dim=1, keepdim=True)
+
+
+def _ious(logits: Tensor, parsing: Tensor, truth: Tensor) -> Scalars:
+    labels = merge(logits, parsing)
+    return {
+        "garment_iou": intersection_over_union(labels, truth, GARMENT),
+        "skin_iou": intersection_over_union(labels, truth, SKIN),
+    }
+
+
+def intersection_over_union(labels: Tensor, truth: Tensor, label: int) -> float:
+    """Of one class over a whole batch of class ids."""
+    a, b = labels == label, truth == label
+    return float((a & b).sum() / (a | b).sum().clamp_min(1))
+
+
+def _try_on_parsing(
+    network: TryOnParsingNetwork, batch: Photos, knowledge: Knowledge
+) -> tuple[Tensor, Scalars]:
+    """`T_p` teaches itself: a person's own garment, at once and after a random one, is their photo.
+
+    A random garment first, and the own one put on over that result, closes a cycle: the second
+    step sees a lower garment that ends elsewhere than the photo's, and has to go by the mask.
+    """
+    height = batch.person_parsing.shape[-2]
+    # how much of the lower garment below the hem is hidden: from nothing to a quarter
+    hem = int(torch.randint(height // 4 + 1, ()))
+    reserved = reserved_planes(batch.person_parsing, batch.person_densepose, hem)
+    own_mask, other_mask = _given(batch.person_shop_mask), _given(batch.garment_shop_mask)
+    own = network.reason_planes(reserved, batch.person_densepose, own_mask)
+    loss = parsing_loss(own.logits, batch.person_reference, batch.person_parsing)
+    scalars = {
+        "own": loss.item(),
+        **_ious(own.logits, batch.person_parsing, batch.person_reference),
+    }
+    if knowledge.weights.cycle:
+        other = network.reason_planes(reserved, batch.person_densepose, other_mask)
+        planes = _soft_planes(other.logits, batch.person_parsing)
+        hands = planes[:, 5:] * is_part(batch.person_densepose, HAND_PARTS)[:, None]
+        reserved = reserved_from(planes[:, :5], hands, hem)
+        back = network.reason_planes(reserved, batch.person_densepose, own_mask)
+        cycle = parsing_loss(back.logits, batch.person_reference, batch.person_parsing)
+        loss = loss + knowledge.weights.cycle * cycle
+        scalars["cycle"] = cycle.item()
+    return loss, scalars
+
+
+def _given(tensor: Tensor | None) -> Tensor:
+    """A field that the phase needs; `train` makes sure of it before the first step."""
+    assert tensor is not None
+    return tensor
+
+
+def _soft_planes(logits: Tensor, parsing: Tensor) -> Tensor:
+    """Shares of hair, face, lower garment, legs, garment and skin, float [N,6,H,W].
+
+    As reasoned, but for a person's kept classes; a gradient flows through.
+    """
+    kept = _kept(parsing)
+    shares = torch.softmax(logits.float(), dim=1) * (1 - kept)
+    _, skin, garment, lower = shares.split(1, dim=1)
+    hair, face, legs = one_hot(parsing, (HAIR, FACE, LEGS)).split(1, dim=1)
+    return torch.cat([hair, face, lower, legs, garment, skin], dim=1)
+
+
+def _teach(batch: Photos, knowledge: Knowledge) -> Reasoned:
+    """What `T_p` says of the same transfer, from the owner's garment in the shop."""
+    teacher = cast(TryOnParsingNetwork, knowledge.networks["try_on_parsing"])
+    hem = batch.person_parsing.shape[-2] // 8
+    with torch.no_grad():
+        reserved = reserved_planes(batch.person_parsing, batch.person_densepose, hem)
+        mask = _given(batch.garment_shop_mask)
+        return teacher.reason_planes(reserved, batch.person_densepose, mask)
+
+
+def _study(network: ParsingNetwork, batch: Photos) -> Reasoned:
+    """What `S_p` makes of a pair of photos."""
+    worn = one_hot(label_neck(batch.garment_parsing, batch.garment_densepose), WORN)
+    return network.reason_planes(
+        known_planes(batch.person_parsing, batch.person_densepose),
+        batch.person_densepose,
+        worn,
+        batch.garment_densepose,
+    )
+
+
+def response_loss(student: Tensor, teacher: Tensor, person_parsing: Tensor) -> Tensor:
+    """Response knowledge: how far a student's logits are from a teacher's soft output.
+
+    Logits [N,4,H,W] each; the person's kept classes (uint8 [N,H,W]) are not reasoned and do not
+    count. Cross-entropy and Dice as towards a truth, so its least value is the teacher's doubt.
+    """
+    return soft_parsing_loss(student, torch.softmax(teacher.float(), dim=1), person_parsing)
+
+
+def feature_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
+    """Feature knowledge: where in the picture a student's maps are active, against a teacher's.
+
+    Maps of one size each, of any width: their channels have nothing to do with each other, so what
+    is compared is the energy over them, as in Zagoruyko and Komodakis, "Paying More Attention to
+    Attention" (ICLR 2017). 0 where they agree, at most 4.
+    """
+
+    def energy(features: Tensor) -> Tensor:
+        flat = features.float().square().mean(dim=1).flatten(1)
+        return F.normalize(flat, dim=1)
+
+    differences = [
+        (energy(a) - energy(b)).square().sum(dim=1).mean()
+        for a, b in zip(student, teacher, strict=True)
+    ]
+    return torch.stack(differences).mean()
+
+
+def _transfer_parsing(
+    network: ParsingNetwork, batch: Photos, knowledge: Knowledge
+) -> tuple[Tensor, Scalars]:
+    """`S_p` learns from `T_p`, which sees in the shop what it has to see on another body."""
+    weights = knowledge.weights
+    student, teacher = _study(network, batch), _teach(batch, knowledge)
+    response = response_loss(student.logits, teacher.logits, batch.person_parsing)
+    feature = feature_loss(student.features, teacher.features)
+    loss = weights.response * response + weights.feature * feature
+    labels = merge(teacher.logits, batch.person_parsing)
+    ious = _ious(student.logits, batch.person_parsing, labels)
+    return loss, {
+        "response": response.item(),
+        "feature": feature.item(),
+        **{f"teacher_{name}": value for name, value in ious.items()},
+    }
+
+
+def _self_study(
+    network: ParsingNetwork, batch: Photos, knowledge: Knowledge
+) -> tuple[Tensor, Scalars]:
+    """`S_p` gives its own transfer back to the garment's owner, whose parsing is known.
+
+    Before that the owner is put into the person's garment, by `S_p` too: a map of them that still
+    had their own silhouette would give the answer away.
+    """
+    weights = knowledge.weights
+    there = _study(network, batch)
+    planes = _soft_planes(there.logits, batch.person_parsing)
+    hair, _, lower, _, garment, skin = planes.split(1, dim=1)
+    with torch.no_grad():
+        swapped = network.reason(
+            batch.garment_parsing,
+            batch.garment_densepose,
+            batch.person_parsing,
+            batch.person_densepose,
+        )
+        dressed = merge(swapped, batch.garment_parsing)
+    back = network.reason_planes(
+        known_planes(dressed, batch.garment_densepose),
+        batch.garment_densepose,
+        torch.cat([garment, skin, hair, lower], dim=1),  # WORN
+        batch.person_densepose,
+    ).logits
+    hard = parsing_loss(back, batch.garment_reference, batch.garment_parsing)
+    loss = weights.hard * hard
+    scalars = {
+        "hard": hard.item(),
+        **_ious(back, batch.garment_parsing, batch.garment_reference),
+    }
+    if weights.response:
+        teacher = _teach(batch, knowledge)
+        response = response_loss(there.logits, teacher.logits, batch.person_parsing)
+        loss = loss + weights.response * response
+        scalars["response"] = response.item()
+    return loss, scalars
+
+
+def _supervised_parsing(
+    network: ParsingNetwork, batch: Transfers, knowledge: Knowledge
+) -> tuple[Tensor, Scalars]:
+    logits = network.reason(
+        batch.person_parsing,
+        batch.person_densepose,
+        batch.garment_parsing,
+        batch.garment_densepose,
+    )
+    loss = parsing_loss(logits, batch.true_parsing, batch.person_parsing)
+    return loss, _ious(logits, batch.person_parsing, batch.true_parsing)
+
+
+# warping
+
+
+@dataclass(frozen=True)
+class Content:
+    """A garment as an image: colours 0..1 and places of the cloth, decimetres, [N,6,H,W].
+
+    A garment in one plain colour says nothing of where its cloth went; places do, on any garment.
+    `mask` [N,1,H,W] is where both are known.
+    """
+
+    image: Tensor
+    mask: Tensor
+
+
+def shop_places(batch: Photos) -> Tensor:
+    """Places of the owner's garment in the shop's picture, decimetres, float [N,3,H,W].
+
+    Any coordinates do that are one and the same on the shop's picture and on everybody whom a
+    teacher puts that garment on. Annotated ones, where a data set has them; else positions in the
+    shop's picture, which it shows about 8 decimetres of.
+    """
+    mask = (_given(batch.garment_shop_mask) > 0)[:, None].float()
+    if batch.garment_shop_places is not None:
+        return 10 * batch.garment_shop_places.float() * mask
+    h, w = mask.shape[-2:]
+    x, y = (4 * positions(mask)).split(1, dim=1)
+    return torch.cat([x * w / h, y, torch.zeros_like(x)], dim=1) * mask
+
+
+def worn_content(image: Tensor, parsing: Tensor, places: Tensor) -> Content:
+    """The garment of a photo, uint8 [N,H,W,3], with places of it, [N,3,H,W]."""
+    mask = one_hot(parsing, (GARMENT,))
+    return Content(torch.cat([image_to_float(image), places], dim=1) * mask, mask)
+
+
+def taught_content(batch: Photos, knowledge: Knowledge, parsing: Tensor, who: Tensor) -> Content:
+    """`T_w` puts the owner's garment from the shop on somebody: [N,H,W] parsing, their IUV."""
+    teacher = cast(WarpingNetwork, knowledge.networks["try_on_warping"])
+    with torch.no_grad():
+        shop = shop_parsing(_given(batch.garment_shop_mask))
+        image = _given(batch.garment_shop_image)
+        flows = teacher.flows(image, shop, parsing, who)
+        return moved_content(worn_content(image, shop, shop_places(batch)), flows, parsing)
+
+
+def moved_content(content: Content, flows: Flows, parsing: Tensor) -> Content:
+    """Content moved along all flows at the full size, complete in the parsing's garment."""
+    planes = torch.cat([content.image, content.mask], dim=1)
+    nothing = torch.zeros_like(planes[:, :2])
+    moved, _ = flow_warp(planes, flows.levels[-1].float(), nothing, flows.affine)
+    weight = moved[:, -1:]
+    target = one_hot(parsing, (GARMENT,))
+    filled = push_pull(moved[:, :-1] / weight.clamp_min(1e-3), weight)
+    return Content(filled * target, target)
+
+
+def content_loss(
+    flows: Flows, source: Content, target: Content, annotated: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """How far what the flows show of `source` is from `target`, over all levels and the affine.
+
+    Each level compares at its own size, where both are averages, so a coarse level sees far and a
+    fine one exactly; beyond the edge of the garment its content continues, so that a flow that
+    leads there is no better than its edge.
+
+    Returns:
+        The loss, and at the finest level the mean distance of places in decimetres, which
+        `annotated` weighs, and the mean difference of colours, 0..1.
+    """
+    height = source.image.shape[-2]
+
+    def compare(flow: Tensor) -> tuple[Tensor, Tensor]:
+        factor = height // flow.shape[-2]
+        planes = []
+        for content in (source, target):
+            share = F.avg_pool2d(content.mask, factor)
+            mean = F.avg_pool2d(content.image * content.mask, factor) / share.clamp_min(1e-6)
+            planes.append((mean, share))
+        (shown, known), (due, wanted) = planes
+        h, w = flow.shape[-2:]
+        half = flow.new_tensor([w / 2, h / 2]).view(1, 2, 1, 1)
+        grid = (positions(flow) + displacement(flow.float(), flows.affine.float()) / half).permute(
+            0, 2, 3, 1
+        )
+        moved = F.grid_sample(
+            push_pull(shown, known), grid, padding_mode="border", align_corners=False
+        )
+        counted = wanted * (wanted > 0.5)
+        error = moved - due
+        distance = (error[:, 3:].square().sum(dim=1, keepdim=True) + 1e-5).sqrt()
+        difference = error[:, :3].abs().mean(dim=1, keepdim=True)
+        total = counted.sum().clamp_min(1.0)
+        return (distance * counted).sum() / total, (difference * counted).sum() / total
+
+    def loss(flow: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        places, colours = compare(flow)
+        # in about pixels at a height of 256: a decimetre is 25 of them
+        return 25 * annotated * places + 20 * colours, places, colours
+
+    with torch.autocast(source.image.device.type, enabled=False):
+        aligned = loss(torch.zeros_like(flows.levels[-2]))[0]
+        coarse = [loss(flow)[0] for flow in (flows.match, *flows.levels[:-1])]
+        finest, places, colours = loss(flows.levels[-1])
+    return 0.5 * finest + 0.1 * (aligned + sum(coarse)), places, colours
+
+
+def shape_loss(flows: Flows, mask: Tensor, target: Tensor, aligning: bool = False) -> Tensor:
+    """Share of the target region, [N,1,H,W], that the moved mask misses or exceeds.
+
+    Of the finest flow, or of the affine alone at 1/4 of the size, where averages are smooth enough
+    to lead it.
+    """
+    with torch.autocast(mask.device.type, enabled=False):
+        if aligning:
+            mask, target = F.avg_pool2d(mask, 4), F.avg_pool2d(target, 4)
+            flow = torch.zeros_like(flows.levels[-2].float())
+        else:
+            mask, target = F.avg_pool2d(mask, 2), F.avg_pool2d(target, 2)
+            flow = flows.levels[-1].float()
+        h, w = flow.shape[-2:]
+        half = flow.new_tensor([w / 2, h / 2]).view(1, 2, 1, 1)
+        grid = positions(flow) + displacement(flow, flows.affine.float()) / half
+        moved = F.grid_sample(mask, grid.permute(0, 2, 3, 1), align_corners=False)
+        return (moved - target).abs().sum() / target.sum().clamp_min(1.0)
+
+
+def smoothness(flow: Tensor) -> Tensor:
+    """Mean absolute second difference of a flow [N,2,H,W], in pixels: bending costs, not moving."""
+    across = flow[..., 2:] - 2 * flow[..., 1:-1] + flow[..., :-2]
+    down = flow[..., 2:, :] - 2 * flow[..., 1:-1, :] + flow[..., :-2, :]
+    return across.abs().mean() + down.abs().mean()
+
+
+def _try_on_warping(
+    network: WarpingNetwork, batch: Photos, knowledge: Knowledge
+) -> tuple[Tensor, Scalars]:
+    """`T_w` teaches itself: the shop's garment on the person who wears it looks as in the photo.
+
+    Where a data set says which place of the cloth a photo and the shop's picture show, the two
+    meet there too. That is an annotation of one photo, as a parsing is, and knows nothing of a
+    transfer; without it a plain garment is led by its outline alone.
+    """
+    weights = knowledge.weights
+    image, shop = _given(batch.person_shop_image), shop_parsing(_given(batch.person_shop_mask))
+    # every other sample sees the target shape as a parser would have drawn it
+    wearing = batch.person_reference.clone()
+    wearing[::2] = batch.person_parsing[::2]
+    flows = network.flows(image, shop, wearing, batch.person_densepose)
+    region = one_hot(batch.person_reference, (GARMENT,))
+    annotated = weights.annotation if batch.person_places is not None else 0.0
+    places = [torch.zeros_like(region).expand(-1, 3, -1, -1)] * 2
+    if batch.person_places is not None and batch.person_shop_places is not None:
+        places = [10 * batch.person_places.float(), 10 * batch.person_shop_places.float()]
+    own = worn_content(batch.person_image, batch.person_reference, places[0])
+    content, distance, colours = content_loss(
+        flows, worn_content(image, shop, places[1]), own, annotated
+    )
+    shape = shape_loss(flows, one_hot(shop, (GARMENT,)), region)
+    bending = smoothness(flows.levels[-1])
+    loss = content + 5 * weights.shape * shape + weights.smooth * bending
+    scalars = {"colours": colours.item(), "shape": shape.item(), "bending": bending.item()}
+    if annotated:
+        worn = places_loss(flows.worn, places[1] / 10)
+        wanted = places_loss(flows.wanted, places[0] / 10)
+        loss = loss + 8 * annotated * (worn + wanted)
+        scalars |= {
+            "places_dm": distance.item(),
+            "worn_dm": worn.item(),
+            "wanted_dm": wanted.item(),
+        }
+    return loss, scalars
+
+
+def reasoned_transfer(batch: Photos, knowledge: Knowledge) -> Tensor:
+    """The person in the owner's garment as `S_p` reasons it: uint8 [N,H,W]."""
+    with torch.no_grad():
+        return cast(ParsingNetwork, knowledge.networks["parsing"])(
+            batch.person_parsing,
+            batch.person_densepose,
+            batch.garment_parsing,
+            batch.garment_densepose,
+        )
+
+
+def _worn_flows(network: WarpingNetwork, batch: Photos, transfer: Tensor) -> Flows:
+    return network.flows(
+        batch.garment_image, batch.garment_parsing, transfer, batch.person_densepose
+    )
+
+
+def _aligning(
+    network: WarpingNetwork, batch: Photos, knowledge: Knowledge
+) -> tuple[Tensor, Scalars]:
+    """`S_w`'s STN brings the worn garment onto the target region as well as an affine can."""
+    transfer = reasoned_transfer(batch, knowledge)
+    flows = _worn_flows(network, batch, transfer)
+    mask, target = (one_hot(p, (GARMENT,)) for p in (batch.garment_parsing, transfer))
+    shape = shape_loss(flows, mask, target, aligning=True)
+    return knowledge.weights.shape * shape, {"shape": shape.item()}
+
+
+def _warping(
+    network: WarpingNetwork, batch: Photos, knowledge: Knowledge
+) -> tuple[Tensor, Scalars]:
+    """`S_w` learns from `T_w`, which warps the same garment from the shop onto the same shape.
+
+    `T_w` also says which place of the cloth the owner's photo shows, since it puts the garment on
+    its owner as well: so a flow of `S_w` is right where it leads to the place that `T_w` has there.
+    """
+    weights = knowledge.weights
+    transfer = reasoned_transfer(batch, knowledge)
+    flows = _worn_flows(network, batch, transfer)
+    mask, target = (one_hot(p, (GARMENT,)) for p in (batch.garment_parsing, transfer))
+    shape = shape_loss(flows, mask, target)
+    bending = smoothness(flows.levels[-1])
+    loss = 5 * weights.shape * shape + weights.smooth * bending
+    if network.aligning is not None:
+        loss = loss + weights.shape * shape_loss(flows, mask, target, aligning=True)
+    scalars = {"shape": shape.item(), "bending": bending.item()}
+    if weights.content:
+        due = taught_content(batch, knowledge, transfer, batch.person_densepose)
+        worn = taught_content(batch, knowledge, batch.garment_parsing, batch.garment_densepose)
+        places = worn.image[:, 3:]
+        shown = worn_content(batch.garment_image, batch.garment_parsing, places)
+        content, distance, colours = content_loss(flows, shown, due)
+        heads = places_loss(flows.worn, places / 10)
+        heads = heads + places_loss(flows.wanted, due.image[:, 3:] / 10)
+        loss = loss + weights.content * (content + 8 * heads)
+        scalars |= {
+            "content_dm": distance.item(),
+            "content_colours": colours.item(),
+            "heads_dm": heads.item() / 2,
+        }
+    return loss, scalars
 
 
 def true_transfer(batch: Transfers, rough: bool) -> Tensor:
@@ -39,28 +592,6 @@ def true_transfer(batch: Transfers, rough: bool) -> Tensor:
         return batch.rough_truth
     kept = one_hot(batch.person_parsing, KEPT).sum(dim=1) > 0
     return torch.where(kept, batch.person_parsing, batch.true_parsing)
-
-
-def intersection_over_union(labels: Tensor, truth: Tensor, label: int) -> float:
-    """Of one class over a whole batch of class ids."""
-    a, b = labels == label, truth == label
-    return float((a & b).sum() / (a | b).sum().clamp_min(1))
-
-
-def _parsing(network: nn.Module, batch: Transfers) -> tuple[Tensor, Scalars]:
-    logits = cast(ParsingNetwork, network).reason(
-        batch.person_parsing,
-        batch.person_densepose,
-        batch.garment_parsing,
-        batch.garment_densepose,
-    )
-    loss = parsing_loss(logits, batch.true_parsing, batch.person_parsing)
-    with torch.no_grad():
-        labels = merge(logits, batch.person_parsing)
-    return loss, {
-        "garment_iou": intersection_over_union(labels, batch.true_parsing, GARMENT),
-        "skin_iou": intersection_over_union(labels, batch.true_parsing, SKIN),
-    }
 
 
 def flow_loss(flows: Flows, true_flow: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,19 +645,14 @@ def places_loss(places: Tensor, truth: Tensor) -> Tensor:
     return (length * counted).sum() / counted.sum().clamp_min(1.0)
 
 
-def smoothness(flow: Tensor) -> Tensor:
-    """Mean absolute second difference of a flow [N,2,H,W], in pixels: bending costs, not moving."""
-    across = flow[..., 2:] - 2 * flow[..., 1:-1] + flow[..., :-2]
-    down = flow[..., 2:, :] - 2 * flow[..., 1:-1, :] + flow[..., :-2, :]
-    return across.abs().mean() + down.abs().mean()
-
-
-def _warping(network: nn.Module, batch: Transfers) -> tuple[Tensor, Scalars]:
+def _supervised_warping(
+    network: WarpingNetwork, batch: Transfers, knowledge: Knowledge
+) -> tuple[Tensor, Scalars]:
     # every other sample sees the target shape as a parser would have drawn it
     transfer = true_transfer(batch, rough=False)
     transfer = transfer.clone()
     transfer[::2] = batch.rough_truth[::2]
-    flows = cast(WarpingNetwork, network).flows(
+    flows = network.flows(
         batch.garment_image, batch.garment_parsing, transfer, batch.person_densepose
     )
     position, distance = flow_loss(flows, batch.true_flow, batch.flow_valid)
@@ -143,15 +669,94 @@ def _warping(network: nn.Module, batch: Transfers) -> tuple[Tensor, Scalars]:
     }
 
 
-def _regrowth(network: nn.Module, batch: Transfers) -> tuple[Tensor, Scalars]:
+# regrowth
+
+
+def erased(batch: Photos, knowledge: Knowledge) -> tuple[Tensor, Tensor]:
+    """The person as if a longer garment had covered more of them: parsing and image.
+
+    The garments of two other people of the batch, each moved by the affine between the torsos,
+    cover what they would cover of arms, background and lower garment; hands and what is never
+    covered stay. Or, by the weights, up to three rectangles do.
+
+    Returns:
+        uint8 [N,H,W] and uint8 [N,H,W,3].
+    """
+    covered = torch.zeros_like(batch.person_parsing, dtype=torch.float32)[:, None]
+    image = image_to_float(batch.person_image)
+    if knowledge.weights.erasing == "garments":
+        for others in (0, 1):
+            owner = [
+                tensor.roll(others, dims=0)
+                for tensor in (batch.garment_image, batch.garment_parsing, batch.garment_densepose)
+            ]
+            mask = one_hot(owner[1], (GARMENT,))
+            planes = torch.cat([image_to_float(owner[0]) * mask, mask], dim=1)
+            affine = torso_affine(batch.person_densepose, owner[2])
+            coarse = torch.zeros_like(planes[:, :2, ::2, ::2])
+            moved, _ = flow_warp(planes, coarse, torch.zeros_like(planes[:, :2]), affine)
+            hit = (moved[:, 3:] > 0.5).float()
+            image = torch.where(hit > 0, moved[:, :3] / moved[:, 3:].clamp_min(0.5), image)
+            covered = torch.maximum(covered, hit)
+    else:
+        h, w = covered.shape[-2:]
+        for sample in covered[:, 0]:
+            for _ in range(int(torch.randint(4, ()))):
+                top, left = int(torch.randint(h, ())), int(torch.randint(w, ()))
+                bottom = top + int(torch.randint(h // 8, h // 2, ()))
+                sample[top:bottom, left : left + int(torch.randint(w // 8, w // 2, ()))] = 1
+        image = image * (1 - covered) + 0.5 * covered
+    hands = is_part(batch.person_densepose, HAND_PARTS)[:, None].float()
+    coverable = one_hot(batch.person_parsing, (BACKGROUND, SKIN, LOWER)).sum(dim=1, keepdim=True)
+    covered = covered * coverable * (1 - hands)
+    garment = torch.full_like(batch.person_parsing, GARMENT)
+    parsing = torch.where(covered[:, 0] > 0, garment, batch.person_parsing)
+    image = torch.where(covered > 0, image, image_to_float(batch.person_image))
+    return parsing, (255 * image + 0.5).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def _regrown(
+    network: RegrowthNetwork, batch: Photos, knowledge: Knowledge
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Erased photo uint8 [N,H,W,3], the network's image, what it painted, the target's skin."""
+    parsing, image = erased(batch, knowledge)
+    # every other sample sees the target shape as a parser would have drawn it
+    target = torch.where(
+        _kept(batch.person_parsing)[:, 0] > 0, batch.person_parsing, batch.person_reference
+    )
+    target[::2] = batch.person_parsing[::2]
+    garment = batch.person_image * (target == GARMENT)[..., None]
+    painted_image, painted = network.paint(image, parsing, target, garment)
+    return image, painted_image, painted, one_hot(target, (SKIN,))
+
+
+def _regrowth(
+    network: RegrowthNetwork, batch: Photos, knowledge: Knowledge
+) -> tuple[Tensor, Scalars]:
+    """Arms erased from a photo as by longer sleeves grow back: the photo is the truth."""
+    _, image, painted, skin = _regrown(network, batch, knowledge)
+    return painting_loss(image, image_to_float(batch.person_image), painted, skin)
+
+
+def _supervised_regrowth(
+    network: RegrowthNetwork, batch: Transfers, knowledge: Knowledge
+) -> tuple[Tensor, Scalars]:
     transfer = true_transfer(batch, rough=False)
     # the truth's own garment stands in for the warped one: it is copied, never painted
     garment = (batch.true_image * (transfer == GARMENT)[..., None]).to(torch.uint8)
-    image, painted = cast(RegrowthNetwork, network).paint(
-        batch.person_image, batch.person_parsing, transfer, garment
+    image, painted = network.paint(batch.person_image, batch.person_parsing, transfer, garment)
+    return painting_loss(
+        image, image_to_float(batch.true_image), painted, one_hot(transfer, (SKIN,))
     )
-    truth = image_to_float(batch.true_image)
-    skin = one_hot(transfer, (SKIN,))
+
+
+def painting_loss(
+    image: Tensor, truth: Tensor, painted: Tensor, skin: Tensor
+) -> tuple[Tensor, Scalars]:
+    """Difference of colours and of their steps where an image was painted; skin counts twice.
+
+    Images float [N,3,H,W], `painted` and `skin` [N,1,H,W].
+    """
     weight = painted * (1 + skin)
     difference = image - truth
     colour = (difference.abs() * weight).sum() / (3 * weight.sum()).clamp_min(1.0)
@@ -162,8 +767,142 @@ def _regrowth(network: nn.Module, batch: Transfers) -> tuple[Tensor, Scalars]:
     return colour + edges, {"colour_l1": colour.item(), "edges_l1": edges.item()}
 
 
+# pictures for the log
+
+
+def _show_try_on_parsing(
+    network: TryOnParsingNetwork, batch: Photos, knowledge: Knowledge
+) -> list[Tensor]:
+    hem = batch.person_parsing.shape[-2] // 8
+    reserved = reserved_planes(batch.person_parsing, batch.person_densepose, hem)
+    columns = [batch.person_image, coloured(batch.person_reference)]
+    for image, mask in (
+        (batch.person_shop_image, batch.person_shop_mask),
+        (batch.garment_shop_image, batch.garment_shop_mask),
+    ):
+        reasoned = network.reason_planes(reserved, batch.person_densepose, _given(mask))
+        columns += [_given(image), coloured(merge(reasoned.logits, batch.person_parsing))]
+    return columns
+
+
+def _show_parsing(
+    network: ParsingNetwork, batch: Photos | Transfers, knowledge: Knowledge
+) -> list[Tensor]:
+    transfer = network(
+        batch.person_parsing,
+        batch.person_densepose,
+        batch.garment_parsing,
+        batch.garment_densepose,
+    )
+    columns = [batch.person_image, batch.garment_image, coloured(transfer)]
+    if isinstance(batch, Transfers):
+        return [*columns, coloured(batch.true_parsing)]
+    if "try_on_parsing" in knowledge.networks:
+        teacher = merge(_teach(batch, knowledge).logits, batch.person_parsing)
+        columns += [_given(batch.garment_shop_image), coloured(teacher)]
+    return columns
+
+
+def _show_try_on_warping(
+    network: WarpingNetwork, batch: Photos, knowledge: Knowledge
+) -> list[Tensor]:
+    image, shop = _given(batch.person_shop_image), shop_parsing(_given(batch.person_shop_mask))
+    warped, _ = network(image, shop, batch.person_parsing, batch.person_densepose)
+    return [image, warped, batch.person_image]
+
+
+def _show_warping(
+    network: WarpingNetwork, batch: Photos | Transfers, knowledge: Knowledge
+) -> list[Tensor]:
+    if isinstance(batch, Transfers):
+        transfer, due = batch.rough_truth, [batch.true_image]
+    else:
+        transfer, due = reasoned_transfer(batch, knowledge), []
+        if "try_on_warping" in knowledge.networks:
+            taught = taught_content(batch, knowledge, transfer, batch.person_densepose)
+            due = [(255 * taught.image[:, :3]).to(torch.uint8).permute(0, 2, 3, 1)]
+    warped, _ = network(
+        batch.garment_image, batch.garment_parsing, transfer, batch.person_densepose
+    )
+    return [batch.person_image, batch.garment_image, warped, *due]
+
+
+def _show_aligning(network: WarpingNetwork, batch: Photos, knowledge: Knowledge) -> list[Tensor]:
+    transfer = reasoned_transfer(batch, knowledge)
+    flows = _worn_flows(network, batch, transfer)
+    still = Flows(**{**vars(flows), "levels": [torch.zeros_like(f) for f in flows.levels]})
+    moved, _ = sample_garment(batch.garment_image, batch.garment_parsing, still)
+    image = (255 * fill_garment(moved) * (moved[:, 3:] > 0)).to(torch.uint8).permute(0, 2, 3, 1)
+    return [batch.person_image, batch.garment_image, coloured(transfer), image]
+
+
+def _show_regrowth(network: RegrowthNetwork, batch: Photos, knowledge: Knowledge) -> list[Tensor]:
+    seen, image, _, _ = _regrown(network, batch, knowledge)
+    regrown = (255 * image.clamp(0, 1)).to(torch.uint8).permute(0, 2, 3, 1)
+    return [seen, regrown, batch.person_image]
+
+
+def _show_supervised_regrowth(
+    network: RegrowthNetwork, batch: Transfers, knowledge: Knowledge
+) -> list[Tensor]:
+    transfer = true_transfer(batch, rough=False)
+    garment = batch.true_image * (transfer == GARMENT)[..., None]
+    image = network(batch.person_image, batch.person_parsing, transfer, garment)
+    return [batch.person_image, image, batch.true_image]
+
+
+def coloured(parsing: Tensor) -> Tensor:
+    """A picture, uint8 [N,H,W,3], of class ids [N,H,W]."""
+    return torch.tensor(COLOURS, dtype=torch.uint8, device=parsing.device)[parsing.long()]
+
+
 PHASES = {
-    "parsing": Phase("parsing", _parsing),
-    "warping": Phase("warping", _warping),
-    "regrowth": Phase("regrowth", _regrowth),
+    "try-on-parsing": Phase("try_on_parsing", _try_on_parsing, _show_try_on_parsing, shop=True),
+    "transfer-parsing": Phase(
+        "parsing",
+        _transfer_parsing,
+        _show_parsing,
+        teachers={"try_on_parsing": ()},
+    ),
+    "self-study": Phase(
+        "parsing",
+        _self_study,
+        _show_parsing,
+        after="transfer-parsing",
+        teachers={"try_on_parsing": ("response",)},
+    ),
+    "try-on-warping": Phase("try_on_warping", _try_on_warping, _show_try_on_warping, shop=True),
+    "aligning": Phase("warping", _aligning, _show_aligning, teachers={"parsing": ()}),
+    "warping": Phase(
+        "warping",
+        _warping,
+        _show_warping,
+        after="aligning",
+        teachers={"parsing": (), "try_on_warping": ("content",)},
+        frozen="aligning",
+    ),
+    "warping-joint": Phase(
+        "warping",
+        _warping,
+        _show_warping,
+        after="warping",
+        teachers={"parsing": (), "try_on_warping": ("content",)},
+    ),
+    "regrowth": Phase("regrowth", _regrowth, _show_regrowth),
+    "supervised-parsing": Phase("parsing", _supervised_parsing, _show_parsing, Transfers),
+    "supervised-warping": Phase("warping", _supervised_warping, _show_warping, Transfers),
+    "supervised-regrowth": Phase(
+        "regrowth", _supervised_regrowth, _show_supervised_regrowth, Transfers
+    ),
+}
+
+#: The method: its phases in their order. Which later phase gives what an earlier one is named for:
+#: the result of `self-study` is `S_p`.
+METHOD = tuple(name for name in PHASES if not name.startswith("supervised-"))
+
+#: The phase whose result each taught network is, where no other is given.
+LEARNT_IN = {
+    "try_on_parsing": "try-on-parsing",
+    "try_on_warping": "try-on-warping",
+    "parsing": "self-study",
 }

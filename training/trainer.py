@@ -2,22 +2,32 @@
 
 import json
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from garment_transfer.models.checkpoint import load_checkpoint, save_checkpoint
-from garment_transfer.models.presets import build
+from garment_transfer.models.checkpoint import load_network, save_checkpoint
+from garment_transfer.models.presets import PRESETS, build_network
+from garment_transfer.runtime.bundle import STAGES
 from garment_transfer.runtime.errors import GarmentTransferError
 from garment_transfer.runtime.files import replacing
-from garment_transfer.training.data import TransferBatches
-from garment_transfer.training.phases import PHASES
+from garment_transfer.training.data import (
+    Batch,
+    PhotoBatches,
+    PhotoSet,
+    TransferBatches,
+    Transfers,
+)
+from garment_transfer.training.phases import LEARNT_IN, METHOD, PHASES, Knowledge, Phase, Weights
+from garment_transfer.training.photos import open_photos
 
 
 class TrainingError(GarmentTransferError):
@@ -31,15 +41,23 @@ class TrainingConfig:
     Attributes:
         phase: a key of `PHASES`.
         preset: a key of `garment_transfer.models.presets.PRESETS`.
-        data: folder of rendered shards.
-        output: the run's folder; `checkpoint.safetensors` in it gets the stage's weights.
+        data: folder of rendered shards, of a data set in VITON's layout, or of people.
+        output: the run's folder. `PHASE.safetensors` in it gets the phase's weights, and those of
+            a student `checkpoint.safetensors` too, which is what is exported.
         steps: optimiser steps in all.
         batch: transfers per step.
         learning_rate: the highest; it rises over 3 % of the steps and falls as a cosine.
         average: decay of the moving average of the weights, which is what is kept.
         seed: of initial weights and of the order of the data.
         save_every: steps between two saved states.
-        initial: a checkpoint of the same preset whose weights the stage starts from.
+        initial: a checkpoint of the same preset whose weights the phase starts from. If not given,
+            a phase that goes on from another takes that one's result in `output`.
+        weights: how much each kind of knowledge counts.
+        knowledge: checkpoints of the networks that the phase learns from, by name; those of the
+            phases `LEARNT_IN` in `output` where one is not given.
+        label_set, densepose: which a data set in VITON's layout uses, where its `meta.json` does
+            not say.
+        size: (H, W) that people of other sizes are fitted to.
     """
 
     phase: str
@@ -53,48 +71,114 @@ class TrainingConfig:
     seed: int = 0
     save_every: int = 200
     initial: Path | None = None
+    weights: Weights = field(default_factory=Weights)
+    knowledge: Mapping[str, Path] = field(default_factory=dict)
+    label_set: str | None = None
+    densepose: str | None = None
+    size: tuple[int, int] = (256, 192)
+
+
+def result_of(output: Path, phase: str) -> Path:
+    """The checkpoint that a phase writes into a run's folder."""
+    return output / f"{phase}.safetensors"
+
+
+def phases_of(preset: str) -> list[str]:
+    """The phases of the method for a preset, in order: without an STN, none that aligns."""
+    return [p for p in METHOD if p != "aligning" or PRESETS[preset].warping.aligning]
+
+
+def open_data(
+    config: TrainingConfig, photos: PhotoSet | None = None
+) -> PhotoBatches | TransferBatches:
+    """The batches that a phase trains on; `photos` are those of its folder, where it is open.
+
+    Raises:
+        InputError: the folder holds none, or there are problems with its files: all are listed.
+        TrainingError: the phase needs what these data lack.
+    """
+    phase = _phase(config)
+    if phase.batch is Transfers:
+        return TransferBatches(config.data, config.batch, config.seed)
+    if photos is None:
+        photos = open_photos(config.data, config.label_set, config.densepose, config.size)
+    if phase.needs_shop(config.weights) and not photos.has_shop:
+        why = [
+            f"set {' and '.join(causes)} to 0 to do without {name}"
+            for name, causes in phase.teachers.items()
+            if name.startswith("try_on") and causes
+        ]
+        raise TrainingError(
+            f"phase {config.phase} needs the garments in the shop, which {config.data} "
+            f"({photos.name}) lacks: {'; '.join([*why, _SHOP_REMEDY[photos.name]])}"
+        )
+    return PhotoBatches(photos, config.batch, config.seed)
+
+
+_SHOP_REMEDY = {
+    "rendered": "`garment-transfer train` without --data renders them, and into shards that have "
+    "the people alone too",
+    "viton": "add the folders cloth and cloth-mask",
+    "people": "choose data in VITON's layout, or rendered ones",
+}
 
 
 def train(
-    config: TrainingConfig, log: Callable[[int, dict[str, float]], None] | None = None
+    config: TrainingConfig,
+    log: Callable[[int, dict[str, float]], None] | None = None,
+    show: Callable[[int, NDArray[np.uint8]], None] | None = None,
+    data: PhotoBatches | TransferBatches | None = None,
 ) -> Path:
     """Train one phase, from its last saved state if there is one.
+
+    A phase that is complete writes its checkpoints again and trains no further, so a run of
+    several phases that was killed goes on when it is repeated.
 
     Args:
         config: what to train.
         log: called every ten steps with the step and its scalars.
+        show: called with every saved state with the step and a picture, uint8 RGB [H,W,3]: a row
+            for each of up to four samples.
+        data: what `open_data(config)` gave, where it was called before.
 
     Returns:
-        The checkpoint that holds the stage's averaged weights.
+        The checkpoint that holds the phase's averaged weights.
 
     Raises:
-        TrainingError: the phase is unknown, the saved state belongs to other settings, or the
-            loss is not finite; then the batch lies beside the state and no weights are touched.
+        TrainingError: the phase is unknown or needs what is not there, the saved state belongs to
+            other settings, or the loss is not finite; then the batch lies beside the state and no
+            weights are touched.
+        CheckpointError: a checkpoint to start or learn from is of another preset, phase or
+            network.
+        InputError: as `open_data`.
     """
-    if config.phase not in PHASES:
-        raise TrainingError(f"unknown phase {config.phase!r}; available: {', '.join(PHASES)}")
-    phase = PHASES[config.phase]
+    phase = _phase(config)
     config.output.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = _initial(config, phase.stage).to(device).train()
+    data = data or open_data(config)
+    network = _initial(config, phase).to(device).train()
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    knowledge = _knowledge(config, phase, device)
+    if phase.frozen and getattr(network, phase.frozen) is not None:
+        network.get_submodule(phase.frozen).requires_grad_(False)
     averaged = AveragedModel(
         network, multi_avg_fn=get_ema_multi_avg_fn(config.average), use_buffers=True
     )
-    optimiser = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=1e-4)
+    learning = [p for p in network.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(learning, config.learning_rate, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _rise_and_fall(config.steps))
-    data = TransferBatches(config.data, config.batch, config.seed)
 
-    settings = {**_settings(config), "groups": len(data.groups)}
+    settings = {**_settings(config, phase), "length": len(data)}
     state_file = config.output / f"{config.phase}.state.pt"
     step = 0
     if state_file.exists():
         state = torch.load(state_file, map_location=device, weights_only=True)
         if state["settings"] != settings:
             raise TrainingError(
-                f"{state_file} was written with other settings ({state['settings']}); "
-                f"now {settings}: repeat the former or choose another output folder"
+                f"{state_file} was written with other settings: "
+                f"{_difference(state['settings'], settings)}; repeat the former or choose another "
+                "output folder"
             )
         step = state["step"]
         network.load_state_dict(state["network"])
@@ -106,21 +190,22 @@ def train(
         for group, rate in zip(optimiser.param_groups, schedule.get_lr(), strict=True):
             group["lr"] = rate
         data.random.bit_generator.state = json.loads(state["random"])
+        torch.set_rng_state(state["torch_random"].cpu())
 
     # a processor without bfloat16 units computes it many times slower than float32
     half = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    batches = iter(data)
+    batches: Iterator[Batch] = iter(data)
     bar = tqdm(total=config.steps, initial=step, desc=config.phase, unit="step", mininterval=5)
     while step < config.steps:
         batch = next(batches).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            loss, scalars = phase.loss(network, batch)
+            loss, scalars = phase.loss(network, batch, knowledge)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+        norm = torch.nn.utils.clip_grad_norm_(learning, 5.0)
         if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
             file = config.output / f"{config.phase}.nan-batch.pt"
-            torch.save(asdict(batch), file)
+            torch.save({k: v for k, v in vars(batch).items() if v is not None}, file)
             raise TrainingError(
                 f"{config.phase}: the loss is {loss.item()} and its gradient {norm.item()} at step "
                 f"{step}, which is not finite; the batch is in {file}. The last saved state is "
@@ -145,30 +230,86 @@ def train(
                 "optimiser": optimiser.state_dict(),
                 "schedule": schedule.state_dict(),
                 "random": json.dumps(data.random.bit_generator.state),
+                "torch_random": torch.get_rng_state(),
             }
             with replacing(state_file) as temporary:
                 torch.save(state, temporary)
+            if show:
+                show(step, _picture(phase, averaged.module, batch, knowledge))
     bar.close()
-    # after the loop, so that a run that was killed just before it writes the file when repeated
-    checkpoint = config.output / "checkpoint.safetensors"
-    save_checkpoint(checkpoint, config.preset, {phase.stage: averaged.module})
-    return checkpoint
+    # after the loop, so that a run that was killed just before it writes the files when repeated
+    result = result_of(config.output, config.phase)
+    networks = {phase.network: averaged.module}
+    save_checkpoint(result, config.preset, networks, config.phase)
+    if phase.network in STAGES:
+        save_checkpoint(config.output / "checkpoint.safetensors", config.preset, networks)
+    return result
 
 
-def _initial(config: TrainingConfig, stage: str) -> nn.Module:
-    """The stage's network before the first step."""
-    if config.initial is None:
-        return build(config.preset)[stage]
-    preset, networks = load_checkpoint(config.initial)
-    if preset != config.preset or stage not in networks:
+def _phase(config: TrainingConfig) -> Phase:
+    """The phase of a configuration, if it can be trained at all."""
+    if config.phase not in PHASES:
+        raise TrainingError(f"unknown phase {config.phase!r}; available: {', '.join(PHASES)}")
+    if config.phase == "aligning" and config.phase not in phases_of(config.preset):
         raise TrainingError(
-            f"{config.initial} holds {', '.join(networks)} of preset {preset!r}; to start from it, "
-            f"it has to hold {stage} of {config.preset!r}"
+            f"preset {config.preset!r} has no STN to train in phase 'aligning': begin with "
+            "'warping'"
         )
-    return networks[stage]
+    weights = config.weights
+    if config.phase == "transfer-parsing" and not (weights.response or weights.feature):
+        raise TrainingError(
+            "phase 'transfer-parsing' has nothing to learn: response and feature are both 0"
+        )
+    return PHASES[config.phase]
 
 
-def _settings(config: TrainingConfig) -> dict[str, Any]:
+def _initial(config: TrainingConfig, phase: Phase) -> nn.Module:
+    """The phase's network before the first step."""
+    after = phase.after if phase.after in phases_of(config.preset) else ""
+    if config.initial is not None:
+        return load_network(config.initial, config.preset, phase.network)
+    if not after:
+        return build_network(config.preset, phase.network)
+    file = result_of(config.output, after)
+    if not file.is_file():
+        raise TrainingError(
+            f"phase {config.phase!r} goes on from {after!r}, whose result {file} is not there: "
+            f"train {after!r} first, or give a checkpoint with --initial"
+        )
+    return load_network(file, config.preset, phase.network, [after])
+
+
+def _knowledge(config: TrainingConfig, phase: Phase, device: torch.device) -> Knowledge:
+    """The networks that the phase learns from, frozen."""
+    networks = {}
+    for name in phase.needed(config.weights):
+        file = config.knowledge.get(name, result_of(config.output, LEARNT_IN[name]))
+        if not file.is_file():
+            raise TrainingError(
+                f"phase {config.phase!r} learns from {name}, but there is no {file}: train phase "
+                f"{LEARNT_IN[name]!r} first, or name a checkpoint with --knowledge {name}=FILE"
+            )
+        network = load_network(file, config.preset, name).to(device).requires_grad_(False)
+        networks[name] = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Knowledge(config.weights, networks)
+
+
+def _picture(
+    phase: Phase, network: nn.Module, batch: Batch, knowledge: Knowledge
+) -> NDArray[np.uint8]:
+    """A row for each of the first four samples of a batch."""
+    first = type(batch)(**{k: v[:4] for k, v in vars(batch).items() if v is not None})
+    random = torch.get_rng_state()
+    training = network.training
+    with torch.no_grad():
+        columns = phase.picture(network.eval(), first, knowledge)
+    network.train(training)
+    torch.set_rng_state(random)  # a picture must not change what is trained after it
+    rows = torch.cat(columns, dim=2).cpu()
+    return rows.flatten(0, 1).numpy()
+
+
+def _settings(config: TrainingConfig, phase: Phase) -> dict[str, Any]:
     """What must not change between a state and its continuation."""
     return {
         "phase": config.phase,
@@ -178,7 +319,20 @@ def _settings(config: TrainingConfig) -> dict[str, Any]:
         "average": config.average,
         "seed": config.seed,
         "initial": str(config.initial) if config.initial else "",
+        "weights": asdict(config.weights),
+        "knowledge": {
+            name: str(config.knowledge.get(name, "")) for name in phase.needed(config.weights)
+        },
     }
+
+
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs between two settings, in words."""
+    return ", ".join(
+        f"{key} was {before.get(key)!r} and is now {now.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    )
 
 
 def _rise_and_fall(steps: int) -> Callable[[int], float]:

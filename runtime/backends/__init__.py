@@ -1,26 +1,33 @@
 """Inference backends: one module each, imported when used.
 
-A backend's module has
-
-- `load(path, graph, threads) -> Engine`: a graph of a bundle, ready to run;
-- `status() -> Status`: whether the backend can run here, and if not, why and what mends it.
+A backend of the CPU has `load(path, graph, threads, **options) -> Engine`, a graph of a bundle,
+ready to run on host arrays; the options are its own and have defaults. One of `DEVICE_BACKENDS` has
+`load(bundle, options) -> Chain`, all graphs in a row on a GPU. Either has `status() -> Status`:
+whether it can run here, and if not, why and what mends it.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import numpy.typing as npt
 
-from garment_transfer.runtime.bundle import Graph, Tensor
+from garment_transfer.runtime.bundle import Bundle, Graph, Tensor
 from garment_transfer.runtime.errors import BackendError
 
+if TYPE_CHECKING:
+    from garment_transfer.runtime.chain import Chain
+
+#: The backends that run on a GPU.
+DEVICE_BACKENDS: Final = ("onnxruntime-cuda", "tensorrt", "tensorrt-rtx")
+
 #: The backends by name.
-BACKENDS: Final = ("onnxruntime",)
+BACKENDS: Final = ("onnxruntime", "openvino", *DEVICE_BACKENDS)
 
 
 class Engine(Protocol):
@@ -50,24 +57,66 @@ class Status:
     remedy: str = ""
 
 
-class Backend(Protocol):
-    """What a backend's module provides."""
+@dataclass(frozen=True)
+class DeviceOptions:
+    """How a chain is loaded; `Pipeline.load` says what each field does."""
 
-    def load(self, path: Path, graph: Graph, threads: int | None) -> Engine:
-        """A graph of a bundle, ready to run on `threads` threads (None: the backend's choice)."""
+    precision: str | None = None
+    device: int = 0
+    sessions: int = 8
+    graphs: bool = True
+    rebuild_if_needed: bool = False
+    threads: int | None = None
+
+
+class Backend(Protocol):
+    """What every backend provides."""
 
     def status(self) -> Status:
         """Whether the backend can run here."""
 
 
-def find_backend(name: str) -> Backend:
-    """The backend of a name; BackendError where there is none."""
+class HostBackend(Backend, Protocol):
+    """What a backend of the CPU provides."""
+
+    def load(self, path: Path, graph: Graph, threads: int | None, **options: Any) -> Engine:
+        """A graph of a bundle, ready to run on `threads` threads (None: the backend's choice)."""
+
+
+class DeviceBackend(Backend, Protocol):
+    """What a backend of the GPU provides."""
+
+    def load(self, bundle: Bundle, options: DeviceOptions) -> Chain:
+        """A bundle's graphs in a row on the GPU."""
+
+
+def find_backend(name: str) -> HostBackend | DeviceBackend:
+    """The backend of a name; a DeviceBackend for those of `DEVICE_BACKENDS`.
+
+    Raises BackendError where there is none.
+    """
     if name not in BACKENDS:
         raise BackendError(
             f"unknown backend {name!r}; available: {', '.join(BACKENDS)}; "
             "`garment-transfer doctor` says which of them can run here"
         )
-    return cast(Backend, importlib.import_module(f"{__name__}.{name}"))
+    if name in ("tensorrt", "tensorrt-rtx"):
+        from garment_transfer.runtime.backends.tensorrt import TensorRTBackend
+
+        return TensorRTBackend(name)
+    module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+    return cast("HostBackend | DeviceBackend", module)
+
+
+def check_options(name: str, backend: HostBackend, options: Mapping[str, Any]) -> None:
+    """Raises BackendError for options that a backend's `load` does not take."""
+    known = list(inspect.signature(backend.load).parameters)[3:]
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        raise BackendError(
+            f"backend {name} has no option {', '.join(unknown)}; available: "
+            f"{', '.join(known) or 'none'}"
+        )
 
 
 def check_signature(path: Path, graph: Graph, engine: Engine) -> None:

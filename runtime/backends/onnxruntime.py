@@ -42,28 +42,69 @@ class OnnxRuntimeEngine:
             )
             raise BackendError(
                 f"ONNX Runtime failed to run a graph that takes "
-                f"({', '.join(map(str, self.inputs))}) on ({given}): {_first_line(error)}; "
+                f"({', '.join(map(str, self.inputs))}) on ({given}): {first_line(error)}; "
                 "if the inputs agree, try a smaller batch or another version of onnxruntime"
             ) from error
         return dict(zip(self._output_names, values, strict=True))
 
+    def end_profiling(self) -> tuple[Path, int]:
+        """ONNX Runtime's profile of the runs so far, and the moment that its times count from.
 
-def load(path: Path, graph: Graph, threads: int | None) -> OnnxRuntimeEngine:
+        The moment is in nanoseconds of `time.time_ns`. Only for a graph loaded with `profile`.
+        """
+        start = self._session.get_profiling_start_time_ns()
+        return Path(self._session.end_profiling()), start
+
+
+def load(
+    path: Path,
+    graph: Graph,
+    threads: int | None,
+    kernel: bool = True,
+    profile: str = "",
+) -> OnnxRuntimeEngine:
     """A session for the graph file; `threads` per graph, None for one per physical core.
+
+    Without `kernel`, FlowWarp runs by its function body even where its kernel is built. `profile`
+    is how the path of a profile begins that `OnnxRuntimeEngine.end_profiling` writes.
 
     Raises BackendError when ONNX Runtime is not installed, is installed twice, or does not take
     the file, or when the file's inputs and outputs are not the manifest's.
     """
-    engine = open_model(path, threads)
+    engine = open_model(path, threads, kernel, profile)
     check_signature(path, graph, engine)
     return engine
 
 
-def open_model(path: Path, threads: int | None) -> OnnxRuntimeEngine:
-    """A session for any ONNX file; `threads` as in `load`. Raises BackendError."""
+def open_model(
+    path: Path, threads: int | None, kernel: bool = True, profile: str = ""
+) -> OnnxRuntimeEngine:
+    """A session for any ONNX file; arguments as in `load`. Raises BackendError."""
     current = status()
     if not current.available:
         raise BackendError(f"{current.reason}; {current.remedy}")
+    import onnxruntime
+
+    options = session_options(threads)
+    if kernel:
+        _register_kernels(options)
+    if profile:
+        options.enable_profiling = True
+        options.profile_file_prefix = profile
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path), sess_options=options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:
+        raise BackendError(
+            f"ONNX Runtime {onnxruntime.__version__} does not load {path}: {first_line(error)}; "
+            "run `pip install --upgrade onnxruntime`, or export it anew"
+        ) from error
+    return OnnxRuntimeEngine(session)
+
+
+def session_options(threads: int | None) -> Any:
+    """What a session is made with; `threads` as in `load`."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -73,17 +114,7 @@ def open_model(path: Path, threads: int | None) -> OnnxRuntimeEngine:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if threads is not None:
         options.intra_op_num_threads = threads
-    _register_kernels(options)
-    try:
-        session = onnxruntime.InferenceSession(
-            str(path), sess_options=options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:
-        raise BackendError(
-            f"ONNX Runtime {onnxruntime.__version__} does not load {path}: {_first_line(error)}; "
-            "run `pip install --upgrade onnxruntime`, or export it anew"
-        ) from error
-    return OnnxRuntimeEngine(session)
+    return options
 
 
 def _register_kernels(options: Any) -> str:
@@ -94,8 +125,15 @@ def _register_kernels(options: Any) -> str:
     try:
         options.register_custom_ops_library(str(library))
     except Exception as error:
-        return f"{library} does not load: {_first_line(error)}"
+        return f"{library} does not load: {first_line(error)}"
     return ""
+
+
+def kernel_problem() -> str:
+    """Why FlowWarp's kernel cannot be used; empty where it can. ONNX Runtime has to be there."""
+    import onnxruntime
+
+    return _register_kernels(onnxruntime.SessionOptions())
 
 
 def status() -> Status:
@@ -120,7 +158,7 @@ def status() -> Status:
             f"run `pip uninstall -y {' '.join(PACKAGES)}`, then `{_INSTALL}`",
         )
     providers = ", ".join(onnxruntime.get_available_providers())
-    without = _register_kernels(onnxruntime.SessionOptions())
+    without = kernel_problem()
     warp = "FlowWarp by its kernel"
     if without:
         warp = (
@@ -157,5 +195,6 @@ def _tensor(value: Any) -> Tensor:
     return Tensor(value.name, _DTYPES.get(value.type, value.type), shape)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of what an error says: ONNX Runtime adds its own stack trace."""
     return str(error).strip().partition("\n")[0]

@@ -12,11 +12,15 @@ from garment_transfer.runtime.errors import InputError
 HEAVY = (
     "anny",
     "cv2",
+    "gradio",
     "jsonschema",
+    "matplotlib",
     "numpy",
     "onnx",
     "onnxruntime",
+    "openvino",
     "PIL",
+    "psutil",
     "torch",
     "tqdm",
     "warp",
@@ -25,13 +29,18 @@ HEAVY = (
 COMMANDS = (
     "transfer",
     "prepare",
+    "demo",
     "inspect",
     "doctor",
     "export",
+    "build",
     "triton",
     "train",
     "evaluate",
     "render",
+    "benchmark",
+    "compare",
+    "profile",
 )
 
 

@@ -5,6 +5,7 @@ import json
 import cv2
 import pytest
 from click.testing import CliRunner
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from garment_transfer.cli import evaluate as evaluate_module
 from garment_transfer.cli import train as train_module
@@ -12,6 +13,8 @@ from garment_transfer.cli.main import main
 from garment_transfer.models.checkpoint import load_checkpoint, save_checkpoint
 from garment_transfer.models.presets import PRESETS, build
 from garment_transfer.runtime import Bundle, Person, Pipeline
+from garment_transfer.runtime.labels import CLASSES
+from garment_transfer.training.phases import METHOD, PHASES
 from garment_transfer.training.synthetic.groups import HELD_OUT_PAIRS
 
 
@@ -61,6 +64,9 @@ def test_render_checks_its_sheet_first(tmp_path, monkeypatch, sheet, count, due)
 
 def test_constants_that_help_needs_are_the_networks_own():
     assert set(train_module.PRESETS) == set(PRESETS)
+    assert train_module.METHOD == METHOD
+    assert set(train_module.METHOD + train_module.SUPERVISED) == set(PHASES)
+    assert evaluate_module.CLASSES == CLASSES
     assert evaluate_module.HELD_OUT_PAIRS == HELD_OUT_PAIRS
 
 
@@ -139,7 +145,44 @@ def test_train_renders_trains_and_logs(tmp_path):
     preset, networks = load_checkpoint(tmp_path / "run" / "checkpoint.safetensors")
     assert preset == "lite"
     assert set(networks) == {"regrowth"}
-    assert list((tmp_path / "run" / "logs" / "regrowth").iterdir())
+    logs = EventAccumulator(str(tmp_path / "run" / "logs" / "regrowth")).Reload().Tags()
+    assert "regrowth/colour_l1" in logs["scalars"]
+    assert logs["images"] == ["regrowth/pairs"]
+
+
+def test_all_phases_train_on_a_data_set_in_vitons_layout(tmp_path):
+    invoke(
+        "render", "-o", tmp_path / "people", "--viton", "--count", 2, "--size", "64x64", "--rough"
+    )
+    config = tmp_path / "run.toml"
+    config.write_text(
+        "steps = 1\nbatch = 2\n[phases.aligning]\nsteps = 7\n[weights]\nfeature = 0.5\n"
+    )
+    arguments = (
+        "train", "all", "-o", tmp_path / "run", "--data", tmp_path / "people",
+        "--config", config, "--threads", 1,
+    )  # fmt: skip
+    output = invoke(*arguments, "--steps", 2)
+    _, networks = load_checkpoint(tmp_path / "run" / "checkpoint.safetensors")
+    assert set(networks) == {"parsing", "warping", "regrowth"}
+    assert [line.rpartition("/")[2] for line in output.splitlines() if "wrote" in line] == [
+        f"{phase}.safetensors" for phase in METHOD
+    ]
+    # --steps holds for every phase, over the file's own numbers
+    again = invoke(*arguments, code=1)
+    assert "steps was 2 and is now 1" in again
+
+
+def test_train_says_before_its_first_step_what_data_lack(tmp_path, make_person, save_person):
+    for seed in range(2):
+        save_person(make_person(64, 64, seed=seed), tmp_path / "people" / str(seed))
+    arguments = ("train", "-o", tmp_path / "run", "--data", tmp_path / "people", "--size", "64x64")
+    output = invoke(*arguments, "regrowth", "transfer-parsing", "--steps", 1, code=1)
+    assert "transfer-parsing needs the garments in the shop" in output
+    assert not list((tmp_path / "run").glob("*.safetensors"))
+    output = invoke(*arguments, "regrowth", "--weight", "erasing=none", code=1)
+    assert "weights.erasing is 'none'; expected 'garments' or 'rectangles'" in output
+    assert "is not NAME=VALUE" in invoke(*arguments, "regrowth", "--weight", "shape", code=2)
 
 
 def test_export_writes_a_bundle(tmp_path):

@@ -242,3 +242,17 @@ def test_sample(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     person = Person.load(sample_people()[0])
     assert np.array(Image.open(tmp_path / "out.png")).shape == person.image.shape
+
+
+def test_options_reach_the_backend(
+    tiny_bundle: Path, people: tuple[Path, Path], tmp_path: Path
+) -> None:
+    output = tmp_path / "out.png"
+    result = transfer(tiny_bundle, *people, "-o", output, "--precision", "float32")
+    assert result.exit_code == 0, result.output
+    result = transfer(tiny_bundle, *people, "-o", output, "--precision", "float16")
+    assert result.exit_code == 1
+    assert "has no float16 graphs" in result.output
+    result = transfer(tiny_bundle, *people, "-o", output, "--backend", "tensorflow")
+    assert result.exit_code == 1
+    assert "available: onnxruntime, onnxruntime-cuda, tensorrt, tensorrt-rtx" in result.output

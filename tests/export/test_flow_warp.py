@@ -6,33 +6,15 @@ import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
-from garment_transfer.export.flow_warp import OPSET, attach_flow_warp
+from garment_transfer.export.flow_warp import flow_warp_model
 from garment_transfer.models.flow_warp import flow_warp_reference
 
 
 def _session(padding, dtype=TensorProto.FLOAT):
-    shapes = {
-        "x": (dtype, ["N", "C", "H", "W"]),
-        "coarse_flow": (TensorProto.FLOAT, ["N", 2, "h", "w"]),
-        "residual": (TensorProto.FLOAT, ["N", 2, "H", "W"]),
-        "affine": (TensorProto.FLOAT, ["N", 2, 3]),
-    }
-    outputs = {
-        "y": (dtype, ["N", "C", "H", "W"]),
-        "flow": (TensorProto.FLOAT, ["N", 2, "H", "W"]),
-    }
-
-    def infos(tensors):
-        return [helper.make_tensor_value_info(n, *v) for n, v in tensors.items()]
-
-    node = helper.make_node(
-        "FlowWarp", list(shapes), list(outputs), domain="garment_transfer", padding=padding
-    )
-    graph = helper.make_graph([node], "warp", infos(shapes), infos(outputs))
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
-    assert attach_flow_warp(model) == 1
+    model = flow_warp_model(padding, dtype)
+    assert [function.name for function in model.functions] == ["FlowWarp"]
     onnx.checker.check_model(model, full_check=True)
     return onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]

@@ -8,8 +8,9 @@ import torch
 
 pytest.importorskip("cuda.core", reason="cuda-python is not installed: pip install cuda-python")
 
+from cuda.core import ObjectCode
+
 from garment_transfer.kernels import cuda
-from garment_transfer.models.flow_warp import flow_warp as torch_flow_warp
 
 KERNELS = [
     f"flow_warp_{layout}_{dtype}"
@@ -49,7 +50,7 @@ def arrays(**changed):
         "y": (1, 3, 8, 6),
         "flow": (1, 2, 8, 6),
     }
-    made = {name: cuda._Array(4096, shape, "float32", 0) for name, shape in shapes.items()}
+    made = {name: cuda.Array(4096, shape, "float32", 0) for name, shape in shapes.items()}
     return {**made, **changed}
 
 
@@ -70,7 +71,7 @@ def test_shapes_that_fit():
     ],
 )
 def test_what_does_not_fit_is_named(changed, error, message):
-    changed = {name: cuda._Array(4096, *rest) for name, rest in changed.items()}
+    changed = {name: cuda.Array(4096, *rest) for name, rest in changed.items()}
     with pytest.raises(error, match=message):
         cuda._checked_shape(arrays(**changed), "zeros")
 
@@ -112,54 +113,86 @@ def test_arrays_that_are_not_on_a_gpu_are_refused():
 gpu = pytest.mark.gpu
 
 
-def on_gpu(seed, n, c, h, w, reach, dtype):
+def on_gpu(arrays, dtype=torch.float32):
     if not torch.cuda.is_available():
         pytest.skip("no GPU that torch can use")
-    random = torch.Generator().manual_seed(seed)
+    tensors = {name: torch.from_numpy(array).cuda() for name, array in arrays.items()}
+    return {**tensors, "x": tensors["x"].to(dtype)}
 
-    def normal(*shape):
-        return torch.randn(*shape, generator=random)
 
-    affine = torch.eye(2, 3) + 0.1 * normal(n, 2, 3)
-    tensors = (
-        normal(n, c, h, w).to(dtype),
-        reach / 2 * normal(n, 2, h // 2, w // 2),
-        reach / 2 * normal(n, 2, h, w),
-        affine,
-    )
-    return [t.cuda() for t in tensors]
+def outputs(tensors):
+    return torch.empty_like(tensors["x"]), torch.empty_like(tensors["residual"])
+
+
+DTYPES = {torch.float32: 24, torch.float16: 11, torch.bfloat16: 8}
+SHAPES = [(1, 1, 2, 2), (3, 7, 34, 46), (2, 300, 64, 48), (1, 4, 1024, 768)]
+
+
+def assert_right(truth, arrays, x, y, flow, padding):
+    """y and flow against float64: half an ulp of the type, and what float32 positions are off."""
+    reach = 2.0
+    due, flow_due, _ = truth.torch_float64(**{**arrays, "x": x.cpu().double()}, padding=padding)
+    np.testing.assert_allclose(flow.cpu(), flow_due, rtol=1e-6, atol=4e-6)
+    slack = truth.half_an_ulp(due, DTYPES[x.dtype]) + 12 * truth.position_error(arrays, reach)
+    assert (np.abs(y.cpu().double().numpy() - due) <= slack + 2.0**-20 * np.abs(due)).all()
 
 
 @gpu
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("padding", ["zeros", "border"])
-@pytest.mark.parametrize(
-    "shape", [(1, 1, 2, 2), (3, 7, 34, 46), (2, 300, 64, 48), (1, 4, 1024, 768)]
-)
-def test_agrees_with_torch_on_a_gpu(dtype, padding, shape):
-    x, coarse, residual, affine = on_gpu(1, *shape, 2.0, dtype)
-    y, flow = torch.empty_like(x), torch.empty_like(residual)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_right_on_a_gpu(truth, dtype, padding, shape):
+    arrays = truth.arguments(1, *shape, 2.0)
+    tensors = on_gpu(arrays, dtype)
+    y, flow = outputs(tensors)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
-    cuda.flow_warp(x, coarse, residual, affine, padding, out=(y, flow), stream=stream)
+    cuda.flow_warp(**tensors, padding=padding, out=(y, flow), stream=stream)
     stream.synchronize()
-    due, flow_due = torch_flow_warp(x.float(), coarse, residual, affine, padding)
-    rounding = {torch.float32: 0, torch.float16: 2**-11, torch.bfloat16: 2**-8}[dtype]
-    torch.testing.assert_close(flow, flow_due, rtol=1e-6, atol=1e-5)
-    torch.testing.assert_close(y.float(), due, rtol=rounding, atol=2e-3)
+    assert_right(truth, arrays, tensors["x"], y, flow, padding)
 
 
 @gpu
-def test_a_call_is_captured_into_a_graph():
-    x, coarse, residual, affine = on_gpu(2, 1, 8, 64, 48, 2.0, torch.float32)
-    y, flow = torch.empty_like(x), torch.empty_like(residual)
-    cuda.flow_warp(x, coarse, residual, affine, out=(y, flow))
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("padding", ["zeros", "border"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_channels_last_kernels_are_right_on_a_gpu(truth, dtype, padding, shape):
+    # which TensorRT's plugin launches: channels last, padded to a multiple of eight
+    n, c, h, w = shape
+    arrays = truth.arguments(2, *shape, 2.0)
+    tensors = on_gpu(arrays, dtype)
+    pitch = -(-c // 8) * 8
+    x = torch.full((n, h, w, pitch), float("nan"), dtype=dtype, device="cuda")
+    x[..., :c] = tensors["x"].permute(0, 2, 3, 1)
+    x[..., c:] = 0
+    y, flow = torch.full_like(x, float("nan")), torch.empty_like(tensors["residual"])
+    rest = [tensors[name] for name in ("coarse_flow", "residual", "affine")]
+    pointers = [tensor.data_ptr() for tensor in (x, *rest, y, flow)]
+    call = cuda._Call(n, c, h, w, ("zeros", "border").index(padding), *pointers)
+    major, minor = torch.cuda.get_device_capability()
+    code = ObjectCode.from_cubin(cuda.compile_flow_warp(f"sm_{major}{minor}"))
+    kernel = code.get_kernel(f"flow_warp_hwc8_{str(dtype).removeprefix('torch.')}")
+    # parts of 64 channels, as launch_shape gives them at most
+    grid = (-(-h * w // 128), -(-pitch // 64), n)
+    stream = torch.cuda.current_stream().cuda_stream
+    cuda._launch(kernel, grid, (call, ctypes.c_int(64)), stream)
+    torch.cuda.synchronize()
+    assert (y[..., c:] == 0).all()
+    found = y[..., :c].permute(0, 3, 1, 2)
+    assert_right(truth, arrays, tensors["x"], found, flow, padding)
+
+
+@gpu
+def test_a_call_is_captured_into_a_graph(truth):
+    tensors = on_gpu(truth.arguments(2, 1, 8, 64, 48, 2.0))
+    y, flow = outputs(tensors)
+    cuda.flow_warp(**tensors, out=(y, flow))
     torch.cuda.synchronize()
     due = y.clone()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         current = torch.cuda.current_stream()
-        cuda.flow_warp(x, coarse, residual, affine, out=(y, flow), stream=current)
+        cuda.flow_warp(**tensors, out=(y, flow), stream=current)
     y.zero_()
     graph.replay()
     torch.cuda.synchronize()
@@ -167,9 +200,9 @@ def test_a_call_is_captured_into_a_graph():
 
 
 @gpu
-def test_an_array_that_is_not_contiguous_is_refused():
-    x, coarse, residual, affine = on_gpu(3, 1, 4, 8, 6, 1.0, torch.float32)
+def test_an_array_that_is_not_contiguous_is_refused(truth):
+    tensors = on_gpu(truth.arguments(3, 1, 4, 8, 6, 1.0))
+    y, flow = outputs(tensors)
+    tensors["x"] = tensors["x"].permute(0, 1, 3, 2)
     with pytest.raises(ValueError, match="expected a contiguous array"):
-        cuda.flow_warp(
-            x.permute(0, 1, 3, 2), coarse, residual, affine, out=(x, torch.empty_like(residual))
-        )
+        cuda.flow_warp(**tensors, out=(y, flow))

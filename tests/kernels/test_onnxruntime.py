@@ -10,14 +10,13 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from garment_transfer.export.flow_warp import OPSET, attach_flow_warp
+from garment_transfer.export.flow_warp import flow_warp_model
 from garment_transfer.kernels import onnxruntime_library
-from garment_transfer.models.flow_warp import DOMAIN, OP_TYPE, flow_warp_reference
+from garment_transfer.models.flow_warp import OP_TYPE, flow_warp_reference
 from garment_transfer.runtime import Pipeline, sample_bundle
 from garment_transfer.runtime.bundle import Bundle
 
@@ -36,30 +35,7 @@ TYPES = {
 
 
 def model(padding="zeros", element=TensorProto.FLOAT):
-    """A graph of one FlowWarp with every size open."""
-    value = helper.make_tensor_value_info
-    node = helper.make_node(
-        OP_TYPE, ["x", "coarse", "residual", "affine"], ["y", "flow"], domain=DOMAIN,
-        **({"padding": padding} if padding else {}),
-    )  # fmt: skip
-    graph = helper.make_graph(
-        [node],
-        "one",
-        [
-            value("x", element, list("nchw")),
-            value("coarse", TensorProto.FLOAT, ["n", 2, "p", "q"]),
-            value("residual", TensorProto.FLOAT, ["n", 2, "h", "w"]),
-            value("affine", TensorProto.FLOAT, ["n", 2, 3]),
-        ],
-        [value("y", element, list("nchw")), value("flow", TensorProto.FLOAT, ["n", 2, "h", "w"])],
-    )
-    made = helper.make_model(
-        graph,
-        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)],
-        ir_version=9,
-    )
-    attach_flow_warp(made)
-    return made.SerializeToString()
+    return flow_warp_model(padding, element).SerializeToString()
 
 
 def session(content, kernel=True, threads=2, **entries):
@@ -78,43 +54,6 @@ def sessions():
     return {padding: session(model(padding)) for padding in ("zeros", "border")}
 
 
-def arguments(seed, n, c, h, w, reach):
-    random = np.random.default_rng(seed)
-
-    def normal(*shape):
-        return random.standard_normal(shape, dtype=np.float32)
-
-    return {
-        "x": normal(n, c, h, w),
-        "coarse": np.float32(reach / 2) * normal(n, 2, h // 2, w // 2),
-        "residual": np.float32(reach / 2) * normal(n, 2, h, w),
-        "affine": np.eye(2, 3, dtype=np.float32) + np.float32(0.15) * normal(n, 2, 3),
-    }
-
-
-def torch_float64(x, coarse, residual, affine, padding):
-    """The table of models/flow_warp.py by torch's own operators in float64."""
-    x, coarse, residual, affine = (
-        torch.from_numpy(np.asarray(a, np.float64)) for a in (x, coarse, residual, affine)
-    )
-    n, _, h, w = x.shape
-    flow = 2 * F.interpolate(coarse, scale_factor=2.0, mode="bilinear") + residual
-    identity = torch.eye(2, 3, dtype=torch.float64).expand(n, 2, 3)
-    places = F.affine_grid(identity, [n, 1, h, w], align_corners=False)
-    size = torch.tensor([w, h], dtype=torch.float64)
-    places = places + 2 * flow.permute(0, 2, 3, 1) / size
-    grid = places @ affine[:, None, :, :2].transpose(-1, -2) + affine[:, None, None, :, 2]
-    y = F.grid_sample(x, grid, "bilinear", padding, align_corners=False)
-    return y.numpy(), flow.numpy(), grid.numpy()
-
-
-def position_error(inputs, reach):
-    """How far a float32 position may be off, in pixels: a few roundings of what is summed."""
-    n, _, h, w = inputs["x"].shape
-    affine = np.abs(inputs["affine"] - np.eye(2, 3)).reshape(n, -1).max() if n else 0
-    return 8 * 2.0**-23 * ((1 + affine) * 6 * reach + affine * 2 * max(h, w) + 1)
-
-
 @settings(deadline=None, max_examples=60)
 @given(
     seed=st.integers(0, 2**31 - 1),
@@ -125,15 +64,17 @@ def position_error(inputs, reach):
     reach=st.sampled_from([0.0, 0.5, 4.0, 60.0, 1000.0]),
     padding=st.sampled_from(["zeros", "border"]),
 )
-def test_agrees_with_torch_in_float64(sessions, seed, n, c, h, w, reach, padding):
+def test_agrees_with_torch_in_float64(truth, sessions, seed, n, c, h, w, reach, padding):
     if n * c * h * w > 2_000_000:
         n, c = 1, min(c, 20)
-    inputs = arguments(seed, n, c, h, w, reach)
+    inputs = truth.arguments(seed, n, c, h, w, reach)
     y, flow = sessions[padding].run(None, inputs)
-    y_due, flow_due, _ = torch_float64(*inputs.values(), padding)
+    y_due, flow_due, _ = truth.torch_float64(*inputs.values(), padding)
     np.testing.assert_allclose(flow, flow_due, rtol=1e-6, atol=2e-6 * max(reach, 1))
     slope = 12  # of neighbours in a standard normal, at most
-    np.testing.assert_allclose(y, y_due, rtol=1e-6, atol=slope * position_error(inputs, reach))
+    np.testing.assert_allclose(
+        y, y_due, rtol=1e-6, atol=slope * truth.position_error(inputs, reach)
+    )
 
 
 @settings(deadline=None, max_examples=30)
@@ -146,21 +87,23 @@ def test_agrees_with_torch_in_float64(sessions, seed, n, c, h, w, reach, padding
     padding=st.sampled_from(["zeros", "border"]),
     odd=st.lists(st.sampled_from([np.nan, np.inf, -np.inf, 1e30, -1e30, 5e9]), max_size=6),
 )
-def test_agrees_with_the_reference_whatever_the_flow(sessions, seed, n, c, h, w, padding, odd):
-    inputs = arguments(seed, n, c, h, w, 2.0)
+def test_agrees_with_the_reference_whatever_the_flow(
+    truth, sessions, seed, n, c, h, w, padding, odd
+):
+    inputs = truth.arguments(seed, n, c, h, w, 2.0)
     flat = inputs["residual"].reshape(-1)
     flat[: len(odd)] = odd[: len(flat)]
     y, flow = sessions[padding].run(None, inputs)
     with np.errstate(invalid="ignore", over="ignore"):
         y_due, flow_due = flow_warp_reference(*inputs.values(), padding=padding)
     np.testing.assert_allclose(flow, flow_due, rtol=1e-6, atol=4e-6)
-    np.testing.assert_allclose(y, y_due, rtol=1e-6, atol=12 * position_error(inputs, 2.0))
+    np.testing.assert_allclose(y, y_due, rtol=1e-6, atol=12 * truth.position_error(inputs, 2.0))
 
 
 @pytest.mark.parametrize("padding", ["zeros", "border"])
-def test_what_is_not_read_does_not_matter(sessions, padding):
+def test_what_is_not_read_does_not_matter(truth, sessions, padding):
     # 0 times infinity is not 0: a pixel of weight 0 must not be read at all
-    inputs = arguments(1, 1, 5, 6, 8, 0.0)
+    inputs = truth.arguments(1, 1, 5, 6, 8, 0.0)
     inputs["affine"][:] = np.eye(2, 3)
     inputs["x"][0, :, 2, 3] = np.inf
     inputs["x"][0, :, 5, 7] = np.nan
@@ -170,9 +113,9 @@ def test_what_is_not_read_does_not_matter(sessions, padding):
 
 @pytest.mark.parametrize("element", [TensorProto.FLOAT16, TensorProto.BFLOAT16])
 @pytest.mark.parametrize("size", [(12, 20), (1024, 768)])
-def test_half_precision_is_off_by_its_own_rounding(element, size):
+def test_half_precision_is_off_by_its_own_rounding(truth, element, size):
     dtype = TYPES[element]
-    inputs = arguments(2, 1, 3, *size, 3.0)
+    inputs = truth.arguments(2, 1, 3, *size, 3.0)
     inputs["affine"][:] = np.eye(2, 3)
     inputs["affine"][:, :, 2] = 0.01
     inputs["x"] = inputs["x"].astype(dtype)
@@ -186,15 +129,14 @@ def test_half_precision_is_off_by_its_own_rounding(element, size):
     }
     y = made.run_with_ort_values(["y"], values)[0]
     y = torch.from_dlpack(y._ortvalue).float().numpy()
-    due, _, _ = torch_float64(*inputs.values(), "zeros")
+    due, _, _ = truth.torch_float64(*inputs.values(), "zeros")
     bits = 11 if element == TensorProto.FLOAT16 else 8
-    ulp = 2.0 ** (np.floor(np.log2(np.maximum(np.abs(due), 2.0**-14))) + 1 - bits)
-    slack = 12 * position_error(inputs, 3.0)
-    assert (np.abs(y - due) <= ulp / 2 + 2.0**-20 * np.abs(due) + slack).all()
+    slack = truth.half_an_ulp(due, bits) + 12 * truth.position_error(inputs, 3.0)
+    assert (np.abs(y - due) <= slack + 2.0**-20 * np.abs(due)).all()
 
 
-def test_a_padding_that_is_left_out_is_zeros(sessions):
-    inputs = arguments(3, 1, 2, 4, 6, 8.0)
+def test_a_padding_that_is_left_out_is_zeros(truth, sessions):
+    inputs = truth.arguments(3, 1, 2, 4, 6, 8.0)
     y, _ = session(model(padding=None)).run(None, inputs)
     np.testing.assert_array_equal(y, sessions["zeros"].run(None, inputs)[0])
 
@@ -202,14 +144,14 @@ def test_a_padding_that_is_left_out_is_zeros(sessions):
 @pytest.mark.parametrize(
     ("name", "shape", "message"),
     [
-        ("coarse", (1, 2, 8, 8), r"coarse_flow has shape \[1,2,8,8\]; expected \[1,2,4,4\]"),
+        ("coarse_flow", (1, 2, 8, 8), r"coarse_flow has shape \[1,2,8,8\]; expected \[1,2,4,4\]"),
         ("residual", (1, 2, 8, 6), r"residual has shape \[1,2,8,6\]; expected \[1,2,8,8\]"),
         ("affine", (2, 2, 3), r"affine has shape \[2,2,3\]; expected \[1,2,3\]"),
         ("x", (1, 3, 7, 8), r"both sides have to be even"),
     ],
 )
-def test_errors_name_the_input_and_what_was_expected(sessions, name, shape, message):
-    inputs = {**arguments(4, 1, 3, 8, 8, 1.0), name: np.zeros(shape, np.float32)}
+def test_errors_name_the_input_and_what_was_expected(truth, sessions, name, shape, message):
+    inputs = {**truth.arguments(4, 1, 3, 8, 8, 1.0), name: np.zeros(shape, np.float32)}
     with pytest.raises(Exception, match=message):
         sessions["zeros"].run(None, inputs)
 
@@ -227,7 +169,7 @@ def test_a_padding_of_another_type_is_refused():
 
 
 @pytest.mark.parametrize("sizes", [[None] * 4, None])
-def test_unknown_sizes_do_not_keep_a_graph_from_loading(sizes):
+def test_unknown_sizes_do_not_keep_a_graph_from_loading(truth, sizes):
     made = onnx.load_model_from_string(model())
     tensor = made.graph.input[0].type.tensor_type
     if sizes is None:
@@ -240,16 +182,16 @@ def test_unknown_sizes_do_not_keep_a_graph_from_loading(sizes):
     made.graph.node.extend([turned, joined])
     del made.graph.output[:]
     made.graph.output.append(helper.make_tensor_value_info("twice", TensorProto.FLOAT, None))
-    inputs = arguments(7, 1, 3, 4, 6, 1.0)
+    inputs = truth.arguments(7, 1, 3, 4, 6, 1.0)
     found, due = (
         session(made.SerializeToString(), kernel).run(None, inputs)[0] for kernel in (1, 0)
     )
     np.testing.assert_allclose(found, due, atol=1e-5)
 
 
-def test_sessions_give_their_memory_back():
+def test_sessions_give_their_memory_back(truth):
     # an allocator that is not released keeps the arena of its session for good
-    inputs = arguments(8, 1, 16, 512, 512, 1.0)
+    inputs = truth.arguments(8, 1, 16, 512, 512, 1.0)
 
     def resident():
         with open("/proc/self/statm", encoding="ascii") as file:
@@ -265,8 +207,8 @@ def test_sessions_give_their_memory_back():
     assert sizes[-1] - sizes[1] < 2 * inputs["x"].nbytes
 
 
-def test_threads_share_a_session(sessions):
-    cases = [arguments(seed, 1, 8, 32, 24, 3.0) for seed in range(8)]
+def test_threads_share_a_session(truth, sessions):
+    cases = [truth.arguments(seed, 1, 8, 32, 24, 3.0) for seed in range(8)]
     due = [sessions["zeros"].run(None, case)[0] for case in cases]
     with ThreadPoolExecutor(8) as pool:
         for _ in range(5):
@@ -275,8 +217,8 @@ def test_threads_share_a_session(sessions):
                 np.testing.assert_array_equal(a, b)
 
 
-def test_the_kernel_takes_the_place_of_the_function_body(tmp_path):
-    inputs = arguments(5, 1, 6, 16, 12, 2.0)
+def test_the_kernel_takes_the_place_of_the_function_body(truth, tmp_path):
+    inputs = truth.arguments(5, 1, 6, 16, 12, 2.0)
     used = {}
     for kernel in (True, False):
         made = session(

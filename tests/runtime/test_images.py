@@ -107,6 +107,14 @@ def test_truncated_file(tmp_path: Path, keep: int, suffix: str) -> None:
         read_rgb(path)
 
 
+def test_formats_that_start_other_programs_are_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "image.png"
+    Image.new("RGB", (4, 4)).save(path, "EPS")
+    assert Image.open(path).format == "EPS"  # Pillow by itself takes it
+    with pytest.raises(InputError, match=r"image\.png cannot be read as an image"):
+        read_rgb(path)
+
+
 def test_folder_in_place_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "image.png").mkdir()
     with pytest.raises(InputError, match=r"image\.png cannot be read.*a folder"):

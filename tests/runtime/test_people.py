@@ -1,3 +1,5 @@
+import contextlib
+import io
 import json
 import os
 import re
@@ -346,6 +348,59 @@ def test_person_without_a_body(folder: Path, make_person: MakePerson) -> None:
         InputError, match=rf"{re.escape(str(folder))}/densepose\.png shows a person"
     ):
         Person.load(folder)
+
+
+def test_open_files_give_the_person_of_their_folder(
+    make_person: MakePerson, save_person: SavePerson, tmp_path: Path
+) -> None:
+    folder = save_person(make_person(), tmp_path)
+    due = Person.load(folder)
+    names = ("image.png", "parse.png", "densepose.png")
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context((folder / name).open("rb")) for name in names]
+        person = Person.from_files(*opened, "classes7", "iuv-png", "alice")
+        assert not any(file.closed for file in opened)
+    paths = Person.from_files(*(str(folder / name) for name in names), "classes7", "iuv-png")
+    for other in (person, paths):
+        for field in ("image", "parsing", "densepose"):
+            assert (getattr(other, field) == getattr(due, field)).all()
+    assert person.name == "alice"
+    iuv = io.BytesIO()
+    np.save(iuv, due.densepose.transpose(2, 0, 1) / np.float32([[[1]], [[255]], [[255]]]))
+    iuv.seek(0)
+    with (folder / names[0]).open("rb") as image, (folder / names[1]).open("rb") as parsing:
+        other = Person.from_files(image, parsing, iuv, "classes7", "iuv")
+    assert (other.densepose == due.densepose).all()
+
+
+def test_open_files_are_called_by_what_they_are(
+    make_person: MakePerson, save_person: SavePerson, tmp_path: Path
+) -> None:
+    folder = save_person(make_person(), tmp_path)
+    files = {
+        name: (folder / f"{name}.png").read_bytes() for name in ("image", "parse", "densepose")
+    }
+
+    def person(encoding: str = "iuv-png", **spoiled: bytes) -> Person:
+        opened = [io.BytesIO(content) for content in {**files, **spoiled}.values()]
+        return Person.from_files(*opened, "classes7", encoding, "alice")
+
+    with pytest.raises(
+        InputError, match=r"^image of alice cannot be read as an image \(9 bytes: cannot identify"
+    ):
+        person(image=b"no image!")
+    with pytest.raises(InputError, match=r"^parsing of alice has colour mode RGB.*palette lost"):
+        person(parse=files["image"])
+    with pytest.raises(
+        InputError, match=r"^densepose of alice cannot be read as a NumPy array \(not a NumPy file"
+    ):
+        person("iuv")
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f4", "fortran_order": False, "shape": (3, 10**6, 10**7)}
+    )
+    with pytest.raises(InputError, match=r"^densepose of alice cannot be read as a NumPy array"):
+        person("iuv", densepose=header.getvalue() + bytes(100))
 
 
 def test_owner_without_a_garment(make_person: MakePerson) -> None:

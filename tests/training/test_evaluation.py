@@ -1,11 +1,23 @@
 """Figures of the evaluation against values worked out by hand or by another library."""
 
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
 
+from garment_transfer.models.presets import build
 from garment_transfer.runtime.labels import GARMENT, SKIN
-from garment_transfer.training.evaluation import Score, _best_affine, _true_flow, similarity_map
+from garment_transfer.training.evaluation import (
+    INPUTS,
+    Networks,
+    Score,
+    _best_affine,
+    _true_flow,
+    cases,
+    cycle,
+    similarity_map,
+)
 
 
 def _labels():
@@ -46,6 +58,78 @@ def test_psnr_inside_the_true_garment_alone():
     score = Score()
     score.add(image, _labels(), truth, _labels())
     assert score.row("x")["garment_psnr_db"] == pytest.approx(20 * np.log10(255 / 10))
+
+
+def test_iou_of_every_class_that_occurs():
+    labels, truth = _labels(), _labels()
+    labels[4:12, 4:20] = SKIN  # half of the garment, taken for skin
+    score = Score()
+    score.add_labels(labels, truth)
+    assert score.ious() == pytest.approx({"background": 1.0, "garment": 0.5, "skin": 64 / 192})
+    row = score.row("x")
+    assert row["mean_iou"] == pytest.approx((1 + 0.5 + 64 / 192) / 3)
+    assert row["iou_skin"] == row["skin_iou"] == pytest.approx(64 / 192)
+    assert "iou_hair" not in row
+
+
+def test_skin_error_counts_what_was_regrown_alone():
+    truth = np.full((32, 32, 3), 100, np.uint8)
+    image = truth.copy()
+    own = _labels()
+    own[20:24, 4:12] = GARMENT  # the upper half of the skin was covered before
+    image[20:24, 4:12] = 130
+    image[24:28, 4:12] = 0
+    image[24:28, 20:] = 0
+    score = Score()
+    score.add(image, _labels(), truth, _labels(), own)
+    assert score.row("x")["skin_error"] == pytest.approx(30)
+    none = Score()
+    none.add(image, _labels(), truth, _labels(), _labels())
+    assert "skin_error" not in none.row("x")
+
+
+def test_cases_are_the_best_the_middle_and_the_worst():
+    scores = [0.1 * i for i in (3, 9, 0, 6, 1, 8, 5, 2, 7, 4)]
+    assert [round(10 * scores[i]) for i in cases(scores, 2)] == [9, 8, 5, 4, 1, 0]
+    assert cases([0.2, 0.9, 0.5]) == [1, 2, 0]
+    assert cases([]) == []
+
+
+def test_a_cycle_that_gives_the_garment_back_whole(make_person):
+    owner, person = make_person(128, 64, seed=0), make_person(128, 64, seed=1)
+
+    class Perfect:
+        def transfer(self, person, wearer):
+            assert wearer.image is there.image or (wearer.image == there.image).all()
+            return SimpleNamespace(image=owner.image, transfer_parsing=owner.parsing)
+
+    there = SimpleNamespace(image=person.image, transfer_parsing=person.parsing)
+    assert cycle(Perfect(), owner, there, person) == {
+        "cycle_ssim": pytest.approx(1),
+        "cycle_garment_iou": 1,
+    }
+    there.transfer_parsing = np.where(person.parsing == GARMENT, SKIN, person.parsing)
+    there.transfer_parsing = there.transfer_parsing.astype(np.uint8)
+    assert cycle(Perfect(), owner, there, person)["cycle_ssim"] == 0
+
+
+def test_networks_run_as_the_graphs_do():
+    random = np.random.default_rng(0)
+    inputs = {
+        name: random.integers(
+            7 if "parsing" in name else 25,
+            size=(2, 64, 64) if "parsing" in name else (2, 64, 64, 3),
+            dtype=np.uint8,
+        )
+        for name in INPUTS
+    }
+    outputs = Networks(build("lite")).run(inputs)
+    assert {name: (x.shape, x.dtype.name) for name, x in outputs.items()} == {
+        "transfer_parsing": ((2, 64, 64), "uint8"),
+        "warped_garment": ((2, 64, 64, 3), "uint8"),
+        "flow": ((2, 2, 64, 64), "float32"),
+        "image": ((2, 64, 64, 3), "uint8"),
+    }
 
 
 def test_similarity_agrees_with_the_formula():

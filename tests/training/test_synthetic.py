@@ -16,7 +16,7 @@ from garment_transfer.runtime.pipeline import stage_inputs
 from garment_transfer.training import synthetic
 from garment_transfer.training.synthetic import cloth, raster
 from garment_transfer.training.synthetic.anatomy import anatomy
-from garment_transfer.training.synthetic.groups import KEYS, shard_paths
+from garment_transfer.training.synthetic.groups import KEYS, SHOP_KEYS, shard_paths
 from garment_transfer.training.synthetic.people import sleeve_kind
 
 SIZE = (128, 96)
@@ -212,12 +212,16 @@ def test_roughness_is_there_and_bounded() -> None:
 def test_the_shop_shows_the_garment_alone() -> None:
     _, (garment, other) = synthetic.sample_group(7)
     for worn in (garment, other):
-        image, mask = synthetic.render_shop(worn, SIZE)
+        shop = synthetic.render_shop(worn, SIZE)
+        image, mask = shop.image, shop.mask
         assert image.shape == (*SIZE, 3)
         assert mask.dtype == bool
         assert 0.1 < mask.mean() < 0.9
         away = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8)) == 0
         assert (image[away] == 255).all()
+        assert ((shop.places != 0).any(axis=0) == mask).all()
+        # seen from the front: the middle of the picture is the middle of the cloth
+        assert abs(shop.places[0, :, SIZE[1] // 2][mask[:, SIZE[1] // 2]]).max() < 0.02
         rows, columns = np.nonzero(mask)
         assert rows.min() > 0
         assert rows.max() < SIZE[0] - 1
@@ -274,7 +278,7 @@ def test_shards_are_resumed_and_whole(tmp_path: Path) -> None:
     paths = shard_paths(tmp_path, 0)
     stored = {key: np.load(path, mmap_mode="r") for key, path in paths.items()}
     assert {len(x) for x in stored.values()} == {3}
-    direct = synthetic.training_group(1, small)
+    direct = synthetic.training_group(1, small) | synthetic.training_shop(1, small)
     for key, x in direct.items():
         assert np.array_equal(stored[key][1], x), key
     times = {path: path.stat().st_mtime_ns for path in paths.values()}
@@ -284,6 +288,13 @@ def test_shards_are_resumed_and_whole(tmp_path: Path) -> None:
     # A part of what is there is there.
     synthetic.write_shards(tmp_path, range(0, 2), small, workers=1)
     assert times == {path: path.stat().st_mtime_ns for path in paths.values()}
+    # Shards from before there was a shop get that alone.
+    for key in SHOP_KEYS:
+        paths[key].unlink()
+    synthetic.write_shards(tmp_path, range(0, 2), small, workers=1)
+    for key in SHOP_KEYS:
+        assert np.array_equal(np.load(paths[key]), stored[key]), key
+    assert all(path.stat().st_mtime_ns == times[path] for k, path in paths.items() if k in KEYS)
     with pytest.raises(ValueError, match="another folder"):
         synthetic.write_shards(tmp_path, range(0, 3), (32, 32), workers=1)
     with pytest.raises(ValueError, match="multiple of 64"):

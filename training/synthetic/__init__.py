@@ -7,7 +7,9 @@ from garment_transfer.training.synthetic.groups import (
     render_group,
     render_single,
     sample_group,
+    single_recipe,
     training_group,
+    training_shop,
     write_shards,
 )
 from garment_transfer.training.synthetic.people import (
@@ -21,6 +23,7 @@ from garment_transfer.training.synthetic.people import (
 )
 from garment_transfer.training.synthetic.render import (
     Rendered,
+    Shop,
     build_figure,
     render_person,
     render_shop,
@@ -37,6 +40,7 @@ __all__ = [
     "Distribution",
     "Garment",
     "Rendered",
+    "Shop",
     "build_figure",
     "held_out_pair",
     "held_out_recipe",
@@ -48,7 +52,9 @@ __all__ = [
     "sample_body",
     "sample_garment",
     "sample_group",
+    "single_recipe",
     "training_group",
+    "training_shop",
     "true_flow",
     "visible",
     "write_shards",

@@ -3,7 +3,7 @@
 import contextlib
 import multiprocessing
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +27,7 @@ from garment_transfer.training.synthetic.render import (
     garment_places,
     pattern_density,
     render_person,
+    render_shop,
     true_flow,
     visible,
 )
@@ -44,6 +45,8 @@ KEYS: Final = (
     "flow_valid",
     "places",
 )
+#: Names of the arrays of a group's garments in the shop; see `training_shop`.
+SHOP_KEYS: Final = ("shop_image", "shop_mask", "shop_places")
 SHARD_GROUPS: Final = 64
 HELD_OUT_PAIRS: Final = 256
 #: First spawn key of each use, so that no two draw from one stream.
@@ -115,15 +118,35 @@ def render_single(
     Returns:
         The person, and a generator to `roughen` it with.
     """
-    rng = TRAIN.rng(_SINGLE_STREAM, seed, index)
-    body = sample_body(rng)
-    garment = sample_garment(rng)
+    body, garment, rng = single_recipe(seed, index)
     return render_person(body, garment, size), rng
+
+
+def single_recipe(seed: int, index: int) -> tuple[Body, Garment, np.random.Generator]:
+    """What `render_single` renders, and the generator that it returns."""
+    rng = TRAIN.rng(_SINGLE_STREAM, seed, index)
+    return sample_body(rng), sample_garment(rng), rng
 
 
 def training_group(index: int, size: tuple[int, int] = (256, 192)) -> Arrays:
     """Group `index` (0 or more) of the training stream; see `render_group`."""
     return render_group(index, size, TRAIN)
+
+
+def training_shop(index: int, size: tuple[int, int] = (256, 192)) -> Arrays:
+    """Both garments of `training_group(index)` as a shop shows them.
+
+    Returns:
+        Arrays indexed [garment, ...]: `shop_image` uint8 [2, H, W, 3] RGB, `shop_mask` uint8
+        [2, H, W] of 0 and 1, `shop_places` float16 [2, 3, H, W], see `garment_places`.
+    """
+    _, garments = sample_group(index, TRAIN)
+    shops = [render_shop(garment, size) for garment in garments]
+    return {
+        "shop_image": np.stack([shop.image for shop in shops]),
+        "shop_mask": np.stack([shop.mask for shop in shops]).astype(np.uint8),
+        "shop_places": np.stack([shop.places for shop in shops]).astype(np.float16),
+    }
 
 
 def held_out_recipe(index: int) -> tuple[Body, Body, Garment, Garment]:
@@ -180,9 +203,11 @@ def one_thread() -> None:
     cv2.setNumThreads(1)
 
 
-def shard_paths(folder: Path, shard: int) -> dict[str, Path]:
+def shard_paths(
+    folder: Path, shard: int, keys: tuple[str, ...] = KEYS + SHOP_KEYS
+) -> dict[str, Path]:
     """The files of a shard, one `.npy` per key."""
-    return {key: folder / f"shard-{shard:05d}.{key}.npy" for key in KEYS}
+    return {key: folder / f"shard-{shard:05d}.{key}.npy" for key in keys}
 
 
 def write_shards(
@@ -195,7 +220,8 @@ def write_shards(
 
     A shard is `SHARD_GROUPS` groups, aligned to multiples of it; each key is one `.npy` with the
     group as first axis (`np.load(path, mmap_mode="r")`). Files appear whole or not at all, and a
-    shard that is there is not rendered again.
+    shard that is there is not rendered again. People and shop are rendered apart, so that shards
+    which lack the shop get that alone.
 
     Args:
         folder: where the shards go.
@@ -216,33 +242,48 @@ def write_shards(
         (first // SHARD_GROUPS, range(first, min(first + SHARD_GROUPS, groups.stop)))
         for first in range(groups.start, groups.stop, SHARD_GROUPS)
     ]
-    missing = [s for s in shards if not _complete(folder, s[0], len(s[1]), size)]
-    left = sum(len(indices) for _, indices in missing)
+    tasks: list[tuple[Callable[[int, tuple[int, int]], Arrays], int, range]] = []
+    for shard, indices in shards:
+        if not _complete(folder, shard, KEYS, len(indices), size):
+            tasks.append((training_group, shard, indices))
+        else:  # it may hold more groups than are asked for, and each has its shop
+            stored = len(np.load(shard_paths(folder, shard)["image"], mmap_mode="r"))
+            indices = range(indices.start, indices.start + stored)
+        if not _complete(folder, shard, SHOP_KEYS, len(indices), size):
+            tasks.append((training_shop, shard, indices))
     with (
-        tqdm(total=len(groups), initial=len(groups) - left, unit="group", desc="rendering") as bar,
+        tqdm(
+            total=sum(len(indices) for *_, indices in tasks),
+            desc="rendering",
+            disable=None if tasks else True,
+        ) as bar,
         contextlib.ExitStack() as stack,
     ):
         pool: ProcessPoolExecutor | None = None
-        if workers > 1 and missing:
+        if workers > 1 and tasks:
             context = multiprocessing.get_context("spawn")
             pool = stack.enter_context(
                 ProcessPoolExecutor(workers, mp_context=context, initializer=one_thread)
             )
-        for shard, indices in missing:
-            _write(folder, shard, _collect(pool, indices, size, bar))
+        for render, shard, indices in tasks:
+            _write(folder, shard, _collect(pool, render, indices, size, bar))
     return [shard_paths(folder, shard)["image"] for shard, _ in shards]
 
 
 def _collect(
-    pool: ProcessPoolExecutor | None, indices: range, size: tuple[int, int], bar: Any
+    pool: ProcessPoolExecutor | None,
+    render: Callable[[int, tuple[int, int]], Arrays],
+    indices: range,
+    size: tuple[int, int],
+    bar: Any,
 ) -> Arrays:
     """Render groups, in `pool` or here, and stack them."""
     sizes = [size] * len(indices)
     results: Iterable[Arrays]
     if pool is None:
-        results = map(training_group, indices, sizes)
+        results = map(render, indices, sizes)
     else:
-        results = pool.map(training_group, indices, sizes, chunksize=2)
+        results = pool.map(render, indices, sizes, chunksize=2)
     out: Arrays = {}
     for k, group in enumerate(results):
         if not out:
@@ -253,13 +294,17 @@ def _collect(
     return out
 
 
-def _complete(folder: Path, shard: int, length: int, size: tuple[int, int]) -> bool:
+def _complete(
+    folder: Path, shard: int, keys: tuple[str, ...], length: int, size: tuple[int, int]
+) -> bool:
     """Whether every file of a shard is there and holds at least `length` groups."""
-    for key, path in shard_paths(folder, shard).items():
+    for key, path in shard_paths(folder, shard, keys).items():
         if not path.exists():
             return False
         stored = np.load(path, mmap_mode="r")
-        found = stored.shape[4:6] if key in ("flow", "places") else stored.shape[3:5]
+        found = (
+            stored.shape[-3:-1] if key.endswith("image") or "dense" in key else stored.shape[-2:]
+        )
         if found != tuple(size):
             raise ValueError(f"{path} holds pictures of {found}, not {size}: use another folder")
         if len(stored) < length:
@@ -268,7 +313,7 @@ def _complete(folder: Path, shard: int, length: int, size: tuple[int, int]) -> b
 
 
 def _write(folder: Path, shard: int, arrays: Arrays) -> None:
-    for key, path in shard_paths(folder, shard).items():
+    for key, path in shard_paths(folder, shard, tuple(arrays)).items():
         partial = path.with_suffix(f".{os.getpid()}.tmp")
         with partial.open("wb") as f:
             np.save(f, arrays[key])

@@ -779,13 +779,23 @@ def visible(target: Rendered, source: Rendered) -> NDArray[np.bool_]:
     return out
 
 
+@dataclass(frozen=True)
+class Shop:
+    """A garment as a shop shows it."""
+
+    image: U8  #: [H, W, 3] RGB
+    mask: NDArray[np.bool_]  #: [H, W], where the garment is
+    places: Floats  #: [3, H, W], which place of the cloth it shows, as `garment_places`
+
+
 def render_shop(
-    garment: Garment, size: tuple[int, int] = (256, 192)
-) -> tuple[U8, NDArray[np.bool_]]:
+    garment: Garment,
+    size: tuple[int, int] = (256, 192),
+    atlas: texture.Atlas | None = None,
+) -> Shop:
     """The garment alone as a shop shows it: nobody in it, from the front, on white.
 
-    Returns:
-        image uint8 [H, W, 3] and mask bool [H, W].
+    `atlas` is `texture.paint(garment, ...)`, where the garment is rendered more than once.
     """
     body = neutral_body(female=garment.seed % 3 != 0)
     figure = build_figure(body)
@@ -804,7 +814,7 @@ def render_shop(
         origin=(float(low[0] + high[0]) / 2, float(low[2] + high[2]) / 2 + height / 2),
     )
     scene = _compose(figure, loose, shell, size, alone=True)
-    atlas = texture.paint(garment, pattern_density(size))
+    atlas = atlas or texture.paint(garment, pattern_density(size))
     fine_points = scene.points * np.array([2, 2, 1], np.float32) + np.array(
         [0.5, 0.5, 0], np.float32
     )
@@ -812,4 +822,8 @@ def render_shop(
     clean = _rasterise(scene, scene.points, size)
     colour, _ = _shade(figure, loose, scene, fine, atlas, 2 * h / height)
     image = (np.clip(_halve(colour), 0, 1) * 255 + 0.5).astype(np.uint8)
-    return image, clean.face >= 0
+    mask = clean.face >= 0
+    places = np.zeros((3, h, w), np.float32)
+    corners = scene.faces[clean.face[mask]]
+    places[:, mask] = _interpolate(scene.attributes[:, :3], corners, clean.bary[mask]).T
+    return Shop(image, mask, places)

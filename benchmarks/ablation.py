@@ -1,0 +1,204 @@
+"""What each kind of knowledge is worth: the method without it, and taught by the truth.
+
+    python -m garment_transfer.benchmarks.ablation --seeds 0,1,2 --json ablation.json
+
+trains the whole method once a seed and then, for every other row, the affected stage again; all
+else is the full method's. A stage always gets the same number of steps: a row that leaves out a
+phase spends its steps in another. Every row is measured on the held-out rendered pairs. Repeated
+after a stop, it goes on with the step where it was.
+"""
+
+import dataclasses
+import json
+import platform
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from numpy.typing import NDArray
+
+import garment_transfer.training.config as training_config
+from garment_transfer.benchmarks.measuring import processor
+from garment_transfer.models.checkpoint import load_checkpoint
+from garment_transfer.runtime.bundle import STAGES
+from garment_transfer.runtime.errors import GarmentTransferError
+from garment_transfer.runtime.files import check_writable, read_json, replacing
+from garment_transfer.training.config import RunConfig, read_config
+from garment_transfer.training.data import held_out_pairs
+from garment_transfer.training.evaluation import Networks, evaluate_held_out
+from garment_transfer.training.phases import LEARNT_IN, METHOD, PHASES
+from garment_transfer.training.synthetic import HELD_OUT_PAIRS, write_shards
+from garment_transfer.training.trainer import result_of, train
+
+CONFIG = Path(training_config.__file__).parent / "configs" / "ablation.toml"
+FULL = "full method"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A way to train: `phases`, each for the steps of those of the method that it stands for."""
+
+    phases: Mapping[str, Sequence[str]]
+    weights: Mapping[str, Any] = field(default_factory=dict)
+    preset: str | None = None
+
+
+_PARSING = {"transfer-parsing": ["transfer-parsing"], "self-study": ["self-study"]}
+
+ROWS = {
+    FULL: Row({phase: [phase] for phase in METHOD}),
+    "without feature knowledge": Row(_PARSING, {"feature": 0.0}),
+    "without response knowledge": Row(_PARSING, {"response": 0.0}),
+    "without self-study": Row({"transfer-parsing": ["transfer-parsing", "self-study"]}),
+    "without STN": Row(
+        {"warping": ["aligning", "warping"], "warping-joint": ["warping-joint"]},
+        preset="lite-without-stn",
+    ),
+    "without content knowledge": Row(
+        {phase: [phase] for phase in ("aligning", "warping", "warping-joint")}, {"content": 0.0}
+    ),
+    "regrowth of rectangles": Row({"regrowth": ["regrowth"]}, {"erasing": "rectangles"}),
+    "supervised by the truth": Row(
+        {
+            "supervised-parsing": ["transfer-parsing", "self-study"],
+            "supervised-warping": ["aligning", "warping", "warping-joint"],
+            "supervised-regrowth": ["regrowth"],
+        }
+    ),
+}
+
+
+def train_row(config: RunConfig, name: str, data: Path, folder: Path) -> dict[str, torch.nn.Module]:
+    """Train what a row changes of the full method, which has to be there, below `folder`.
+
+    Returns:
+        The networks of the three stages.
+    """
+    row, full = ROWS[name], folder / FULL.replace(" ", "-")
+    output = folder / name.replace(" ", "-")
+    knowledge = {network: str(result_of(full, phase)) for network, phase in LEARNT_IN.items()}
+    config = dataclasses.replace(
+        config,
+        preset=row.preset or config.preset,
+        weights=dataclasses.replace(config.weights, **row.weights),
+        knowledge=knowledge,
+    )
+    stages = load_checkpoint(full / "checkpoint.safetensors")[1] if name != FULL else {}
+    for phase, parts in row.phases.items():
+        steps = sum(config.phase(part, data, output).steps for part in parts)
+        result = train(dataclasses.replace(config.phase(phase, data, output), steps=steps))
+        if PHASES[phase].network in STAGES:
+            stages |= load_checkpoint(result)[1]
+    return stages
+
+
+def stages_of(name: str) -> list[str]:
+    """The stages that a row trains again."""
+    return [s for s in STAGES if s in {PHASES[p].network for p in ROWS[name].phases}]
+
+
+def ablation(
+    config: RunConfig,
+    rows: Sequence[str],
+    seeds: Sequence[int],
+    folder: Path,
+    pairs: Iterable[Mapping[str, NDArray]],
+    report: dict[str, Any],
+    save: Callable[[], None],
+) -> None:
+    """Add to `report["rows"]` what is not there yet, and `save()` after each row."""
+    done = {(row["name"], row["seed"]) for row in report["rows"]}
+    pairs = list(pairs)
+    for seed in seeds:
+        own = dataclasses.replace(config, seed=seed)
+        for name in rows:
+            if (name, seed) in done:
+                continue
+            start = time.monotonic()
+            stages = train_row(own, name, folder / "data", folder / f"seed-{seed}")
+            seconds = time.monotonic() - start
+            figures = evaluate_held_out(Networks(stages), pairs)[0]
+            entry = {**figures, "name": name, "seed": seed, "stages": stages_of(name)}
+            # of this session: a row that was stopped before took longer
+            report["rows"].append({**entry, "seconds": round(seconds)})
+            save()
+
+
+def _named(ctx: click.Context, param: click.Parameter, value: str | None) -> list[str]:
+    names = [name.strip() for name in value.split(",")] if value else list(ROWS)
+    if unknown := [name for name in names if name not in ROWS]:
+        raise click.BadParameter(f"unknown {unknown}; available: {', '.join(ROWS)}")
+    # every row needs the full method
+    return [FULL, *(name for name in ROWS if name in names and name != FULL)]
+
+
+def _numbers(ctx: click.Context, param: click.Parameter, value: str) -> list[int]:
+    if not all(part.strip().isdigit() for part in value.split(",")):
+        raise click.BadParameter(f"{value!r} are not whole numbers such as 0,1,2")
+    return [int(part) for part in value.split(",")]
+
+
+@click.command()
+@click.option("--rows", callback=_named, help="Names, parted by commas; all if not given.")
+@click.option("--seeds", callback=_numbers, default="0", show_default=True)
+@click.option("--json", "json_file", required=True, type=click.Path(path_type=Path))
+@click.option("--work", type=click.Path(path_type=Path), default="runs/ablation", show_default=True)
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    default=CONFIG,
+)
+@click.option("--pairs", type=click.IntRange(1, HELD_OUT_PAIRS), default=HELD_OUT_PAIRS)
+@click.option("--workers", type=click.IntRange(min=1), default=2, help="Processes that render.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of torch.")
+def main(
+    rows: list[str],
+    seeds: list[int],
+    json_file: Path,
+    work: Path,
+    config_file: Path,
+    pairs: int,
+    workers: int,
+    threads: int | None,
+) -> None:
+    """Train and measure the rows that the JSON file lacks."""
+    check_writable(json_file)
+    if threads:
+        torch.set_num_threads(threads)
+    config = read_config(config_file)
+    settings = {
+        "config": json.loads(json.dumps(dataclasses.asdict(config))),
+        "pairs": pairs,
+        "processor": processor(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    report: dict[str, Any] = {**settings, "rows": []}
+    if json_file.exists():
+        report = read_json(json_file)
+        for key in ("config", "pairs"):
+            if report.get(key) != settings[key]:
+                raise click.ClickException(
+                    f"{json_file} holds results of another {key}: choose another file"
+                )
+
+    def save() -> None:
+        with replacing(json_file) as temporary:
+            temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+    write_shards(work / "data", range(config.groups), config.size, workers)
+    rendered = held_out_pairs(range(pairs), config.size, workers)
+    try:
+        ablation(config, rows, seeds, work, rendered, report, save)
+    except GarmentTransferError as error:
+        raise click.ClickException(str(error)) from error
+
+
+if __name__ == "__main__":
+    main()

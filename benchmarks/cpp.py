@@ -1,0 +1,134 @@
+"""The C++ library beside Python on ONNX Runtime, in one run: a transfer, its overhead, loading.
+
+    python -m garment_transfer.benchmarks.cpp BUILD [--threads 1] [--rounds 100] [--json FILE]
+
+BUILD is where the library was built with its tests. The programs are asked in turn, so that
+whatever else the machine does hits all alike.
+"""
+
+import json
+import platform
+import statistics
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from garment_transfer.benchmarks.measuring import interleaved, medians, processor
+
+#: What tests/cpp/latency.cpp can be asked for.
+PARTS = ("library", "strided", "networks", "load")
+
+
+class Latency:
+    """The program `latency` on the sample pair at the bundle's size."""
+
+    def __init__(self, program: Path, threads: int) -> None:
+        from garment_transfer.kernels import onnxruntime_library
+        from garment_transfer.runtime import Pipeline, sample_bundle
+
+        kernel = onnxruntime_library()
+        if kernel is None:
+            raise click.ClickException("FlowWarp's kernel is not built: see CONTRIBUTING.md")
+        self.pipeline = Pipeline.load(sample_bundle(), threads=threads)
+        self.inputs = sample_inputs(self.pipeline)
+        with tempfile.TemporaryDirectory() as folder:
+            for name, array in {**self.inputs, **self.pipeline.run(self.inputs)}.items():
+                (Path(folder) / name).write_bytes(array.tobytes())
+            command = [program, sample_bundle(), folder, str(threads), kernel]
+            self._process = subprocess.Popen(
+                list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+            self.ask("library")  # it has read the folder by then
+
+    def ask(self, words: str) -> float:
+        """Its answer: milliseconds, or runs per second for "throughput WORKERS SECONDS"."""
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(words + "\n")
+        process.stdin.flush()
+        answer = process.stdout.readline()
+        if not answer:
+            raise click.ClickException(f"latency ended with code {process.wait()}")
+        return float(answer)
+
+    def close(self) -> None:
+        """Ends the program."""
+        self._process.communicate()
+
+
+def sample_inputs(pipeline: Any) -> dict[str, Any]:
+    """The sample pair as `Pipeline.run` takes it."""
+    from garment_transfer.runtime import Person, sample_people
+    from garment_transfer.runtime.pipeline import stage_inputs
+
+    person, owner = (Person.load(folder) for folder in sample_people())
+    return {k: v[None].copy() for k, v in stage_inputs(person, owner, pipeline.size).items()}
+
+
+@click.command()
+@click.argument("build", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--threads", default=1, show_default=True, help="Threads of each graph.")
+@click.option("--rounds", default=100, show_default=True, help="Timed rounds, after 10 untimed.")
+@click.option("--cycles", default=1000, show_default=True, help="Loads for the memory's growth.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the result here.")
+def main(build: Path, threads: int, rounds: int, cycles: int, json_file: Path | None) -> None:
+    """Median times of a transfer in C++ and in Python, of the bare networks, and of loading."""
+    import onnxruntime
+
+    from garment_transfer.runtime import sample_bundle
+    from garment_transfer.runtime.files import replacing
+
+    latency = Latency(build / "tests/latency", threads)
+    own: dict[str, list[float]] = {part: [] for part in PARTS}
+
+    def part(name: str) -> Callable[[], object]:
+        # the program makes an untimed call and a timed one, as `interleaved` does for Python
+        return lambda: own[name].append(latency.ask(name))
+
+    runs = {"python": lambda: latency.pipeline.run(latency.inputs)}
+    times = interleaved({**runs, **{name: part(name) for name in PARTS}}, rounds)
+    latency.close()
+    timed = {"python": times["python"], **{name: own[name][-2 * rounds :] for name in PARTS}}
+    median = medians(timed)
+    memory = json.loads(
+        subprocess.run(
+            [build / "tests/cycles", sample_bundle(), str(cycles)],
+            check=True,
+            capture_output=True,
+        ).stdout
+    )
+    (library,) = build.glob("lib/libgarment_transfer.so.*.*.*")
+    report = {
+        "what": "one pair at the bundle's size, uint8 arrays to uint8 arrays, ONNX Runtime on the "
+        "CPU; library: gt_session_run, strided: with rows apart, networks: bare sessions, "
+        "load: gt_pipeline_load",
+        "threads": threads,
+        "rounds": rounds,
+        "median_ms": median,
+        "p10_ms": {name: statistics.quantiles(v, n=10)[0] for name, v in timed.items()},
+        "p90_ms": {name: statistics.quantiles(v, n=10)[-1] for name, v in timed.items()},
+        "overhead_ms": median["library"] - median["networks"],
+        "library_bytes": library.stat().st_size,
+        "memory": memory,
+        "machine": {
+            "processor": processor(),
+            "python": platform.python_version(),
+            "onnxruntime": onnxruntime.__version__,
+        },
+    }
+    for name, value in median.items():
+        click.echo(f"{name:<12} {value:8.2f} ms")
+    click.echo(f"overhead above the networks {report['overhead_ms']:.3f} ms")
+    click.echo(f"library {report['library_bytes']} bytes; {memory}")
+    if json_file:
+        with replacing(json_file) as temporary:
+            temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""`garment-transfer benchmark`: every way to run a bundle, side by side."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import click
+
+from garment_transfer.cli.options import COUNTS
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command("benchmark")
+@click.option("--bundle", type=_PATH, help="Bundle to run; default: the one in the package.")
+@click.option(
+    "--backends",
+    default="all",
+    show_default=True,
+    help="Rows to measure: names or patterns such as 'onnxruntime*,torch-eager'.",
+)
+@click.option("--batch", type=COUNTS, default="1", show_default=True, help="Batch sizes.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads; default: one per core.")
+@click.option(
+    "--rounds", type=click.IntRange(min=1), default=60, show_default=True, help="Rounds at batch 1."
+)
+@click.option("--clients", type=COUNTS, help="Threads that share a pipeline, such as 1,2,4,8.")
+@click.option("--checkpoint", type=_PATH, help="Checkpoint of the bundle, for the torch rows.")
+@click.option("--json", "json_file", type=_PATH, help="Write the result here.")
+@click.option("--plot", "plot_file", type=_PATH, help="Write a plot here.")
+@click.option("--html", "html_file", type=_PATH, help="Write a page with everything here.")
+@click.pass_context
+def command(
+    context: click.Context,
+    bundle: Path | None,
+    backends: str,
+    batch: tuple[int, ...],
+    threads: int | None,
+    rounds: int,
+    clients: tuple[int, ...] | None,
+    checkpoint: Path | None,
+    json_file: Path | None,
+    plot_file: Path | None,
+    html_file: Path | None,
+) -> None:
+    """Measure every backend on the same inputs, in turn, each in its own process.
+
+    A row that cannot run is listed with the reason. An interrupted run keeps what it measured.
+    """
+    from garment_transfer.benchmarks.environment import usable_cores
+    from garment_transfer.benchmarks.harness import Settings, run_benchmark, write_report
+    from garment_transfer.benchmarks.rows import find_checkpoint, select_rows
+    from garment_transfer.runtime import Bundle, sample_bundle
+    from garment_transfer.runtime.files import check_writable
+
+    for path in (json_file, plot_file, html_file):
+        if path:
+            check_writable(path)
+    if plot_file or html_file:
+        from garment_transfer.benchmarks.report import check_plot
+
+        check_plot(plot_file)
+    loaded = Bundle.load(bundle or sample_bundle())
+    rows = select_rows(backends, loaded, find_checkpoint(loaded, checkpoint))
+    settings = Settings(
+        bundle=loaded.path,
+        rows=rows,
+        batches=batch,
+        threads=threads or usable_cores(),
+        rounds=rounds,
+        clients=clients or (),
+        checkpoint=checkpoint,
+        named=frozenset(part.strip() for part in backends.split(",")),
+    )
+
+    def save(report: dict[str, Any]) -> None:
+        if json_file:
+            write_report(report, json_file)
+
+    # a scheduler's stop is the keyboard's: what was measured is kept
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    report = run_benchmark(settings, save, lambda line: click.echo(line, err=True))
+    _show(report, plot_file, html_file)
+    context.exit(130 if report["interrupted"] else 0)
+
+
+def _show(report: dict[str, Any], plot_file: Path | None, html_file: Path | None) -> None:
+    from garment_transfer.benchmarks.report import describe, write_page, write_plot
+
+    click.echo(describe(report))
+    if plot_file:
+        write_plot(report, plot_file)
+    if html_file:
+        write_page(report, html_file)

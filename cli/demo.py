@@ -1,0 +1,48 @@
+"""`garment-transfer demo`: a page to try it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command("demo")
+@click.option("--bundle", type=click.Path(path_type=Path), help="Default: the one in the package.")
+@click.option(
+    "--backend",
+    "backends",
+    multiple=True,
+    default=["onnxruntime"],
+    show_default=True,
+    help="Inference backend; given more than once, they are timed side by side.",
+)
+@click.option("--threads", type=click.IntRange(min=1), help="Threads; default: one per core.")
+@click.option(
+    "--render",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Render so many more people; extra train.",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(1, 65535), default=7860, show_default=True)
+@click.option("--open", "in_browser", is_flag=True, help="Open the page in a browser.")
+def command(
+    bundle: Path | None,
+    backends: tuple[str, ...],
+    threads: int | None,
+    render: int,
+    host: str,
+    port: int,
+    in_browser: bool,
+) -> None:
+    """Serve a page on which people and garments are chosen, with the result and all its stages.
+
+    The people in the package are there, and photos with their maps can be uploaded.
+    """
+    from garment_transfer.cli.page import built_in_people, launch, page, rendered_people
+    from garment_transfer.runtime import Pipeline, sample_bundle
+
+    pipelines = {name: Pipeline.load(bundle or sample_bundle(), name, threads) for name in backends}
+    people = [*built_in_people(), *rendered_people(render)]
+    launch(page(pipelines, people), host, port, in_browser)

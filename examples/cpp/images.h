@@ -1,0 +1,30 @@
+// Photos and label maps from the bytes of files, and pictures back to PNG.
+
+#pragma once
+
+#include <opencv2/core.hpp>
+#include <stdexcept>
+#include <string>
+
+namespace example {
+
+// What a user gave that cannot be used; the message says what is due.
+class InputError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+// `name` is what messages call the image, and `max_side` the most pixels it may have on a side;
+// sizes are read before anything is decoded. All throw InputError.
+
+// A photo, RGB 8UC3, of a PNG or JPEG, turned upright by its EXIF orientation.
+cv::Mat read_photo(const std::string& bytes, const std::string& name, int max_side);
+// The stored values of a PNG, RGB 8UC3.
+cv::Mat read_rgb_map(const std::string& bytes, const std::string& name, int max_side);
+// The stored grey levels or palette indices of a PNG, 8UC1.
+cv::Mat read_indices(const std::string& bytes, const std::string& name, int max_side);
+
+// An RGB picture as the bytes of a PNG.
+std::string write_png(const cv::Mat& image);
+
+}  // namespace example

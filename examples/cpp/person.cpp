@@ -1,0 +1,218 @@
+#include "person.h"
+
+#include <array>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <vector>
+
+#include "fitting.h"
+
+namespace example {
+namespace {
+
+namespace fs = std::filesystem;
+
+// The highest DensePose part.
+constexpr int kParts = 24;
+
+// A body or a garment smaller than this share of its photo is a stray pixel, not one.
+constexpr double kMinShare = 0.001;
+
+// A map may have another size than its photo when the aspects agree within this share.
+constexpr double kAspectTolerance = 0.01;
+
+struct LabelSet {
+  std::map<int, int> classes;
+  // Garments that go on below the hips: above them upper garment, below them lower.
+  std::set<int> whole_body;
+};
+
+const std::map<std::string, LabelSet>& label_sets() {
+  static const auto sets = [] {
+    const std::map<int, int> cihp = {
+        {0, kBackground}, {1, kHair},   {2, kHair},     {3, kSkin},  {4, kFace},
+        {5, kGarment},    {6, kGarment}, {7, kGarment}, {8, kLegs},  {9, kLower},
+        {10, kSkin},      {11, kGarment}, {12, kLower}, {13, kFace}, {14, kSkin},
+        {15, kSkin},      {16, kLegs},  {17, kLegs},    {18, kLegs}, {19, kLegs}};
+    std::map<int, int> lip = cihp, own;
+    lip[10] = kGarment;
+    for (int label = 0; label < kClasses; ++label) own[label] = label;
+    return std::map<std::string, LabelSet>{
+        {"classes7", {own, {}}},
+        {"viton14",
+         {{{0, kBackground}, {1, kHair}, {4, kGarment}, {5, kLegs}, {6, kLegs}, {7, kGarment},
+           {8, kLower}, {9, kLegs}, {10, kLegs}, {11, kSkin}, {12, kFace}, {13, kSkin}},
+          {}}},
+        {"cihp20", {cihp, {6}}},
+        {"lip20", {lip, {6, 10}}},
+        {"atr18",
+         {{{0, kBackground}, {1, kHair}, {2, kHair}, {3, kFace}, {4, kGarment}, {5, kLower},
+           {6, kLower}, {7, kGarment}, {8, kLower}, {9, kLegs}, {10, kLegs}, {11, kFace},
+           {12, kLegs}, {13, kLegs}, {14, kSkin}, {15, kSkin}, {16, kBackground}, {17, kGarment}},
+          {7}}}};
+  }();
+  return sets;
+}
+
+// The first row below the hips; -1 where no leg is in sight. It is the cut with the fewest torso
+// pixels below it and leg pixels above it.
+int hip_row(const cv::Mat& densepose) {
+  std::vector<long> torso(static_cast<std::size_t>(densepose.rows)), legs = torso;
+  long torso_below = 0, leg_count = 0;
+  for (int y = 0; y < densepose.rows; ++y) {
+    const auto* row = densepose.ptr<cv::Vec3b>(y);
+    const auto at = static_cast<std::size_t>(y);
+    for (int x = 0; x < densepose.cols; ++x) {
+      const int part = row[x][0];
+      torso[at] += part == 1 || part == 2;
+      legs[at] += part >= 7 && part <= 14;
+    }
+    torso_below += torso[at];
+    leg_count += legs[at];
+  }
+  if (!leg_count) return -1;
+  long legs_above = 0, least = torso_below;
+  int best = 0;
+  for (int y = 0; y < densepose.rows; ++y) {
+    legs_above += legs[static_cast<std::size_t>(y)];
+    torso_below -= torso[static_cast<std::size_t>(y)];
+    if (legs_above + torso_below < least) {
+      least = legs_above + torso_below;
+      best = y + 1;
+    }
+  }
+  return best;
+}
+
+cv::Mat to_classes(const cv::Mat& ids, const std::string& set_name, const cv::Mat& densepose,
+                   const std::string& name) {
+  const auto found = label_sets().find(set_name);
+  if (found == label_sets().end()) {
+    std::string names;
+    for (const auto& [each, set] : label_sets()) names += (names.empty() ? "" : ", ") + each;
+    throw InputError("unknown label set '" + set_name + "'; available: " + names);
+  }
+  const LabelSet& set = found->second;
+  const int hip = set.whole_body.empty() ? -1 : hip_row(densepose);
+  cv::Mat classes(ids.size(), CV_8U);
+  for (int y = 0; y < ids.rows; ++y) {
+    for (int x = 0; x < ids.cols; ++x) {
+      const int id = ids.at<unsigned char>(y, x);
+      const auto entry = set.classes.find(id);
+      if (entry == set.classes.end()) {
+        throw InputError(name + " has id " + std::to_string(id) + ", which label set " + set_name +
+                         " does not know. Either the map uses another set, or its ids were lost: "
+                         "a palette turned into grey levels, a lossy format, or smooth resizing; "
+                         "take the map as the parser wrote it");
+      }
+      const bool lower = hip >= 0 && y >= hip && set.whole_body.count(id);
+      classes.at<unsigned char>(y, x) =
+          static_cast<unsigned char>(lower ? static_cast<int>(kLower) : entry->second);
+    }
+  }
+  return classes;
+}
+
+// Brings a map to its photo's size by nearest neighbours where the aspect agrees.
+cv::Mat to_photo(const cv::Mat& map, cv::Size size, const std::string& name,
+                 const std::string& photo) {
+  if (map.size() == size) return map;
+  const double across = double(map.rows) * size.width, down = double(map.cols) * size.height;
+  if (std::abs(across - down) > kAspectTolerance * across) {
+    throw InputError(name + " is " + std::to_string(map.cols) + "x" + std::to_string(map.rows) +
+                     " pixels (width x height) and " + photo + " " + std::to_string(size.width) +
+                     "x" + std::to_string(size.height) +
+                     ": the aspects differ, so one of them was cropped or turned; make both from "
+                     "the same photo");
+  }
+  return nearest(map, size);
+}
+
+void check_densepose(const cv::Mat& densepose, const std::string& name) {
+  cv::Mat part;
+  cv::extractChannel(densepose, part, 0);
+  double highest = 0;
+  cv::minMaxLoc(part, nullptr, &highest);
+  if (highest > kParts) {
+    throw InputError(name + ": channel I reaches " + std::to_string(int(highest)) +
+                     "; expected DensePose parts 0..24 in the first channel (red), then 255 U and "
+                     "255 V: check the order of the channels (OpenCV writes BGR)");
+  }
+  const int count = cv::countNonZero(part);
+  if (count < kMinShare * double(part.total())) {
+    throw InputError(name + " shows a person without a body: " + std::to_string(count) +
+                     " pixels of " + std::to_string(part.total()) +
+                     " have a DensePose part, expected at least 0.1%; choose a photo that shows a "
+                     "person");
+  }
+}
+
+std::string content_of(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) throw InputError(path.string() + " cannot be read; check the path");
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+}  // namespace
+
+Person read_person(const PersonFiles& files, int max_side) {
+  Person person;
+  person.image = read_photo(files.photo.bytes, files.photo.name, max_side);
+  const cv::Size size = person.image.size();
+  const cv::Mat densepose =
+      read_rgb_map(files.densepose.bytes, files.densepose.name, max_side);
+  check_densepose(densepose, files.densepose.name);
+  person.densepose = to_photo(densepose, size, files.densepose.name, files.photo.name);
+  const cv::Mat ids = to_photo(read_indices(files.parse.bytes, files.parse.name, max_side), size,
+                               files.parse.name, files.photo.name);
+  person.parsing = to_classes(ids, files.label_set, person.densepose, files.parse.name);
+  return person;
+}
+
+PersonFiles read_folder(const std::string& name) {
+  const fs::path folder = name;
+  PersonFiles files;
+  nlohmann::json meta;
+  const fs::path meta_path = folder / "meta.json";
+  try {
+    meta = nlohmann::json::parse(content_of(meta_path));
+    files.label_set = meta.at("parse").get<std::string>();
+    if (meta.at("densepose") != "iuv-png") {
+      throw InputError(meta_path.string() + ": DensePose encoding " + meta["densepose"].dump() +
+                       "; this example reads \"iuv-png\" alone, and the Python package the others");
+    }
+  } catch (const nlohmann::json::exception& error) {
+    throw InputError(meta_path.string() + " cannot be used (" + error.what() +
+                     R"(); expected {"parse": LABEL_SET, "densepose": "iuv-png"})");
+  }
+  for (const char* suffix : {".png", ".jpg", ".jpeg"}) {
+    const fs::path path = folder / (std::string("image") + suffix);
+    if (files.photo.name.empty() && fs::exists(path)) {
+      files.photo = {path.string(), content_of(path)};
+    }
+  }
+  if (files.photo.name.empty()) {
+    throw InputError(name + " has no image.png, image.jpg or image.jpeg; add the photo");
+  }
+  const fs::path parse = folder / "parse.png", densepose = folder / "densepose.png";
+  files.parse = {parse.string(), content_of(parse)};
+  files.densepose = {densepose.string(), content_of(densepose)};
+  return files;
+}
+
+void check_garment(const Person& person, const std::string& name) {
+  const int count = cv::countNonZero(person.parsing == kGarment);
+  if (count < kMinShare * double(person.parsing.total())) {
+    throw InputError(name + " wears no upper garment: " + std::to_string(count) + " pixels of " +
+                     std::to_string(person.parsing.total()) +
+                     " have class 4 (garment), expected at least 0.1%; choose a photo that shows "
+                     "one, and check that the label set is the parse map's own");
+  }
+}
+
+}  // namespace example

@@ -1,0 +1,42 @@
+// A person: photo, parsing and DensePose of one size, checked as runtime/people.py does.
+
+#pragma once
+
+#include <opencv2/core.hpp>
+#include <string>
+
+#include "images.h"
+
+namespace example {
+
+// Photos and maps may be this many pixels high or wide, as in Python.
+constexpr int kMaxSide = 8192;
+
+enum Class { kBackground, kHair, kFace, kSkin, kGarment, kLower, kLegs, kClasses };
+
+struct Person {
+  cv::Mat image;      // RGB 8UC3
+  cv::Mat parsing;    // 8UC1, the seven classes
+  cv::Mat densepose;  // 8UC3: part 0..24, U and V scaled to 0..255
+};
+
+// The bytes of a person's files, what messages call each, and the label set of the parse map.
+struct PersonFiles {
+  struct File {
+    std::string name, bytes;
+  };
+  File photo, parse, densepose;
+  std::string label_set = "classes7";
+};
+
+// Throws InputError for what cannot be used.
+Person read_person(const PersonFiles& files, int max_side = kMaxSide);
+
+// A person's folder: image.png or .jpg, parse.png, densepose.png and meta.json, which names the
+// label set and has to name encoding iuv-png.
+PersonFiles read_folder(const std::string& folder);
+
+// Throws InputError unless the person wears an upper garment that can be given away.
+void check_garment(const Person& person, const std::string& name);
+
+}  // namespace example

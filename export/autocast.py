@@ -1,0 +1,84 @@
+"""float16 graphs of networks that are not this package's own: NVIDIA's ModelOpt chooses.
+
+AutoCast runs a graph on samples and keeps in float32 what takes large values. It reads and writes
+ONNX files and needs no GPU.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.inliner
+from numpy.typing import NDArray
+
+from garment_transfer.export.errors import ExportError
+from garment_transfer.models.flow_warp import DOMAIN
+
+
+def autocast_half(
+    stage: str, model: onnx.ModelProto, samples: Sequence[Mapping[str, NDArray[Any]]]
+) -> onnx.ModelProto:
+    """The float16 graph of a stage by AutoCast, with every sample for calibration.
+
+    Inputs and outputs keep their types. AutoCast knows no local functions, so FlowWarp's body is
+    inlined; it stays float32, and no kernel or plugin takes it up.
+
+    Raises:
+        ExportError: ModelOpt is not installed, or what it makes is no valid graph.
+    """
+    try:
+        from modelopt.onnx.autocast import convert_to_mixed_precision
+    except ImportError as error:
+        raise ExportError(
+            f"--autocast needs NVIDIA's ModelOpt, which does not import ({error}); run "
+            '`pip install "garment-transfer[autocast]"`, or `pip install ".[autocast]"` in a copy '
+            "of the repository"
+        ) from error
+    inlined = onnx.inliner.inline_local_functions(model)
+    warping: list[str] = []
+    for node in inlined.graph.node:
+        if not node.name:  # the body's nodes have none
+            node.name = f"FlowWarp/{node.op_type}_{len(warping)}"
+            warping.append(re.escape(node.name))
+    names = [value.name for value in model.graph.input]
+    with tempfile.TemporaryDirectory() as folder:
+        file, calibration = Path(folder, f"{stage}.onnx"), Path(folder, "samples")
+        onnx.save(inlined, file)
+        calibration.mkdir()
+        for index, sample in enumerate(samples):
+            arrays: dict[str, Any] = {name: sample[name] for name in names}
+            np.savez(calibration / f"{index:05d}.npz", **arrays)
+        half = convert_to_mixed_precision(
+            str(file),
+            low_precision_type="fp16",
+            nodes_to_exclude=warping,
+            keep_io_types=True,
+            calibration_data=str(calibration),
+            providers=["cpu"],
+        )
+    kept = [opset for opset in half.opset_import if opset.domain != DOMAIN]
+    del half.opset_import[:]
+    half.opset_import.extend(kept)
+    try:
+        onnx.checker.check_model(half, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(
+            f"{stage}: AutoCast made a graph that is not valid ({error}); export this network "
+            "without --precision float16"
+        ) from error
+    for before, after in (
+        (model.graph.input, half.graph.input),
+        (model.graph.output, half.graph.output),
+    ):
+        if [v.SerializeToString() for v in before] != [v.SerializeToString() for v in after]:
+            raise ExportError(
+                f"{stage}: AutoCast changed an input or output of the graph; export this network "
+                "without --precision float16"
+            )
+    return half

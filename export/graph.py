@@ -1,0 +1,215 @@
+"""Rewrites of an ONNX graph that leave what it computes as it is.
+
+They make an exported graph portable (`uint8_at_the_border`) and small (`share_constants`).
+"""
+
+from __future__ import annotations
+
+import ast
+import itertools
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+#: Operators that move or compare values without computing new ones: exact in any type that holds
+#: the values.
+MOVING = frozenset(
+    {
+        *("Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "Pad", "Reshape"),
+        *("Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze", "Where"),
+    }
+)
+_COMPARING = frozenset(
+    {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Shape", "Size"}
+)
+
+
+def types_of(model: onnx.ModelProto) -> dict[str, int]:
+    """The element type (`TensorProto.FLOAT`, ...) of every tensor of a graph by its name."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        types[value.name] = value.type.tensor_type.elem_type
+    return types
+
+
+class Names:
+    """Names that a graph does not use yet."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        graph = model.graph
+        self._taken = {tensor.name for tensor in graph.initializer}
+        self._taken |= {value.name for value in (*graph.input, *graph.output)}
+        for node in graph.node:
+            self._taken |= {node.name, *node.output}
+
+    def new(self, wish: str) -> str:
+        """`wish`, or `wish` with a number."""
+        numbered = (f"{wish}_{number}" for number in itertools.count(2))
+        name = next(n for n in itertools.chain([wish], numbered) if n not in self._taken)
+        self._taken.add(name)
+        return name
+
+
+def name_nodes(model: onnx.ModelProto) -> None:
+    """Name each node after the module that it comes from, as `module/Operator` and a number.
+
+    Errors, profilers and TensorRT's layers then speak the network's own language. The modules are
+    what torch's exporter notes beside each node.
+    """
+    counts: dict[str, int] = {}
+    for node in model.graph.node:
+        noted = {entry.key: entry.value for entry in node.metadata_props}
+        # such as ['', 'levels.3', 'levels.3.layers', 'relu_7']: the last is the operation's own
+        scopes = ast.literal_eval(noted.get("pkg.torch.onnx.name_scopes", "['', '']"))
+        module = scopes[-2] if len(scopes) > 1 else ""
+        # torch's own, for what belongs to no module
+        name = f"{'' if module.startswith('_') else module}/{node.op_type}"
+        counts[name] = counts.get(name, -1) + 1
+        node.name = f"{name}_{counts[name]}"
+
+
+def module_of(node: onnx.NodeProto) -> str:
+    """The module that a node of `name_nodes` comes from; "" for the network itself."""
+    return node.name.rpartition("/")[0]
+
+
+def replace_nodes(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> None:
+    """Put `nodes` in place of a graph's; types and shapes inside it are no longer stated."""
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    del model.graph.value_info[:]
+
+
+def share_constants(model: onnx.ModelProto) -> None:
+    """Keep one of several equal constants."""
+    first: dict[tuple[int, tuple[int, ...], bytes], str] = {}
+    renamed: dict[str, str] = {}
+    kept = []
+    for tensor in model.graph.initializer:
+        content = numpy_helper.to_array(tensor).tobytes()
+        name = first.setdefault((tensor.data_type, tuple(tensor.dims), content), tensor.name)
+        if name == tensor.name:
+            kept.append(tensor)
+        else:
+            renamed[tensor.name] = name
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = renamed.get(name, name)
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+
+
+def shrink_constants(model: onnx.ModelProto) -> None:
+    """Store once what a large constant repeats along an axis; `Expand` repeats it."""
+    names = Names(model)
+    expanding = []
+    for tensor in list(model.graph.initializer):
+        values = numpy_helper.to_array(tensor)
+        small = values
+        for axis in range(values.ndim):
+            first = small.take([0], axis)
+            if (small == first).all():
+                small = first
+        if values.nbytes - small.nbytes < 4096:
+            continue
+        stored, shape = names.new(f"{tensor.name}_stored"), names.new(f"{tensor.name}_shape")
+        model.graph.initializer.remove(tensor)
+        model.graph.initializer.extend(
+            [
+                numpy_helper.from_array(small, stored),
+                numpy_helper.from_array(np.array(values.shape, np.int64), shape),
+            ]
+        )
+        expanding.append(
+            helper.make_node("Expand", [stored, shape], [tensor.name], names.new(tensor.name))
+        )
+    replace_nodes(model, [*expanding, *model.graph.node])
+
+
+def uint8_at_the_border(model: onnx.ModelProto) -> None:
+    """Leave uint8 to inputs and outputs; inside, the same numbers are float32.
+
+    TensorRT knows uint8 only there, and casts it only to and from floating point. An operator
+    that computes in uint8 and neither moves nor compares keeps it, between casts.
+    """
+    graph = model.graph
+    types = types_of(model)
+    names = Names(model)
+    nodes: list[onnx.NodeProto] = []
+    inputs = {value.name for value in graph.input}
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    as_float: dict[str, str] = {}
+
+    def add(op_type: str, source: str, target: str, to: int | None = None) -> str:
+        node = helper.make_node(op_type, [source], [target], names.new(target))
+        if to is not None:
+            node.attribute.append(helper.make_attribute("to", to))
+        nodes.append(node)
+        return target
+
+    def float_of(name: str) -> str:
+        """The tensor that holds in float32 what `name` held in uint8."""
+        if types.get(name) != TensorProto.UINT8:
+            return name
+        if name not in as_float:
+            if name in inputs:
+                as_float[name] = names.new(f"{name}_float")
+                add("Cast", name, as_float[name], to=TensorProto.FLOAT)
+            elif name in constants:
+                as_float[name] = names.new(f"{name}_float")
+                values = numpy_helper.to_array(constants[name]).astype("float32")
+                graph.initializer.append(numpy_helper.from_array(values, as_float[name]))
+            else:
+                as_float[name] = name
+        return as_float[name]
+
+    outputs = {value.name for value in graph.output if types[value.name] == TensorProto.UINT8}
+    for output in sorted(outputs - inputs):
+        as_float[output] = names.new(f"{output}_float")
+
+    for node in graph.node:
+        takes = [i for i, name in enumerate(node.input) if types.get(name) == TensorProto.UINT8]
+        gives = [i for i, name in enumerate(node.output) if types.get(name) == TensorProto.UINT8]
+        if not takes and not gives:
+            nodes.append(node)
+            continue
+        if node.op_type == "Cast" and not node.domain:
+            (source,), (target,) = node.input, node.output
+            floating = types[source] in (TensorProto.FLOAT, TensorProto.FLOAT16)
+            if gives and floating:
+                # uint8 cuts off what is behind the point; no value here is negative
+                if types[source] != TensorProto.FLOAT:
+                    source = add("Cast", source, names.new(f"{target}_wide"), to=TensorProto.FLOAT)
+                add("Floor", source, float_of(target))
+            elif gives:
+                add("Cast", float_of(source), float_of(target), to=TensorProto.FLOAT)
+            else:
+                to = node.attribute[0].i
+                direct = source in inputs and to == TensorProto.FLOAT
+                add("Cast", source if direct else float_of(source), target, to=to)
+        elif not node.domain and node.op_type in MOVING | _COMPARING:
+            for i in takes:
+                node.input[i] = float_of(node.input[i])
+            for i in gives:
+                node.output[i] = float_of(node.output[i])
+            nodes.append(node)
+        else:
+            for i in takes:
+                exact = names.new(f"{node.input[i]}_uint8")
+                node.input[i] = add("Cast", float_of(node.input[i]), exact, to=TensorProto.UINT8)
+            narrow = {i: names.new(f"{node.output[i]}_uint8") for i in gives}
+            wide = {i: float_of(node.output[i]) for i in gives}
+            for i, name in narrow.items():
+                node.output[i] = name
+            nodes.append(node)
+            for i, name in narrow.items():
+                add("Cast", name, wide[i], to=TensorProto.FLOAT)
+    for output in sorted(outputs - inputs):
+        add("Cast", as_float[output], output, to=TensorProto.UINT8)
+    replace_nodes(model, nodes)
+    used = {name for node in nodes for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)

@@ -1,0 +1,169 @@
+"""CUDA's driver from Python: errors, primary contexts, and the memory of other libraries' arrays.
+
+Needs cuda-python, which the extra `cuda` brings; importing this needs neither it nor a driver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final
+
+INSTALL: Final = 'pip install "garment-transfer[cuda]"'
+
+
+class CudaError(RuntimeError):
+    """CUDA, its compiler or its Python packages fail or are missing; the message says how."""
+
+
+class OutOfMemory(CudaError):
+    """CUDA has not the memory that was asked for."""
+
+
+@dataclass(frozen=True)
+class Array:
+    """What is known of a C-contiguous array on a GPU; `dtype` is NumPy's name."""
+
+    pointer: int
+    shape: tuple[int, ...]
+    dtype: str
+    device: int
+
+
+def driver() -> Any:
+    """`cuda.bindings.driver`, initialised. CudaError without cuda-python, driver or GPU."""
+    try:
+        from cuda.bindings import driver as bindings
+        from cuda.pathfinder import DynamicLibNotFoundError
+    except ImportError as error:
+        raise CudaError(f"cuda-python does not import ({error}); run `{INSTALL}`") from error
+    try:
+        checked(bindings.cuInit(0))
+    except DynamicLibNotFoundError as error:
+        raise CudaError(
+            "there is no NVIDIA driver here (libcuda is not found); install the driver, or run "
+            "where there is one"
+        ) from error
+    return bindings
+
+
+def checked(result: tuple[Any, ...]) -> Any:
+    """The value of a driver call (a tuple of several), or its error."""
+    from cuda.bindings import driver
+
+    error, *values = result
+    if error != driver.CUresult.CUDA_SUCCESS:
+        _, text = driver.cuGetErrorString(error)
+        kind = OutOfMemory if error == driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY else CudaError
+        raise kind(f"CUDA says {(text or b'').decode()} ({error.name})")
+    return values[0] if len(values) == 1 else tuple(values) or None
+
+
+@cache
+def primary_context(device: int) -> Any:
+    """The primary context of a device, kept for as long as the process runs."""
+    bindings = driver()
+    return checked(bindings.cuDevicePrimaryCtxRetain(checked(bindings.cuDeviceGet(device))))
+
+
+@contextmanager
+def current(device: int) -> Iterator[None]:
+    """Makes the primary context of a device current, and puts back what was."""
+    from cuda.bindings import driver
+
+    checked(driver.cuCtxPushCurrent(primary_context(device)))
+    try:
+        yield
+    finally:
+        checked(driver.cuCtxPopCurrent())
+
+
+def check_context(array: Array) -> None:
+    """Raises CudaError where an array's memory is in another context than the primary one."""
+    from cuda.bindings import driver
+
+    attribute = driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_CONTEXT
+    context = int(checked(driver.cuPointerGetAttribute(attribute, array.pointer)) or 0)
+    # memory that was mapped or came from a pool is the device's, and has no context
+    if context not in (0, int(primary_context(array.device))):
+        raise CudaError(
+            f"the arrays are in another context of device {array.device} than its primary one; "
+            "PyCUDA gets that by `import pycuda.autoprimaryctx`"
+        )
+
+
+def is_device_array(value: Any) -> bool:
+    """Whether a value says where its memory is by `__cuda_array_interface__` or DLPack."""
+    return hasattr(value, "__cuda_array_interface__") or hasattr(value, "__dlpack__")
+
+
+def array_of(name: str, value: Any, *, written: bool = False) -> Array:
+    """The memory of `value`, which has to be C-contiguous on a GPU, and writable if `written`.
+
+    Raises:
+        TypeError: the value does not give its memory away.
+        ValueError: it is not on a GPU, not contiguous, or read-only.
+        CudaError: cuda-python or the driver is missing.
+    """
+    try:
+        from cuda.core.utils import StridedMemoryView
+        from cuda.pathfinder import DynamicLibNotFoundError
+    except ImportError as error:
+        raise CudaError(f"cuda.core does not import ({error}); run `{INSTALL}`") from error
+    if not is_device_array(value):
+        raise TypeError(
+            f"{name} is a {type(value).__name__}; expected an array on a GPU, with "
+            "__cuda_array_interface__ or __dlpack__ (torch, CuPy, PyCUDA, Numba)"
+        )
+    try:
+        # -1: no synchronisation between streams, which is the caller's
+        view = StridedMemoryView.from_any_interface(value, stream_ptr=-1)
+        dtype = str(view.dtype)
+    except DynamicLibNotFoundError as error:
+        raise CudaError(f"there is no NVIDIA driver here: {error}") from error
+    except Exception as error:
+        raise TypeError(f"{name}, a {type(value).__name__}, gives no view: {error}") from error
+    if not view.is_device_accessible:
+        raise ValueError(f"{name} is not on a GPU; move it there first")
+    shape = tuple(view.shape)
+    check_contiguous(name, shape, view.strides)
+    if written and view.readonly:
+        raise ValueError(f"{name} is read-only; expected an array that may be written")
+    return Array(int(view.ptr), shape, dtype, int(view.device_id))
+
+
+def check_contiguous(name: str, shape: tuple[int, ...], strides: tuple[int, ...] | None) -> None:
+    """Raises ValueError unless strides, in elements, are those of a C-contiguous array."""
+    if strides is None or 0 in shape:
+        return
+    due: list[int] = []
+    step = 1
+    for size in reversed(shape):
+        due.insert(0, step)
+        step *= size
+    # where there is only one of something, the way to the next does not matter
+    if any(a != b for a, b, size in zip(strides, due, shape, strict=True) if size > 1):
+        raise ValueError(
+            f"{name} of shape {shape} has strides {tuple(strides)}; expected a contiguous "
+            f"array, strides {tuple(due)}: copy it first (`.contiguous()`, `ascontiguousarray`)"
+        )
+
+
+def stream_handle(stream: Any) -> int:
+    """The handle of a stream: an int, or an object with `__cuda_stream__` or, as torch's, a name.
+
+    Raises TypeError for anything else.
+    """
+    if hasattr(stream, "__cuda_stream__"):
+        return int(stream.__cuda_stream__()[1])
+    for attribute in ("cuda_stream", "ptr", "handle"):  # torch, CuPy, PyCUDA
+        if hasattr(stream, attribute):
+            return int(getattr(stream, attribute))
+    if isinstance(stream, int):
+        return stream
+    raise TypeError(
+        f"stream is a {type(stream).__name__}; expected a handle as an int, or an object with "
+        "__cuda_stream__"
+    )

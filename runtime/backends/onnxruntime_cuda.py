@@ -1,0 +1,227 @@
+"""ONNX Runtime's CUDA provider, from the package `onnxruntime-gpu`: a chain with nothing to build.
+
+Each session of the chain has ONNX Runtime sessions of its own, because the provider takes the
+stream to work on when a session is made; weights are therefore in device memory once per session.
+ONNX Runtime brings its own activation memory, and its runs cannot be captured into a caller's CUDA
+graph. Float32 is float32: the provider's TF32, which would cost accuracy, is off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from garment_transfer.kernels import has_cuda_kernels, onnxruntime_library
+from garment_transfer.kernels.driver import INSTALL
+from garment_transfer.runtime.backends import DeviceOptions, Status, check_signature
+from garment_transfer.runtime.backends import onnxruntime as cpu
+from garment_transfer.runtime.bundle import STAGES, Bundle, Graph, Tensor
+from garment_transfer.runtime.chain import Chain
+from garment_transfer.runtime.device import CudaDevice
+from garment_transfer.runtime.errors import BackendError, InputError
+
+NAME: Final = "onnxruntime-cuda"
+
+_PROVIDER: Final = "CUDAExecutionProvider"
+_INSTALL: Final = 'pip install "garment-transfer[gpu]"'
+
+
+class OnnxRuntimeContext:
+    """A graph in an ONNX Runtime session of its own, on one stream, for one batch size."""
+
+    #: The session allocates activations itself, at its first run.
+    activation_bytes = 0
+    #: The process would end.
+    capturable = False
+
+    def __init__(self, session: Any, engine: OnnxRuntimeEngine, batch: int) -> None:
+        import onnxruntime
+
+        self._session = session
+        self._engine = engine
+        self._batch = batch
+        self._binding = session.io_binding()
+        self._options = onnxruntime.RunOptions()
+        # a run would otherwise end by waiting for the GPU
+        self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+
+    def bind(self, addresses: Mapping[str, int], activation: int) -> None:
+        """Binds inputs and outputs to memory; done once."""
+        engine = self._engine
+        for tensors, bind in (
+            (engine.inputs, self._binding.bind_input),
+            (engine.outputs, self._binding.bind_output),
+        ):
+            for tensor in tensors:
+                bind(
+                    tensor.name,
+                    engine.memory,
+                    engine.device,
+                    np.dtype(tensor.dtype).type,
+                    [self._batch if isinstance(n, str) else n for n in tensor.shape],
+                    addresses[tensor.name],
+                )
+
+    def enqueue(self) -> None:
+        """Queues the graph; BackendError when ONNX Runtime refuses."""
+        try:
+            self._session.run_with_iobinding(self._binding, self._options)
+        except Exception as error:
+            raise BackendError(
+                f"ONNX Runtime failed to run {self._engine.path} on a batch of {self._batch}: "
+                f"{cpu.first_line(error)}; if the GPU's memory is short, use a smaller batch or "
+                "fewer sessions (`sessions=`)"
+            ) from error
+
+    def close(self) -> None:
+        """Ends the ONNX Runtime session, before its stream ends."""
+        self._binding = self._session = None
+
+
+@dataclass(frozen=True, eq=False)
+class OnnxRuntimeEngine:
+    """A graph file; every context loads it into a session of its own.
+
+    `provider` and `memory` are ONNX Runtime's names of what runs it and of where tensors lie.
+    """
+
+    path: Path
+    graph: Graph
+    device: int = 0
+    threads: int | None = None
+    provider: str = _PROVIDER
+    memory: str = "cuda"
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What the graph takes."""
+        return self.graph.inputs
+
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        """What the graph gives."""
+        return self.graph.outputs
+
+    def check_batch(self, batch: int) -> None:
+        """Any batch from 1 on will do."""
+        if batch < 1:
+            raise InputError(f"a batch of {batch}; expected at least one pair")
+
+    def context(self, batch: int, stream: int) -> OnnxRuntimeContext:
+        """A session on the stream. BackendError when ONNX Runtime does not make one."""
+        import onnxruntime
+
+        options = cpu.session_options(self.threads)
+        library = onnxruntime_library()
+        provider: Any = self.provider
+        if self.provider == _PROVIDER:
+            provider = (
+                self.provider,
+                {
+                    "device_id": str(self.device),
+                    "has_user_compute_stream": "1",
+                    "user_compute_stream": str(stream),
+                    "use_tf32": "0",
+                    # doubling would take far more than the graphs need, once per session
+                    "arena_extend_strategy": "kSameAsRequested",
+                },
+            )
+            # With the CPU's kernel alone FlowWarp would leave the GPU; its body need not.
+            if library is not None and not has_cuda_kernels(library):
+                library = None
+        if library is not None:
+            options.register_custom_ops_library(str(library))
+        try:
+            session = onnxruntime.InferenceSession(
+                str(self.path), sess_options=options, providers=[provider]
+            )
+        except Exception as error:
+            raise BackendError(
+                f"ONNX Runtime {onnxruntime.__version__} does not load {self.path} for "
+                f"{self.provider}: {cpu.first_line(error)}; if the GPU's memory is short, use "
+                f"fewer sessions (`sessions=`), otherwise run `{_INSTALL}`"
+            ) from error
+        # it falls back to the CPU without an error
+        if self.provider not in session.get_providers():
+            raise BackendError(
+                f"ONNX Runtime {onnxruntime.__version__} cannot start its {self.provider} here: "
+                "the libraries of CUDA or cuDNN that it was built for are missing (its own lines "
+                f"above name them); run `{_INSTALL}`"
+            )
+        check_signature(self.path, self.graph, cpu.OnnxRuntimeEngine(session))
+        return OnnxRuntimeContext(session, self, batch)
+
+
+def load(bundle: Bundle, options: DeviceOptions) -> Chain:
+    """A chain over the bundle's graphs.
+
+    Raises BackendError when the backend cannot run here, BundleError when the bundle has no
+    graphs of that precision.
+    """
+    graphs = bundle.manifest.graphs_of(options.precision)
+    missing = _missing()
+    if missing is not None:
+        raise BackendError(f"{missing.reason}; {missing.remedy}")
+    import onnxruntime
+
+    if hasattr(onnxruntime, "preload_dlls"):
+        # finds the libraries of NVIDIA's packages, which are not where the loader looks
+        onnxruntime.preload_dlls()
+    device = CudaDevice(options.device)
+    engines = {
+        stage: OnnxRuntimeEngine(
+            bundle.graph_path(stage, options.precision),
+            graphs[stage],
+            options.device,
+            options.threads,
+        )
+        for stage in STAGES
+    }
+    return Chain(device, engines, sessions=options.sessions, graphs=options.graphs)
+
+
+def status() -> Status:
+    """Whether the CUDA provider can run here; whether its libraries load shows at the first run."""
+    missing = _missing()
+    if missing is not None:
+        return missing
+    import onnxruntime
+
+    try:
+        device = CudaDevice()
+    except BackendError as error:
+        return Status(
+            NAME,
+            available=False,
+            reason=str(error),
+            remedy=f"it needs an NVIDIA GPU with its driver, and `{INSTALL}`",
+        )
+    library = onnxruntime_library()
+    warp = "by its kernel" if library and has_cuda_kernels(library) else "by standard operators"
+    return Status(
+        NAME,
+        available=True,
+        version=onnxruntime.__version__,
+        details=f"{device.name}, compute capability {device.compute_capability}; FlowWarp {warp}",
+    )
+
+
+def _missing() -> Status | None:
+    """What is missing but a GPU; None where ONNX Runtime has the provider."""
+    of_cpu = cpu.status()
+    if not of_cpu.available:
+        return Status(NAME, available=False, reason=of_cpu.reason, remedy=of_cpu.remedy)
+    import onnxruntime
+
+    if _PROVIDER in onnxruntime.get_available_providers():
+        return None
+    return Status(
+        NAME,
+        available=False,
+        reason=f"the installed onnxruntime {onnxruntime.__version__} has no {_PROVIDER}",
+        remedy=f"run `pip uninstall -y onnxruntime`, then `{_INSTALL}`",
+    )

@@ -1,0 +1,276 @@
+// ONNX Runtime, with the settings of runtime/backends/onnxruntime.py.
+
+#define ORT_API_MANUAL_INIT
+#include <onnxruntime_cxx_api.h>
+
+#include <algorithm>
+#include <map>
+#include <mutex>
+#include <vector>
+
+#include "backend.h"
+#include "error.h"
+
+namespace garment_transfer {
+namespace {
+
+[[noreturn]] void refuse(const std::string& message) { throw Error(GT_BACKEND_ERROR, message); }
+
+std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
+
+std::string version() { return OrtGetApiBase()->GetVersionString(); }
+
+// Readies the API before anything of it is used, and the environment that all sessions share. It
+// is never released: that other threads' last words may come after it is not worth a clean exit.
+Ort::Env& environment() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    const OrtApi* api = OrtGetApiBase()->GetApi(ORT_API_VERSION);
+    if (!api) {
+      refuse("ONNX Runtime " + version() + " is older than 1." + std::to_string(ORT_API_VERSION) +
+             ", whose headers garment_transfer was built with; install a newer one, or build "
+             "against this one's headers");
+    }
+    Ort::InitApi(api);
+  });
+  static Ort::Env& env = *new Ort::Env(ORT_LOGGING_LEVEL_ERROR, "garment_transfer");
+  return env;
+}
+
+std::string dtype(ONNXTensorElementDataType type) {
+  switch (type) {
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8:
+      return "uint8";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT:
+      return "float32";
+    default:
+      return "type " + std::to_string(type);
+  }
+}
+
+Tensor tensor(const std::string& name, const Ort::TypeInfo& info) {
+  // a sequence or a map has no shape, and agrees with no tensor of the contract
+  if (info.GetONNXType() != ONNX_TYPE_TENSOR) return {name, "no tensor", {}};
+  const auto shape = info.GetTensorTypeAndShapeInfo();
+  return {name, dtype(shape.GetElementType()), shape.GetShape()};
+}
+
+// A size that the graph leaves open agrees with any; the batch has to be open.
+bool agree(const Tensor& due, const Tensor& found) {
+  return due.dtype == found.dtype && due.shape.size() == found.shape.size() &&
+         std::equal(due.shape.begin(), due.shape.end(), found.shape.begin(),
+                    [](std::int64_t want, std::int64_t have) { return have < 0 || have == want; });
+}
+
+void check_signature(const std::string& path, const char* kind, const std::vector<Tensor>& due,
+                     const std::vector<Tensor>& found) {
+  const bool all = std::all_of(due.begin(), due.end(), [&](const Tensor& want) {
+    return std::any_of(found.begin(), found.end(), [&](const Tensor& have) {
+      return want.name == have.name && agree(want, have);
+    });
+  });
+  if (all && due.size() == found.size()) return;
+  refuse(path + " has the " + kind + "s (" + text(found) + "), but its manifest says (" +
+         text(due) + "): write the bundle anew with `garment-transfer export CHECKPOINT -o BUNDLE`");
+}
+
+class OnnxRuntimeBackend final : public Backend {
+ public:
+  OnnxRuntimeBackend(Bundle bundle, const BackendOptions& options) : size(bundle.size) {
+    environment();
+    Ort::SessionOptions session_options = with_options(options);
+    for (std::size_t i = 0; i < kStages.size(); ++i) {
+      Graph& graph = bundle.graphs[i];
+      try {
+        // from what was verified, not from a file that may have changed since
+        sessions[i] = Ort::Session(environment(), graph.content.data(), graph.content.size(),
+                                   session_options);
+      } catch (const Ort::Exception& error) {
+        refuse("ONNX Runtime " + version() + " does not load " + graph.path + ": " +
+               first_line(error.what()) + "; use a newer ONNX Runtime, or export the bundle anew");
+      }
+      graph.content = {};
+      check_graph(graph, sessions[i]);
+      signatures[i] = graph.signature;
+    }
+  }
+
+  std::unique_ptr<Worker> worker() override;
+
+  std::string description() const override {
+    return "ONNX Runtime " + version() + " on " + device_ + "; FlowWarp by " + flow_warp_;
+  }
+
+  Size size;
+  std::array<Signature, 3> signatures;
+  std::array<Ort::Session, 3> sessions{Ort::Session{nullptr}, Ort::Session{nullptr},
+                                       Ort::Session{nullptr}};
+
+ private:
+  Ort::SessionOptions with_options(const BackendOptions& options) {
+    Ort::SessionOptions made;
+    made.SetLogSeverityLevel(ORT_LOGGING_LEVEL_ERROR);
+    // Each graph has its own threads, and waiting in a loop they would hold the cores that the next
+    // graph needs.
+    made.AddConfigEntry("session.intra_op.allow_spinning", "0");
+    if (options.threads > 0) made.SetIntraOpNumThreads(options.threads);
+    if (options.device == "cuda") {
+      append_cuda(made, options.device_id);
+      device_ = "CUDA device " + std::to_string(options.device_id);
+    }
+    register_flow_warp(made, options);
+    return made;
+  }
+
+  static void append_cuda(Ort::SessionOptions& session_options, std::int32_t device_id) {
+    const auto providers = Ort::GetAvailableProviders();
+    if (std::find(providers.begin(), providers.end(), "CUDAExecutionProvider") ==
+        providers.end()) {
+      std::string there;
+      for (const auto& name : providers) there += (there.empty() ? "" : ", ") + name;
+      refuse("device 'cuda': this ONNX Runtime " + version() +
+             " has no CUDA provider; it has: " + there +
+             "; use ONNX Runtime's GPU package, or device 'cpu'");
+    }
+    try {
+      OrtCUDAProviderOptions cuda{};
+      cuda.device_id = device_id;
+      session_options.AppendExecutionProvider_CUDA(cuda);
+    } catch (const Ort::Exception& error) {
+      refuse("device 'cuda': ONNX Runtime " + version() + " does not start its CUDA provider: " +
+             first_line(error.what()) + "; check the driver and CUDA's libraries, or use device "
+             "'cpu'");
+    }
+  }
+
+  void register_flow_warp(Ort::SessionOptions& session_options, const BackendOptions& options) {
+    if (options.flow_warp_library.empty()) {
+      flow_warp_ = "standard operators, several times slower: no kernel library";
+      return;
+    }
+    try {
+      session_options.RegisterCustomOpsLibrary(options.flow_warp_library.c_str());
+      flow_warp_ = "its kernel";
+    } catch (const Ort::Exception& error) {
+      const std::string why =
+          options.flow_warp_library + " does not load: " + first_line(error.what());
+      if (options.flow_warp_named) {
+        refuse(why + "; expected libgarment_transfer_onnxruntime, or \"\" for FlowWarp by standard "
+                     "operators");
+      }
+      flow_warp_ = "standard operators, several times slower: " + why;
+    }
+  }
+
+  static void check_graph(const Graph& graph, const Ort::Session& session) {
+    Ort::AllocatorWithDefaultOptions allocator;
+    std::vector<Tensor> inputs, outputs;
+    for (std::size_t i = 0; i < session.GetInputCount(); ++i) {
+      inputs.push_back(
+          tensor(session.GetInputNameAllocated(i, allocator).get(), session.GetInputTypeInfo(i)));
+    }
+    for (std::size_t i = 0; i < session.GetOutputCount(); ++i) {
+      outputs.push_back(
+          tensor(session.GetOutputNameAllocated(i, allocator).get(), session.GetOutputTypeInfo(i)));
+    }
+    check_signature(graph.path, "input", graph.signature.inputs, inputs);
+    check_signature(graph.path, "output", graph.signature.outputs, outputs);
+  }
+
+  std::string device_ = "the CPU";
+  std::string flow_warp_;
+};
+
+class OnnxRuntimeWorker final : public Worker {
+ public:
+  explicit OnnxRuntimeWorker(OnnxRuntimeBackend& backend) : backend_(backend) {}
+
+  void run(const Run& run) override {
+    if (run.memory != GT_HOST || run.stream) {
+      throw Error(GT_INVALID_ARGUMENT,
+                  std::string(run.memory != GT_HOST ? "memory is GT_DEVICE" : "stream is not null") +
+                      ", and this pipeline takes host memory and no stream (" +
+                      backend_.description() + "); load it with backend 'tensorrt' for these");
+    }
+    std::map<std::string, void*> values;
+    for (std::size_t i = 0; i < kInputs.size(); ++i) {
+      const Run::Input& input = run.inputs[i];
+      if (input.dense()) {
+        // graphs do not write to their inputs
+        values[kInputs[i]] = const_cast<unsigned char*>(input.data);
+      } else {
+        std::vector<unsigned char>& copy = staged_[i];
+        copy.resize(input.row_bytes * input.rows * static_cast<std::size_t>(run.batch));
+        copy_dense(input, run.batch, copy.data());
+        values[kInputs[i]] = copy.data();
+      }
+    }
+    for (std::size_t i = 0; i < kOutputs.size(); ++i) {
+      values[kOutputs[i]] = run.outputs[i];
+      if (run.outputs[i]) continue;
+      unwanted_[i].resize(output_bytes(i, backend_.size, run.batch));
+      values[kOutputs[i]] = unwanted_[i].data();
+    }
+    for (std::size_t i = 0; i < kStages.size(); ++i) run_stage(i, run.batch, values);
+  }
+
+ private:
+  void run_stage(std::size_t stage, std::int32_t batch,
+                 const std::map<std::string, void*>& values) {
+    const Signature& signature = backend_.signatures[stage];
+    std::vector<const char*> input_names, output_names;
+    std::vector<Ort::Value> inputs, outputs;
+    const auto bind = [&](const std::vector<Tensor>& tensors, std::vector<const char*>& names,
+                          std::vector<Ort::Value>& bound) {
+      for (const auto& tensor : tensors) {
+        names.push_back(tensor.name.c_str());
+        bound.push_back(value(tensor, batch, values.at(tensor.name)));
+      }
+    };
+    bind(signature.inputs, input_names, inputs);
+    bind(signature.outputs, output_names, outputs);
+    try {
+      backend_.sessions[stage].Run(Ort::RunOptions{nullptr}, input_names.data(), inputs.data(),
+                                   inputs.size(), output_names.data(), outputs.data(),
+                                   outputs.size());
+    } catch (const Ort::Exception& error) {
+      refuse("ONNX Runtime failed to run graph " + std::string(kStages[stage]) + " that takes (" +
+             text(signature.inputs) + ") on a batch of " + std::to_string(batch) + ": " +
+             first_line(error.what()) + "; try a smaller batch or another version of ONNX Runtime");
+    }
+  }
+
+  Ort::Value value(const Tensor& tensor, std::int32_t batch, void* data) const {
+    std::vector<std::int64_t> shape = tensor.shape;
+    std::size_t bytes = tensor.dtype == "float32" ? 4 : 1;
+    for (auto& side : shape) {
+      if (side == kBatch) side = batch;
+      bytes *= static_cast<std::size_t>(side);
+    }
+    return Ort::Value::CreateTensor(memory_, data, bytes, shape.data(), shape.size(),
+                                    tensor.dtype == "float32"
+                                        ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT
+                                        : ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8);
+  }
+
+  OnnxRuntimeBackend& backend_;
+  Ort::MemoryInfo memory_ = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
+  std::array<std::vector<unsigned char>, 6> staged_;
+  std::array<std::vector<unsigned char>, 4> unwanted_;
+};
+
+std::unique_ptr<Worker> OnnxRuntimeBackend::worker() {
+  return std::make_unique<OnnxRuntimeWorker>(*this);
+}
+
+}  // namespace
+
+std::unique_ptr<Backend> load_onnxruntime(Bundle bundle, const BackendOptions& options) {
+  if (options.device != "" && options.device != "cpu" && options.device != "cuda") {
+    throw Error(GT_INVALID_ARGUMENT,
+                "unknown device '" + options.device + "'; backend onnxruntime has cpu, cuda");
+  }
+  return std::make_unique<OnnxRuntimeBackend>(std::move(bundle), options);
+}
+
+}  // namespace garment_transfer

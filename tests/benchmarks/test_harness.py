@@ -1,0 +1,275 @@
+"""Real runs on the tiny bundle, in real processes; nothing is asserted about how long they take."""
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from click.testing import CliRunner
+
+from garment_transfer.benchmarks import rows as rows_module
+from garment_transfer.benchmarks.environment import Watch, git_revision, quietness
+from garment_transfer.benchmarks.harness import (
+    RowError,
+    RowProcess,
+    Settings,
+    interleaving,
+    rounds_for,
+    validate,
+)
+from garment_transfer.benchmarks.parity import parity
+from garment_transfer.benchmarks.rows import ROWS, find_checkpoint, select_rows
+from garment_transfer.benchmarks.worker import Job
+from garment_transfer.cli.main import main
+from garment_transfer.models.presets import shipped_checkpoint
+from garment_transfer.runtime import Bundle, sample_bundle
+from garment_transfer.runtime.backends import BACKENDS
+from garment_transfer.runtime.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def result(tiny_bundle, tmp_path_factory):
+    """A run of two cheap rows and one whose backend is not there, by the command."""
+    folder = tmp_path_factory.mktemp("result")
+    command = ["benchmark", "--bundle", str(tiny_bundle), "--rounds", "3", "--threads", "1"]
+    command += ["--backends", "onnxruntime-standard,onnxruntime-cuda,torch-eager"]
+    command += ["--batch", "1,2", "--clients", "1,2"]
+    for option in ("json", "png", "html"):
+        name = {"png": "--plot"}.get(option, f"--{option}")
+        command += [name, str(folder / f"r.{option}")]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 0, done.output
+    return folder, json.loads((folder / "r.json").read_text()), done.output
+
+
+def test_result(result):
+    _, report, output = result
+    validate(report)
+    rows = {(row["name"], row["batch"]): row for row in report["rows"]}
+    assert {key for key, row in rows.items() if row["status"] == "measured"} == {
+        (name, batch) for name in ("empty", "onnxruntime-standard") for batch in (1, 2)
+    }
+    row = rows["onnxruntime-standard", 2]
+    assert len(row["compute"]["samples_ms"]) == len(row["end_to_end"]["samples_ms"]) == 3
+    assert row["compute"]["p50_ms"] == pytest.approx(
+        np.median(row["compute"]["samples_ms"]), abs=2e-3
+    )
+    assert set(row["parts_ms"]) == {"read", "fit", "parsing", "warping", "regrowth", "compose"}
+    assert row["memory"]["host_mib"] > 30
+    assert report["reference"] == "onnxruntime-standard"
+    assert row["parity"] == {
+        "labels_differ": 0,
+        "image_psnr_db": None,
+        "image_max_difference": 0,
+        "flow_max_difference": 0,
+    }
+    assert report["overhead"]["fastest"] == "onnxruntime-standard"
+    assert report["environment"]["packages"]["numpy"] == np.__version__
+    assert report["quietness"]["statement"] in output
+
+
+def test_rows_that_cannot_run_say_why(result):
+    _, report, output = result
+    reasons = {row["name"]: row["reason"] for row in report["rows"] if "reason" in row}
+    assert "checkpoint" in reasons["torch-eager"]
+    assert reasons["onnxruntime-cuda"] in output
+
+
+def test_clients(result):
+    points = result[1]["clients"]
+    assert [(p["name"], p["clients"]) for p in points] == [
+        ("onnxruntime-standard", count) for count in (1, 2)
+    ]
+    assert all(p["p50_ms"] <= p["p90_ms"] <= p["p99_ms"] for p in points)
+
+
+def test_plot_and_page(result):
+    folder = result[0]
+    assert (folder / "r.png").read_bytes().startswith(b"\x89PNG")
+    page = (folder / "r.html").read_text()
+    assert "data:image/png;base64," in page
+    assert "DM-VTON" in page
+    assert 'src="http' not in page
+    assert "href=" not in page
+
+
+def test_interrupted_run_keeps_finished_rows(tiny_bundle, tmp_path):
+    file = tmp_path / "r.json"
+    command = [sys.executable, "-c", "from garment_transfer.cli.main import main; main()"]
+    command += ["benchmark", "--bundle", str(tiny_bundle), "--backends", "onnxruntime-standard"]
+    command += ["--rounds", "2", "--batch", "1,2,3,4", "--threads", "1", "--json", str(file)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        # The next batch size takes seconds to start its processes.
+        deadline = time.monotonic() + 120
+        while not file.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 130
+    finally:
+        process.kill()
+    report = json.loads(file.read_text())
+    validate(report)
+    assert report["interrupted"]
+    names = {row["name"] for row in report["rows"] if row["batch"] == 1}
+    assert names == {"empty", "onnxruntime-standard"}
+    assert 4 not in {row["batch"] for row in report["rows"]}
+
+
+def test_a_process_that_dies_is_a_row_with_a_reason(tiny_bundle, tmp_path):
+    job = Job("onnxruntime-standard", tiny_bundle, None, 1, 1, None)
+    with contextlib.closing(RowProcess(job, tmp_path / "log")) as process:
+        process.ask("load")
+        os.kill(process.pid, signal.SIGKILL)
+        with pytest.raises(RowError, match="ended in compute with status -9"):
+            process.ask("compute")
+
+
+def test_a_row_that_fails_says_what_the_runtime_said(tiny_bundle, tmp_path):
+    job = Job("torch-eager", tiny_bundle, None, 1, 1, None)
+    process = RowProcess(job, tmp_path / "log")
+    with contextlib.closing(process), pytest.raises(RowError, match="needs the checkpoint"):
+        process.ask("load")
+
+
+def test_interleaving():
+    orders = list(interleaving("abcd", 200, seed=3))
+    assert all(sorted(order) == list("abcd") for order in orders)
+    assert orders == list(interleaving("abcd", 200, seed=3))
+    flat = [name for order in orders for name in order]
+    pairs = Counter(itertools.pairwise(flat))
+    # each follows each other about as often, and seldom itself
+    others = [count for (a, b), count in pairs.items() if a != b]
+    assert len(others) == 12
+    assert max(others) < 1.6 * min(others)
+
+
+def test_rounds():
+    assert [rounds_for(batch, 60) for batch in (1, 8, 32)] == [60, 15, 6]
+    assert rounds_for(32, 3) == 3
+
+
+def test_rows_of_the_issue():
+    names = {row.name for row in ROWS}
+    assert len(names) == len(ROWS)
+    assert {row.backend for row in ROWS if row.backend} == set(BACKENDS)
+    assert {"torch-eager", "torch-compile", "torch-compile-max-autotune"} <= names
+    tensorrt = [row for row in ROWS if row.backend == "tensorrt"]
+    assert {(row.plugin, row.load["graphs"]) for row in tensorrt} == {
+        (plugin, graphs) for plugin in (True, False) for graphs in (True, False)
+    }
+
+
+def test_selection(tiny_bundle):
+    bundle = Bundle.load(tiny_bundle)
+    chosen = [row.name for row in select_rows("onnxruntime*, torch-eager", bundle, None)]
+    assert chosen == [
+        "empty",
+        "torch-eager",
+        "onnxruntime",
+        "onnxruntime-standard",
+        "onnxruntime-cuda",
+    ]
+    with pytest.raises(InputError, match=r"unknown backend 'tpu'.*onnxruntime-standard \(can run"):
+        select_rows("onnxruntime,tpu", bundle, None)
+
+
+def test_checkpoint_is_found_by_its_hash(tiny_bundle, tmp_path):
+    shipped = Bundle.load(sample_bundle())
+    assert find_checkpoint(shipped, None) == shipped_checkpoint("lite")
+    assert find_checkpoint(Bundle.load(tiny_bundle), None) is None
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(b"x")
+    with pytest.raises(InputError, match="is not what"):
+        find_checkpoint(shipped, other)
+    with pytest.raises(InputError, match="does not exist"):
+        find_checkpoint(shipped, tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "due"),
+    [
+        (["--rounds", "0"], "0 is not in the range"),
+        (["--batch", "0"], "whole numbers of at least 1"),
+        (["--clients", "1,x"], "whole numbers of at least 1"),
+        (["--backends", "tpu"], "unknown backend 'tpu'"),
+        (["--json", "/no/such/folder/r.json"], "cannot be written"),
+        (["--plot", "r.doc"], "does not name a picture format"),
+        (["--checkpoint", "none"], "does not exist"),
+    ],
+)
+def test_bad_input(tiny_bundle, tmp_path, monkeypatch, arguments, due):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["benchmark", "--bundle", str(tiny_bundle), *arguments])
+    assert result.exit_code in (1, 2)
+    assert due in result.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_settings(tiny_bundle):
+    rows = select_rows("onnxruntime", Bundle.load(tiny_bundle), None)
+    for wrong in ({"rounds": 0}, {"threads": 0}, {"batches": (0,)}, {"clients": (0,)}):
+        with pytest.raises(InputError, match="expected"):
+            Settings(bundle=tiny_bundle, rows=rows, **wrong)
+
+
+def test_parity():
+    outputs = {
+        "image": np.full((1, 2, 2, 3), 100, np.uint8),
+        "transfer_parsing": np.zeros((1, 2, 2), np.uint8),
+        "flow": np.zeros((1, 2, 2, 2), np.float32),
+    }
+    other = {name: array.copy() for name, array in outputs.items()}
+    other["image"] += 10
+    other["transfer_parsing"][0, 0, 0] = 1
+    other["flow"][0, 0, 0, 0] = -2
+    found = parity(other, outputs)
+    assert found["labels_differ"] == 0.25
+    assert found["image_psnr_db"] == pytest.approx(20 * np.log10(255 / 10))
+    assert (found["image_max_difference"], found["flow_max_difference"]) == (10, 2)
+    other["flow"][0, 0, 0, 0] = np.nan
+    assert parity(other, outputs)["flow_max_difference"] > 1e38
+
+
+def test_quietness():
+    assert quietness(0.01, 0.001, [])["quiet"]
+    found = quietness(0.3, 0.001, ["openvino at batch 1"])
+    assert not found["quiet"]
+    assert "other processes took 30%" in found["statement"]
+    assert "openvino at batch 1" in found["statement"]
+
+
+def test_watch_sees_others_and_not_its_own():
+    code = "import time\nwhile True: time.monotonic()"
+    process = subprocess.Popen([sys.executable, "-c", code])
+    times = psutil.Process(process.pid).cpu_times
+    try:
+        told, not_told = Watch(), Watch()
+        not_told.start([])
+        told.start([process.pid])
+        end = times().user + 0.3
+        while times().user < end:
+            time.sleep(0.02)
+        told.stop()
+        not_told.stop()
+    finally:
+        process.kill()
+        process.wait()
+    assert not_told.others_share > told.others_share
+
+
+def test_git_revision():
+    inside = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=Path(rows_module.__file__).parent, capture_output=True
+    )
+    revision = git_revision()
+    assert revision is None or revision.startswith(inside.stdout.decode().strip())

@@ -1,0 +1,140 @@
+"""The page of `garment-transfer demo`, in a real browser."""
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people
+
+pytest.importorskip("gradio", reason="the extra demo is not installed")
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """The page, served by the command."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    main = "from garment_transfer.cli.main import main; main()"
+    command = [sys.executable, "-c", main, "demo", "--threads", "1", "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as server:
+        try:
+            end = time.monotonic() + 120
+            while True:
+                try:
+                    urllib.request.urlopen(address)
+                    break
+                except urllib.error.URLError:
+                    assert server.poll() is None, server.stdout and server.stdout.read().decode()
+                    assert time.monotonic() < end
+                    time.sleep(0.2)
+            yield address
+        finally:
+            server.terminate()
+
+
+@pytest.fixture
+def page(url: str) -> Iterator[Any]:
+    """The loaded page; fails at its end if the console had errors."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed: apt-get install chromium")
+    errors: list[str] = []
+    with api.sync_playwright() as playwright:
+        # The sandbox needs user namespaces, which containers do not grant.
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1240, "height": 1000})
+        page.set_default_timeout(60_000)
+        page.on("console", lambda said: said.type == "error" and errors.append(said.text))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(url)
+        yield page
+        browser.close()
+    assert errors == []
+    assert all(there.startswith((url, "data:", "blob:")) for there in asked)
+
+
+def picture(page: Any, name: str) -> np.ndarray:
+    """A picture of the page, as the browser loaded it."""
+    source = page.locator(f"#{name} img").get_attribute("src")
+    with urllib.request.urlopen(source) as answer:
+        return np.array(Image.open(answer).convert("RGB"))
+
+
+def changed(page: Any, name: str, do: Callable[[], None]) -> np.ndarray:
+    """The picture after an action that changes it."""
+    locator = page.locator(f"#{name} img")
+    before = locator.get_attribute("src")
+    do()
+    page.wait_for_function(
+        "([name, before]) => document.querySelector(`#${name} img`)?.src !== before"
+        " && document.querySelector(`#${name} img`)?.complete",
+        arg=[name, before],
+    )
+    return picture(page, name)
+
+
+def test_choose_a_pair_and_press(page: Any) -> None:
+    person, owner = map(Person.load, sample_people())
+    assert (picture(page, "owner") == owner.image).all()
+    first = picture(page, "result")
+    # The other way round: the owner in the person's garment.
+    chosen = changed(page, "person", page.locator("#person-choice img").nth(1).click)
+    assert (chosen == owner.image).all()
+    chosen = changed(page, "owner", page.locator("#owner-choice img").nth(0).click)
+    assert (chosen == person.image).all()
+    screen = page.locator("#result img").screenshot()
+    result = changed(page, "result", page.locator("#transfer").click)
+    due = Pipeline.load(sample_bundle(), threads=1).transfer(owner, person)
+    assert (result == due.image).all()
+    assert not np.array_equal(result, first)
+    assert page.locator("#result img").screenshot() != screen
+    warped = picture(page, "warped")
+    worn = due.transfer_parsing == 4
+    assert (warped[worn] == due.warped_garment[worn]).all()
+    assert (warped[~worn] == 255).all()
+    labels = picture(page, "parsing")
+    assert len(np.unique(labels.reshape(-1, 3), axis=0)) == len(np.unique(due.transfer_parsing))
+    flow = picture(page, "flow")
+    assert np.ptp(flow[worn], axis=-1).mean() > 20  # colours, not greys
+    table = page.locator("#times").inner_text()
+    for stage in ("onnxruntime, ms", "fit", "parsing", "warping", "regrowth", "compose", "all"):
+        assert stage in table
+    assert "networks 192x256" in table
+
+
+def test_own_files(page: Any, tmp_path: Path) -> None:
+    page.get_by_role("button", name="Your own photos").click()
+    files = [str(path) for path in sorted(sample_people()[1].iterdir())]
+
+    def upload(paths: list[str]) -> None:
+        page.locator("#person-files input[type=file]").set_input_files(paths)
+        page.locator("#person-files").get_by_text(Path(paths[-1]).stem).first.wait_for()
+
+    # Without meta.json nobody knows what the ids mean: the loader's own words, no server's path.
+    upload([path for path in files if not path.endswith("meta.json")])
+    page.locator("#person-use").click()
+    toast = page.get_by_text("meta.json does not name", exact=False)
+    toast.wait_for()
+    assert toast.inner_text().startswith('meta.json does not name "parse"')
+    assert "/tmp" not in toast.inner_text()
+    page.get_by_label("Clear").first.click()
+    upload(files)
+    shown = changed(page, "person", page.locator("#person-use").click)
+    assert (shown == Person.load(sample_people()[1]).image).all()

@@ -1,0 +1,144 @@
+"""How the C++ library is built for its tests, and what they read.
+
+GARMENT_TRANSFER_CPP_BUILD names a folder that builds are kept in from one run to the next.
+"""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people
+from garment_transfer.runtime.pipeline import stage_inputs
+
+ROOT = Path(__file__).parents[2]
+HEADERS = os.environ.get("ONNXRUNTIME_ROOT", "/usr/include/onnxruntime")
+NEEDED = ["/usr/include/nlohmann/json.hpp", "/usr/include/gtest/gtest.h", HEADERS]
+EXAMPLES_NEED = [
+    "/usr/include/httplib.h", "/usr/include/opencv4/opencv2/imgcodecs.hpp", "/usr/include/png.h"
+]  # fmt: skip
+
+SANITIZERS = {
+    "none": "",
+    "address": "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer",
+    "thread": "-fsanitize=thread",
+}
+
+# Frames of a library without instrumentation are unknown to a sanitizer; tsan.supp says more.
+OPTIONS = {
+    "ASAN_OPTIONS": "detect_stack_use_after_return=1",
+    "UBSAN_OPTIONS": "print_stacktrace=1",
+    "TSAN_OPTIONS": f"suppressions={Path(__file__).with_name('tsan.supp')}",
+}
+
+
+def run(command: Sequence[object], timeout: float = 600, **environment: str) -> str:
+    """The standard output of a command that succeeds."""
+    ran = subprocess.run(
+        list(map(str, command)),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, **OPTIONS, **environment},
+    )
+    assert ran.returncode == 0, f"{command}: {ran.returncode}\n{ran.stdout}\n{ran.stderr}"
+    return ran.stdout
+
+
+@pytest.fixture(scope="session", name="run")
+def _run() -> Callable[..., str]:
+    """`run(command, timeout, **environment)`: the standard output of a command that succeeds."""
+    return run
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`build(sanitizer, targets)`: a build folder in which these targets are made."""
+    kept = os.environ.get("GARMENT_TRANSFER_CPP_BUILD")
+    folder = Path(kept) if kept else tmp_path_factory.mktemp("cpp")
+    library = next(Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so*"))
+
+    def make(sanitizer: str, targets: Sequence[str] = ("all",), examples: bool = False) -> Path:
+        missing = [tool for tool in ("cmake", "g++") if not shutil.which(tool)]
+        for file in NEEDED + (EXAMPLES_NEED if examples else []):
+            missing += [] if Path(file).exists() else [file]
+        if missing:
+            pytest.skip(f"not built without {', '.join(missing)}: see CONTRIBUTING.md for packages")
+        made = folder / sanitizer
+        flags = "-Wall -Wextra -Werror " + SANITIZERS[sanitizer]
+        if sanitizer != "none":
+            # with sanitizers GCC takes parts of std::regex for uninitialized
+            flags += " -O1 -g -Wno-maybe-uninitialized"
+        run(
+            [
+                "cmake", "-S", ROOT / "runtime/cpp", "-B", made,
+                f"-DONNXRUNTIME_ROOT={HEADERS}", f"-DONNXRUNTIME_LIBRARY={library}",
+                "-DGARMENT_TRANSFER_CUDA=OFF", "-DGARMENT_TRANSFER_TESTS=ON",
+                f"-DCMAKE_BUILD_TYPE={'Release' if sanitizer == 'none' else 'None'}",
+                f"-DGARMENT_TRANSFER_EXAMPLES={'ON' if examples else 'OFF'}",
+                f"-DCMAKE_CXX_FLAGS={flags}",
+            ]
+        )  # fmt: skip
+        run(["cmake", "--build", made, "-j", os.cpu_count() or 1, "-t", *targets])
+        return made
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def golden(tmp_path_factory: pytest.TempPathFactory, make_person: Callable[..., Person]) -> Path:
+    """A folder of cases: the inputs of a run, and what Python makes of them, as raw bytes."""
+    pipeline = Pipeline.load(sample_bundle(), threads=1)
+    size = pipeline.size
+    cases = {
+        "sample": {
+            name: array[None]
+            for name, array in stage_inputs(*map(Person.load, sample_people()), size).items()
+        }
+    }
+    rng = np.random.default_rng(7)
+    pairs = []
+    for _ in range(12):
+        people = []
+        for _ in range(2):
+            height, width = rng.integers(60, 500, 2)
+            top, left = rng.uniform(0.2, 0.4, 2)
+            bottom, right = rng.uniform(0.6, 0.8, 2)
+            people.append(
+                make_person(
+                    int(height), int(width), garment=(top, bottom, left, right),
+                    seed=int(rng.integers(1000)),
+                )
+            )  # fmt: skip
+        pairs.append(stage_inputs(people[0], people[1], size))
+    for index, pair in enumerate(pairs):
+        cases[f"rectangles{index}"] = {name: array[None] for name, array in pair.items()}
+    for index in range(4):
+        cases[f"noise{index}"] = {
+            name: rng.integers(0, 7 if name.endswith("parsing") else 25, array.shape, np.uint8)
+            for name, array in cases["sample"].items()
+        }
+    cases["batch"] = {name: np.stack([pair[name] for pair in pairs[:3]]) for name in pairs[0]}
+    folder = tmp_path_factory.mktemp("golden")
+    for name, inputs in cases.items():
+        (folder / name).mkdir()
+        for key, array in {**inputs, **pipeline.run(inputs)}.items():
+            (folder / name / key).write_bytes(np.ascontiguousarray(array).tobytes())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data(golden: Path, tiny_bundle: Path) -> dict[str, str]:
+    """What the C++ tests read, as environment variables."""
+    return {
+        "GARMENT_TRANSFER_GOLDEN": str(golden),
+        "GARMENT_TRANSFER_BUNDLE": str(sample_bundle()),
+        "GARMENT_TRANSFER_TINY": str(tiny_bundle),
+    }
+
+

@@ -1,0 +1,179 @@
+// latency BUNDLE CASE THREADS KERNEL: for each word on standard input one call of it and then one
+// that is timed, in milliseconds on standard output. CASE is a folder as in golden.h, KERNEL the
+// library of FlowWarp's kernel for the bare sessions. benchmarks/cpp.py drives it.
+//
+//   library    gt_session_run, pixels close together
+//   strided    the same with rows 5 bytes apart
+//   networks   the three graphs in bare ONNX Runtime sessions on ready tensors
+//   load       gt_pipeline_load and free
+//
+// "throughput WORKERS SECONDS" answers with runs per second of so many sessions at once.
+
+#define ORT_API_MANUAL_INIT
+#include <onnxruntime_cxx_api.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <functional>
+#include <iostream>
+#include <map>
+#include <sstream>
+#include <thread>
+
+#include "golden.h"
+
+namespace gt = garment_transfer;
+
+namespace {
+
+// The graphs as they stand in the bundle; inputs and outputs are looked up by name once.
+class Networks {
+ public:
+  Networks(const std::string& bundle, const Case& one, gt::Size size, int threads,
+           const char* kernel) {
+    Ort::SessionOptions options;
+    options.AddConfigEntry("session.intra_op.allow_spinning", "0");
+    options.SetIntraOpNumThreads(threads);
+    options.RegisterCustomOpsLibrary(kernel);
+    const char* inputs[] = {"person_image",  "person_parsing",  "person_densepose",
+                            "garment_image", "garment_parsing", "garment_densepose"};
+    for (std::size_t i = 0; i < 6; ++i) memory_[inputs[i]] = one.inputs[i];
+    const std::size_t pixels = static_cast<std::size_t>(size.height * size.width);
+    memory_["transfer_parsing"].resize(pixels);
+    memory_["warped_garment"].resize(3 * pixels);
+    memory_["image"].resize(3 * pixels);
+    memory_["flow"].resize(8 * pixels);
+    Ort::AllocatorWithDefaultOptions allocator;
+    const auto place = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
+    const auto value = [&](const std::string& name) {
+      std::vector<std::int64_t> shape = {1, size.height, size.width, 3};
+      if (name == "flow") shape = {1, 2, size.height, size.width};
+      if (name.find("parsing") != std::string::npos) shape.pop_back();
+      auto& bytes = memory_.at(name);
+      return Ort::Value::CreateTensor(place, bytes.data(), bytes.size(), shape.data(),
+                                      shape.size(),
+                                      name == "flow" ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT
+                                                     : ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8);
+    };
+    for (const char* stage : {"parsing", "warping", "regrowth"}) {
+      Stage made{Ort::Session(env_, (bundle + "/" + stage + ".onnx").c_str(), options), {}, {}, {},
+                 {}};
+      for (std::size_t i = 0; i < made.session.GetInputCount(); ++i) {
+        made.input_names.push_back(made.session.GetInputNameAllocated(i, allocator).get());
+        made.inputs.push_back(value(made.input_names.back()));
+      }
+      for (std::size_t i = 0; i < made.session.GetOutputCount(); ++i) {
+        made.output_names.push_back(made.session.GetOutputNameAllocated(i, allocator).get());
+        made.outputs.push_back(value(made.output_names.back()));
+      }
+      stages_.push_back(std::move(made));
+    }
+  }
+
+  void run() {
+    for (auto& stage : stages_) {
+      std::vector<const char*> inputs, outputs;
+      for (const auto& name : stage.input_names) inputs.push_back(name.c_str());
+      for (const auto& name : stage.output_names) outputs.push_back(name.c_str());
+      stage.session.Run(Ort::RunOptions{nullptr}, inputs.data(), stage.inputs.data(),
+                        inputs.size(), outputs.data(), stage.outputs.data(), outputs.size());
+    }
+  }
+
+  const std::vector<std::uint8_t>& image() { return memory_.at("image"); }
+
+ private:
+  struct Stage {
+    Ort::Session session;
+    std::vector<std::string> input_names, output_names;
+    std::vector<Ort::Value> inputs, outputs;
+  };
+  Ort::Env env_{ORT_LOGGING_LEVEL_ERROR, "latency"};
+  std::map<std::string, std::vector<std::uint8_t>> memory_;
+  std::vector<Stage> stages_;
+};
+
+double throughput(const gt::Pipeline& pipeline, const gt::Inputs& inputs, int workers,
+                  double seconds) {
+  using Clock = std::chrono::steady_clock;
+  std::atomic<long> runs{0};
+  const auto start = Clock::now();
+  const auto end = start + std::chrono::duration<double>(seconds);
+  std::vector<std::thread> threads;
+  for (int i = 0; i < workers; ++i) {
+    threads.emplace_back([&] {
+      gt::Session session(pipeline);
+      gt::Result result;
+      while (Clock::now() < end) {
+        session.run(inputs, result);
+        ++runs;
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  return double(runs) / std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 5) {
+    std::cerr << "latency BUNDLE CASE THREADS KERNEL\n";
+    return 2;
+  }
+  Ort::InitApi(OrtGetApiBase()->GetApi(ORT_API_VERSION));
+  gt::Options options;
+  options.threads = std::atoi(argv[3]);
+  options.flow_warp_library = argv[4];
+  const gt::Pipeline pipeline(argv[1], options);
+  const gt::Size size = pipeline.size();
+  const Case one = read_case(argv[2], size);
+  gt::Session session(pipeline);
+  gt::Result result;
+
+  const gt::Inputs dense = one.given(size);
+  gt::Inputs strided = dense;
+  std::vector<std::vector<std::uint8_t>> padded;
+  gt::Pixels* pixels[] = {&strided.person_image,     &strided.person_parsing,
+                          &strided.person_densepose, &strided.garment_image,
+                          &strided.garment_parsing,  &strided.garment_densepose};
+  for (std::size_t i = 0; i < 6; ++i) {
+    const auto rows = static_cast<std::size_t>(size.height);
+    const std::size_t row = one.inputs[i].size() / rows;
+    padded.emplace_back(rows * (row + 5));
+    for (std::size_t y = 0; y < rows; ++y) {
+      std::memcpy(&padded[i][y * (row + 5)], &one.inputs[i][y * row], row);
+    }
+    *pixels[i] = {padded[i].data(), size.height, size.width, row + 5};
+  }
+
+  Networks networks(argv[1], one, size, options.threads, argv[4]);
+  session.run(dense, result);
+  networks.run();
+  if (result.image != networks.image() || !differing(one, result).empty()) {
+    std::cerr << "the library, the bare sessions and Python differ\n";
+    return 1;
+  }
+  const std::map<std::string, std::function<void()>> calls = {
+      {"library", [&] { session.run(dense, result); }},
+      {"strided", [&] { session.run(strided, result); }},
+      {"networks", [&] { networks.run(); }},
+      {"load", [&] { gt::Pipeline(argv[1], options); }}};
+  for (std::string word; std::getline(std::cin, word);) {
+    std::istringstream words(word);
+    int workers = 0;
+    double seconds = 0;
+    if (std::string name; words >> name >> workers >> seconds) {
+      std::cout << throughput(pipeline, dense, workers, seconds) << std::endl;
+      continue;
+    }
+    const auto& call = calls.at(word);
+    call();
+    const auto start = std::chrono::steady_clock::now();
+    call();
+    const std::chrono::duration<double, std::milli> took =
+        std::chrono::steady_clock::now() - start;
+    std::cout << took.count() << std::endl;
+  }
+}

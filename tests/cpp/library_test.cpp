@@ -1,0 +1,302 @@
+// The C interface and the wrapper on one thread: parity with Python, strides, and bad input.
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <limits>
+#include <optional>
+
+#include "golden.h"
+
+namespace gt = garment_transfer;
+
+namespace {
+
+const gt::Pipeline& pipeline() {
+  static const gt::Pipeline loaded(variable("GARMENT_TRANSFER_BUNDLE"), one_thread());
+  return loaded;
+}
+
+const gt::Pipeline& tiny() {
+  static const gt::Pipeline loaded(variable("GARMENT_TRANSFER_TINY"), one_thread());
+  return loaded;
+}
+
+// A transfer on the tiny bundle whose fields a test spoils.
+struct Tiny {
+  static constexpr std::int32_t kHeight = 64, kWidth = 32;
+  std::vector<std::uint8_t> pixels = std::vector<std::uint8_t>(3 * kHeight * kWidth, 4);
+  std::vector<std::uint8_t> image = std::vector<std::uint8_t>(3 * kHeight * kWidth);
+  gt_transfer transfer{};
+
+  Tiny() {
+    transfer.struct_size = sizeof transfer;
+    transfer.batch = 1;
+    for (gt_input* input :
+         {&transfer.person_image, &transfer.person_parsing, &transfer.person_densepose,
+          &transfer.garment_image, &transfer.garment_parsing, &transfer.garment_densepose}) {
+      *input = {pixels.data(), kHeight, kWidth, 0, 0};
+    }
+    transfer.image = {image.data(), image.size()};
+  }
+};
+
+void expect_refused(const gt_transfer& transfer, const std::string& words) {
+  gt::Session session(tiny());
+  EXPECT_EQ(gt_session_run(session.get(), &transfer), GT_INVALID_ARGUMENT);
+  EXPECT_NE(std::string(gt_last_message()).find(words), std::string::npos) << gt_last_message();
+}
+
+TEST(Golden, EqualsPythonByteForByte) {
+  gt::Session session(pipeline());
+  const auto cases = golden_cases(pipeline().size());
+  ASSERT_GE(cases.size(), 18u);
+  for (const auto& one : cases) {
+    EXPECT_EQ(differing(one, session.run(one.given(pipeline().size()))), "") << one.name;
+  }
+}
+
+TEST(Golden, FlowWarpKernelIsFound) {
+  EXPECT_NE(pipeline().description().find("FlowWarp by its kernel"), std::string::npos)
+      << pipeline().description();
+}
+
+TEST(Golden, WithoutTheKernelTheGarmentIsTheSameButForRounding) {
+  gt::Options options = one_thread();
+  options.use_flow_warp_library = false;
+  const gt::Pipeline plain(variable("GARMENT_TRANSFER_BUNDLE"), options);
+  EXPECT_NE(plain.description().find("standard operators"), std::string::npos);
+  const auto cases = golden_cases(plain.size());
+  const auto& one = cases.front();
+  const gt::Result result = gt::Session(plain).run(one.given(plain.size()));
+  std::size_t beyond = 0;
+  for (std::size_t i = 0; i < result.image.size(); ++i) {
+    beyond += std::abs(result.image[i] - one.outputs[0][i]) > 2;
+  }
+  EXPECT_LT(beyond, result.image.size() / 1000);
+}
+
+TEST(Strides, GiveTheSame) {
+  const gt::Size size = pipeline().size();
+  const auto cases = golden_cases(size);
+  const auto batch = std::find_if(cases.begin(), cases.end(),
+                                  [](const Case& c) { return c.batch > 1; });
+  ASSERT_NE(batch, cases.end());
+  // each row with 5 bytes of others' behind it, each picture with 7 more
+  gt::Inputs inputs = batch->given(size);
+  std::vector<std::vector<std::uint8_t>> padded;
+  gt::Pixels* pixels[] = {&inputs.person_image,     &inputs.person_parsing,
+                          &inputs.person_densepose, &inputs.garment_image,
+                          &inputs.garment_parsing,  &inputs.garment_densepose};
+  const auto rows = static_cast<std::size_t>(size.height);
+  for (std::size_t i = 0; i < 6; ++i) {
+    const std::size_t row = static_cast<std::size_t>(size.width) * (i % 3 == 1 ? 1 : 3);
+    const std::size_t stride = row + 5, picture = rows * stride + 7;
+    // as short as the strides allow, so that reading on is caught
+    std::vector<std::uint8_t> spread(
+        (static_cast<std::size_t>(batch->batch) - 1) * picture + (rows - 1) * stride + row, 0xEE);
+    for (std::size_t n = 0; n < static_cast<std::size_t>(batch->batch); ++n) {
+      for (std::size_t y = 0; y < rows; ++y) {
+        std::memcpy(&spread[n * picture + y * stride],
+                    &batch->inputs[i][(n * rows + y) * row], row);
+      }
+    }
+    padded.push_back(std::move(spread));
+    *pixels[i] = {padded[i].data(), size.height, size.width, stride, picture};
+  }
+  EXPECT_EQ(differing(*batch, gt::Session(pipeline()).run(inputs)), "");
+}
+
+TEST(Results, MayBeLeftOut) {
+  const gt::Size size = pipeline().size();
+  const Case one = golden_cases(size).front();
+  gt::Inputs inputs = one.given(size);
+  gt_transfer transfer{};
+  transfer.struct_size = sizeof transfer;
+  transfer.batch = one.batch;
+  transfer.person_image = inputs.person_image.value;
+  transfer.person_parsing = inputs.person_parsing.value;
+  transfer.person_densepose = inputs.person_densepose.value;
+  transfer.garment_image = inputs.garment_image.value;
+  transfer.garment_parsing = inputs.garment_parsing.value;
+  transfer.garment_densepose = inputs.garment_densepose.value;
+  gt::Session session(pipeline());
+  gt_output* outputs[] = {&transfer.image, &transfer.transfer_parsing, &transfer.warped_garment,
+                          &transfer.flow};
+  for (std::size_t i = 0; i < 4; ++i) {
+    std::vector<std::uint8_t> result(one.outputs[i].size());
+    *outputs[i] = {result.data(), result.size()};
+    session.run(transfer);
+    EXPECT_EQ(result, one.outputs[i]) << i;
+    *outputs[i] = {};
+  }
+}
+
+TEST(Lifetime, SessionsKeepWhatTheyNeed) {
+  const gt::Size size = pipeline().size();
+  const Case one = golden_cases(size).front();
+  std::optional<gt::Pipeline> own(std::in_place, variable("GARMENT_TRANSFER_BUNDLE"), one_thread());
+  gt::Session session(*own);
+  own.reset();
+  EXPECT_EQ(differing(one, session.run(one.given(size))), "");
+}
+
+TEST(BadInput, NullPointers) {
+  gt_pipeline* loaded = nullptr;
+  gt_session* session = nullptr;
+  std::int32_t side = 0;
+  const std::string bundle = variable("GARMENT_TRANSFER_TINY");
+  EXPECT_EQ(gt_pipeline_load(nullptr, nullptr, &loaded), GT_INVALID_ARGUMENT);
+  EXPECT_STREQ(gt_last_message(), "bundle is null; expected a pointer");
+  EXPECT_EQ(gt_pipeline_load(bundle.c_str(), nullptr, nullptr), GT_INVALID_ARGUMENT);
+  EXPECT_STREQ(gt_last_message(), "pipeline is null; expected a pointer");
+  EXPECT_EQ(gt_pipeline_size(nullptr, &side, &side), GT_INVALID_ARGUMENT);
+  EXPECT_EQ(gt_pipeline_size(tiny().get(), nullptr, &side), GT_INVALID_ARGUMENT);
+  EXPECT_EQ(gt_pipeline_size(tiny().get(), &side, nullptr), GT_INVALID_ARGUMENT);
+  EXPECT_EQ(gt_pipeline_description(nullptr), nullptr);
+  EXPECT_EQ(gt_session_create(nullptr, &session), GT_INVALID_ARGUMENT);
+  EXPECT_EQ(gt_session_create(tiny().get(), nullptr), GT_INVALID_ARGUMENT);
+  EXPECT_EQ(gt_session_run(nullptr, nullptr), GT_INVALID_ARGUMENT);
+  gt::Session real(tiny());
+  EXPECT_EQ(gt_session_run(real.get(), nullptr), GT_INVALID_ARGUMENT);
+  EXPECT_STREQ(gt_last_message(), "transfer is null; expected a pointer");
+  EXPECT_EQ(gt_session_free(nullptr), GT_OK);
+  gt_pipeline_free(nullptr);
+}
+
+TEST(BadInput, AFailedLoadGivesNull) {
+  auto* loaded = reinterpret_cast<gt_pipeline*>(1);
+  EXPECT_EQ(gt_pipeline_load("/nowhere", nullptr, &loaded), GT_BUNDLE_ERROR);
+  EXPECT_EQ(loaded, nullptr);
+  EXPECT_EQ(std::string(gt_last_message()).find("/nowhere does not exist: a bundle is a folder"),
+            0u);
+}
+
+TEST(BadInput, Options) {
+  const std::string bundle = variable("GARMENT_TRANSFER_TINY");
+  const auto message = [&](const gt::Options& options) -> std::string {
+    try {
+      gt::Pipeline loaded(bundle, options);
+    } catch (const gt::Error& error) {
+      return std::to_string(error.status()) + " " + error.what();
+    }
+    return "loaded";
+  };
+  gt::Options options;
+  options.backend = "abacus";
+  EXPECT_EQ(message(options).find("3 unknown backend 'abacus'; available: onnxruntime"), 0u);
+  options.backend = "onnxruntime,";
+  EXPECT_EQ(message(options).find("3 unknown backend"), 0u);
+  options = {};
+  options.device = "tpu";
+  EXPECT_EQ(message(options), "1 unknown device 'tpu'; backend onnxruntime has cpu, cuda");
+  options = {};
+  options.threads = -1;
+  EXPECT_EQ(message(options), "1 threads is -1; expected 1 or more, or 0 for the default");
+  options = {};
+  options.device_id = -1;
+  EXPECT_EQ(message(options), "1 device_id is -1; expected 0 or more");
+  options = {};
+  options.flow_warp_library = "/nowhere.so";
+  EXPECT_EQ(message(options).find("3 /nowhere.so does not load: "), 0u) << message(options);
+  options.flow_warp_library = bundle + "/manifest.json";
+  EXPECT_EQ(message(options).find("3 "), 0u);
+
+  gt_pipeline* loaded = nullptr;
+  gt_pipeline_options raw = GT_PIPELINE_OPTIONS_INIT;
+  raw.struct_size = 0;
+  EXPECT_EQ(gt_pipeline_load(bundle.c_str(), &raw, &loaded), GT_INVALID_ARGUMENT);
+  EXPECT_NE(std::string(gt_last_message()).find("begin with GT_PIPELINE_OPTIONS_INIT"),
+            std::string::npos);
+}
+
+TEST(BadInput, CudaWhereThereIsNone) {
+  gt::Options options;
+  options.device = "cuda";
+  try {
+    gt::Pipeline loaded(variable("GARMENT_TRANSFER_TINY"), options);
+    GTEST_SKIP() << "this ONNX Runtime has CUDA";
+  } catch (const gt::Error& error) {
+    EXPECT_EQ(error.status(), GT_BACKEND_ERROR);
+    EXPECT_NE(std::string(error.what()).find("device 'cuda'"), std::string::npos);
+  }
+}
+
+TEST(BadInput, Transfers) {
+  Tiny t;
+  gt::Session(tiny()).run(t.transfer);
+
+  t = Tiny();
+  t.transfer.struct_size = 8;
+  expect_refused(t.transfer, "gt_transfer.struct_size is 8; expected");
+  for (const std::int32_t batch : {0, -1, std::numeric_limits<std::int32_t>::min()}) {
+    t = Tiny();
+    t.transfer.batch = batch;
+    expect_refused(t.transfer, "batch is " + std::to_string(batch) + "; expected 1 or more");
+  }
+  t = Tiny();
+  const int seven = 7;
+  std::memcpy(&t.transfer.memory, &seven, sizeof seven);
+  expect_refused(t.transfer, "memory is 7; expected GT_HOST or GT_DEVICE");
+  t = Tiny();
+  t.transfer.memory = GT_DEVICE;
+  expect_refused(t.transfer, "memory is GT_DEVICE, and this pipeline takes host memory");
+  t = Tiny();
+  t.transfer.stream = &t;
+  expect_refused(t.transfer, "stream is not null, and this pipeline takes host memory");
+}
+
+TEST(BadInput, Pixels) {
+  Tiny t;
+  t.transfer.garment_parsing.data = nullptr;
+  expect_refused(t.transfer, "garment_parsing.data is null");
+  t = Tiny();
+  t.transfer.person_image.height = 32;
+  t.transfer.person_image.width = 64;
+  expect_refused(t.transfer, "person_image is 32x64 (height x width); the bundle's size is 64x32");
+  t = Tiny();
+  t.transfer.person_densepose.width = -32;
+  expect_refused(t.transfer, "person_densepose is 64x-32");
+  t = Tiny();
+  t.transfer.person_image.row_stride = 95;
+  expect_refused(t.transfer, "person_image.row_stride is 95 bytes; expected 96 to");
+  t = Tiny();
+  t.transfer.person_parsing.row_stride = std::numeric_limits<std::size_t>::max() / 4;
+  expect_refused(t.transfer, "person_parsing.row_stride is");
+  t = Tiny();
+  t.transfer.batch = 2;
+  t.transfer.image.data = nullptr;
+  t.transfer.garment_image.batch_stride = 3 * 64 * 32 - 1;
+  expect_refused(t.transfer, "garment_image.batch_stride is 6143 bytes; expected 6144 to");
+  t.transfer.garment_image.batch_stride = std::numeric_limits<std::size_t>::max();
+  expect_refused(t.transfer, "garment_image.batch_stride is");
+}
+
+TEST(BadInput, Outputs) {
+  Tiny t;
+  t.transfer.image.capacity -= 1;
+  expect_refused(t.transfer, "image.capacity is 6143 bytes; expected 6144 for a batch of 1");
+  t = Tiny();
+  alignas(8) std::uint8_t odd[2 * 4 * 64 * 32 + 8];
+  t.transfer.flow = {odd + 1, sizeof odd - 1};
+  expect_refused(t.transfer, "flow.data is not aligned for float32");
+}
+
+TEST(Messages, SurviveAMoveAndAFailure) {
+  Tiny t;
+  t.transfer.batch = 0;
+  gt::Session session(tiny());
+  gt::Session moved(std::move(session));
+  EXPECT_EQ(gt_session_run(moved.get(), &t.transfer), GT_INVALID_ARGUMENT);
+  // a refused run leaves the session as it was
+  t.transfer.batch = 1;
+  EXPECT_EQ(gt_session_run(moved.get(), &t.transfer), GT_OK);
+  EXPECT_THROW(session.run(t.transfer), gt::Error);
+}
+
+TEST(Version, IsTheHeadersForm) {
+  EXPECT_EQ(gt::version().find_first_not_of("0123456789."), std::string::npos);
+  EXPECT_EQ(std::string(gt_backends()).find("onnxruntime"), 0u);
+}
+
+}  // namespace

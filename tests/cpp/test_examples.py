@@ -1,0 +1,343 @@
+"""The C++ examples: the same picture as Python's, and a server that takes what clients do."""
+
+import contextlib
+import http.client
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people
+from garment_transfer.runtime.labels import LABEL_SETS
+
+Build = Callable[..., Path]
+Run = Callable[..., str]
+MakePerson = Callable[..., Person]
+SavePerson = Callable[..., Path]
+
+FIELDS = ("photo", "parse", "densepose")
+
+
+@pytest.fixture(scope="module")
+def programs(build: Build) -> Path:
+    return build("none", examples=True) / "examples"
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Pipeline:
+    return Pipeline.load(sample_bundle())
+
+
+def test_command_line_gives_pythons_picture(
+    programs: Path, run: Run, pipeline: Pipeline, make_person: MakePerson,
+    save_person: SavePerson, tmp_path: Path,
+) -> None:  # fmt: skip
+    """Larger, smaller and of the bundle's size, both aspects; the owner minified and magnified."""
+    pairs = [sample_people()]
+    sizes = [(1024, 768), (200, 333), (256, 192), (97, 61), (700, 300)]
+    for index, (one, other) in enumerate(zip(sizes, sizes[1:] + sizes[:1], strict=True)):
+        pairs.append(
+            (
+                save_person(make_person(*one, seed=2 * index), tmp_path / f"p{index}"),
+                save_person(make_person(*other, seed=2 * index + 1), tmp_path / f"o{index}"),
+            )
+        )
+    for person, owner in pairs:
+        output = tmp_path / "cpp.png"
+        run([programs / "garment_transfer_cli", sample_bundle(), person, owner, output])
+        due = pipeline.transfer(Person.load(person), Person.load(owner)).image
+        found = np.asarray(Image.open(output))
+        assert found.shape == due.shape
+        difference = np.abs(found.astype(int) - due)
+        assert difference.max() <= 2, (person, difference.max(), (difference > 2).mean())
+
+
+@pytest.mark.parametrize("label_set", sorted(LABEL_SETS))
+@pytest.mark.parametrize("palette", [False, True])
+def test_label_sets_are_pythons(
+    programs: Path, run: Run, pipeline: Pipeline, make_person: MakePerson,
+    save_person: SavePerson, tmp_path: Path, label_set: str, palette: bool,
+) -> None:  # fmt: skip
+    """Every id of a set, in stripes down the body, so that whole-body garments cross the hips."""
+    person = make_person(256, 192, seed=3)
+    folder = save_person(person, tmp_path / "p", parse=label_set)
+    ids = np.array(sorted(LABEL_SETS[label_set].classes), np.uint8)
+    parse = np.tile(ids[np.arange(192) * len(ids) // 192], (256, 1))
+    densepose = person.densepose.copy()
+    densepose[:140, 20:170, 0] = 1
+    densepose[140:, 20:170, 0] = 9
+    Image.fromarray(densepose).save(folder / "densepose.png")
+    image = Image.fromarray(parse)
+    if palette:
+        image = image.convert("P")
+        image.putpalette([value % 251 for value in range(768)])
+        image.frombytes(parse.tobytes())
+    image.save(folder / "parse.png")
+    run([programs / "garment_transfer_cli", sample_bundle(), folder, folder, tmp_path / "o.png"])
+    loaded = Person.load(folder)
+    due = pipeline.transfer(loaded, loaded).image
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "o.png")), due)
+
+
+def test_command_line_refuses_with_a_message(
+    programs: Path, make_person: MakePerson, save_person: SavePerson, tmp_path: Path
+) -> None:
+    good = save_person(make_person(64, 48), tmp_path / "good")
+
+    def error(person: Path) -> str:
+        ran = subprocess.run(
+            [programs / "garment_transfer_cli", sample_bundle(), person, good, tmp_path / "o.png"],
+            capture_output=True,
+            text=True,
+        )
+        assert ran.returncode == 1
+        return ran.stderr
+
+    assert "meta.json cannot be read" in error(tmp_path / "nowhere")
+    bad = Path(shutil.copytree(good, tmp_path / "bad"))
+    (bad / "meta.json").write_text('{"parse": "classes7", "densepose": "parula"}')
+    assert 'encoding "parula"; this example reads "iuv-png"' in error(bad)
+    (bad / "meta.json").write_text('{"parse": "nine", "densepose": "iuv-png"}')
+    assert "unknown label set 'nine'; available: atr18" in error(bad)
+    shutil.copy(good / "meta.json", bad)
+    Image.open(good / "parse.png").convert("RGB").save(bad / "parse.png")
+    assert "parse.png holds no label ids" in error(bad)
+    Image.fromarray(np.full((64, 48), 9, np.uint8)).save(bad / "parse.png")
+    assert "has id 9, which label set classes7 does not know" in error(bad)
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(bad / "parse.png")
+    assert "the aspects differ" in error(bad)
+    shutil.copy(good / "parse.png", bad)
+    for name in ("image.png", "parse.png", "densepose.png"):
+        content = (good / name).read_bytes()
+        (bad / name).write_bytes(content[: len(content) // 2])
+        assert f"{name} cannot be read as an image" in error(bad)
+        (bad / name).write_bytes(content)
+
+
+@contextlib.contextmanager
+def serving(program: Path, *options: object) -> Iterator[tuple[str, int, subprocess.Popen[str]]]:
+    process = subprocess.Popen(
+        [program, sample_bundle(), "--port", "0", *map(str, options)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        host, port = process.stdout.readline().split()[0].removeprefix("http://").split(":")
+        yield host, int(port), process
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=60)
+        assert process.returncode == 0, stderr
+    finally:
+        process.kill()
+        process.wait()
+
+
+def form(parts: dict[str, bytes]) -> tuple[bytes, dict[str, str]]:
+    """A multipart body and its header."""
+    boundary = uuid.uuid4().hex
+    body = b"".join(
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"; filename="{name}"\r\n'
+        "Content-Type: application/octet-stream\r\n\r\n".encode() + content + b"\r\n"
+        for name, content in parts.items()
+    )
+    body += f"--{boundary}--\r\n".encode()
+    return body, {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+
+
+def parts_of(person: Path, owner: Path) -> dict[str, bytes]:
+    files = {"photo": "image", "parse": "parse", "densepose": "densepose"}
+    return {
+        f"{role}_{field}": next(folder.glob(f"{files[field]}.*")).read_bytes()
+        for role, folder in (("person", person), ("garment", owner))
+        for field in FIELDS
+    }
+
+
+def ask(
+    host: str, port: int, method: str, path: str, body: bytes = b"",
+    headers: dict[str, str] | None = None,
+) -> tuple[int, bytes]:  # fmt: skip
+    connection = http.client.HTTPConnection(host, port, timeout=60)
+    try:
+        connection.request(method, path, body or None, headers or {})
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def small_pair(
+    make_person: MakePerson, save_person: SavePerson, tmp_path: Path
+) -> tuple[Path, Path]:
+    return (
+        save_person(make_person(256, 192, seed=1), tmp_path / "person"),
+        save_person(make_person(256, 192, seed=2), tmp_path / "owner"),
+    )
+
+
+def test_server_answers_with_the_picture(programs: Path, pipeline: Pipeline) -> None:
+    with serving(programs / "garment_transfer_server", "--workers", 2) as (host, port, _):
+        status, body = ask(host, port, "POST", "/transfer", *form(parts_of(*sample_people())))
+        assert status == 200, body
+        person, owner = (Person.load(folder) for folder in sample_people())
+        due = pipeline.transfer(person, owner).image
+        assert np.abs(np.asarray(Image.open(BytesIO(body))).astype(int) - due).max() <= 2
+        assert ask(host, port, "GET", "/health") == (200, b"ok\n")
+        metrics = ask(host, port, "GET", "/metrics")[1].decode()
+        for line in (
+            'garment_transfer_requests_total{code="200"} 1',
+            "garment_transfer_seconds_count 1",
+            "garment_transfer_queue_length 0",
+            "garment_transfer_workers 2",
+        ):
+            assert f"{line}\n" in metrics
+
+
+def bad_requests(parts: dict[str, bytes]) -> list[tuple[bytes, dict[str, str], int, str]]:
+    """Bodies, headers, and the answer that is due."""
+    body, header = form(parts)
+    text = {"Content-Type": "text/plain"}
+    large = BytesIO()
+    Image.new("RGB", (5000, 10)).save(large, "png")
+    missing = {name: content for name, content in parts.items() if name != "garment_parse"}
+    return [
+        (b"hello", text, 415, "expected multipart/form-data"),
+        (*form(missing), 400, "the form has no file garment_parse; expected person_photo"),
+        (*form({**parts, "person_photo": b"no image"}), 400, "cannot be read as an image"),
+        (*form({**parts, "person_photo": parts["person_parse"]}), 400, "is not RGB"),
+        (*form({**parts, "person_parse": parts["person_densepose"]}), 400, "holds no label ids"),
+        (*form({**parts, "person_photo": large.getvalue()}), 400, "limit is 4096"),
+        (*form({**parts, "person_label_set": b"nine"}), 400, "unknown label set 'nine'"),
+        (*form({**parts, "person_photo": parts["person_photo"][:200]}), 400, "cannot be read"),
+        (body[: len(body) // 2], header, 400, ""),
+        (*form({**parts, "person_photo": bytes(2 << 20)}), 413, ""),
+    ]
+
+
+def test_server_survives_bad_requests_beside_good_ones(
+    programs: Path, small_pair: tuple[Path, Path]
+) -> None:
+    parts = parts_of(*small_pair)
+    body, header = form(parts)
+    options = ("--workers", 2, "--max-body-mb", 1, "--timeout", 1, "--connections", 16)
+    with serving(programs / "garment_transfer_server", *options) as (host, port, process):
+        # slow clients hold connections, not workers; and some leave in the middle
+        slow = [socket.create_connection((host, port)) for _ in range(4)]
+        for client in slow:
+            client.sendall(b"POST /transfer HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n")
+        left = socket.create_connection((host, port))
+        left.sendall(b"POST /transfer HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nabc")
+        left.close()
+
+        due_of = bad_requests(parts)
+        with ThreadPoolExecutor(4) as pool:
+            good = [
+                pool.submit(ask, host, port, "POST", "/transfer", body, header) for _ in range(12)
+            ]
+            bad = [
+                pool.submit(ask, host, port, "POST", "/transfer", sent, headers)
+                for sent, headers, _, _ in due_of
+            ]
+        pictures = {future.result() for future in good}
+        assert len(pictures) == 1
+        assert pictures.pop()[0] == 200
+        for future, (_, _, code, words) in zip(bad, due_of, strict=True):
+            status, answer = future.result()
+            assert status == code, (status, answer)
+            assert words in answer.decode()
+        for client in slow:
+            client.close()
+        assert process.poll() is None
+        assert ask(host, port, "GET", "/health")[0] == 200
+        assert ask(host, port, "GET", "/nowhere")[0] == 404
+
+
+def test_server_refuses_what_its_queue_does_not_hold(
+    programs: Path, small_pair: tuple[Path, Path]
+) -> None:
+    body, header = form(parts_of(*small_pair))
+    options = ("--workers", 1, "--queue", 1)
+    with (
+        serving(programs / "garment_transfer_server", *options) as (host, port, _),
+        ThreadPoolExecutor(8) as pool,
+    ):
+        codes: list[int] = []
+        while 503 not in codes:  # eight at once on one worker and one place
+            futures = [
+                pool.submit(ask, host, port, "POST", "/transfer", body, header) for _ in range(8)
+            ]
+            codes += [future.result()[0] for future in futures]
+        assert set(codes) == {200, 503}
+        metrics = ask(host, port, "GET", "/metrics")[1].decode()
+        for code in (200, 503):
+            line = f'garment_transfer_requests_total{{code="{code}"}} {codes.count(code)}\n'
+            assert line in metrics
+
+
+def test_server_answers_what_it_took_before_it_stops(
+    programs: Path, small_pair: tuple[Path, Path]
+) -> None:
+    body, header = form(parts_of(*small_pair))
+    with serving(programs / "garment_transfer_server", "--workers", 1) as (host, port, process):
+        answers: list[int] = []
+        connections = []
+        for _ in range(4):
+            connection = http.client.HTTPConnection(host, port, timeout=60)
+            connection.request("POST", "/transfer", body, header)
+            connections.append(connection)
+        # all four have been read when three wait for the one worker
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            metrics = ask(host, port, "GET", "/metrics")[1].decode()
+            waiting = int(metrics.partition("\ngarment_transfer_queue_length ")[2].split()[0])
+            done = metrics.partition("\ngarment_transfer_seconds_count ")[2].split()[0]
+            if waiting + int(done) >= 3:
+                break
+        process.send_signal(signal.SIGTERM)
+        threads = [
+            threading.Thread(target=lambda c=c: answers.append(c.getresponse().status))
+            for c in connections
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert answers == [200] * 4
+        assert process.wait(60) == 0
+
+
+@pytest.mark.skipif(not shutil.which("wrk"), reason="wrk is not installed: apt-get install wrk")
+def test_load_command(programs: Path, run: Run, tmp_path: Path) -> None:
+    """The command that measures, for a second: what it sends wrongly is refused, the rest done."""
+    report_file = tmp_path / "load.json"
+    run(
+        [
+            sys.executable, "-m", "garment_transfer.benchmarks.cpp_server",
+            "--server", programs / "garment_transfer_server",
+            "--library", programs.parent / "tests/latency",
+            "--seconds", 1, "--connections", 2, "--json", report_file,
+        ]
+    )  # fmt: skip
+    report = json.loads(report_file.read_text())
+    (row,) = report["rows"]
+    assert row["requests"] > 0
+    assert row["lost"] == 0
+    assert row["bad_requests"] > 0
+    assert row["bad_requests_refused"] == row["bad_requests"]

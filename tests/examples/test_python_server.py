@@ -1,0 +1,366 @@
+"""The example server over real connections, with the tiny bundle whose results are known."""
+
+import asyncio
+import importlib
+import io
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from garment_transfer.runtime import InputError, Person, Pipeline
+
+httpx = pytest.importorskip("httpx", reason="the extra serve is not installed")
+pytest.importorskip("fastapi", reason="the extra serve is not installed")
+
+FOLDER = Path(__file__).parents[2] / "examples" / "python_server"
+
+Fields = dict[str, Any]
+MakePerson = Callable[..., Person]
+SavePerson = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def example() -> Iterator[Callable[[str], ModuleType]]:
+    """`example(name)`: a module of the example's folder."""
+    sys.path.insert(0, str(FOLDER))
+    yield importlib.import_module
+    sys.path.remove(str(FOLDER))
+
+
+@pytest.fixture(scope="module")
+def people(
+    tmp_path_factory: pytest.TempPathFactory, make_person: MakePerson, save_person: SavePerson
+) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("people")
+    owner = make_person(96, 48, garment=(0.25, 0.5, 0.15, 0.9), seed=1)
+    return save_person(make_person(128, 64), folder / "a"), save_person(owner, folder / "b")
+
+
+def start(example: Callable[[str], ModuleType], bundle: Path, **settings: Any) -> Any:
+    settings = {"bundle": str(bundle), **settings}
+    return example("load").Server(1, example("server").Settings(**settings))
+
+
+@pytest.fixture(scope="module")
+def url(example: Callable[[str], ModuleType], tiny_bundle: Path) -> Iterator[str]:
+    """A server of small limits."""
+    with start(
+        example, tiny_bundle, max_body_mb=1.0, max_megapixels=0.5, upload_seconds=2.0
+    ) as server:
+        yield server.url
+
+
+@pytest.fixture
+def fields(people: tuple[Path, Path]) -> Fields:
+    """What a transfer sends; to be spoiled."""
+    return {
+        f"{role}_{field}": value
+        for role, folder in zip(("person", "garment"), people, strict=True)
+        for field, value in {
+            "image": (folder / "image.png").read_bytes(),
+            "parsing": (folder / "parse.png").read_bytes(),
+            "densepose": (folder / "densepose.png").read_bytes(),
+            "label_set": "classes7",
+            "encoding": "iuv-png",
+        }.items()
+    }
+
+
+def post(url: str, fields: Fields) -> Any:
+    files = {name: (name, value) for name, value in fields.items() if isinstance(value, bytes)}
+    data = {name: value for name, value in fields.items() if isinstance(value, str)}
+    return httpx.post(f"{url}/transfer", files=files, data=data, timeout=60)
+
+
+def metric(url: str, name: str) -> float:
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(f"{name} "))
+
+
+def png(image: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "png")
+    return file.getvalue()
+
+
+def test_the_answer_is_the_pipeline_s(
+    url: str, fields: Fields, people: tuple[Path, Path], tiny_bundle: Path
+) -> None:
+    response = post(url, fields)
+    assert response.status_code == 200, response.text
+    assert response.headers["Content-Type"] == "image/png"
+    assert "warping;dur=" in response.headers["Server-Timing"]
+    due = Pipeline.load(tiny_bundle, threads=1).transfer(*map(Person.load, people))
+    assert (np.array(Image.open(io.BytesIO(response.content))) == due.image).all()
+
+
+def test_densepose_as_a_numpy_file(url: str, fields: Fields) -> None:
+    due = post(url, fields)
+    iuv = np.array(Image.open(io.BytesIO(fields["person_densepose"])), np.float32)
+    file = io.BytesIO()
+    np.save(file, iuv.transpose(2, 0, 1) / np.float32([[[1]], [[255]], [[255]]]))
+    fields |= {"person_densepose": file.getvalue(), "person_encoding": "iuv"}
+    response = post(url, fields)
+    assert response.status_code == 200, response.text
+    assert response.content == due.content
+
+
+def test_health_metrics_and_openapi(url: str, fields: Fields) -> None:
+    assert httpx.get(f"{url}/health/live").json() == {"status": "live"}
+    assert httpx.get(f"{url}/health/ready").json() == {"status": "ready"}
+    counted = metric(url, 'garment_transfer_requests_total{status="200"}')
+    post(url, fields)
+    assert metric(url, 'garment_transfer_requests_total{status="200"}') == counted + 1
+    assert metric(url, "garment_transfer_pending") == 0
+    described = httpx.get(f"{url}/openapi.json").json()
+    assert {"200", "408", "413", "422", "429"} <= set(
+        described["paths"]["/transfer"]["post"]["responses"]
+    )
+    (body,) = (
+        schema for name, schema in described["components"]["schemas"].items() if "Body" in name
+    )
+    assert set(body["properties"]) == set(fields) == set(body["required"])
+    assert "viton14" in body["properties"]["person_label_set"]["enum"]
+
+
+def spoil(fields: Fields, what: str) -> None:
+    if what == "no garment":
+        fields["garment_parsing"] = png(np.full((96, 48), 2, np.uint8))
+    elif what == "label set":
+        fields["person_label_set"] = "coco"
+    elif what == "encoding":
+        fields["person_encoding"] = "iuv-tiff"
+    elif what == "ids":
+        fields["person_parsing"] = png(np.full((128, 64), 77, np.uint8))
+    elif what == "truncated":
+        fields["garment_image"] = fields["garment_image"][:500]
+    elif what == "not an image":
+        fields["garment_image"] = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n"
+    elif what == "not numpy":
+        fields["garment_encoding"] = "iuv"
+    elif what == "colours":
+        fields["person_parsing"] = fields["person_image"]
+    elif what == "aspects":
+        fields["person_parsing"] = png(np.zeros((64, 64), np.uint8))
+    elif what == "no body":
+        fields["person_densepose"] = png(np.zeros((128, 64, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("what", "due"),
+    [
+        ("no garment", "the garment owner wears no upper garment: 0 pixels of 4608"),
+        ("label set", "unknown label set 'coco'; available: atr18, "),
+        ("encoding", "unknown DensePose encoding 'iuv-tiff'; available: iuv, "),
+        ("ids", "parsing of person has ids that label set classes7 does not know: 77"),
+        ("truncated", "image of garment owner cannot be read as an image (500 bytes: "),
+        ("not an image", "image of garment owner cannot be read as an image ("),
+        ("not numpy", "densepose of garment owner cannot be read as a NumPy array (not a NumPy"),
+        ("colours", "parsing of person has colour mode RGB where label ids are due"),
+        ("aspects", "the aspects differ, so one of them was cropped or turned"),
+        ("no body", "densepose of person shows a person without a body"),
+    ],
+)
+def test_errors_keep_their_words(url: str, fields: Fields, what: str, due: str) -> None:
+    spoil(fields, what)
+    response = post(url, fields)
+    assert response.status_code == 422
+    assert due in response.json()["detail"]
+    assert "Traceback" not in response.text
+    assert "0x" not in response.text  # no addresses either
+
+
+def test_a_missing_field_is_named(url: str, fields: Fields) -> None:
+    del fields["garment_densepose"]
+    response = post(url, fields)
+    assert response.status_code == 422
+    assert response.json()["detail"][0]["loc"] == ["body", "garment_densepose"]
+
+
+def test_more_files_than_a_transfer_has(url: str, fields: Fields) -> None:
+    assert post(url, {**fields, "another": b"x"}).status_code == 400
+
+
+def test_bodies_over_the_limit_are_refused(url: str, fields: Fields) -> None:
+    fields["person_image"] = bytes(1_100_000)
+    assert post(url, fields).status_code == 413
+
+    def chunks() -> Iterator[bytes]:  # no Content-Length says how much comes
+        for _ in range(40):
+            yield bytes(50_000)
+
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    response = httpx.post(f"{url}/transfer", content=chunks(), headers=headers)
+    assert response.status_code in (400, 413)  # zeros are no multipart either
+    assert metric(url, "garment_transfer_pending") == 0
+
+
+def header_of_png(width: int, height: int) -> bytes:
+    """A PNG that claims a size and has next to no data."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        crc = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc)
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = zlib.compress(bytes(10_000_000), 9)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("size", [(1000, 501), (8000, 8000), (30000, 30000)])
+@pytest.mark.parametrize("field", ["person_image", "garment_parsing", "garment_densepose"])
+def test_bombs_are_refused_by_their_header(
+    url: str, fields: Fields, field: str, size: tuple[int, int]
+) -> None:
+    fields[field] = header_of_png(*size)
+    response = post(url, fields)
+    # Decoding would have ended in 422: the data is cut short.
+    assert response.status_code == 413
+    assert "has more than 0.5 megapixels; scale the photo" in response.json()["detail"]
+
+
+def half_a_request(url: str, fields: Fields, keep: int | None) -> socket.socket:
+    """A connection over which `keep` bytes of a transfer's body were sent; None sends all."""
+    files = {name: (name, value) for name, value in fields.items() if isinstance(value, bytes)}
+    data = {name: value for name, value in fields.items() if isinstance(value, str)}
+    request = httpx.Request("POST", f"{url}/transfer", files=files, data=data)
+    body = request.read()
+    connection = socket.create_connection(("127.0.0.1", request.url.port), timeout=30)
+    head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+    connection.sendall(f"POST /transfer HTTP/1.1\r\n{head}\r\n".encode() + body[:keep])
+    return connection
+
+
+def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_an_upload_that_stalls(url: str, fields: Fields) -> None:
+    with half_a_request(url, fields, 1000) as connection:
+        assert b" 408 " in connection.recv(100)
+    until(lambda: metric(url, "garment_transfer_pending") == 0)
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_upload(url: str, fields: Fields) -> None:
+    left = 'garment_transfer_requests_total{status="499"}'
+    before = metric(url, left)
+    with half_a_request(url, fields, 1000):
+        until(lambda: metric(url, "garment_transfer_pending") == 1)
+    until(lambda: metric(url, left) == before + 1)
+    assert metric(url, "garment_transfer_pending") == 0
+
+
+def test_slots_batches_and_clients_that_leave(
+    example: Callable[[str], ModuleType], tiny_bundle: Path, fields: Fields
+) -> None:
+    # The batch stays open as long as nobody fills it, so what waits in it can be looked at.
+    with (
+        start(example, tiny_bundle, max_pending=3, max_batch=3, max_wait_ms=60_000) as server,
+        ThreadPoolExecutor() as clients,
+    ):
+        url = server.url
+        leaving = half_a_request(url, fields, None)
+        until(lambda: metric(url, "garment_transfer_pending") == 1)
+        first = clients.submit(post, url, fields)
+        with half_a_request(url, fields, 1000):  # a slot is held from the first byte on
+            until(lambda: metric(url, "garment_transfer_pending") == 3)
+            refused = post(url, fields)
+            assert refused.status_code == 429
+            assert int(refused.headers["Retry-After"]) >= 1
+            assert "all 3 slots are taken" in refused.json()["detail"]
+        leaving.close()
+        until(lambda: metric(url, "garment_transfer_pending") == 1)
+        assert not first.done()
+        # Who left takes no place in the batch: two more fill it.
+        others = [clients.submit(post, url, fields) for _ in range(2)]
+        assert [answer.result().status_code for answer in (first, *others)] == [200] * 3
+        assert metric(url, "garment_transfer_batch_size_count") == 1
+        assert metric(url, "garment_transfer_batch_size_sum") == 3
+        assert metric(url, 'garment_transfer_requests_total{status="499"}') == 2
+
+
+def test_a_pair_that_fails_leaves_its_batch_alone(
+    example: Callable[[str], ModuleType], tiny_bundle: Path, make_person: MakePerson
+) -> None:
+    pipeline = Pipeline.load(tiny_bundle, threads=1)
+    person, bare = make_person(), make_person(garment=(0, 0, 0, 0))
+    sizes: list[int] = []
+
+    async def run() -> list[Any]:
+        batcher = example("batcher").Batcher(pipeline, 3, 60, sizes.append)
+        answers = await asyncio.gather(
+            *(batcher.transfer(person, owner) for owner in (person, bare, person)),
+            return_exceptions=True,
+        )
+        await batcher.close()
+        assert not batcher.alive
+        return answers
+
+    first, second, third = asyncio.run(run())
+    due = pipeline.transfer(person, person)
+    assert sizes == [3]
+    assert (first.image == due.image).all()
+    assert isinstance(second, InputError)
+    assert (third.image == due.image).all()
+
+
+def test_settings_of_another_type(
+    example: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = example("server").Settings
+    monkeypatch.setenv("GARMENT_TRANSFER_MAX_BATCH", "7")
+    assert settings.from_environment() == settings(max_batch=7)
+    monkeypatch.setenv("GARMENT_TRANSFER_MAX_BATCH", "many")
+    with pytest.raises(ValueError, match="GARMENT_TRANSFER_MAX_BATCH is 'many'; expected int"):
+        settings.from_environment()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the load command reads /proc")
+def test_load_command(tiny_bundle: Path, people: tuple[Path, Path], tmp_path: Path) -> None:
+    """Capacity, load, overload, a killed worker and the drain, all short."""
+    result = tmp_path / "serve.json"
+    command = [sys.executable, str(FOLDER / "load.py"), "--minutes", "0.05", "--seconds", "3"]
+    options = ["--person", str(people[0]), "--garment-owner", str(people[1]), "--json", str(result)]
+    done = subprocess.run(
+        [*command, *options],
+        env={
+            **os.environ,
+            "GARMENT_TRANSFER_BUNDLE": str(tiny_bundle),
+            "GARMENT_TRANSFER_MAX_PENDING": "4",
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert result.exists(), done.stdout + done.stderr
+    report = json.loads(result.read_text())
+    # Which share is refused, and how fast the rest is, is the machine's; these are the server's.
+    assert set(report["capacity"]["statuses"]) == {"200"}
+    assert set(report["steady"]["statuses"]) <= {"200", "429"}
+    assert set(report["overload"]["statuses"]) <= {"200", "429"}
+    assert report["overload"]["all_429_say_when"]
+    killed = report["kill"]
+    assert set(killed["statuses"]) <= {"200", "429", "none"}
+    assert killed["lost_later"] == 0
+    assert killed["other_workers_untouched"]
+    assert set(killed["statuses_after"]) == {"200"}
+    assert report["drain"]["statuses"] == {"200": 4}
+    assert ("BROKEN" in done.stderr) == bool(report["broken_promises"]) == bool(done.returncode)

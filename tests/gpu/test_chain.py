@@ -1,0 +1,380 @@
+"""The chain on a GPU, over every backend that runs here: `pytest -m gpu tests/gpu`.
+
+The truth is ONNX Runtime on the CPU. The tiny bundle computes in integers, so there every byte has
+to agree; on the shipped one float32 is rounded in another order.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from garment_transfer.cli.main import main
+from garment_transfer.kernels.driver import checked
+from garment_transfer.runtime import (
+    BackendError,
+    Bundle,
+    InputError,
+    Person,
+    Pipeline,
+    sample_bundle,
+    sample_people,
+)
+from garment_transfer.runtime.backends import DEVICE_BACKENDS, find_backend
+from garment_transfer.runtime.device import CudaDevice
+from garment_transfer.runtime.errors import EngineError
+from garment_transfer.runtime.pipeline import stage_inputs
+
+pytestmark = pytest.mark.gpu
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+Arrays = dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module", params=DEVICE_BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    """The name of a backend that can run here."""
+    name = str(request.param)
+    status = find_backend(name).status()
+    if not status.available:
+        pytest.skip(f"{name}: {status.reason}")
+    return name
+
+
+def with_engines(folder: Path, backend: str, target: Path) -> Path:
+    """The bundle, or a copy with engines where the backend needs them; skips where it refuses."""
+    if backend == "onnxruntime-cuda":
+        return folder
+    arguments = ["build", str(folder), "--backend", backend, "--batch", "1:1:8"]
+    result = CliRunner().invoke(main, [*arguments, "-o", str(target)])
+    assert result.exit_code == 0, result.output
+    try:
+        Pipeline.load(target, backend).close()
+    except EngineError as error:
+        if "does not run on a GPU" in str(error):
+            pytest.skip(str(error))
+        raise
+    return target
+
+
+@pytest.fixture(scope="module")
+def tiny_folder(backend: str, tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return with_engines(tiny_bundle, backend, tmp_path_factory.mktemp("tiny") / "bundle")
+
+
+@pytest.fixture(scope="module")
+def shipped_folder(backend: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return with_engines(sample_bundle(), backend, tmp_path_factory.mktemp("own") / "bundle")
+
+
+@pytest.fixture
+def pipeline(backend: str, tiny_folder: Path) -> Iterator[Pipeline]:
+    with Pipeline.load(tiny_folder, backend, sessions=4) as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="module")
+def cpu(tiny_bundle: Path) -> Pipeline:
+    return Pipeline.load(tiny_bundle)
+
+
+@pytest.fixture(scope="module")
+def torch() -> Any:
+    module = pytest.importorskip("torch")
+    if not module.cuda.is_available():
+        pytest.skip("no GPU that torch can use")
+    return module
+
+
+def some(pipeline: Pipeline, batch: int, seed: int = 0) -> Arrays:
+    """Random inputs for the tiny bundle."""
+    random = np.random.default_rng(seed)
+    return {
+        name: random.integers(0, 7, (batch, *tensor.shape[1:]), np.uint8)
+        for name, tensor in pipeline._inputs.items()
+    }
+
+
+def assert_same(found: Arrays, due: Arrays) -> None:
+    for name, array in due.items():
+        assert found[name].tobytes() == array.tobytes(), name
+
+
+def on_gpu(torch: Any, arrays: Arrays) -> dict[str, Any]:
+    return {name: torch.from_numpy(array).cuda() for name, array in arrays.items()}
+
+
+def outputs_for(torch: Any, due: Arrays) -> dict[str, Any]:
+    return {name: torch.zeros_like(torch.from_numpy(a), device="cuda") for name, a in due.items()}
+
+
+def test_agrees_with_the_cpu_byte_for_byte(pipeline: Pipeline, cpu: Pipeline) -> None:
+    for batch in (1, 3, 8, 1):
+        inputs = some(pipeline, batch, seed=batch)
+        assert_same(pipeline.run(inputs), cpu.run(inputs))
+
+
+def test_agrees_with_the_cpu_on_people(backend: str, shipped_folder: Path) -> None:
+    person, owner = (Person.load(folder) for folder in sample_people())
+    size = Bundle.load(shipped_folder).manifest.size
+    inputs = {name: array[None] for name, array in stage_inputs(person, owner, size).items()}
+    due = Pipeline.load(sample_bundle()).run(inputs)
+    with Pipeline.load(shipped_folder, backend) as pipeline:
+        found = pipeline.run(inputs)
+    assert (found["transfer_parsing"] != due["transfer_parsing"]).mean() <= 0.002
+    difference = found["image"].astype(np.float64) - due["image"]
+    assert 10 * np.log10(255**2 / max((difference**2).mean(), 1e-9)) >= 40
+    assert np.abs(found["flow"] - due["flow"]).mean() <= 0.01
+
+
+def test_a_replay_gives_what_plain_launches_give(backend: str, shipped_folder: Path) -> None:
+    random = np.random.default_rng(0)
+    with (
+        Pipeline.load(shipped_folder, backend) as replayed,
+        Pipeline.load(shipped_folder, backend, graphs=False) as plain,
+    ):
+        with replayed.session() as one, plain.session() as other:
+            assert one.replays == (backend != "onnxruntime-cuda")
+            assert not other.replays
+        for batch in (1, 4):
+            inputs = {
+                name: random.integers(0, 7, (batch, *tensor.shape[1:]), np.uint8)
+                for name, tensor in plain._inputs.items()
+            }
+            assert_same(replayed.run(inputs), plain.run(inputs))
+
+
+def test_eight_threads(pipeline: Pipeline, cpu: Pipeline) -> None:
+    work = [some(pipeline, 1 + seed % 3, seed) for seed in range(9)]
+    due = [cpu.run(inputs) for inputs in work]
+
+    def many(start: int) -> None:
+        for i in range(start, start + 40):
+            assert_same(pipeline.run(work[i % 9]), due[i % 9])
+
+    with ThreadPoolExecutor(8) as pool:
+        for future in [pool.submit(many, start) for start in range(8)]:
+            future.result()
+
+
+def test_ten_thousand_transfers_leave_memory_as_it_was(pipeline: Pipeline, cpu: Pipeline) -> None:
+    device = CudaDevice()
+    inputs = some(pipeline, 2)
+    due = cpu.run(inputs)
+
+    def memory() -> tuple[int, int]:
+        with device.active():
+            on_device = device.memory()[0]
+        pages = Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]
+        return on_device, int(pages) * 4096
+
+    for _ in range(200):
+        pipeline.run(inputs)
+    before = memory()
+    for _ in range(10_000):
+        found = pipeline.run(inputs)
+    after = memory()
+    assert_same(found, due)
+    assert before[0] - after[0] <= 2 << 20
+    assert after[1] - before[1] <= 16 << 20
+
+
+def test_a_closed_or_dropped_pipeline_frees_its_memory(backend: str, tiny_folder: Path) -> None:
+    device = CudaDevice()
+
+    def cycle() -> int:
+        pipeline = Pipeline.load(tiny_folder, backend)
+        pipeline.run(some(pipeline, 8))
+        pipeline.close()
+        with device.active():
+            return device.memory()[0]
+
+    cycle()
+    free = cycle()
+    for _ in range(5):
+        assert cycle() >= free - (4 << 20)
+
+
+def test_tensors_of_torch_on_a_stream_of_their_own(
+    torch: Any, pipeline: Pipeline, cpu: Pipeline
+) -> None:
+    inputs = some(pipeline, 2)
+    due = cpu.run(inputs)
+    pipeline.run(inputs)
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        out = outputs_for(torch, due)
+        late = {name: torch.zeros_like(torch.from_numpy(a)).cuda() for name, a in inputs.items()}
+        values = on_gpu(torch, inputs)
+        torch.cuda._sleep(200_000_000)  # the inputs come late, and the call may not wait for them
+        for name, tensor in late.items():
+            tensor.copy_(values[name])
+        assert pipeline.run(late, out=out, stream=stream) == out
+        assert not stream.query()
+        results = {name: tensor.clone() for name, tensor in out.items()}
+        for tensor in (*late.values(), *out.values()):
+            tensor.fill_(255)
+    stream.synchronize()
+    assert_same({name: tensor.cpu().numpy() for name, tensor in results.items()}, due)
+
+
+def test_a_session_that_torch_writes_into(torch: Any, pipeline: Pipeline, cpu: Pipeline) -> None:
+    inputs = some(pipeline, 2, seed=5)
+    with pipeline.session(batch=2) as session:
+        for name, tensor in on_gpu(torch, inputs).items():
+            torch.as_tensor(session.inputs[name], device="cuda").copy_(tensor)
+        session.run(torch.cuda.current_stream())
+        views = {
+            name: torch.as_tensor(array, device="cuda") for name, array in session.outputs.items()
+        }
+        assert all(views[n].data_ptr() == a.pointer for n, a in session.outputs.items())
+        found = {name: view.cpu().numpy() for name, view in views.items()}
+    assert_same(found, cpu.run(inputs))
+
+
+@pytest.mark.parametrize(
+    ("change", "due"),
+    [
+        (lambda t: t.int(), r"person_image is int32 .*expected person_parsing uint8"),
+        (lambda t: t[:, :32], r"person_image.*expected"),
+        (lambda t: t.transpose(1, 2), r"has strides .*expected a contiguous"),
+        (lambda t: t.cpu(), r"person_image is not on a GPU; move it there"),
+        (lambda t: t.cpu().numpy(), r"person_image is a ndarray, and others are device arrays"),
+    ],
+)
+def test_tensors_that_do_not_fit(torch: Any, pipeline: Pipeline, change: Any, due: str) -> None:
+    inputs = on_gpu(torch, some(pipeline, 1))
+    out = {"image": torch.empty_like(inputs["person_image"])}
+    inputs["person_image"] = change(inputs["person_image"])
+    with pytest.raises(InputError, match=due):
+        pipeline.run(inputs, out=out, stream=torch.cuda.current_stream())
+
+
+def test_a_tensor_on_another_gpu(torch: Any, pipeline: Pipeline) -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("there is one GPU")
+    inputs = on_gpu(torch, some(pipeline, 1))
+    inputs["person_image"] = inputs["person_image"].to("cuda:1")
+    out = {"image": torch.empty_like(inputs["garment_image"])}
+    with pytest.raises(InputError, match=r"person_image is on GPU 1, and the pipeline on 0"):
+        pipeline.run(inputs, out=out)
+
+
+def test_memory_of_another_context(torch: Any, pipeline: Pipeline) -> None:
+    from cuda.bindings import driver
+
+    inputs = on_gpu(torch, some(pipeline, 1))
+    out = {"image": torch.empty_like(inputs["person_image"])}
+    context = checked(driver.cuCtxCreate(None, 0, checked(driver.cuDeviceGet(0))))
+    try:
+        array = inputs["person_image"]
+        pointer = int(checked(driver.cuMemAlloc(array.nbytes)))
+
+        class Other:
+            __cuda_array_interface__ = {  # noqa: RUF012
+                **array.__cuda_array_interface__,
+                "data": (pointer, False),
+            }
+
+        checked(driver.cuCtxPopCurrent())
+        with pytest.raises(InputError, match=r"another context.*import pycuda\.autoprimaryctx"):
+            pipeline.run({**inputs, "person_image": Other()}, out=out)
+    finally:
+        checked(driver.cuCtxDestroy(context))
+
+
+def test_out_of_memory(backend: str, pipeline: Pipeline, cpu: Pipeline) -> None:
+    if backend != "onnxruntime-cuda":
+        pytest.skip("the profile of the engines ends long before the memory does")
+    device = CudaDevice()
+    with device.active():
+        batch = device.memory()[1] // 1000  # a pair of the tiny bundle takes some 59 kB
+    with (
+        pytest.raises(BackendError, match=r"needs \d+\.\d MiB of device memory .* free; use a"),
+        pipeline.session(batch),
+    ):
+        pass
+    inputs = some(pipeline, 1)
+    assert_same(pipeline.run(inputs), cpu.run(inputs))
+
+
+def test_use_after_close(pipeline: Pipeline) -> None:
+    inputs = some(pipeline, 1)
+    with pipeline.session() as session:
+        pass
+    pipeline.close()
+    with pytest.raises(BackendError, match="session is closed"):
+        session.run()
+    with pytest.raises(BackendError, match="pipeline is closed"):
+        pipeline.run(inputs)
+
+
+def test_a_batch_above_the_profile(backend: str, pipeline: Pipeline) -> None:
+    if backend == "onnxruntime-cuda":
+        pytest.skip("it has no profile")
+    with pytest.raises(EngineError, match=r"batch of 9.*built for 1 to 8.*--batch 1:1:9"):
+        pipeline.run(some(pipeline, 9))
+
+
+@pytest.mark.parametrize("what", ["truncated", "version", "gpu"])
+def test_engines_that_do_not_fit(
+    backend: str, tiny_folder: Path, tmp_path: Path, what: str
+) -> None:
+    if backend == "onnxruntime-cuda":
+        pytest.skip("it has no engines")
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "bundle"))
+    record = next(folder.glob("engines/*/record.json"))
+    if what == "truncated":
+        plan = record.parent / "warping.plan"
+        plan.write_bytes(plan.read_bytes()[:-100])
+    else:
+        fields = json.loads(record.read_text(encoding="utf-8"))
+        if what == "version":
+            fields["flavour_version"] = "1.0.0.0"
+        else:
+            shutil.move(record.parent, record.parent.with_name(f"{backend}-sm75-float32"))
+            record = next(folder.glob("engines/*/record.json"))
+            fields["compute_capabilities"] = ["7.5"]
+        record.write_text(json.dumps(fields), encoding="utf-8")
+    with pytest.raises(EngineError, match=r"run `garment-transfer build"):
+        Pipeline.load(folder, backend)
+    with Pipeline.load(folder, backend, rebuild_if_needed=True) as pipeline:
+        pipeline.run(some(pipeline, 1))
+
+
+@pytest.mark.parametrize("library", ["torch", "pycuda"])
+def test_examples(backend: str, shipped_folder: Path, tmp_path: Path, library: str) -> None:
+    pytest.importorskip(library)
+    command = [sys.executable, str(EXAMPLES / f"{library}_arrays.py"), "--backend", backend]
+    command += ["--bundle", str(shipped_folder), "-o", str(tmp_path / "image.png")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    if library == "torch":
+        assert result.stdout == "both ways agree: True\n"
+    person, owner = (Person.load(folder) for folder in sample_people())
+    pipeline = Pipeline.load(shipped_folder, backend)
+    inputs = stage_inputs(person, owner, pipeline.size)
+    due = pipeline.run({name: array[None] for name, array in inputs.items()})["image"][0]
+    assert (np.asarray(Image.open(tmp_path / "image.png")) == due).all()
+
+
+def test_pycuda_on_another_context_is_refused(backend: str, shipped_folder: Path) -> None:
+    pytest.importorskip("pycuda")
+    script = (EXAMPLES / "pycuda_arrays.py").read_text(encoding="utf-8")
+    script = script.replace("import pycuda.autoprimaryctx ", "import pycuda.autoinit ")
+    command = [sys.executable, "-c", script, "--backend", backend]
+    command += ["--bundle", str(shipped_folder), "-o", "never.png"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode != 0
+    assert "InputError" in result.stderr
+    assert "import pycuda.autoprimaryctx" in result.stderr

@@ -1,0 +1,768 @@
+"""The chain of engines over an in-memory double of a GPU, byte for byte against the CPU pipeline.
+
+The double runs what is queued on a stream only when somebody waits for it, so that a missing
+dependency between streams, or host memory that is read or written too early, shows as a wrong
+result. It knows its allocations, checks every address, fills what it hands out and what it gets
+back with rubbish, and counts. Its engines are those of the backend `onnxruntime-cuda`, bound to
+raw pointers as on a GPU, but on ONNX Runtime's CPU provider.
+
+Not tested here, because it takes a GPU (`pytest -m gpu tests/gpu`): CUDA itself (`CudaDevice`, real
+streams running at the same time, capture of real kernels, page-locked memory), ONNX Runtime's CUDA
+provider on the caller's stream, TensorRT's contexts and their activation memory, arrays of torch
+and PyCUDA, and time.
+"""
+
+import ctypes
+import gc
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from garment_transfer.kernels.driver import Array, OutOfMemory, check_contiguous
+from garment_transfer.runtime import Bundle, Person, Pipeline
+from garment_transfer.runtime.backends.onnxruntime_cuda import OnnxRuntimeEngine
+from garment_transfer.runtime.bundle import STAGES
+from garment_transfer.runtime.chain import Chain, chain_signature
+from garment_transfer.runtime.errors import BackendError, InputError
+from garment_transfer.runtime.pipeline import stage_inputs
+
+MakePerson = Callable[..., Person]
+RUBBISH = 0xCC
+
+
+class Double:
+    """A GPU's memory and streams in host memory; what is queued runs when it is waited for."""
+
+    index = 0
+    name = "double"
+    compute_capability = "0.0"
+
+    def __init__(self, size: int = 1 << 30) -> None:
+        self.size = size
+        self.counts: Counter[str] = Counter()
+        self.memories: dict[int, tuple[np.ndarray, int]] = {}
+        self._host: dict[int, int] = {}
+        self._streams: dict[int, list[Any]] = {0: []}
+        self._run: Counter[int] = Counter()
+        self._numbers = iter(range(1, 1 << 30))
+        self._lock = threading.RLock()
+        self._thread = threading.local()
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        before = getattr(self._thread, "active", False)
+        self._thread.active = True
+        try:
+            yield
+        finally:
+            self._thread.active = before
+
+    def memory(self) -> tuple[int, int]:
+        return self.size - sum(size for _, size in self.memories.values()), self.size
+
+    def allocate(self, size: int) -> int:
+        self._count("allocate")
+        if size > self.memory()[0]:
+            raise OutOfMemory("CUDA says out of memory (CUDA_ERROR_OUT_OF_MEMORY)")
+        block = np.full(size + 256, RUBBISH, np.uint8)
+        pointer = -(-block.ctypes.data // 256) * 256
+        self.memories[pointer] = block, size
+        return pointer
+
+    def free(self, pointer: int) -> None:
+        self._count("free")
+        block, _ = self.memories.pop(pointer)
+        block[:] = RUBBISH
+
+    def allocate_host(self, size: int) -> np.ndarray:
+        self._count("allocate_host")
+        memory = np.full(size, RUBBISH, np.uint8)
+        self._host[memory.ctypes.data] = size
+        return memory
+
+    def free_host(self, memory: np.ndarray) -> None:
+        self._count("free_host")
+        del self._host[memory.ctypes.data]
+        memory[:] = RUBBISH
+
+    def create_stream(self) -> int:
+        self._count("create_stream")
+        stream = next(self._numbers)
+        self._streams[stream] = []
+        return stream
+
+    def destroy_stream(self, stream: int) -> None:
+        self._count("destroy_stream")
+        assert self._run[stream] == len(self._streams.pop(stream)), "work was left"
+
+    def create_event(self) -> list[Any]:
+        self._count("create_event")
+        return []
+
+    def destroy_event(self, event: list[Any]) -> None:
+        self._count("destroy_event")
+
+    def record(self, event: list[Any], stream: int) -> None:
+        self._count("record")
+        event[:] = [stream, len(self._streams[stream])]
+
+    def wait(self, stream: int, event: list[Any]) -> None:
+        self._count("wait")
+        other, position = event
+        self.queue(stream, lambda: self._run_until(other, position))
+
+    def copy(self, destination: int, source: int, size: int, stream: int) -> None:
+        self._count("copy")
+
+        def move() -> None:
+            for pointer in (destination, source):
+                assert self._inside(pointer, size), "address outside of what is allocated"
+            ctypes.memmove(destination, source, size)
+
+        self.queue(stream, move)
+
+    def synchronize(self, stream: int) -> None:
+        self._count("synchronize")
+        self._run_until(stream, len(self._streams[stream]))
+
+    def capture(self, stream: int, enqueue: Callable[[], None]) -> tuple[Any, ...]:
+        self._count("capture")
+        self._thread.captured = captured = []
+        try:
+            enqueue()
+        finally:
+            del self._thread.captured
+        return tuple(captured)
+
+    def launch(self, graph: tuple[Any, ...], stream: int) -> None:
+        self._count("launch")
+        for work in graph:
+            self.queue(stream, work)
+
+    def destroy_graph(self, graph: tuple[Any, ...]) -> None:
+        self._count("destroy_graph")
+
+    def array_of(self, name: str, value: Any, *, written: bool = False) -> Array:
+        interface = value.__cuda_array_interface__
+        dtype = np.dtype(interface["typestr"])
+        strides = interface["strides"] and tuple(s // dtype.itemsize for s in interface["strides"])
+        check_contiguous(name, interface["shape"], strides)
+        device = getattr(value, "device", 0)
+        return Array(interface["data"][0], interface["shape"], str(dtype), device)
+
+    def queue(self, stream: int, work: Callable[[], None]) -> None:
+        captured = getattr(self._thread, "captured", None)
+        (self._streams[stream] if captured is None else captured).append(work)
+
+    def _run_until(self, stream: int, position: int) -> None:
+        with self._lock:
+            # a destroyed stream has run all it had
+            while stream in self._streams and self._run[stream] < position:
+                work = self._streams[stream][self._run[stream]]
+                self._run[stream] += 1
+                work()
+
+    def _inside(self, pointer: int, size: int) -> bool:
+        blocks = [(at, length) for at, (_, length) in self.memories.items()]
+        return any(
+            at <= pointer and pointer + size <= at + length
+            for at, length in (*blocks, *self._host.items())
+        )
+
+    def _count(self, what: str) -> None:
+        assert getattr(self._thread, "active", False), f"{what} outside of the context"
+        self.counts[what] += 1
+
+
+class OnDevice:
+    """A caller's array on the double."""
+
+    def __init__(self, double: Double, array: np.ndarray, device: int = 0) -> None:
+        self.device = device
+        with double.active():
+            pointer = double.allocate(max(array.nbytes, 1))
+        memory = (ctypes.c_uint8 * array.nbytes).from_address(pointer)
+        self.array = np.frombuffer(memory, array.dtype).reshape(array.shape)
+        self.array[...] = array
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {**self.array.__array_interface__, "version": 3}
+
+
+class DoubleEngine:
+    """An engine of the backend `onnxruntime-cuda`, on the CPU, queued on the double's streams."""
+
+    def __init__(
+        self, double: Double, engine: OnnxRuntimeEngine, activation_bytes: int, capturable: bool
+    ) -> None:
+        self.double = double
+        self.engine = engine
+        self.activation_bytes = activation_bytes
+        self.capturable = capturable
+        self.inputs, self.outputs = engine.inputs, engine.outputs
+        self.enqueued = 0
+        self.fail = False
+        self.fail_late = False
+        self.open = 0
+        self.bound: list[dict[str, int]] = []
+
+    def check_batch(self, batch: int) -> None:
+        self.engine.check_batch(batch)
+
+    def context(self, batch: int, stream: int) -> "DoubleContext":
+        return DoubleContext(self, batch, stream)
+
+
+class DoubleContext:
+    def __init__(self, engine: DoubleEngine, batch: int, stream: int) -> None:
+        self._engine = engine
+        self._stream = stream
+        self._context = engine.engine.context(batch, stream)
+        engine.open += 1
+        self.activation_bytes = engine.activation_bytes
+        self.capturable = engine.capturable
+
+    def bind(self, addresses: dict[str, int], activation: int) -> None:
+        self._engine.bound.append(dict(addresses))
+        self._context.bind(addresses, activation)
+        self._activation = activation
+
+    def enqueue(self) -> None:
+        if self._engine.fail:
+            raise BackendError("the engine refuses")
+        self._engine.enqueued += 1
+        self._engine.double.queue(self._stream, self._work)
+
+    def _work(self) -> None:
+        if self._engine.fail_late:
+            raise BackendError("a kernel fails")
+        double, size = self._engine.double, self.activation_bytes
+        if size:
+            assert double._inside(self._activation, size)
+            ctypes.memset(self._activation, RUBBISH, size)
+        self._context.enqueue()
+
+    def close(self) -> None:
+        assert self._stream in self._engine.double._streams, "the stream ended before"
+        self._engine.open -= 1
+        self._context.close()
+
+
+class Setup:
+    """A pipeline over the double, and what it is made of."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        size: int = 1 << 30,
+        activations: tuple[int, ...] = (1000, 5000, 3000),
+        capturable: tuple[bool, ...] = (True, True, True),
+        sessions: int = 8,
+        graphs: bool = True,
+    ) -> None:
+        bundle = Bundle.load(folder)
+        self.double = Double(size)
+        self.engines = {
+            stage: DoubleEngine(
+                self.double,
+                OnnxRuntimeEngine(
+                    bundle.graph_path(stage),
+                    bundle.manifest.graphs[stage],
+                    threads=1,
+                    provider="CPUExecutionProvider",
+                    memory="cpu",
+                ),
+                activation,
+                can,
+            )
+            for stage, activation, can in zip(STAGES, activations, capturable, strict=True)
+        }
+        self.chain = Chain(self.double, self.engines, sessions=sessions, graphs=graphs)
+        self.pipeline = Pipeline(bundle, self.chain)
+
+    @property
+    def enqueued(self) -> list[int]:
+        return [engine.enqueued for engine in self.engines.values()]
+
+
+@pytest.fixture
+def setup(tiny_bundle: Path) -> Iterator[Setup]:
+    made = Setup(tiny_bundle)
+    yield made
+    made.pipeline.close()
+    assert_nothing_left(made.double)
+
+
+@pytest.fixture(scope="module")
+def cpu(tiny_bundle: Path) -> Pipeline:
+    return Pipeline.load(tiny_bundle, threads=1)
+
+
+@pytest.fixture(scope="module")
+def pairs(make_person: MakePerson, tiny: Any) -> list[dict[str, np.ndarray]]:
+    """Inputs of six different pairs."""
+    return [
+        stage_inputs(
+            make_person(seed=i), make_person(garment=(0.25, 0.5, 0.15, 0.9), seed=20 + i), tiny.size
+        )
+        for i in range(6)
+    ]
+
+
+def batch_of(pairs: list[dict[str, np.ndarray]], *which: int) -> dict[str, np.ndarray]:
+    return {name: np.stack([pairs[i][name] for i in which]) for name in pairs[0]}
+
+
+def assert_same(found: dict[str, Any], due: dict[str, Any]) -> None:
+    assert set(found) == set(due)
+    for name, array in due.items():
+        assert found[name].dtype == array.dtype
+        assert found[name].tobytes() == array.tobytes(), name
+
+
+def assert_nothing_left(double: Double) -> None:
+    made = double.counts
+    assert made["allocate_host"] == made["free_host"]
+    assert made["create_stream"] == made["destroy_stream"]
+    assert made["create_event"] == made["destroy_event"]
+    assert made["capture"] == made["destroy_graph"]
+    assert not double._host
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+def test_the_chain_gives_what_the_cpu_gives(
+    tiny_bundle: Path, cpu: Pipeline, pairs: list[dict[str, np.ndarray]], graphs: bool
+) -> None:
+    with Setup(tiny_bundle, graphs=graphs).pipeline as pipeline:
+        for which in ((0,), (1,), (2, 3), (0, 1, 5), (4,)):
+            inputs = batch_of(pairs, *which)
+            assert_same(pipeline.run(inputs), cpu.run(inputs))
+
+
+def test_photos_go_through_the_same_chain(
+    setup: Setup, cpu: Pipeline, make_person: MakePerson
+) -> None:
+    people = [make_person(128, 64, seed=1), make_person(96, 90, seed=2)]
+    found = setup.pipeline.transfer_batch(people, people[::-1])
+    due = cpu.transfer_batch(people, people[::-1])
+    for one, other in zip(found, due, strict=True):
+        for name in ("image", "transfer_parsing", "warped_garment", "flow"):
+            assert (getattr(one, name) == getattr(other, name)).all(), name
+        assert set(one.timings) == {"fit", "chain", "compose"}
+
+
+def test_a_transfer_is_two_copies_a_replay_and_one_wait(
+    setup: Setup, pairs: list[dict[str, np.ndarray]]
+) -> None:
+    setup.pipeline.run(batch_of(pairs, 0))
+    assert setup.enqueued == [2, 2, 2]  # once for real, once into the graph
+    before = setup.double.counts.copy()
+    for i in range(5):
+        setup.pipeline.run(batch_of(pairs, i))
+    assert setup.double.counts - before == {"copy": 10, "launch": 5, "synchronize": 5}
+    assert setup.enqueued == [2, 2, 2]
+    assert [len(engine.bound) for engine in setup.engines.values()] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("reason", ["an engine", "wish"])
+def test_without_a_graph_every_engine_is_queued(
+    tiny_bundle: Path, pairs: list[dict[str, np.ndarray]], reason: str
+) -> None:
+    options: dict[str, Any] = {"graphs": False}
+    if reason == "an engine":
+        options = {"capturable": (True, False, True)}
+    setup = Setup(tiny_bundle, **options)
+    setup.pipeline.run(batch_of(pairs, 0))
+    before, enqueued = setup.double.counts.copy(), setup.enqueued
+    setup.pipeline.run(batch_of(pairs, 1))
+    assert setup.double.counts - before == {"copy": 2, "synchronize": 1}
+    assert setup.enqueued == [n + 1 for n in enqueued]
+    assert setup.double.counts["capture"] == 0
+    with setup.pipeline.session() as session:
+        assert not session.replays
+
+
+def test_outputs_are_inputs_in_place_and_activations_are_shared(
+    setup: Setup, pairs: list[dict[str, np.ndarray]]
+) -> None:
+    setup.pipeline.run(batch_of(pairs, 0, 1))
+    bound = [engine.bound[0] for engine in setup.engines.values()]
+    assert bound[0] == bound[1] == bound[2]  # one address per name, whoever reads or writes
+    assert all(pointer % 256 == 0 for pointer in bound[0].values())
+    ((_, size),) = setup.double.memories.values()
+    needed, given = chain_signature(setup.engines)
+    tensors = sum(
+        -(-2 * int(np.prod(t.shape[1:])) * np.dtype(t.dtype).itemsize // 256) * 256
+        for t in (*needed, *given)
+    )
+    assert size == tensors + 5000
+
+
+def test_results_are_the_callers_own(
+    setup: Setup, cpu: Pipeline, pairs: list[dict[str, np.ndarray]]
+) -> None:
+    first = setup.pipeline.run(batch_of(pairs, 0))
+    setup.pipeline.run(batch_of(pairs, 1))
+    assert_same(first, cpu.run(batch_of(pairs, 0)))
+
+
+def test_device_arrays_follow_the_callers_stream(
+    setup: Setup, cpu: Pipeline, pairs: list[dict[str, np.ndarray]]
+) -> None:
+    double = setup.double
+    inputs = batch_of(pairs, 0, 1)
+    due = cpu.run(inputs)
+    setup.pipeline.run(inputs)  # makes the session
+    sources = {name: OnDevice(double, np.zeros_like(array)) for name, array in inputs.items()}
+    targets = {name: OnDevice(double, np.zeros_like(due[name])) for name in ("image", "flow")}
+    seen: dict[str, np.ndarray] = {}
+    with double.active():
+        stream = double.create_stream()
+    # whoever fills the inputs and reads the outputs has only queued it
+    for name, array in inputs.items():
+        double.queue(stream, lambda s=sources[name], a=array: s.array.__setitem__(..., a))
+    before = double.counts.copy()
+    out = setup.pipeline.run(sources, out=targets, stream=stream)
+    spent = double.counts - before
+    assert spent == {"copy": 6 + 2, "launch": 1, "record": 2, "wait": 2}
+    assert out == targets
+    assert not targets["image"].array.any()  # nothing has run yet
+    for name, target in targets.items():
+        double.queue(stream, lambda n=name, t=target: seen.__setitem__(n, t.array.copy()))
+    for source in sources.values():  # and may reuse its arrays in the order of its stream
+        double.queue(stream, lambda s=source: s.array.fill(RUBBISH))
+    with double.active():
+        double.synchronize(stream)
+        double.destroy_stream(stream)
+    assert_same(seen, {name: due[name] for name in targets})
+
+
+def test_writing_into_a_session_needs_no_copy(
+    setup: Setup, cpu: Pipeline, pairs: list[dict[str, np.ndarray]]
+) -> None:
+    double = setup.double
+
+    def view(array: Any) -> np.ndarray:
+        interface = array.__cuda_array_interface__
+        memory = (ctypes.c_uint8 * array.nbytes).from_address(interface["data"][0])
+        return np.frombuffer(memory, interface["typestr"]).reshape(interface["shape"])
+
+    with double.active():
+        stream = double.create_stream()
+    inputs, due = batch_of(pairs, 3), cpu.run(batch_of(pairs, 3))
+    seen: dict[str, np.ndarray] = {}
+    with setup.pipeline.session(batch=1) as session:
+        for name, array in inputs.items():
+            target = view(session.inputs[name])
+            double.queue(stream, lambda t=target, a=array: t.__setitem__(..., a))
+        before = double.counts.copy()
+        session.run(stream)
+        assert double.counts - before == {"launch": 1, "record": 2, "wait": 2}
+        for name, array in session.outputs.items():
+            made = view(array)
+            double.queue(stream, lambda n=name, m=made: seen.__setitem__(n, m.copy()))
+    # the next holder gets the same session, and may not overtake those reads
+    assert_same(setup.pipeline.run(batch_of(pairs, 4)), cpu.run(batch_of(pairs, 4)))
+    assert_same(seen, due)
+    with double.active():
+        double.synchronize(stream)
+        double.destroy_stream(stream)
+
+
+def test_a_sessions_host_memory(
+    setup: Setup, cpu: Pipeline, pairs: list[dict[str, np.ndarray]]
+) -> None:
+    with setup.pipeline.session() as session:
+        for name, array in batch_of(pairs, 2).items():
+            session.host_inputs[name][...] = array
+        session.upload()
+        session.run()
+        session.download()
+        session.synchronize()
+        assert_same(dict(session.host_outputs), cpu.run(batch_of(pairs, 2)))
+
+
+def test_a_session_given_back_early_is_not_overtaken(
+    setup: Setup, cpu: Pipeline, pairs: list[dict[str, np.ndarray]]
+) -> None:
+    inputs = batch_of(pairs, 2)
+    with setup.pipeline.session() as session:
+        for name, array in inputs.items():
+            session.host_inputs[name][...] = array
+        session.upload()
+        session.run()
+    with setup.pipeline.session() as again:
+        assert again is session
+        for array in again.host_inputs.values():
+            array.fill(RUBBISH)
+        again.download()
+        again.synchronize()
+        assert_same(dict(again.host_outputs), cpu.run(inputs))
+
+
+def test_sessions_of_other_batches_make_room(
+    tiny_bundle: Path, cpu: Pipeline, pairs: list[dict[str, np.ndarray]]
+) -> None:
+    setup = Setup(tiny_bundle, sessions=2)
+    counts = setup.double.counts
+    for which in ((0,), (0, 1), (2,), (2, 3)):
+        setup.pipeline.run(batch_of(pairs, *which))
+    assert counts["capture"] == 2
+    inputs = batch_of(pairs, 0, 1, 2)  # the longest idle, of one pair, goes
+    assert_same(setup.pipeline.run(inputs), cpu.run(inputs))
+    assert (counts["capture"], counts["destroy_graph"]) == (3, 1)
+    setup.pipeline.run(batch_of(pairs, 4, 5))
+    assert counts["capture"] == 3
+    setup.pipeline.close()
+    assert_nothing_left(setup.double)
+    assert not setup.double.memories
+
+
+def test_memory_stays_flat(setup: Setup, pairs: list[dict[str, np.ndarray]]) -> None:
+    inputs = batch_of(pairs, 0)
+    setup.pipeline.run(inputs)
+    free = setup.double.memory()
+    allocated = {k: n for k, n in setup.double.counts.items() if "allocate" in k or "create" in k}
+    for _ in range(2000):
+        setup.pipeline.run(inputs)
+    assert setup.double.memory() == free
+    for what, count in allocated.items():
+        assert setup.double.counts[what] == count
+
+
+@pytest.mark.parametrize("sessions", [2, 8])
+def test_eight_threads(
+    tiny_bundle: Path, cpu: Pipeline, pairs: list[dict[str, np.ndarray]], sessions: int
+) -> None:
+    setup = Setup(tiny_bundle, sessions=sessions)
+    work = [batch_of(pairs, *which) for which in ((0,), (1,), (2, 3), (4,), (5, 0), (3,))]
+    due = [cpu.run(inputs) for inputs in work]
+    barrier = threading.Barrier(8)
+
+    def many(start: int) -> None:
+        barrier.wait()
+        for i in range(start, start + 12):
+            assert_same(setup.pipeline.run(work[i % 6]), due[i % 6])
+
+    with ThreadPoolExecutor(8) as pool:
+        for future in [pool.submit(many, start) for start in range(8)]:
+            future.result()
+    counts = setup.double.counts
+    assert counts["capture"] - counts["destroy_graph"] <= sessions
+    setup.pipeline.close()
+    assert_nothing_left(setup.double)
+    assert not setup.double.memories
+
+
+def test_exhaustion(tiny_bundle: Path, pairs: list[dict[str, np.ndarray]]) -> None:
+    pipeline = Setup(tiny_bundle, sessions=1).pipeline
+    with (
+        pipeline.session(),
+        pytest.raises(
+            BackendError, match=r"all 1 sessions are in use.*within 0\.01 s.*`sessions=`"
+        ),
+        pipeline.session(timeout=0.01),
+    ):
+        pass
+    # whoever waits without a limit gets the session when it is given back
+    with ThreadPoolExecutor(1) as pool:
+        with pipeline.session(batch=2):
+            future = pool.submit(pipeline.run, batch_of(pairs, 0))
+        assert set(future.result(timeout=60)) == {
+            "transfer_parsing",
+            "warped_garment",
+            "flow",
+            "image",
+        }
+
+
+def test_use_after_close(setup: Setup, pairs: list[dict[str, np.ndarray]]) -> None:
+    pipeline = setup.pipeline
+    with pipeline.session() as session:
+        pipeline.close()
+        session.run()  # who holds one may go on
+        session.synchronize()
+    for use in (session.run, session.upload, session.download, session.synchronize):
+        with pytest.raises(BackendError, match=r"session is closed.*with pipeline\.session"):
+            use()
+    with pytest.raises(BackendError, match="session is closed"):
+        _ = session.inputs
+    session.close()
+    pipeline.close()
+    assert not setup.double.memories
+    with pytest.raises(BackendError, match=r"pipeline is closed; load it anew"):
+        pipeline.run(batch_of(pairs, 0))
+
+
+def test_close_wakes_those_who_wait(tiny_bundle: Path, pairs: list[dict[str, np.ndarray]]) -> None:
+    pipeline = Setup(tiny_bundle, sessions=1).pipeline
+    with ThreadPoolExecutor(1) as pool, pipeline.session():
+        future = pool.submit(pipeline.run, batch_of(pairs, 0))
+        pipeline.close()
+        with pytest.raises(BackendError, match="pipeline is closed"):
+            future.result(timeout=60)
+
+
+def test_the_cpu_pipeline_closes_too(tiny_bundle: Path, pairs: list[dict[str, np.ndarray]]) -> None:
+    with Pipeline.load(tiny_bundle, threads=1) as pipeline:
+        pass
+    with pytest.raises(BackendError, match="pipeline is closed"):
+        pipeline.run(batch_of(pairs, 0))
+
+
+def test_a_dropped_pipeline_frees_its_memory(
+    tiny_bundle: Path, pairs: list[dict[str, np.ndarray]]
+) -> None:
+    setup = Setup(tiny_bundle)
+    setup.pipeline.run(batch_of(pairs, 0))
+    double = setup.double
+    del setup
+    gc.collect()
+    assert not double.memories
+    assert_nothing_left(double)
+
+
+def test_out_of_memory_says_how_much_was_needed(
+    tiny_bundle: Path, cpu: Pipeline, pairs: list[dict[str, np.ndarray]]
+) -> None:
+    setup = Setup(tiny_bundle, size=2 << 20, activations=(1 << 20, 100, 100), sessions=1)
+    with pytest.raises(
+        BackendError,
+        match=r"batch of 64 needs 4\.6 MiB of device memory \(inputs 1\.8 MiB, outputs 1\.9 MiB, "
+        r"activations 1\.0 MiB\), and GPU 0 \(double\) has 2\.0 MiB of 2\.0 MiB free; use",
+    ):
+        setup.pipeline.run(batch_of(pairs, *[0] * 64))
+    assert not setup.double.memories
+    assert_nothing_left(setup.double)
+    assert_same(setup.pipeline.run(batch_of(pairs, 1)), cpu.run(batch_of(pairs, 1)))
+
+
+@pytest.mark.parametrize("when", ["first run", "later"])
+def test_an_engine_that_fails(
+    tiny_bundle: Path, cpu: Pipeline, pairs: list[dict[str, np.ndarray]], when: str
+) -> None:
+    setup = Setup(tiny_bundle, graphs=False, sessions=1)
+    if when == "later":
+        setup.pipeline.run(batch_of(pairs, 0))
+    setup.engines["warping"].fail = True
+    with pytest.raises(BackendError, match="the engine refuses"):
+        setup.pipeline.run(batch_of(pairs, 0))
+    assert not setup.double.memories
+    assert_nothing_left(setup.double)
+    assert [engine.open for engine in setup.engines.values()] == [0, 0, 0]
+    setup.engines["warping"].fail = False
+    assert_same(setup.pipeline.run(batch_of(pairs, 1)), cpu.run(batch_of(pairs, 1)))
+
+
+def test_a_kernel_that_fails_shows_when_the_session_is_made(tiny_bundle: Path) -> None:
+    setup = Setup(tiny_bundle)
+    setup.engines["warping"].fail_late = True
+    sessions = []
+    with (
+        pytest.raises(BackendError, match="a kernel fails"),
+        setup.pipeline.session() as session,
+    ):
+        sessions.append(session)
+    assert not sessions
+
+
+def test_close_waits_for_what_is_under_way(
+    tiny_bundle: Path, cpu: Pipeline, pairs: list[dict[str, np.ndarray]]
+) -> None:
+    setup = Setup(tiny_bundle)
+    inputs, due = batch_of(pairs, 3), cpu.run(batch_of(pairs, 3))["image"]
+    sources = {name: OnDevice(setup.double, array) for name, array in inputs.items()}
+    target = OnDevice(setup.double, np.zeros_like(due))
+    setup.pipeline.run(sources, out={"image": target}, stream=0)
+    assert not target.array.any()
+    setup.pipeline.close()
+    assert (target.array == due).all()
+    assert [engine.open for engine in setup.engines.values()] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("what", "due"),
+    [
+        ("mixed", r"person_parsing is a ndarray, and others are device arrays.*move it there"),
+        ("dtype", r"person_parsing is int16 \[1, 64, 32\]; expected person_parsing uint8"),
+        ("shape", r"person_parsing is uint8 \[1, 32, 64\]; expected"),
+        ("batch", r"batch sizes differ: .*person_parsing 2"),
+        ("strides", r"person_parsing of shape \(1, 64, 32\) has strides.*expected a contiguous"),
+        ("device", r"person_parsing is on GPU 1, and the pipeline on 0; .*`device=`"),
+        ("missing", r"the inputs are garment_densepose, .*expected person_parsing uint8"),
+        ("no out", r"no `out` says where outputs go; expected .*image uint8"),
+        ("unknown out", r"the outputs are image, picture; expected image uint8"),
+        ("out batch", r"batch sizes differ: .*image 2"),
+        ("host out", r"image is a ndarray, and others are device arrays"),
+    ],
+)
+def test_device_arrays_that_do_not_fit(
+    setup: Setup, pairs: list[dict[str, np.ndarray]], what: str, due: str
+) -> None:
+    double = setup.double
+    inputs: dict[str, Any] = {
+        name: OnDevice(double, array) for name, array in batch_of(pairs, 0).items()
+    }
+    image = np.zeros((1, 64, 32, 3), np.uint8)
+    out: dict[str, Any] | None = {"image": OnDevice(double, image)}
+    labels = batch_of(pairs, 0)["person_parsing"]
+    wrong: dict[str, Callable[[], Any]] = {
+        "mixed": lambda: labels,
+        "dtype": lambda: OnDevice(double, labels.astype(np.int16)),
+        "shape": lambda: OnDevice(double, labels.reshape(1, 32, 64)),
+        "batch": lambda: OnDevice(double, np.concatenate([labels, labels])),
+        "device": lambda: OnDevice(double, labels, device=1),
+    }
+    if what in wrong:
+        inputs["person_parsing"] = wrong[what]()
+    if what == "strides":
+        inputs["person_parsing"].array = np.zeros((1, 32, 64), np.uint8).transpose(0, 2, 1)
+    if what == "missing":
+        del inputs["person_parsing"]
+    if what == "no out":
+        out = None
+    if what == "unknown out":
+        out = {"image": OnDevice(double, image), "picture": OnDevice(double, image)}
+    if what == "out batch":
+        out = {"image": OnDevice(double, np.concatenate([image, image]))}
+    if what == "host out":
+        out = {"image": image}
+    with pytest.raises(InputError, match=due):
+        setup.pipeline.run(inputs, out=out)
+    assert double.counts["create_stream"] == 0  # before anything is made
+
+
+def test_streams_that_are_none(setup: Setup, pairs: list[dict[str, np.ndarray]]) -> None:
+    inputs = {name: OnDevice(setup.double, a) for name, a in batch_of(pairs, 0).items()}
+    out = {"image": OnDevice(setup.double, np.zeros((1, 64, 32, 3), np.uint8))}
+    with pytest.raises(InputError, match=r"stream is a str; expected a handle"):
+        setup.pipeline.run(inputs, out=out, stream="default")
+
+
+def test_the_cpu_takes_no_device_arrays(cpu: Pipeline, pairs: list[dict[str, np.ndarray]]) -> None:
+    double = Double()
+    inputs = {name: OnDevice(double, array) for name, array in batch_of(pairs, 0).items()}
+    with pytest.raises(InputError, match=r"runs on the CPU; load it with one of .*tensorrt"):
+        cpu.run(inputs)
+    with pytest.raises(InputError, match=r"runs on the CPU and has no sessions"):
+        cpu.session()
+
+
+def test_numbers_of_batches_and_sessions(
+    setup: Setup, tiny_bundle: Path, pairs: list[dict[str, np.ndarray]]
+) -> None:
+    with pytest.raises(InputError, match=r"batch of 0; expected at least one"):
+        setup.pipeline.run({name: array[:0] for name, array in batch_of(pairs, 0).items()})
+    with pytest.raises(InputError, match=r"sessions is 0; expected 1 or more"):
+        Pipeline.load(tiny_bundle, sessions=0)
+    with pytest.raises(InputError, match=r"sessions is 0; expected 1 or more"):
+        Setup(tiny_bundle, sessions=0)

@@ -1,0 +1,323 @@
+"""The backends of the GPU as far as they go without one; the rest is in tests/gpu."""
+
+import ast
+import hashlib
+import importlib.util
+import inspect
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from garment_transfer import kernels
+from garment_transfer.export import engines as builder
+from garment_transfer.kernels import driver
+from garment_transfer.runtime import Bundle, Pipeline
+from garment_transfer.runtime.backends import DEVICE_BACKENDS, find_backend, onnxruntime_cuda
+from garment_transfer.runtime.backends import tensorrt as backend
+from garment_transfer.runtime.bundle import STAGES
+from garment_transfer.runtime.device import CudaDevice
+from garment_transfer.runtime.engines import ENGINES, Batch, Record, StageEngine, write_record
+from garment_transfer.runtime.errors import BackendError, EngineError
+
+RTX = "tensorrt-rtx"
+
+
+def gpu_is_there() -> bool:
+    try:
+        CudaDevice()
+    except BackendError:
+        return False
+    return True
+
+
+without_gpu = pytest.mark.skipif(gpu_is_there(), reason="there is a GPU; tests/gpu covers it")
+
+
+@pytest.fixture(scope="module")
+def rtx() -> Any:
+    """TensorRT-RTX's module; skips where it is not installed."""
+    try:
+        return find_backend(RTX).module()  # type: ignore[union-attr]
+    except BackendError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def put(own_tiny_bundle: Path, rtx: Any) -> Callable[..., Bundle]:
+    """`put(**fields)`: the tiny bundle with TensorRT-RTX engines whose plans are no plans."""
+
+    def put(graph_sha256: str = "", **fields: Any) -> Bundle:
+        bundle = Bundle.load(own_tiny_bundle)
+        plans = {stage: f"plan of {stage}".encode() for stage in STAGES}
+        stages = {
+            stage: StageEngine(
+                file=f"{stage}.plan",
+                bytes=len(plan),
+                sha256=hashlib.sha256(plan).hexdigest(),
+                onnx_sha256=graph_sha256 or bundle.manifest.graphs[stage].sha256,
+                inputs=bundle.manifest.graphs[stage].inputs,
+                outputs=bundle.manifest.graphs[stage].outputs,
+                build_seconds=1.0,
+                device_memory_bytes=None,
+            )
+            for stage, plan in plans.items()
+        }
+        record = Record(
+            flavour=RTX,
+            flavour_version=rtx.__version__,
+            compute_capabilities=("8.6", "8.9"),  # as its builder does: one for several
+            precision="float32",
+            batch=Batch(1, 1, 4),
+            optimization_level=3,
+            plugin=None,
+            bundle=bundle.manifest.name,
+            built="2026-01-02T03:04:05+00:00",
+            stages=stages,
+        )
+        record = replace(record, **fields)
+        folder = bundle.path / ENGINES / record.folder
+        folder.mkdir(parents=True)
+        for stage, plan in plans.items():
+            (folder / f"{stage}.plan").write_bytes(plan)
+        write_record(folder, record)
+        return bundle
+
+    return put
+
+
+def gpu(compute_capability: str = "8.9") -> Any:
+    """What the backend asks of a device before it loads an engine."""
+    return SimpleNamespace(index=0, compute_capability=compute_capability)
+
+
+def verified(bundle: Bundle, compute_capability: str = "8.9") -> tuple[Any, Any]:
+    found = backend.TensorRTBackend(RTX)
+    return found.verified(bundle, "float32", gpu(compute_capability), None)
+
+
+def names_build(error: pytest.ExceptionInfo[EngineError], bundle: Bundle) -> bool:
+    """Whether a message ends with the command that builds the engines."""
+    command = str(error.value).rpartition("run `")[2].rstrip("`")
+    return shlex.split(command)[:5] == [
+        "garment-transfer",
+        "build",
+        str(bundle.path),
+        "--backend",
+        RTX,
+    ]
+
+
+def test_every_attribute_of_tensorrt_that_is_used_exists(rtx: Any) -> None:
+    """Reads the backend's source: what stands behind these names has to have what it asks for."""
+    classes = {
+        "trt": rtx,
+        "self._trt": rtx,
+        "runtime": rtx.Runtime,
+        "engine": rtx.ICudaEngine,
+        "self._engine": rtx.ICudaEngine,
+        "context": rtx.IExecutionContext,
+        "self._context": rtx.IExecutionContext,
+        "config": rtx.IRuntimeConfig,
+    }
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(inspect.getsource(backend))):
+        if isinstance(node, ast.Attribute):
+            value, names = node.value, [node.attr]
+            while ast.unparse(value) not in classes and isinstance(value, ast.Attribute):
+                names.append(value.attr)
+                value = value.value
+            owner = classes.get(ast.unparse(value))
+            for name in reversed(names if owner is not None else []):
+                assert hasattr(owner, name), ast.unparse(node)
+                owner = getattr(owner, name)
+                found.add(name)
+    assert {
+        "deserialize_cuda_engine",
+        "create_execution_context",
+        "USER_MANAGED",
+        "EAGER",
+        "update_device_memory_size_for_shapes",
+        "set_device_memory",
+        "execute_async_v3",
+        "is_stream_capturable",
+    } <= found
+
+
+def test_engines_that_fit(put: Callable[..., Bundle], rtx: Any) -> None:
+    engines, plans = verified(put())
+    assert plans == {stage: f"plan of {stage}".encode() for stage in STAGES}
+    assert engines.record.batch.max == 4
+
+
+@pytest.mark.parametrize(
+    ("fields", "due"),
+    [
+        (
+            {"flavour_version": "1.2.0.54"},
+            r"built by tensorrt-rtx 1\.2\.0\.54, and .* is installed",
+        ),
+        ({"compute_capabilities": ("8.6", "12.0")}, r"no float32 engines of tensorrt-rtx .* 8\.9"),
+        ({"graph_sha256": "0" * 64}, r"the engine of parsing was built from another graph"),
+    ],
+)
+def test_engines_that_do_not_fit(
+    put: Callable[..., Bundle], rtx: Any, fields: dict[str, Any], due: str
+) -> None:
+    bundle = put(**fields)
+    with pytest.raises(EngineError, match=due) as error:
+        verified(bundle)
+    assert names_build(error, bundle)
+
+
+def test_a_gpu_that_the_flavour_refuses(put: Callable[..., Bundle], rtx: Any) -> None:
+    with pytest.raises(EngineError, match=r"does not run on a GPU of compute capability 9\.0"):
+        verified(put(), compute_capability="9.0")
+
+
+@pytest.mark.parametrize("change", [lambda plan: plan[:-1], lambda plan: plan[:-1] + b"?"])
+def test_a_plan_that_is_not_whole(
+    put: Callable[..., Bundle], rtx: Any, change: Callable[[bytes], bytes]
+) -> None:
+    bundle = put()
+    plan = next(bundle.path.glob("engines/*/warping.plan"))
+    plan.write_bytes(change(plan.read_bytes()))
+    with pytest.raises(EngineError, match=r"warping\.plan (is truncated|was altered)") as error:
+        verified(bundle)
+    assert names_build(error, bundle)
+
+
+def test_what_tensorrt_refuses_is_said_in_its_words(put: Callable[..., Bundle], rtx: Any) -> None:
+    bundle = put()
+    engines, plans = verified(bundle)
+    runtime = rtx.Runtime(backend._logger(rtx))
+    with pytest.raises(
+        EngineError, match=r"does not load .*parsing\.plan: .*(Assertion|Error)"
+    ) as error:
+        backend.TensorRTEngine(rtx, runtime, engines, "parsing", plans["parsing"])
+    assert names_build(error, bundle)
+
+
+def test_batches_of_the_profile(put: Callable[..., Bundle], rtx: Any) -> None:
+    engines, _ = verified(put())
+    engine = backend.TensorRTEngine.__new__(backend.TensorRTEngine)
+    engine._engines = engines
+    engine.check_batch(4)
+    with pytest.raises(EngineError, match=r"a batch of 5: .* built for 1 to 4; .*--batch 1:1:5"):
+        engine.check_batch(5)
+
+
+def test_engines_that_do_not_fit_are_built_anew(put: Callable[..., Bundle], rtx: Any) -> None:
+    pytest.importorskip("onnx")
+    bundle = put(flavour_version="1.2.0.54", batch=Batch(1, 2, 3), optimization_level=1)
+    engines, plans = backend.TensorRTBackend(RTX).rebuilt(bundle, "float32", gpu(), None)
+    record = engines.record
+    assert (record.flavour_version, record.batch) == (rtx.__version__, Batch(1, 2, 3))
+    assert record.optimization_level == 1
+    assert engines.bundle.path == bundle.path
+    assert verified(bundle)[1] == plans
+    assert all(len(plan) > 1000 for plan in plans.values())
+
+
+def test_a_bundle_that_may_not_be_changed_is_copied_once(
+    own_tiny_bundle: Path, tmp_path: Path, rtx: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnx")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    # whoever runs the tests may be allowed to write anywhere
+    for module in (backend, builder):
+        monkeypatch.setattr(module, "must_be_copied", lambda path: path == own_tiny_bundle)
+    found = backend.TensorRTBackend(RTX)
+    bundle = Bundle.load(own_tiny_bundle)
+    engines, plans = found.rebuilt(bundle, "float32", gpu(), None)
+    assert engines.path.is_relative_to(tmp_path / "cache" / "garment-transfer" / "bundles")
+    assert not (own_tiny_bundle / ENGINES).exists()
+    built = (engines.path / "record.json").stat().st_mtime_ns
+    again, same = found.rebuilt(bundle, "float32", gpu(), None)
+    assert (again.path, same) == (engines.path, plans)
+    assert (engines.path / "record.json").stat().st_mtime_ns == built
+
+
+@without_gpu
+@pytest.mark.parametrize("name", [RTX, "onnxruntime-cuda"])
+def test_without_a_gpu(tiny_bundle: Path, name: str) -> None:
+    status = find_backend(name).status()
+    assert not status.available
+    assert status.reason
+    assert status.remedy
+    with pytest.raises(BackendError) as error:
+        Pipeline.load(tiny_bundle, backend=name)
+    assert status.reason in str(error.value)
+
+
+@without_gpu
+def test_the_device_says_what_is_missing() -> None:
+    with pytest.raises(BackendError, match=r"no GPU can be used here: .*; .*runs on the CPU"):
+        CudaDevice()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="tensorrt is there")
+def test_a_flavour_that_is_not_installed(tiny_bundle: Path) -> None:
+    with pytest.raises(
+        BackendError, match=r"tensorrt is not installed \(No module.*pip install tensorrt`"
+    ):
+        Pipeline.load(tiny_bundle, backend="tensorrt")
+
+
+def test_cuda_python_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    with pytest.raises(
+        BackendError, match=r"cuda-python does not import.*garment-transfer\[cuda\]"
+    ):
+        CudaDevice()
+
+
+def test_a_provider_that_does_not_start(tiny_bundle: Path) -> None:
+    """ONNX Runtime falls back to the CPU without an error; a transfer may not."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers() and gpu_is_there():
+        pytest.skip("the provider starts here")
+    bundle = Bundle.load(tiny_bundle)
+    engine = onnxruntime_cuda.OnnxRuntimeEngine(
+        bundle.graph_path("parsing"), bundle.manifest.graphs["parsing"]
+    )
+    with pytest.raises(BackendError, match=r"CUDAExecutionProvider.*garment-transfer\[gpu\]"):
+        engine.context(1, 1)
+
+
+@pytest.mark.parametrize("content", [b"\x7fELF .text", b"\x7fELF .text\0.nv_fatbin\0"])
+def test_which_library_has_code_for_gpus(tmp_path: Path, content: bytes) -> None:
+    library = tmp_path / "library.so"
+    library.write_bytes(content)
+    assert kernels.has_cuda_kernels(library) == (b"nv_fatbin" in content)
+
+
+def test_contiguous_arrays() -> None:
+    driver.check_contiguous("x", (2, 3, 4), (12, 4, 1))
+    driver.check_contiguous("x", (2, 1, 4), (4, 99, 1))  # one of something has no next
+    driver.check_contiguous("x", (2, 0, 4), (1, 1, 1))
+    driver.check_contiguous("x", (2, 3), None)
+    for shape, strides in (((2, 3, 4), (12, 1, 3)), ((2, 3), (6, 1)), ((2, 3), (3, -1))):
+        with pytest.raises(ValueError, match=r"x of shape .* has strides .*expected a contiguous"):
+            driver.check_contiguous("x", shape, strides)
+
+
+def test_streams_of_every_library() -> None:
+    class Cuda:
+        def __cuda_stream__(self) -> tuple[int, int]:
+            return (0, 7)
+
+    streams = (7, Cuda(), *(SimpleNamespace(**{n: 7}) for n in ("cuda_stream", "ptr", "handle")))
+    assert [driver.stream_handle(stream) for stream in streams] == [7] * 5
+    with pytest.raises(TypeError, match="stream is a NoneType"):
+        driver.stream_handle(None)
+
+
+def test_every_backend_of_the_gpu_can_be_named() -> None:
+    for name in DEVICE_BACKENDS:
+        assert find_backend(name).status().name == name

@@ -1,0 +1,92 @@
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from garment_transfer.runtime import Bundle, Person, Pipeline, sample_bundle, sample_people
+from garment_transfer.runtime.backends import openvino as backend
+from garment_transfer.runtime.errors import BackendError
+from garment_transfer.runtime.pipeline import stage_inputs
+
+pytest.importorskip("openvino", reason="openvino is not installed")
+
+
+@pytest.fixture(scope="module")
+def inputs() -> dict[str, np.ndarray]:
+    person, owner = (Person.load(folder) for folder in sample_people())
+    pair = stage_inputs(person, owner, Bundle.load(sample_bundle()).manifest.size)
+    return {name: array[None] for name, array in pair.items()}
+
+
+@pytest.mark.parametrize("precision", backend.PRECISIONS)
+def test_parity_on_the_shipped_bundle(inputs: dict[str, np.ndarray], precision: str) -> None:
+    due = Pipeline.load(sample_bundle(), threads=1).run(inputs)
+    pipeline = Pipeline.load(
+        sample_bundle(), "openvino", 1, options={"inference_precision": precision}
+    )
+    found = pipeline.run(inputs)
+    assert {name: (a.shape, a.dtype) for name, a in found.items()} == {
+        name: (a.shape, a.dtype) for name, a in due.items()
+    }
+    # a processor with bfloat16 rounds there, and only there
+    labels, grey = (0.001, 1) if precision == "float32" else (0.02, 40)
+    assert np.mean(found["transfer_parsing"] != due["transfer_parsing"]) <= labels
+    difference = np.abs(found["image"].astype(int) - due["image"])
+    assert np.mean(difference <= grey) > 0.999
+    if precision == "float32":
+        assert np.abs(found["flow"] - due["flow"]).max() < 0.01
+
+
+def test_threads_share_an_engine(tiny_bundle: Path) -> None:
+    bundle = Bundle.load(tiny_bundle)
+    graph = bundle.manifest.graphs["parsing"]
+    engine = backend.load(bundle.graph_path("parsing"), graph, threads=1)
+    random = np.random.default_rng(0)
+    shapes = {tensor.name: (2, *tensor.shape[1:]) for tensor in graph.inputs}
+    feeds = [
+        {name: random.integers(0, 7, shape, dtype=np.uint8) for name, shape in shapes.items()}
+        for _ in range(8)
+    ]
+    due = [engine.run(feed)["transfer_parsing"] for feed in feeds]
+    found: dict[int, list[np.ndarray]] = {}
+
+    def run(index: int) -> None:
+        found[index] = [engine.run(feeds[index])["transfer_parsing"] for _ in range(20)]
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for index, results in found.items():
+        for result in results:
+            np.testing.assert_array_equal(result, due[index])
+    assert len(found) == 8
+
+
+def test_results_outlive_the_next_run(tiny_bundle: Path) -> None:
+    bundle = Bundle.load(tiny_bundle)
+    graph = bundle.manifest.graphs["parsing"]
+    engine = backend.load(bundle.graph_path("parsing"), graph, threads=1)
+    shapes = {tensor.name: (1, *tensor.shape[1:]) for tensor in graph.inputs}
+    first = engine.run({name: np.full(shape, 4, np.uint8) for name, shape in shapes.items()})
+    kept = first["transfer_parsing"].copy()
+    engine.run({name: np.zeros(shape, np.uint8) for name, shape in shapes.items()})
+    np.testing.assert_array_equal(first["transfer_parsing"], kept)
+    assert kept.any()
+
+
+def test_errors(tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle = Bundle.load(tiny_bundle)
+    graph = bundle.manifest.graphs["parsing"]
+    engine = backend.load(bundle.graph_path("parsing"), graph, threads=1)
+    with pytest.raises(BackendError, match=r"failed to run.*on \(nonsense uint8 \[1\]\)"):
+        engine.run({"nonsense": np.zeros(1, np.uint8)})
+    (tmp_path / "bad.onnx").write_bytes(b"not a graph")
+    with pytest.raises(BackendError, match=r"does not load .*bad\.onnx.*pip install --upgrade"):
+        backend.load(tmp_path / "bad.onnx", graph, threads=1)
+    with pytest.raises(BackendError, match=r"no inference precision 'int8'; available: float32"):
+        backend.load(bundle.graph_path("parsing"), graph, None, inference_precision="int8")
+    with pytest.raises(BackendError, match=r"openvino has no option x; available: inference_prec"):
+        Pipeline.load(tiny_bundle, "openvino", options={"x": 1})

@@ -1,0 +1,303 @@
+"""Photos to train on from files: a data set in VITON's layout, people's folders, rendered shards.
+
+VITON's layout, as PG-VTON keeps it, is a folder with
+
+- `image/NAME.*`: the photos;
+- `image-parse/NAME.png` (or `image-parse/sg/NAME.png`): label ids;
+- `densepose/NAME.*`: DensePose (`.npy` or a picture);
+- `cloth/SHOP.*` and `cloth-mask/SHOP.*`: the garment of each photo in the shop and where it is
+  (above half of full brightness). SHOP is NAME or, as in VITON, NAME with `_1` for its `_0`.
+  Without both folders the data have no shop, and the phases that need none can be trained;
+- `meta.json`: `{"parse": LABEL_SET, "densepose": ENCODING}`, which the pixels do not tell.
+
+All pictures have one size, both sides divisible by 32.
+"""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from garment_transfer.runtime.bundle import Size
+from garment_transfer.runtime.errors import InputError
+from garment_transfer.runtime.files import read_json
+from garment_transfer.runtime.fitting import Fit
+from garment_transfer.runtime.images import read_indices, read_rgb
+from garment_transfer.runtime.labels import LABEL_SETS
+from garment_transfer.runtime.people import ENCODINGS, Person
+from garment_transfer.training.data import PhotoSet, RenderedPhotos
+
+_PICTURES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+#: Problems that a message lists; of more it gives the number.
+_LISTED: Final = 40
+
+
+def open_photos(
+    folder: Path,
+    label_set: str | None = None,
+    densepose: str | None = None,
+    size: tuple[int, int] = (256, 192),
+) -> PhotoSet:
+    """The photos of a folder, whichever of the three kinds it is.
+
+    Args:
+        folder: rendered shards, a data set in VITON's layout, or a folder of people's folders.
+        label_set, densepose: override what a data set's `meta.json` says.
+        size: (H, W) that people of other sizes are fitted to; the other kinds have their own.
+
+    Raises:
+        InputError: it is none of the three, or lists every problem with its files.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder: give one with photos to train on")
+    if any(folder.glob("shard-*.image.npy")):
+        return RenderedPhotos(folder)
+    if (folder / "image").is_dir():
+        return VitonPhotos(folder, label_set, densepose)
+    if any(folder.glob("*/meta.json")):
+        return PeoplePhotos(folder, size)
+    raise InputError(
+        f"{folder} holds no photos: expected rendered shards (shard-*.npy), a data set in VITON's "
+        "layout (folders image, image-parse, densepose, cloth, cloth-mask), or folders of people "
+        "with image, maps and meta.json; `garment-transfer train` without --data renders shards, "
+        "`garment-transfer render` people"
+    )
+
+
+class VitonPhotos:
+    """A data set in VITON's layout: a `PhotoSet`. Everything is checked when it is opened."""
+
+    name = "viton"
+
+    def __init__(
+        self, folder: Path, label_set: str | None = None, densepose: str | None = None
+    ) -> None:
+        problems: list[str] = []
+        self._meta = _meta(folder, {"parse": label_set, "densepose": densepose}, problems)
+        self.has_shop = (folder / "cloth").is_dir() or (folder / "cloth-mask").is_dir()
+        parses = folder / "image-parse"
+        parses = parses / "sg" if (parses / "sg").is_dir() else parses
+        folders = {
+            "image": (folder / "image", _PICTURES),
+            "parse": (parses, (".png",)),
+            "densepose": (folder / "densepose", (".npy", *_PICTURES)),
+        }
+        if self.has_shop:
+            folders["shop_image"] = (folder / "cloth", _PICTURES)
+            folders["shop_mask"] = (folder / "cloth-mask", _PICTURES)
+        files = {key: _files(*where, problems) for key, where in folders.items()}
+        self._photos: list[dict[str, Path]] = []
+        for stem in sorted(files["image"]):
+            photo = {}
+            for key, there in files.items():
+                names = [stem]
+                if key.startswith("shop") and stem.endswith("_0"):
+                    names = [f"{stem[:-2]}_1", stem]
+                found = next((there[name] for name in names if name in there), None)
+                if found is None:
+                    where = folders[key][0].relative_to(folder)
+                    problems.append(f"{where}/{' or '.join(names)}.* is missing")
+                else:
+                    photo[key] = found
+            self._photos.append(photo)
+        if not self._photos:
+            problems.append("image holds no pictures")
+        self._check(folder, problems)
+        if problems:
+            listed = "".join(f"\n  {problem}" for problem in problems[:_LISTED])
+            more = f"\n  and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
+            raise InputError(
+                f"{folder} cannot be trained on, {len(problems)} problems:{listed}{more}\n"
+                "Each photo needs its maps, all of one size, and ids of the named label set"
+            )
+
+    def _check(self, folder: Path, problems: list[str]) -> None:
+        """Sizes and label ids of every file."""
+        sizes: dict[Path, tuple[int, int]] = {}
+        labels = LABEL_SETS.get(self._meta.get("parse", ""))
+        paths = [path for photo in self._photos for path in photo.values()]
+        for path in tqdm(paths, desc="checking", unit="file", mininterval=2, disable=None):
+            try:
+                sizes[path] = _size(path)
+            except Exception as error:
+                problems.append(f"{path.relative_to(folder)} cannot be read: {error}")
+        counts = Counter(sizes.values())
+        if counts:
+            (height, width), _ = counts.most_common(1)[0]
+            problems += [
+                f"{path.relative_to(folder)} is {size[0]}x{size[1]}, most are {height}x{width}"
+                for path, size in sizes.items()
+                if size != (height, width)
+            ]
+            if height % 32 or width % 32:
+                problems.append(
+                    f"the size {height}x{width} (height x width) is not divisible by 32"
+                )
+        for photo in self._photos:
+            if labels is None or photo.get("parse") not in sizes:
+                continue
+            try:
+                unknown = set(np.unique(_indices(photo["parse"])).tolist()) - set(labels.classes)
+            except InputError as error:
+                problems.append(str(error))
+                continue
+            if unknown:
+                problems.append(
+                    f"{photo['parse'].relative_to(folder)} has ids that label set {labels.name} "
+                    f"does not know: {', '.join(map(str, sorted(unknown)))}"
+                )
+
+    def __len__(self) -> int:
+        return len(self._photos)
+
+    def __getitem__(self, index: int) -> dict[str, NDArray]:
+        files = self._photos[index]
+        densepose: NDArray[Any]
+        if files["densepose"].suffix == ".npy":
+            densepose = np.load(files["densepose"], allow_pickle=False)
+        else:
+            densepose = read_rgb(files["densepose"])
+        person = Person.from_arrays(
+            read_rgb(files["image"]),
+            _indices(files["parse"]),
+            densepose,
+            self._meta["parse"],
+            self._meta["densepose"],
+            name=files["image"].stem,
+        )
+        photo = _photo(person)
+        if self.has_shop:
+            with Image.open(files["shop_mask"]) as mask:
+                photo["shop_mask"] = (np.asarray(mask.convert("L")) > 127).astype(np.uint8)
+            photo["shop_image"] = read_rgb(files["shop_image"])
+        return photo
+
+
+class PeoplePhotos:
+    """People's folders as the runtime reads them, fitted to one size: a `PhotoSet` without a shop.
+
+    Raises:
+        InputError: lists every person that cannot be read.
+    """
+
+    name = "people"
+    has_shop = False
+
+    def __init__(self, folder: Path, size: tuple[int, int]) -> None:
+        self._people = []
+        problems = []
+        for path in sorted(folder.iterdir()):
+            if not (path / "meta.json").is_file():
+                continue
+            try:
+                person = Person.load(path)
+                person.check_garment("person")
+                self._people.append(_fitted(person, size))
+            except InputError as error:
+                problems.append(f"\n  {error}")
+        if problems:
+            raise InputError(f"{folder} cannot be trained on:{''.join(problems)}")
+
+    def __len__(self) -> int:
+        return len(self._people)
+
+    def __getitem__(self, index: int) -> dict[str, NDArray]:
+        return dict(self._people[index])
+
+
+def write_viton(
+    folder: Path, name: str, person: Person, image: NDArray[np.uint8], mask: NDArray[np.bool_]
+) -> None:
+    """Add a person, and their garment in the shop, to a data set in VITON's layout.
+
+    `NAME_0` is the person, `NAME_1` the garment; `meta.json` is written with the first.
+    """
+    from garment_transfer.runtime.images import write_rgb
+
+    pictures: dict[str, NDArray[np.uint8]] = {
+        f"image/{name}_0.png": person.image,
+        f"image-parse/{name}_0.png": person.parsing,
+        f"densepose/{name}_0.png": person.densepose,
+        f"cloth/{name}_1.png": image,
+        f"cloth-mask/{name}_1.png": mask.astype(np.uint8) * 255,
+    }
+    for file, picture in pictures.items():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        write_rgb(folder / file, picture)
+    (folder / "meta.json").write_text('{"parse": "classes7", "densepose": "iuv-png"}\n')
+
+
+def _photo(person: Person) -> dict[str, NDArray]:
+    """A person as a `PhotoSet` has them; a parser's map is the best that is known of them."""
+    return {
+        "image": person.image,
+        "parsing": person.parsing,
+        "reference": person.parsing,
+        "densepose": person.densepose,
+    }
+
+
+def _fitted(person: Person, size: tuple[int, int]) -> dict[str, NDArray]:
+    fit = Fit(Size(*person.parsing.shape), Size(*size))
+    return {
+        name: fit.photo(array) if name == "image" else fit.map(array)
+        for name, array in _photo(person).items()
+    }
+
+
+def _meta(folder: Path, given: dict[str, str | None], problems: list[str]) -> dict[str, str]:
+    """Label set and encoding, from `given` or `meta.json`."""
+    found: dict[str, Any] = {}
+    if (folder / "meta.json").is_file():
+        try:
+            found = read_json(folder / "meta.json")
+            assert isinstance(found, dict)
+        except (OSError, ValueError, AssertionError) as error:
+            problems.append(f"meta.json cannot be read as a JSON object: {error}")
+            found = {}
+    meta = {}
+    for key, available, option in (
+        ("parse", LABEL_SETS, "--label-set"),
+        ("densepose", ENCODINGS, "--densepose"),
+    ):
+        value = given[key] or found.get(key)
+        if value not in available:
+            what = f"unknown {key} {value!r}" if value else f"{key} is not named"
+            problems.append(
+                f"meta.json: {what}; available: {', '.join(sorted(available))}; name the one that "
+                f"the files use there or with {option}"
+            )
+        else:
+            meta[key] = str(value)
+    return meta
+
+
+def _files(folder: Path, suffixes: tuple[str, ...], problems: list[str]) -> dict[str, Path]:
+    """The files of a folder by stem."""
+    if not folder.is_dir():
+        problems.append(f"the folder {folder.name} is missing")
+        return {}
+    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes}
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """Height and width, from the header alone."""
+    if path.suffix == ".npy":
+        shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
+        return int(shape[-2]), int(shape[-1])
+    with Image.open(path) as image:
+        return image.height, image.width
+
+
+def _indices(path: Path) -> NDArray[np.uint8]:
+    """Label ids; also of a grey picture that was saved in colour, as PG-VTON's are."""
+    with Image.open(path) as image:
+        if image.mode == "RGB":
+            ids = np.asarray(image)
+            if (ids == ids[..., :1]).all():
+                return ids[..., 0].copy()
+    return read_indices(path)
