@@ -49,7 +49,11 @@ class TritonPythonModel:
         threads = parameters.get("threads")
         try:
             self._pipeline = Pipeline.load(
-                bundle, parameters["backend"], int(threads) if threads else None
+                bundle,
+                parameters["backend"],
+                int(threads) if threads else None,
+                precision=parameters.get("precision"),
+                device=int(args["model_instance_device_id"]),
             )
         except GarmentTransferError as error:
             raise pb_utils.TritonModelException(str(error)) from None
