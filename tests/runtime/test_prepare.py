@@ -313,6 +313,22 @@ def test_densepose_picture(tmp_path: Path, layout: str, uv_max: int) -> None:
     assert np.abs(iuv[..., 1:] - uv_of(PART_OF[ids])).max() <= 1
 
 
+@pytest.mark.parametrize("kind", [Parser, DensePose])
+def test_the_examples_descriptions_are_valid(kind: Any, tmp_path: Path) -> None:
+    """A model with the inputs and outputs that an example names loads by it."""
+    example = Path(__file__).parents[2] / "examples" / "prepare" / f"{kind.__name__.lower()}.json"
+    description = json.loads(example.read_text())
+    net = Net(description)
+    for name in description["output"].values():
+        if name not in ("heads", "logits", "NCHW"):
+            net.give("flat", name, 4)
+    if kind is Parser:
+        net.give("flat", "logits", 4)
+    path = net.save(tmp_path, "model")
+    path.with_suffix(".json").write_text(example.read_text())
+    assert isinstance(kind.load(path), kind)
+
+
 @pytest.fixture
 def models(tmp_path: Path) -> tuple[Path, Path]:
     """A parser and a DensePose model for photos of any size."""
