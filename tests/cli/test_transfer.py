@@ -254,4 +254,7 @@ def test_options_reach_the_backend(
     assert "has no float16 graphs" in result.output
     result = transfer(tiny_bundle, *people, "-o", output, "--backend", "tensorflow")
     assert result.exit_code == 1
-    assert "available: onnxruntime, onnxruntime-cuda, tensorrt, tensorrt-rtx" in result.output
+    assert (
+        "available: onnxruntime, openvino, onnxruntime-cuda, tensorrt, tensorrt-rtx"
+        in result.output
+    )
