@@ -21,7 +21,7 @@ from tritonclient.grpc import model_config_pb2
 from garment_transfer.runtime import sample_people
 from garment_transfer.runtime.backends import DEVICE_BACKENDS, find_backend
 from garment_transfer.runtime.bundle import STAGES, Bundle, Signature, Size, Tensor, contract
-from garment_transfer.runtime.engines import Engines, list_engines
+from garment_transfer.runtime.engines import Engines, build_command, list_engines
 from garment_transfer.runtime.errors import EngineError, OutputError
 from garment_transfer.runtime.files import replacing
 from garment_transfer.runtime.people import Person
@@ -205,8 +205,8 @@ def _tensorrt_engines(bundle: Bundle, precision: str | None) -> list[Engines]:
         have = ", ".join(found.path.name for found in every) or "none"
         raise EngineError(
             f"{bundle.path} has no {precision} engines of tensorrt, which is what Triton runs (it "
-            f"has: {have}); run `garment-transfer build {bundle.path} --backend tensorrt "
-            f"--precision {precision}` on each kind of GPU that will serve, or choose --form onnx"
+            f"has: {have}); run `{build_command(bundle.path, 'tensorrt', precision)}` on each kind "
+            "of GPU that will serve, or choose --form onnx"
         )
     versions = sorted({found.record.flavour_version for found in engines})
     if len(versions) > 1:
