@@ -180,6 +180,44 @@ def flow_warp() -> str:
     return _markdown(["median ms", *peers, "moved by the kernel"], rows)
 
 
+def triton() -> str:
+    """Triton's Python backend beside the pipeline in a loop."""
+    report = _read("triton")
+    rate, cpu = report["pairs_per_second"], report["cpu_ms_per_pair"]
+    loop, served = report["loop_ms"], report["triton_ms"]
+    batches = ", ".join(f"{count} of {size}" for size, count in report["batches"].items())
+    rows = [
+        [
+            "`Pipeline` in a loop",
+            f"{rate['loop']:.1f}",
+            "-",
+            f"{loop['p50']:.0f}",
+            f"{loop['p99']:.0f}",
+            f"{cpu['loop']:.0f}",
+            "1",
+        ],
+        [
+            f"Triton, {report['concurrency']} requests at a time",
+            f"{rate['triton']:.1f}",
+            f"{report['ratio']:.0%}",
+            f"{served['p50']:.0f}",
+            f"{served['p99']:.0f}",
+            f"{cpu['server']:.0f} + {cpu['client']:.0f}",
+            batches,
+        ],
+    ]
+    header = [
+        f"{report['threads']} CPU threads, one instance",
+        "pairs/s",
+        "of the loop",
+        "median, ms",
+        "99th percentile, ms",
+        "processor time per pair, ms",
+        "runs by batch size",
+    ]
+    return _markdown(header, rows)
+
+
 def ablation() -> str:
     """What each kind of knowledge is worth: means over the seeds, and how far they spread."""
     report = _read("ablation")
@@ -248,6 +286,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "batches": batches,
     "published": published,
     "flow_warp": flow_warp,
+    "triton": triton,
 }
 
 

@@ -38,22 +38,22 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--max-delay",
     type=click.FloatRange(min=0),
-    default=2.0,
+    default=0.0,
     show_default=True,
-    help="Milliseconds that a pair waits for others to share its run.",
+    help="Milliseconds that a pair waits for others; those that wait for a run share it anyway.",
 )
 @click.option(
     "--instances",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Copies that run side by side; of TensorRT engines, on each GPU.",
+    help="Copies that run side by side, on each GPU where they run on one.",
 )
 @click.option("--backend", help="Inference backend of form python; default: onnxruntime.")
 @click.option(
     "--threads", type=click.IntRange(min=1), help="Threads of an instance of form python."
 )
-@click.option("--precision", help="Precision of an ensemble; default: the bundle's own.")
+@click.option("--precision", help="Precision of graphs or engines; default: the bundle's own.")
 def command(
     bundle: Path | None,
     repository: Path,
@@ -72,8 +72,6 @@ def command(
     Without BUNDLE it is the one that ships in the package. Inputs and outputs have the names,
     types and sizes of the bundle's graphs.
     """
-    if form == "python" and precision:
-        raise click.UsageError("--precision is for ensembles, --form onnx and --form tensorrt.")
     if form != "python" and (backend or threads):
         raise click.UsageError("--backend and --threads are for --form python.")
 

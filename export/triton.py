@@ -19,9 +19,9 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from garment_transfer.runtime import sample_people
-from garment_transfer.runtime.backends import find_backend
+from garment_transfer.runtime.backends import DEVICE_BACKENDS, find_backend
 from garment_transfer.runtime.bundle import STAGES, Bundle, Signature, Size, Tensor, contract
-from garment_transfer.runtime.engines import Engines, list_engines
+from garment_transfer.runtime.engines import Engines, build_command, list_engines
 from garment_transfer.runtime.errors import EngineError, OutputError
 from garment_transfer.runtime.files import replacing
 from garment_transfer.runtime.people import Person
@@ -52,13 +52,13 @@ _TYPES: Final = {
 class Serving:
     """How Triton runs a model.
 
-    `max_batch` is the most pairs in one run, `max_delay_ms` how long a pair waits for others to
-    share its run, `instances` the number of copies that run side by side (per GPU for an ensemble
-    of TensorRT plans).
+    `max_batch` is the most pairs in one run; those that wait while another runs share the next.
+    `max_delay_ms` is how long a pair waits for others when nothing runs, `instances` the number of
+    copies that run side by side, on each GPU where they run on one.
     """
 
     max_batch: int = 8
-    max_delay_ms: float = 2.0
+    max_delay_ms: float = 0.0
     instances: int = 1
 
 
@@ -88,9 +88,10 @@ def write_repository(
     """Writes the models of a bundle into a model repository; what `tritonserver` needs comes back.
 
     `form` "python" is one model that runs the bundle with this package's `backend` on `threads`
-    threads; "onnx" and "tensorrt" are an ensemble `name` of the models `name_<stage>`, in
-    `precision` (None: the bundle's own), which Triton's own backends run. A repository may hold
-    other models, and other versions of these: a version is added, never replaced.
+    threads; "onnx" and "tensorrt" are an ensemble `name` of the models `name_<stage>`, which
+    Triton's own backends run. `precision` is that of the graphs or engines, None the bundle's own.
+    A repository may hold other models, and other versions of these: a version is added, never
+    replaced.
 
     The list holds sentences for whoever starts the server. Raises OutputError where the version
     is there already or cannot be written, EngineError where "tensorrt" finds no engines,
@@ -99,7 +100,8 @@ def write_repository(
     serving = serving or Serving()
     if form == "python":
         find_backend(backend)
-        models = _python_models(bundle, name, serving, backend, threads)
+        bundle.manifest.graphs_of(precision)
+        models = _python_models(bundle, name, serving, backend, threads, precision)
         notes = ["install garment-transfer in the Python that tritonserver runs"]
     elif form == "onnx":
         models = _onnx_models(bundle, name, serving, precision)
@@ -122,15 +124,21 @@ class _Model:
 
 
 def _python_models(
-    bundle: Bundle, name: str, serving: Serving, backend: str, threads: int | None
+    bundle: Bundle,
+    name: str,
+    serving: Serving,
+    backend: str,
+    threads: int | None,
+    precision: str | None,
 ) -> list[_Model]:
     size = bundle.manifest.size
     config = _config(name, pipeline_signature(size), serving)
     config.backend = "python"
-    _schedule(config, serving, model_config_pb2.ModelInstanceGroup.KIND_CPU)
-    config.parameters["backend"].string_value = backend
-    if threads is not None:
-        config.parameters["threads"].string_value = str(threads)
+    kinds = model_config_pb2.ModelInstanceGroup
+    _schedule(config, serving, kinds.KIND_GPU if backend in DEVICE_BACKENDS else kinds.KIND_CPU)
+    for key, value in (("backend", backend), ("threads", threads), ("precision", precision)):
+        if value is not None:
+            config.parameters[key].string_value = str(value)
     # Zeros are no person, so the model is warmed up with the people in the package.
     person, owner = (Person.load(folder) for folder in sample_people())
     data = {key: array.tobytes() for key, array in stage_inputs(person, owner, size).items()}
@@ -197,8 +205,8 @@ def _tensorrt_engines(bundle: Bundle, precision: str | None) -> list[Engines]:
         have = ", ".join(found.path.name for found in every) or "none"
         raise EngineError(
             f"{bundle.path} has no {precision} engines of tensorrt, which is what Triton runs (it "
-            f"has: {have}); run `garment-transfer build {bundle.path} --backend tensorrt "
-            f"--precision {precision}` on each kind of GPU that will serve, or choose --form onnx"
+            f"has: {have}); run `{build_command(bundle.path, 'tensorrt', precision)}` on each kind "
+            "of GPU that will serve, or choose --form onnx"
         )
     versions = sorted({found.record.flavour_version for found in engines})
     if len(versions) > 1:

@@ -32,7 +32,7 @@ _SCHEMA: Final = "map_model.schema.json"
 
 _NUMPY: Final = {"uint8": np.uint8, "float32": np.float32, "tensor(float16)": np.float16}
 
-# Suffixes that `Person.load` finds; photos in other formats become PNG.
+# Suffixes that `Person.load` finds; a photo under another, such as .jfif, is written as PNG.
 _KEPT: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 # x1, y1, x2, y2: edges, so that pixel i reaches from i to i + 1.

@@ -7,6 +7,7 @@ package has to be installed in the Python that the server runs (`pip install` in
 from __future__ import annotations
 
 import json
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -36,26 +37,41 @@ class TritonPythonModel:
     Requests that Triton hands over together are run as one batch. A request that cannot be run
     gets the runtime's own message, and the others of its batch are answered all the same:
     InputError as an invalid argument (HTTP 400), any other error of the runtime as an internal
-    error (HTTP 500), a request that its client gave up as cancelled.
+    error (HTTP 500), a request that its client gave up as cancelled. What nobody foresaw is an
+    internal error too, and its traceback stays in the server's log.
     """
 
     def initialize(self, args: Mapping[str, str]) -> None:
         """Loads the bundle beside `model.py`, as the parameters in `config.pbtxt` say."""
-        parameters = {
-            name: value["string_value"]
-            for name, value in json.loads(args["model_config"])["parameters"].items()
-        }
-        bundle = Path(args["model_repository"], args["model_version"], "bundle")
+        config = json.loads(args["model_config"])
+        parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
+        folder = Path(args["model_repository"])
         threads = parameters.get("threads")
         try:
             self._pipeline = Pipeline.load(
-                bundle, parameters["backend"], int(threads) if threads else None
+                folder / args["model_version"] / "bundle",
+                parameters["backend"],
+                int(threads) if threads else None,
+                precision=parameters.get("precision"),
+                device=int(args["model_instance_device_id"]),
             )
+            # Triton's own warm-up comes next, and Triton 2.51 crashes where that fails. Here a
+            # failure only keeps the model from loading.
+            for warm_up in config["model_warmup"]:
+                self._pipeline.run(_warm_up_inputs(folder, warm_up))
         except GarmentTransferError as error:
             raise pb_utils.TritonModelException(str(error)) from None
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """One response per request, in order."""
+        try:
+            return self._execute(requests)
+        except Exception:
+            pb_utils.Logger.log_error(traceback.format_exc())
+            message = "the server failed to run this request; its log says why"
+            return [_refusal(message, pb_utils.TritonError.INTERNAL) for _ in requests]
+
+    def _execute(self, requests: Sequence[Any]) -> list[Any]:
         responses: list[Any] = [None] * len(requests)
         runnable: dict[int, _Arrays] = {}
         for index, request in enumerate(requests):
@@ -108,6 +124,16 @@ class TritonPythonModel:
             index: {name: part[place] for name, part in parts.items()}
             for place, index in enumerate(inputs)
         }
+
+
+def _warm_up_inputs(folder: Path, warm_up: Mapping[str, Any]) -> _Arrays:
+    """The inputs of a warm-up in `config.pbtxt`: one pair, as often as its batch is large."""
+    inputs = {}
+    for name, entry in warm_up["inputs"].items():
+        array = np.fromfile(folder / "warmup" / entry["input_data_file"], np.uint8)
+        one = array.reshape(1, *map(int, entry["dims"]))
+        inputs[name] = np.repeat(one, int(warm_up["batch_size"]), axis=0)
+    return inputs
 
 
 def _checked(inputs: _Arrays) -> _Arrays:

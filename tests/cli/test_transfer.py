@@ -150,11 +150,10 @@ def test_the_shipped_bundle_gives_pairs_what_it_gives_one(tmp_path: Path) -> Non
     )
     result = CliRunner().invoke(main, ["transfer", "--pairs", str(list_file)])
     assert result.exit_code == 0, result.output
-    for number, (one, other) in enumerate([(person, owner), (owner, person)], start=1):
-        alone = tmp_path / "alone.png"
-        result = CliRunner().invoke(main, ["transfer", str(one), str(other), "-o", str(alone)])
-        assert result.exit_code == 0, result.output
-        assert alone.read_bytes() == (tmp_path / f"{number}.png").read_bytes()
+    alone = tmp_path / "alone.png"
+    result = CliRunner().invoke(main, ["transfer", str(person), str(owner), "-o", str(alone)])
+    assert result.exit_code == 0, result.output
+    assert alone.read_bytes() == (tmp_path / "1.png").read_bytes()
 
 
 def test_resume_and_shards(tiny_bundle: Path, people: tuple[Path, Path], tmp_path: Path) -> None:
@@ -182,7 +181,7 @@ def test_a_killed_run_is_resumed(
     tiny_bundle: Path, people: tuple[Path, Path], tmp_path: Path
 ) -> None:
     pairs = tmp_path / "pairs.csv"
-    count = 150
+    count = 100
     rows = [f"anna,bob,{number}.png\n" for number in range(count)]
     pairs.write_text("person,garment_owner,output\n" + "".join(rows))
     arguments = ["transfer", "--pairs", pairs, "--bundle", tiny_bundle, "--threads", "1"]
@@ -255,4 +254,7 @@ def test_options_reach_the_backend(
     assert "has no float16 graphs" in result.output
     result = transfer(tiny_bundle, *people, "-o", output, "--backend", "tensorflow")
     assert result.exit_code == 1
-    assert "available: onnxruntime, onnxruntime-cuda, tensorrt, tensorrt-rtx" in result.output
+    assert (
+        "available: onnxruntime, openvino, onnxruntime-cuda, tensorrt, tensorrt-rtx"
+        in result.output
+    )

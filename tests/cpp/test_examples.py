@@ -153,7 +153,9 @@ def form(parts: dict[str, bytes]) -> tuple[bytes, dict[str, str]]:
     boundary = uuid.uuid4().hex
     body = b"".join(
         f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"; filename="{name}"\r\n'
-        "Content-Type: application/octet-stream\r\n\r\n".encode() + content + b"\r\n"
+        "Content-Type: application/octet-stream\r\n\r\n".encode()
+        + content
+        + b"\r\n"
         for name, content in parts.items()
     )
     body += f"--{boundary}--\r\n".encode()

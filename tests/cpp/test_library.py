@@ -258,5 +258,3 @@ def test_installed_package_serves_a_consumer(build: Build, run: Run, tmp_path: P
         with pytest.raises(AssertionError, match=word):
             run(["cmake", "-S", tmp_path, "-B", tmp_path / wish[:4],
                  f"-DCMAKE_PREFIX_PATH={prefix}"])  # fmt: skip
-
-

@@ -108,6 +108,21 @@ def test_python(bundle: Bundle, tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["1", "config.pbtxt", "warmup"]
 
 
+def test_python_on_a_gpu(bundle: Bundle, tmp_path: Path) -> None:
+    put_engines(bundle, "8.9")
+    write_repository(bundle, tmp_path / "new", backend="tensorrt", precision="float32")
+    folder = tmp_path / "new" / "garment_transfer"
+    config = config_of(folder)
+    (group,) = config.instance_group
+    assert group.kind == schema.ModelInstanceGroup.KIND_GPU
+    assert {name: value.string_value for name, value in config.parameters.items()} == {
+        "backend": "tensorrt",
+        "precision": "float32",
+    }
+    copy = folder / "1" / "bundle" / "engines" / "tensorrt-sm89-float32"
+    assert (copy / "warping.plan").read_bytes() == b"warping for 8.9"
+
+
 def check_ensemble(bundle: Bundle, repository: Path) -> None:
     """The steps lead from the contract's inputs to all of its outputs, each by its stage."""
     config = config_of(repository / "garment_transfer")
@@ -287,6 +302,7 @@ def test_another_size_is_another_model(bundle: Bundle, tmp_path: Path) -> None:
     [
         ({"backend": "none"}, BackendError, "unknown backend 'none'"),
         ({"form": "onnx", "precision": "float16"}, BundleError, "has no float16 graphs"),
+        ({"form": "python", "precision": "float16"}, BundleError, "has no float16 graphs"),
     ],
 )
 def test_bad_options(
@@ -322,7 +338,6 @@ def test_command(bundle: Bundle, tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "--model-version 2" in result.output
     for arguments, due in (
-        (("--precision", "float16"), "--precision is for ensembles"),
         (("--form", "onnx", "--threads", "2"), "--backend and --threads are for --form python"),
         (("--form", "none"), "none"),
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import re
 import shutil
 import socket
 import subprocess
@@ -346,10 +347,77 @@ def test_a_bundle_that_does_not_load_says_why(
     assert "Traceback" not in raised.value.message()
 
 
+def test_a_model_that_does_not_warm_up_does_not_load(
+    client: Any, pipeline: Pipeline, pairs: list[Arrays], repository: Path
+) -> None:
+    folder = repository / "cold"
+    shutil.copytree(repository / "fragile", folder)
+    path = folder / "config.pbtxt"
+    path.write_text(path.read_text().replace('name: "fragile"', 'name: "cold"'))
+    photo = folder / "warmup" / "person_image"
+    photo.write_bytes(b"\xff" * photo.stat().st_size)
+    with pytest.raises(InferenceServerException, match="out of data bounds"):
+        client.load_model("cold")
+    check(infer(client, pairs[0]), pairs[0], pipeline)
+
+
+def write_changed(repository: Path, bundle: Path, name: str, body: str, **config: str) -> None:
+    """A model whose runs do something else, with other values in its configuration."""
+    write_repository(Bundle.load(bundle), repository, name=name, serving=Serving(1), threads=1)
+    (repository / name / "1" / "model.py").write_text(
+        "import time\n"
+        "from garment_transfer.runtime.triton_model import TritonPythonModel as Model\n"
+        f"class TritonPythonModel(Model):\n    def _run(self, inputs):\n        {body}\n"
+    )
+    path = repository / name / "config.pbtxt"
+    text = path.read_text()
+    for field, value in config.items():
+        text, count = re.subn(rf"{field}: \S+", f"{field}: {value}", text)
+        assert count == 1
+    path.write_text(text)
+
+
+def test_what_nobody_foresaw_stays_in_the_log(
+    server: triton_server.Server,
+    client: Any,
+    pairs: list[Arrays],
+    repository: Path,
+    tiny_bundle: Path,
+) -> None:
+    write_changed(repository, tiny_bundle, "faulty", "raise RuntimeError('of the server alone')")
+    config = repository / "faulty" / "config.pbtxt"
+    config.write_text(re.sub(r"model_warmup \{.*?\n\}\n", "", config.read_text(), flags=re.DOTALL))
+    client.load_model("faulty")
+    with pytest.raises(InferenceServerException) as raised:
+        infer(client, pairs[0], "faulty")
+    assert raised.value.message() == "the server failed to run this request; its log says why"
+    assert "INTERNAL" in raised.value.status()
+    log = server.log_text()
+    assert "Traceback" in log
+    assert "RuntimeError: of the server alone" in log
+
+
+def test_a_full_queue_is_told(
+    client: Any, pipeline: Pipeline, pairs: list[Arrays], repository: Path, tiny_bundle: Path
+) -> None:
+    body = "time.sleep(0.4); return super()._run(inputs)"
+    write_changed(repository, tiny_bundle, "slow", body, max_queue_size="1")
+    client.load_model("slow")
+    results = together(client, pairs, "slow")
+    refused = [one for one in results if isinstance(one, InferenceServerException)]
+    assert refused
+    assert len(refused) < len(pairs)
+    for result, arrays in zip(results, pairs, strict=True):
+        if result in refused:
+            assert "UNAVAILABLE" in result.status()
+        else:
+            check(result, arrays, pipeline)
+
+
 def test_shutdown_answers_what_has_begun(
     tiny_bundle: Path, tmp_path: Path, pipeline: Pipeline, pairs: list[Arrays]
 ) -> None:
-    serving = Serving(max_batch=8, max_delay_ms=1500)
+    serving = Serving(max_batch=8, max_delay_ms=1000)
     write_repository(Bundle.load(tiny_bundle), tmp_path, serving=serving, threads=1)
     with triton_server.serve(tmp_path) as server:
         with (
