@@ -100,7 +100,7 @@ def rendered_people(count: int) -> list[Person]:
 
 
 def launch(blocks: gr.Blocks, host: str, port: int, in_browser: bool) -> None:
-    """Serves the page until it is interrupted."""
+    """Serves the page from another thread. OSError where the port is taken."""
     # Fonts of the reader's machine: the page asks no other server for anything.
     fonts = ["system-ui", "sans-serif"]
     theme = gr.themes.Default(font=fonts, font_mono=["monospace"], primary_hue="teal")
@@ -109,6 +109,8 @@ def launch(blocks: gr.Blocks, host: str, port: int, in_browser: bool) -> None:
         server_port=port,
         inbrowser=in_browser,
         share=False,
+        quiet=True,
+        prevent_thread_lock=True,
         theme=theme,
         css=_CSS,
         footer_links=[],
@@ -339,5 +341,6 @@ def _times(transfers: Mapping[str, Transfer], size: Size) -> str:
     return (
         f"<table><tr><th></th>{names}</tr>{''.join(rows)}"
         f"<tr><td>all</td>{total}</tr></table>"
-        f"<div class=note>photo {width}x{height}, networks {size.width}x{size.height}</div>"
+        f"<div class=note>Height x width: photo {height}x{width}, networks "
+        f"{size.height}x{size.width}.</div>"
     )

@@ -1,4 +1,4 @@
-"""The README's figures are those of the committed results."""
+"""The documents' figures are those of the committed results."""
 
 import runpy
 from pathlib import Path
@@ -6,9 +6,13 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def test_readme_tables_are_made_from_the_results():
+DOCUMENTS = ("README.md", "examples/python_server/README.md")
+
+
+def test_tables_are_made_from_the_results():
     # from the checkout: an installed package does not carry the results
     tables = runpy.run_path(str(ROOT / "benchmarks" / "tables.py"))
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert readme.count("<!-- table:") == len(tables["TABLES"])
-    assert tables["filled"](readme) == readme
+    texts = [(ROOT / document).read_text(encoding="utf-8") for document in DOCUMENTS]
+    assert sum(text.count("<!-- table:") for text in texts) == len(tables["TABLES"])
+    for text in texts:
+        assert tables["filled"](text) == text
