@@ -408,8 +408,9 @@ async def measure(
         report[phase] = result
         click.echo(f"{phase}: {json.dumps(result)}")
 
-    # A batch that runs and one that waits, for every worker.
-    clients = workers * min(2 * settings.max_batch, settings.max_pending)
+    # A batch that runs and one that waits for every worker, but no more than a single worker has
+    # slots for, since all may meet the same one.
+    clients = min(2 * workers * settings.max_batch, settings.max_pending)
     done("capacity", await capacity(server, body, clients, short_seconds))
     rate = report["capacity"]["per_second"]
     steady = await open_load(server, body, _STEADY * rate, 60 * minutes)
