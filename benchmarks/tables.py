@@ -119,7 +119,7 @@ def serve() -> str:
         rows.append(
             [
                 name,
-                f"{figures['requests'] / figures['seconds']:.2f}",
+                f"{figures.get('asked_per_second') or figures['per_second']:.2f}",
                 *(str(statuses.get(status, 0)) for status in ("200", "429", "none")),
                 str(sum(count for status, count in statuses.items() if status not in known)),
                 *(f"{latency[key] / 1000:.1f}" for key in ("p50", "p99", "max")),
@@ -128,7 +128,7 @@ def serve() -> str:
         )
     header = [
         f"{report['workers']} workers",
-        "requests/s",
+        "asked/s",
         "200",
         "429",
         "lost with the worker",
