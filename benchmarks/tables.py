@@ -1,6 +1,6 @@
-"""The README's tables and plot from the committed results, so that no figure in it is typed.
+"""The documents' tables and plot from the committed results, so that no figure in them is typed.
 
-    python -m garment_transfer.benchmarks.tables README.md
+    python -m garment_transfer.benchmarks.tables README.md examples/python_server/README.md
 
 rewrites what stands between `<!-- table: NAME -->` and `<!-- end -->`, and `docs/benchmark.png`
 beside the README where the result it shows has changed.
@@ -279,6 +279,46 @@ def ablation() -> str:
     return _markdown(header, rows)
 
 
+def serve() -> str:
+    """The example server under load."""
+    report = _read("serve-cpu")
+    names = {
+        "capacity": f"capacity, {report['capacity']['clients']} clients that wait",
+        "steady": f"80 %, {report['steady']['minutes']:g} minutes",
+        "overload": "200 %",
+        "kill": "30 %, one worker killed",
+    }
+    rows = []
+    for phase, name in names.items():
+        figures = report[phase]
+        statuses, latency = figures["statuses"], figures["latency_ms"]
+        known = {"200", "429", "none"}
+        rows.append(
+            [
+                name,
+                f"{figures.get('asked_per_second') or figures['per_second']:.2f}",
+                *(str(statuses.get(status, 0)) for status in ("200", "429", "none")),
+                str(sum(count for status, count in statuses.items() if status not in known)),
+                *(f"{latency[key] / 1000:.1f}" for key in ("p50", "p99", "max")),
+                str(figures["memory_mb"]["last_third"]) if "memory_mb" in figures else "-",
+            ]
+        )
+    header = [
+        f"{report['workers']} workers",
+        "asked/s",
+        "200",
+        "429",
+        "lost with the worker",
+        "other errors",
+        "p50, s",
+        "p99, s",
+        "max, s",
+        "memory, MB",
+    ]
+    replaced = report["kill"]["replaced_after_seconds"]
+    return _markdown(header, rows) + f"\nThe killed worker was replaced after {replaced:g} s.\n"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "held_out": held_out,
     "real": real,
@@ -287,6 +327,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "published": published,
     "flow_warp": flow_warp,
     "triton": triton,
+    "serve": serve,
 }
 
 
@@ -314,11 +355,14 @@ def filled(text: str) -> str:
 
 
 @click.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-def main(file: Path) -> None:
-    """Rewrite the tables of FILE, and the plot beside it, from the committed results."""
-    file.write_text(filled(file.read_text(encoding="utf-8")), encoding="utf-8")
-    plot = file.parent / PLOT
+@click.argument(
+    "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
+def main(files: tuple[Path, ...]) -> None:
+    """Rewrite the tables of FILES, and the plot beside the first, from the committed results."""
+    for file in files:
+        file.write_text(filled(file.read_text(encoding="utf-8")), encoding="utf-8")
+    plot = files[0].parent / PLOT
     if not is_current(plot):
         from garment_transfer.benchmarks.report import write_plot
 

@@ -43,6 +43,19 @@ def command(
     from garment_transfer.cli.page import built_in_people, launch, page, rendered_people
     from garment_transfer.runtime import Pipeline, sample_bundle
 
+    try:
+        rendered = rendered_people(render)
+    except ModuleNotFoundError as error:
+        raise click.UsageError(
+            f'--render needs the package {error.name}: run `pip install "garment-transfer[train]"`'
+        ) from error
     pipelines = {name: Pipeline.load(bundle or sample_bundle(), name, threads) for name in backends}
-    people = [*built_in_people(), *rendered_people(render)]
-    launch(page(pipelines, people), host, port, in_browser)
+    blocks = page(pipelines, [*built_in_people(), *rendered])
+    try:
+        launch(blocks, host, port, in_browser)
+    except OSError as error:
+        raise click.UsageError(
+            f"{host}:{port} cannot be listened on; give another --port"
+        ) from error
+    click.echo(f"http://{host}:{port} is ready; Ctrl-C ends it")
+    blocks.block_thread()

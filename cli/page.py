@@ -29,6 +29,7 @@ from garment_transfer.runtime.labels import (
 from garment_transfer.runtime.panel import flow_colours, flow_wheel
 from garment_transfer.runtime.people import ENCODINGS
 
+# Numbers 37, 34, 6 and 27 of `render --seed 77 --size 512x384 --rough`, with the photo as JPEG.
 _PEOPLE: Final = Path(__file__).parent / "assets" / "people"
 
 # Seed of the people that are rendered on request; those in the package have another.
@@ -100,7 +101,7 @@ def rendered_people(count: int) -> list[Person]:
 
 
 def launch(blocks: gr.Blocks, host: str, port: int, in_browser: bool) -> None:
-    """Serves the page until it is interrupted."""
+    """Serves the page from another thread. OSError where the port is taken."""
     # Fonts of the reader's machine: the page asks no other server for anything.
     fonts = ["system-ui", "sans-serif"]
     theme = gr.themes.Default(font=fonts, font_mono=["monospace"], primary_hue="teal")
@@ -109,6 +110,8 @@ def launch(blocks: gr.Blocks, host: str, port: int, in_browser: bool) -> None:
         server_port=port,
         inbrowser=in_browser,
         share=False,
+        quiet=True,
+        prevent_thread_lock=True,
         theme=theme,
         css=_CSS,
         footer_links=[],
@@ -339,5 +342,6 @@ def _times(transfers: Mapping[str, Transfer], size: Size) -> str:
     return (
         f"<table><tr><th></th>{names}</tr>{''.join(rows)}"
         f"<tr><td>all</td>{total}</tr></table>"
-        f"<div class=note>photo {width}x{height}, networks {size.width}x{size.height}</div>"
+        f"<div class=note>Height x width: photo {height}x{width}, networks "
+        f"{size.height}x{size.width}.</div>"
     )

@@ -397,7 +397,7 @@ async def measure(
     server: Server,
     body: Body,
     workers: int,
-    max_pending: int,
+    settings: Settings,
     minutes: float,
     short_seconds: float,
 ) -> dict[str, Any]:
@@ -408,14 +408,16 @@ async def measure(
         report[phase] = result
         click.echo(f"{phase}: {json.dumps(result)}")
 
-    # Enough to keep every worker's next batch waiting, and no more than it has slots for.
-    clients = workers * max(1, max_pending // 2)
+    # A batch that runs and one that waits for every worker, but no more than a single worker has
+    # slots for, since all may meet the same one.
+    clients = min(2 * workers * settings.max_batch, settings.max_pending)
     done("capacity", await capacity(server, body, clients, short_seconds))
     rate = report["capacity"]["per_second"]
     steady = await open_load(server, body, _STEADY * rate, 60 * minutes)
     done("steady", {"minutes": minutes, **steady})
-    # How long it takes to work off all slots; what exceeds the capacity fills them as fast.
-    slots_seconds = workers * max_pending / rate
+    # How long it takes to work off all slots; what exceeds the capacity fills them as fast, so
+    # that memory is as high as it gets in the last two thirds.
+    slots_seconds = workers * settings.max_pending / rate
     overload = await open_load(
         server, body, _OVERLOAD * rate, max(short_seconds, 3 * slots_seconds)
     )
@@ -446,11 +448,12 @@ def main(
     The server's settings are those of the environment. The exit status is 1 where requests failed
     that should not have.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the server ends with it
     settings = Settings.from_environment()
     folders = person or sample_people()[0], garment_owner or sample_people()[1]
     body = Body.of(*folders)
     with Server(workers, settings) as server:
-        report = asyncio.run(measure(server, body, workers, settings.max_pending, minutes, seconds))
+        report = asyncio.run(measure(server, body, workers, settings, minutes, seconds))
     broken = list(broken_promises(report))
     if json_file:
         photos = []

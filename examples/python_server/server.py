@@ -84,7 +84,7 @@ class Settings:
     threads: int = 1  #: of each graph; with a worker per core, 1
     max_batch: int = 4  #: pairs in a batch
     max_wait_ms: float = 5.0  #: how long the first pair of a batch waits for others
-    max_pending: int = 8  #: requests at a time; one more is answered 429
+    max_pending: int = 32  #: requests at a time; one more is answered 429
     max_body_mb: float = 32.0  #: megabytes of a request; more is answered 413
     max_megapixels: float = 4.0  #: of the photo and of each map; more is answered 413
     upload_seconds: float = 30.0  #: for the body to arrive; longer is answered 408

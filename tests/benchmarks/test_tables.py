@@ -1,4 +1,4 @@
-"""The README's figures are those of the committed results."""
+"""The documents' figures are those of the committed results."""
 
 import runpy
 from pathlib import Path
@@ -16,10 +16,14 @@ def tables() -> dict[str, Any]:
     return runpy.run_path(str(ROOT / "benchmarks" / "tables.py"))
 
 
-def test_readme_tables_are_made_from_the_results(tables: dict[str, Any]) -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert readme.count("<!-- table:") == len(tables["TABLES"])
-    assert tables["filled"](readme) == readme
+DOCUMENTS = ("README.md", "examples/python_server/README.md")
+
+
+def test_tables_are_made_from_the_results(tables: dict[str, Any]) -> None:
+    texts = [(ROOT / document).read_text(encoding="utf-8") for document in DOCUMENTS]
+    assert sum(text.count("<!-- table:") for text in texts) == len(tables["TABLES"])
+    for text in texts:
+        assert tables["filled"](text) == text
 
 
 def test_readme_plot_is_made_from_the_results(tables: dict[str, Any]) -> None:

@@ -116,7 +116,7 @@ def test_choose_a_pair_and_press(page: Any) -> None:
     table = page.locator("#times").inner_text()
     for stage in ("onnxruntime, ms", "fit", "parsing", "warping", "regrowth", "compose", "all"):
         assert stage in table
-    assert "networks 192x256" in table
+    assert "photo 1024x768, networks 256x192" in table
 
 
 def test_own_files(page: Any, tmp_path: Path) -> None:
