@@ -213,7 +213,7 @@ struct FlowWarpOp
   }
   // y is as x, flow as residual: without it the rest of the graph would lose its fixed shapes
   static OrtStatusPtr InferOutputShape(Ort::ShapeInferContext& context) {
-    return guarded([&] {
+    const Ort::Status failed{guarded([&] {
       for (const auto& [output, input, element] :
            {std::tuple{0, 0, kElement}, std::tuple{1, 2, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT}}) {
         // what is not known must not be told: an unknown size arrives as -1, an unknown rank as 0
@@ -224,7 +224,10 @@ struct FlowWarpOp
         const Ort::Status set = context.SetOutputShape(output, shape, element);
         if (!set.IsOK()) throw Ort::Exception(set.GetErrorMessage(), set.GetErrorCode());
       }
-    });
+    })};
+    // The runtime neither reads nor frees what comes back. It is an error for every size without a
+    // number, which headers of 1.21 hand over as -2 and 1.32 refuses: such shapes stay unknown.
+    return nullptr;
   }
 };
 

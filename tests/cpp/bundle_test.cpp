@@ -42,6 +42,14 @@ TEST(Schema, LongStringsMatchNoPattern) {
   EXPECT_TRUE(violation(schema, Json(std::string(10'000'000, 'a'))));
 }
 
+TEST(Schema, TypesAndUniqueItems) {
+  const Json schema = Json::parse(R"({"type": ["object", "null"], "uniqueItems": true})");
+  EXPECT_FALSE(violation(schema, Json()));
+  EXPECT_EQ(violation(schema, Json(1)), "top level: 1 is not of type 'object', 'null'");
+  EXPECT_EQ(violation(Json::parse(R"({"uniqueItems": true})"), Json::parse("[1, 2, 1]")),
+            "top level: [1, 2, 1] has non-unique elements");
+}
+
 TEST(Contract, Chains) {
   const auto signatures = contract({256, 192});
   EXPECT_EQ(text(signatures[1].outputs),

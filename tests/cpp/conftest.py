@@ -63,13 +63,18 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     folder = Path(kept) if kept else tmp_path_factory.mktemp("cpp")
     library = next(Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so*"))
 
-    def make(sanitizer: str, targets: Sequence[str] = ("all",), examples: bool = False) -> Path:
+    def make(
+        sanitizer: str,
+        targets: Sequence[str] = ("all",),
+        examples: bool = False,
+        tensorrt: Path | None = None,
+    ) -> Path:
         missing = [tool for tool in ("cmake", "g++") if not shutil.which(tool)]
         for file in NEEDED + (EXAMPLES_NEED if examples else []):
             missing += [] if Path(file).exists() else [file]
         if missing:
             pytest.skip(f"not built without {', '.join(missing)}: see CONTRIBUTING.md for packages")
-        made = folder / sanitizer
+        made = folder / (tensorrt.name if tensorrt else sanitizer)
         flags = "-Wall -Wextra -Werror " + SANITIZERS[sanitizer]
         if sanitizer != "none":
             # with sanitizers GCC takes parts of std::regex for uninitialized
@@ -82,6 +87,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
                 f"-DCMAKE_BUILD_TYPE={'Release' if sanitizer == 'none' else 'None'}",
                 f"-DGARMENT_TRANSFER_EXAMPLES={'ON' if examples else 'OFF'}",
                 f"-DCMAKE_CXX_FLAGS={flags}",
+                *([f"-DTensorRT_ROOT={tensorrt}"] if tensorrt else []),
             ]
         )  # fmt: skip
         run(["cmake", "--build", made, "-j", os.cpu_count() or 1, "-t", *targets])

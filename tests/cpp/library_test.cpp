@@ -197,6 +197,10 @@ TEST(BadInput, Options) {
   options.device_id = -1;
   EXPECT_EQ(message(options), "1 device_id is -1; expected 0 or more");
   options = {};
+  options.precision = "float16";
+  EXPECT_EQ(message(options).find("2 the bundle tiny has no float16 graphs, only float32; export"),
+            0u);
+  options = {};
   options.flow_warp_library = "/nowhere.so";
   EXPECT_EQ(message(options).find("3 /nowhere.so does not load: "), 0u) << message(options);
   options.flow_warp_library = bundle + "/manifest.json";
@@ -243,7 +247,7 @@ TEST(BadInput, Transfers) {
   expect_refused(t.transfer, "memory is GT_DEVICE, and this pipeline takes host memory");
   t = Tiny();
   t.transfer.stream = &t;
-  expect_refused(t.transfer, "stream is not null, and this pipeline takes host memory");
+  expect_refused(t.transfer, "stream is not null with GT_HOST; expected null");
 }
 
 TEST(BadInput, Pixels) {

@@ -70,7 +70,6 @@ struct BackendOptions {
   // Empty: none. `flow_warp_named` says that the caller named it, so that it has to load.
   std::string flow_warp_library;
   bool flow_warp_named = false;
-  std::string engines;
 };
 
 // The file of a library beside this one; empty where there is none.

@@ -3,10 +3,14 @@
 
 #pragma once
 
+#include <garment_transfer/garment_transfer.h>
+
 #include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
+
+#include "schema.h"
 
 namespace garment_transfer {
 
@@ -53,11 +57,20 @@ struct Graph {
 struct Bundle {
   std::string path;
   Size size;
+  std::string precision;
   std::array<Graph, 3> graphs;
 };
 
-// Reads and verifies the bundle in a folder: schema, contract, sizes, hashes. Throws Error with
+// Reads and verifies the bundle in a folder: schema, contract, sizes, hashes, in every precision.
+// `precision` names the graphs that are wanted; empty: the main ones. Throws Error with
 // GT_BUNDLE_ERROR when it is missing, not valid, of a newer schema, truncated or altered.
-Bundle load_bundle(const std::string& folder);
+Bundle load_bundle(const std::string& folder, const std::string& precision = {});
+
+// What the engines' records need of it too.
+Json read_json(const std::string& path, gt_status status, const std::string& mend);
+std::vector<Tensor> tensors(const Json& list);
+std::int64_t integer(const Json& value);
+// A whole file; Error with `status` where it cannot be read.
+std::vector<char> read_file(const std::string& path, std::uintmax_t size, gt_status status);
 
 }  // namespace garment_transfer

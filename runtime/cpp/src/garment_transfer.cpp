@@ -130,7 +130,6 @@ std::shared_ptr<Loaded> load(const char* bundle_path, const gt_pipeline_options&
   options.device = text_of(given.device);
   options.device_id = given.device_id;
   options.threads = given.threads;
-  options.engines = text_of(given.engines);
   options.flow_warp_named = given.flow_warp_library && *given.flow_warp_library;
   options.flow_warp_library =
       given.flow_warp_library
@@ -138,7 +137,7 @@ std::shared_ptr<Loaded> load(const char* bundle_path, const gt_pipeline_options&
           : library_beside(("libgarment_transfer_" + backend + ".so").c_str());
 
   auto loaded = std::make_shared<Loaded>();
-  Bundle bundle = load_bundle(bundle_path);
+  Bundle bundle = load_bundle(bundle_path, text_of(given.precision));
   loaded->size = bundle.size;
   loaded->backend = load_backend(backend, std::move(bundle), options);
   loaded->description = loaded->backend->description();
@@ -193,6 +192,9 @@ Run checked(const gt_transfer& given, Size size) {
   std::memcpy(&memory, &given.memory, sizeof memory);
   if (memory != GT_HOST && memory != GT_DEVICE) {
     refuse("memory is " + std::to_string(memory) + "; expected GT_HOST or GT_DEVICE");
+  }
+  if (memory == GT_HOST && given.stream) {
+    refuse("stream is not null with GT_HOST; expected null, as the call itself waits");
   }
   Run run;
   run.batch = given.batch;

@@ -186,11 +186,10 @@ class OnnxRuntimeWorker final : public Worker {
   explicit OnnxRuntimeWorker(OnnxRuntimeBackend& backend) : backend_(backend) {}
 
   void run(const Run& run) override {
-    if (run.memory != GT_HOST || run.stream) {
-      throw Error(GT_INVALID_ARGUMENT,
-                  std::string(run.memory != GT_HOST ? "memory is GT_DEVICE" : "stream is not null") +
-                      ", and this pipeline takes host memory and no stream (" +
-                      backend_.description() + "); load it with backend 'tensorrt' for these");
+    if (run.memory != GT_HOST) {
+      throw Error(GT_INVALID_ARGUMENT, "memory is GT_DEVICE, and this pipeline takes host memory (" +
+                                           backend_.description() +
+                                           "); load it with backend 'tensorrt' for device memory");
     }
     std::map<std::string, void*> values;
     for (std::size_t i = 0; i < kInputs.size(); ++i) {

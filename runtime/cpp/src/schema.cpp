@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <iterator>
 #include <regex>
 #include <set>
 #include <stdexcept>
@@ -49,6 +50,13 @@ bool is_type(const Json& value, const std::string& type) {
   throw std::logic_error("schema: unknown type " + type);
 }
 
+// `types` is one name or a list of them.
+bool is_any(const Json& value, const Json& types) {
+  if (types.is_string()) return is_type(value, types);
+  return std::any_of(types.begin(), types.end(),
+                     [&](const Json& type) { return is_type(value, type); });
+}
+
 // Characters, not bytes, as lengths in a schema are; the text is valid UTF-8.
 std::size_t length(const std::string& text) {
   return static_cast<std::size_t>(
@@ -68,7 +76,7 @@ class Checker {
   void check(const Json& schema, const Json& value, const std::vector<Step>& path,
              std::vector<Violation>& found) const {
     const auto add = [&](const std::string& message, std::vector<Violation> context = {}) {
-      const bool matches = schema.contains("type") && is_type(value, schema["type"]);
+      const bool matches = schema.contains("type") && is_any(value, schema["type"]);
       const bool weak = !context.empty();
       found.push_back({path, message, weak, matches, std::move(context)});
     };
@@ -84,8 +92,10 @@ class Checker {
         // "#/$defs/name"
         check(root_.at(Json::json_pointer(due.get<std::string>().substr(1))), value, path, found);
       } else if (key == "type") {
-        if (!is_type(value, due)) {
-          add(python_repr(value) + " is not of type " + python_repr(due));
+        if (!is_any(value, due)) {
+          std::vector<std::string> types;
+          for (const auto& type : due) types.push_back(python_repr(type));
+          add(python_repr(value) + " is not of type " + joined(types));
         }
       } else if (key == "const") {
         if (value != due) add(python_repr(due) + " was expected");
@@ -130,6 +140,14 @@ class Checker {
       } else if (key == "minItems") {
         if (value.is_array() && value.size() < due) {
           add(python_repr(value) + (due == 1 ? " should be non-empty" : " is too short"));
+        }
+      } else if (key == "uniqueItems") {
+        if (due == true && value.is_array()) {
+          for (auto item = value.begin(); item != value.end(); ++item) {
+            if (std::find(std::next(item), value.end(), *item) == value.end()) continue;
+            add(python_repr(value) + " has non-unique elements");
+            break;
+          }
         }
       } else if (key == "items") {
         if (value.is_array()) {

@@ -69,8 +69,8 @@ typedef struct gt_pipeline_options {
    * none, or for "", ONNX Runtime runs FlowWarp by standard operators, several times slower. */
   const char* flow_warp_library;
 
-  /* TensorRT: folder with the engines. Default: the bundle's for the device (engines/...). */
-  const char* engines;
+  /* "float32" or "float16" where the bundle has such graphs; default: its main precision. */
+  const char* precision;
 } gt_pipeline_options;
 
 #define GT_PIPELINE_OPTIONS_INIT {sizeof(gt_pipeline_options), NULL, NULL, 0, 0, NULL, NULL}
@@ -101,10 +101,9 @@ typedef struct gt_transfer {
 
   gt_memory memory; /* of all inputs and outputs; GT_DEVICE needs backend tensorrt */
 
-  /* A cudaStream_t, null for the default stream; on the CPU null. With GT_DEVICE the work is put on
-   * the stream and the call returns; pixels and session stay in use until the stream gets there,
-   * and calls of one session have to be put on one stream, or waited for. With GT_HOST the call
-   * returns when the results are there. */
+  /* GT_DEVICE: a cudaStream_t, null for the default stream. The work is put on it and the call
+   * returns; pixels have to stay until the stream has come past it. Runs of one session follow one
+   * another, on whichever streams. GT_HOST: null; the call returns when the results are there. */
   void* stream;
 
   /* The person who gets the garment, and the one who wears it: RGB [N,H,W,3], class ids 0..6

@@ -54,7 +54,7 @@ struct Options {
   std::int32_t threads = 0;
   std::string flow_warp_library;
   bool use_flow_warp_library = true;
-  std::string engines;
+  std::string precision;
 };
 
 // A loaded bundle. May be used by several threads at once.
@@ -71,7 +71,7 @@ class Pipeline {
     given.threads = options.threads;
     given.flow_warp_library =
         options.use_flow_warp_library ? text(options.flow_warp_library) : "";
-    given.engines = text(options.engines);
+    given.precision = text(options.precision);
     gt_pipeline* pipeline = nullptr;
     check(gt_pipeline_load(bundle.c_str(), &given, &pipeline));
     pipeline_.reset(pipeline);
