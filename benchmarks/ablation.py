@@ -32,7 +32,7 @@ from garment_transfer.training.data import held_out_pairs
 from garment_transfer.training.evaluation import Networks, evaluate_held_out
 from garment_transfer.training.phases import LEARNT_IN, METHOD, PHASES
 from garment_transfer.training.synthetic import HELD_OUT_PAIRS, write_shards
-from garment_transfer.training.trainer import result_of, train
+from garment_transfer.training.trainer import CHECKPOINT, result_of, train
 
 CONFIG = Path(training_config.__file__).parent / "configs" / "ablation.toml"
 FULL = "full method"
@@ -87,7 +87,7 @@ def train_row(config: RunConfig, name: str, data: Path, folder: Path) -> dict[st
         weights=dataclasses.replace(config.weights, **row.weights),
         knowledge=knowledge,
     )
-    stages = load_checkpoint(full / "checkpoint.safetensors")[1] if name != FULL else {}
+    stages = load_checkpoint(full / CHECKPOINT)[1] if name != FULL else {}
     for phase, parts in row.phases.items():
         steps = sum(config.phase(part, data, output).steps for part in parts)
         result = train(dataclasses.replace(config.phase(phase, data, output), steps=steps))

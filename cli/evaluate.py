@@ -90,14 +90,12 @@ def command(
     from garment_transfer.runtime import Person, Pipeline, sample_bundle
     from garment_transfer.training.data import held_out_pairs
     from garment_transfer.training.evaluation import (
-        INPUTS,
         cases,
         contact_sheet,
         evaluate_held_out,
         evaluate_real,
         pair_similarity,
     )
-    from garment_transfer.training.synthetic import held_out_pair
 
     pipeline = Pipeline.load(bundle or sample_bundle(), threads=threads)
     size = (pipeline.size.height, pipeline.size.width)
@@ -109,11 +107,15 @@ def command(
     if pairs:
         _, networks = load_checkpoint(without_stn or shipped_checkpoint("lite-without-stn"))
 
+        shown: list[list[NDArray]] = []
         similarity: list[float] = []
 
         def keep(pair: Mapping[str, NDArray], outputs: dict[str, NDArray]) -> None:
             if sheet:
                 similarity.append(pair_similarity(pair, outputs))
+                given = [pair["person_image"], pair["garment_image"]]
+                made = [outputs["warped_garment"], outputs["image"]]
+                shown.append([*given, *made, pair["true_image"]])
 
         rendered = tqdm(
             held_out_pairs(range(pairs), size, workers=workers), total=pairs, desc="held out"
@@ -121,12 +123,7 @@ def command(
         report["rows"] = evaluate_held_out(pipeline, rendered, networks["warping"], keep)
         _print(report["rows"])
         _print_classes(report["rows"])
-        for index in cases(similarity):
-            pair = held_out_pair(index, size)
-            outputs = pipeline.run({name: pair[name][None] for name in INPUTS})
-            seen = (pair["person_image"], pair["garment_image"])
-            made = (outputs["warped_garment"][0], outputs["image"][0])
-            pictures.append([*seen, *made, pair["true_image"]])
+        pictures += [shown[index] for index in cases(similarity)]
     if real:
         report["given_back"], images = evaluate_real(pipeline, real)
         _print(report["given_back"])

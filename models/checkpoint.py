@@ -39,16 +39,21 @@ def save_checkpoint(
     # phases that train at the same time write to one file: none may lose the other's stage
     with FileLock(path.with_name(f".{path.name}.lock")):
         if path.exists():
-            present, _, kept = _read(path)
-            if present != preset:
-                raise CheckpointError(
-                    f"{path} holds preset {present!r}, not {preset!r}: choose another output"
-                )
+            check_preset(path, preset)
+            _, _, kept = _read(path)
             tensors |= {key: kept[key] for key in kept if key.split(".")[0] not in networks}
         with replacing(path) as temporary:
             metadata = {"format": _FORMAT, "preset": preset, "phase": phase}
             save_file(tensors, temporary, metadata=metadata)
             temporary.chmod(0o644)  # safetensors makes it 0600
+
+
+def check_preset(path: Path, preset: str) -> None:
+    """Raises CheckpointError unless `path` could be written to, or added to, for a preset."""
+    if path.exists() and (present := _read(path)[0]) != preset:
+        raise CheckpointError(
+            f"{path} holds preset {present!r}, not {preset!r}: choose another output"
+        )
 
 
 def load_checkpoint(path: Path) -> tuple[str, dict[str, nn.Module]]:

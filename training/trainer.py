@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from garment_transfer.models.checkpoint import load_network, save_checkpoint
+from garment_transfer.models.checkpoint import check_preset, load_network, save_checkpoint
 from garment_transfer.models.presets import PRESETS, build_network
 from garment_transfer.runtime.bundle import STAGES
 from garment_transfer.runtime.errors import GarmentTransferError
@@ -28,6 +28,9 @@ from garment_transfer.training.data import (
 )
 from garment_transfer.training.phases import LEARNT_IN, METHOD, PHASES, Knowledge, Phase, Weights
 from garment_transfer.training.photos import open_photos
+
+#: The file of a run's folder that holds the stages and is exported.
+CHECKPOINT = "checkpoint.safetensors"
 
 
 class TrainingError(GarmentTransferError):
@@ -154,6 +157,9 @@ def train(
     """
     phase = _phase(config)
     config.output.mkdir(parents=True, exist_ok=True)
+    result, all_stages = result_of(config.output, config.phase), config.output / CHECKPOINT
+    for file in (result, all_stages):
+        check_preset(file, config.preset)
     torch.manual_seed(config.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data = data or open_data(config)
@@ -238,11 +244,10 @@ def train(
                 show(step, _picture(phase, averaged.module, batch, knowledge))
     bar.close()
     # after the loop, so that a run that was killed just before it writes the files when repeated
-    result = result_of(config.output, config.phase)
     networks = {phase.network: averaged.module}
     save_checkpoint(result, config.preset, networks, config.phase)
     if phase.network in STAGES:
-        save_checkpoint(config.output / "checkpoint.safetensors", config.preset, networks)
+        save_checkpoint(all_stages, config.preset, networks)
     return result
 
 

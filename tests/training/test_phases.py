@@ -15,18 +15,14 @@ from garment_transfer.models.warping import Flows
 from garment_transfer.runtime.errors import InputError
 from garment_transfer.runtime.labels import FACE, GARMENT, HAIR, LEGS, SKIN
 from garment_transfer.training.data import PhotoBatches, Photos, RenderedPhotos, Transfers
-from garment_transfer.training.phases import (
-    METHOD,
-    PHASES,
+from garment_transfer.training.losses import (
     Content,
-    Knowledge,
-    Weights,
     content_loss,
-    erased,
     feature_loss,
     response_loss,
     shape_loss,
 )
+from garment_transfer.training.phases import METHOD, PHASES, Knowledge, Weights, erased
 from garment_transfer.training.photos import open_photos
 from garment_transfer.training.synthetic.groups import KEYS, SHOP_KEYS, shard_paths
 from garment_transfer.training.trainer import TrainingConfig, TrainingError, open_data, train

@@ -9,7 +9,8 @@ import torch
 from garment_transfer.models.checkpoint import CheckpointError, load_checkpoint
 from garment_transfer.models.flow_warp import identity_affine
 from garment_transfer.models.warping import Flows
-from garment_transfer.training.phases import PHASES, Weights, flow_loss, places_loss
+from garment_transfer.training.losses import flow_loss, places_loss
+from garment_transfer.training.phases import PHASES, Weights
 from garment_transfer.training.synthetic.groups import shard_paths
 from garment_transfer.training.trainer import TrainingConfig, TrainingError, result_of, train
 
@@ -129,6 +130,16 @@ def test_what_a_phase_goes_on_or_learns_from_is_named(config):
     there = result_of(config.output, "supervised-parsing")
     there.rename(result_of(config.output, "transfer-parsing"))
     fails("self-study", "comes from phase 'supervised-parsing'; expected", CheckpointError)
+
+
+def test_a_run_of_another_preset_is_refused_before_its_first_step(config):
+    train(dataclasses.replace(config, steps=1))
+
+    def log(step, scalars):
+        raise AssertionError("it was trained first")
+
+    with pytest.raises(CheckpointError, match="holds preset 'lite', not 'full'"):
+        train(dataclasses.replace(config, preset="full", phase="supervised-regrowth"), log)
 
 
 def test_pictures_change_nothing(config, tmp_path):
