@@ -20,22 +20,29 @@ void in_threads(int count, const Body& body) {
   for (auto& thread : threads) thread.join();
 }
 
-TEST(Threads, SessionsOnASharedPipelineEqualPython) {
+// What one thread makes of a case is golden in library_test, with the kernel that Python has; here
+// the kernel is instrumented too, and rounds otherwise.
+TEST(Threads, SessionsOnASharedPipelineGiveWhatOneGives) {
   const gt::Pipeline pipeline(variable("GARMENT_TRANSFER_BUNDLE"), one_thread());
-  const auto cases = golden_cases(pipeline.size());
-  std::vector<std::string> wrong(kThreads);
+  const gt::Size size = pipeline.size();
+  auto cases = golden_cases(size);
+  cases.resize(4);
+  gt::Session alone(pipeline);
+  std::vector<gt::Result> due;
+  for (const Case& one : cases) due.push_back(alone.run(one.given(size)));
+  std::atomic<int> equal{0};
   in_threads(kThreads, [&](int thread) {
     gt::Session session(pipeline);
     gt::Result result;  // its memory is used again
-    for (std::size_t i = 0; i < 4; ++i) {
-      const Case& one = cases[(static_cast<std::size_t>(thread) * 4 + i) % cases.size()];
-      session.run(one.given(pipeline.size()), result);
-      if (const auto name = differing(one, result); !name.empty()) {
-        wrong[static_cast<std::size_t>(thread)] += one.name + "/" + name + " ";
-      }
+    for (std::size_t i = 0; i < 3; ++i) {
+      const std::size_t at = (static_cast<std::size_t>(thread) + i) % cases.size();
+      session.run(cases[at].given(size), result);
+      equal += result.image == due[at].image && result.flow == due[at].flow &&
+               result.transfer_parsing == due[at].transfer_parsing &&
+               result.warped_garment == due[at].warped_garment;
     }
   });
-  for (const auto& text : wrong) EXPECT_EQ(text, "");
+  EXPECT_EQ(equal, 3 * kThreads);
 }
 
 TEST(Threads, LoadAndUnloadBesideEachOther) {
@@ -93,7 +100,7 @@ TEST(Threads, ASessionRefusesASecondThread) {
             std::string::npos);
   refused = true;
   runner.join();
-  EXPECT_EQ(differing(one, session.run(inputs)), "");
+  EXPECT_EQ(gt::Session(pipeline).run(inputs).image, session.run(inputs).image);
 }
 
 }  // namespace
