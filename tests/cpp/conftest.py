@@ -146,5 +146,3 @@ def data(golden: Path, tiny_bundle: Path) -> dict[str, str]:
         "GARMENT_TRANSFER_BUNDLE": str(sample_bundle()),
         "GARMENT_TRANSFER_TINY": str(tiny_bundle),
     }
-
-

@@ -160,7 +160,9 @@ def form(parts: dict[str, bytes]) -> tuple[bytes, dict[str, str]]:
     boundary = uuid.uuid4().hex
     body = b"".join(
         f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"; filename="{name}"\r\n'
-        "Content-Type: application/octet-stream\r\n\r\n".encode() + content + b"\r\n"
+        "Content-Type: application/octet-stream\r\n\r\n".encode()
+        + content
+        + b"\r\n"
         for name, content in parts.items()
     )
     body += f"--{boundary}--\r\n".encode()
@@ -332,7 +334,7 @@ def test_server_answers_what_it_took_before_it_stops(
 
 @pytest.mark.skipif(not shutil.which("wrk"), reason="wrk is not installed: apt-get install wrk")
 def test_load_command(programs: Path, run: Run, tmp_path: Path) -> None:
-    """The command that measures, for some seconds: what it sends wrongly is refused, the rest done."""
+    """The command that measures, shortly: bad requests are refused, and nothing is lost."""
     report_file = tmp_path / "load.json"
     run(
         [

@@ -56,7 +56,7 @@ def test_address_undefined_and_leak_sanitizer(build: Build, ctest: CTest) -> Non
 
 
 def test_threads_under_thread_sanitizer(build: Build, ctest: CTest) -> None:
-    ctest(build("thread", ["threads_test", "garment_transfer_onnxruntime"]), "threads_test")
+    ctest(build("thread", ["threads_test"]), "threads_test")
 
 
 def test_fuzzing_shortly(build: Build, run: Run) -> None:
@@ -249,5 +249,3 @@ def test_installed_package_serves_a_consumer(build: Build, run: Run, tmp_path: P
         with pytest.raises(AssertionError, match=word):
             run(["cmake", "-S", tmp_path, "-B", tmp_path / wish[:4],
                  f"-DCMAKE_PREFIX_PATH={prefix}"])  # fmt: skip
-
-
