@@ -11,13 +11,13 @@ import platform
 import statistics
 import subprocess
 import tempfile
-from collections.abc import Callable
+import time
 from pathlib import Path
 from typing import Any
 
 import click
 
-from garment_transfer.benchmarks.measuring import interleaved, medians, processor
+from garment_transfer.benchmarks.measuring import medians, processor
 
 #: What tests/cpp/latency.cpp can be asked for.
 PARTS = ("library", "strided", "networks", "load")
@@ -73,7 +73,7 @@ def sample_inputs(pipeline: Any) -> dict[str, Any]:
 @click.command()
 @click.argument("build", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--threads", default=1, show_default=True, help="Threads of each graph.")
-@click.option("--rounds", default=100, show_default=True, help="Timed rounds, after 10 untimed.")
+@click.option("--rounds", default=100, show_default=True, help="Timed rounds, after 5 untimed.")
 @click.option("--cycles", default=1000, show_default=True, help="Loads for the memory's growth.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the result here.")
 def main(build: Path, threads: int, rounds: int, cycles: int, json_file: Path | None) -> None:
@@ -84,16 +84,18 @@ def main(build: Path, threads: int, rounds: int, cycles: int, json_file: Path | 
     from garment_transfer.runtime.files import replacing
 
     latency = Latency(build / "tests/latency", threads)
-    own: dict[str, list[float]] = {part: [] for part in PARTS}
-
-    def part(name: str) -> Callable[[], object]:
-        # the program makes an untimed call and a timed one, as `interleaved` does for Python
-        return lambda: own[name].append(latency.ask(name))
-
-    runs = {"python": lambda: latency.pipeline.run(latency.inputs)}
-    times = interleaved({**runs, **{name: part(name) for name in PARTS}}, rounds)
+    timed: dict[str, list[float]] = {"python": [], **{part: [] for part in PARTS}}
+    for turn in range(rounds + 5):
+        # each after an untimed call of itself, which `latency` makes too
+        latency.pipeline.run(latency.inputs)
+        start = time.perf_counter()
+        latency.pipeline.run(latency.inputs)
+        took = {"python": 1000 * (time.perf_counter() - start)}
+        took |= {part: latency.ask(part) for part in PARTS}
+        if turn >= 5:
+            for name, value in took.items():
+                timed[name].append(value)
     latency.close()
-    timed = {"python": times["python"], **{name: own[name][-2 * rounds :] for name in PARTS}}
     median = medians(timed)
     memory = json.loads(
         subprocess.run(

@@ -51,7 +51,9 @@ def form(parts: dict[str, bytes]) -> bytes:
     """A multipart body."""
     body = b"".join(
         f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"; filename="{name}"\r\n'
-        "\r\n".encode() + content + b"\r\n"
+        "\r\n".encode()
+        + content
+        + b"\r\n"
         for name, content in parts.items()
     )
     return body + f"--{_BOUNDARY}--\r\n".encode()

@@ -1,6 +1,6 @@
 """Runs both fuzz targets of a build folder, and prints what they report as JSON.
 
-    python tests/cpp/fuzz.py BUILD EXECUTIONS [--json FILE]
+python tests/cpp/fuzz.py BUILD EXECUTIONS [--json FILE]
 """
 
 import argparse

@@ -334,7 +334,7 @@ def test_server_answers_what_it_took_before_it_stops(
 
 @pytest.mark.skipif(not shutil.which("wrk"), reason="wrk is not installed: apt-get install wrk")
 def test_load_command(programs: Path, run: Run, tmp_path: Path) -> None:
-    """The command that measures, for some seconds: what it sends wrongly is refused, the rest done."""
+    """The command that measures, shortly: bad requests are refused, and nothing is lost."""
     report_file = tmp_path / "load.json"
     run(
         [

@@ -38,7 +38,7 @@ def ctest(run: Callable[..., str], data: dict[str, str]) -> Callable[[Path, str]
 
     def tests(folder: Path, pattern: str) -> None:
         kernel = {}
-        if folder.name != "none":  # sanitized, FlowWarp rounds otherwise: Python's own kernel
+        if folder.name == "address":  # so built, FlowWarp rounds otherwise: Python's own kernel
             kernel = {"GARMENT_TRANSFER_KERNEL": str(KERNEL)}
         run(["ctest", "--test-dir", folder, "-R", pattern, "--output-on-failure"], **data, **kernel)
 

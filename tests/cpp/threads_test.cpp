@@ -13,6 +13,15 @@ namespace {
 
 constexpr int kThreads = 8;
 
+// Without FlowWarp's kernel, whose memory ONNX Runtime hands from thread to thread in ways that
+// ThreadSanitizer does not see; tests/kernels runs it under ThreadSanitizer by itself.
+gt::Options one_graph_thread() {
+  gt::Options options;
+  options.threads = 1;
+  options.use_flow_warp_library = false;
+  return options;
+}
+
 template <typename Body>
 void in_threads(int count, const Body& body) {
   std::vector<std::thread> threads;
@@ -20,22 +29,28 @@ void in_threads(int count, const Body& body) {
   for (auto& thread : threads) thread.join();
 }
 
-TEST(Threads, SessionsOnASharedPipelineEqualPython) {
-  const gt::Pipeline pipeline(variable("GARMENT_TRANSFER_BUNDLE"), one_thread());
-  const auto cases = golden_cases(pipeline.size());
-  std::vector<std::string> wrong(kThreads);
+// What one thread makes of a case is golden in library_test.
+TEST(Threads, SessionsOnASharedPipelineGiveWhatOneGives) {
+  const gt::Pipeline pipeline(variable("GARMENT_TRANSFER_BUNDLE"), one_graph_thread());
+  const gt::Size size = pipeline.size();
+  auto cases = golden_cases(size);
+  cases.resize(4);
+  gt::Session alone(pipeline);
+  std::vector<gt::Result> due;
+  for (const Case& one : cases) due.push_back(alone.run(one.given(size)));
+  std::atomic<int> equal{0};
   in_threads(kThreads, [&](int thread) {
     gt::Session session(pipeline);
     gt::Result result;  // its memory is used again
-    for (std::size_t i = 0; i < 4; ++i) {
-      const Case& one = cases[(static_cast<std::size_t>(thread) * 4 + i) % cases.size()];
-      session.run(one.given(pipeline.size()), result);
-      if (const auto name = differing(one, result); !name.empty()) {
-        wrong[static_cast<std::size_t>(thread)] += one.name + "/" + name + " ";
-      }
+    for (std::size_t i = 0; i < 3; ++i) {
+      const std::size_t at = (static_cast<std::size_t>(thread) + i) % cases.size();
+      session.run(cases[at].given(size), result);
+      equal += result.image == due[at].image && result.flow == due[at].flow &&
+               result.transfer_parsing == due[at].transfer_parsing &&
+               result.warped_garment == due[at].warped_garment;
     }
   });
-  for (const auto& text : wrong) EXPECT_EQ(text, "");
+  EXPECT_EQ(equal, 3 * kThreads);
 }
 
 TEST(Threads, LoadAndUnloadBesideEachOther) {
@@ -43,7 +58,7 @@ TEST(Threads, LoadAndUnloadBesideEachOther) {
   std::atomic<int> loaded{0};
   in_threads(kThreads, [&](int) {
     for (int i = 0; i < 3; ++i) {
-      const gt::Pipeline pipeline(bundle, one_thread());
+      const gt::Pipeline pipeline(bundle, one_graph_thread());
       const gt::Session session(pipeline);
       loaded += pipeline.size().height == 64;
     }
@@ -65,7 +80,7 @@ TEST(Threads, MessagesAreEachThreadsOwn) {
 }
 
 TEST(Threads, ASessionRefusesASecondThread) {
-  const gt::Pipeline pipeline(variable("GARMENT_TRANSFER_BUNDLE"), one_thread());
+  const gt::Pipeline pipeline(variable("GARMENT_TRANSFER_BUNDLE"), one_graph_thread());
   const Case one = golden_cases(pipeline.size()).front();
   const gt::Inputs inputs = one.given(pipeline.size());
   gt::Session session(pipeline);
@@ -93,7 +108,7 @@ TEST(Threads, ASessionRefusesASecondThread) {
             std::string::npos);
   refused = true;
   runner.join();
-  EXPECT_EQ(differing(one, session.run(inputs)), "");
+  EXPECT_EQ(gt::Session(pipeline).run(inputs).image, session.run(inputs).image);
 }
 
 }  // namespace
