@@ -89,11 +89,7 @@ def send(address: tuple[str, int], content: bytes) -> int:
     """The status code of the answer to raw bytes; 0 where there is none."""
     with socket.create_connection(address, timeout=60) as connection:
         connection.sendall(content)
-        connection.shutdown(socket.SHUT_WR)
-        answer = b""
-        while chunk := connection.recv(65536):
-            answer += chunk
-    words = answer.split(b" ", 2)
+        words = connection.recv(65536).split(b" ", 2)
     return int(words[1]) if len(words) > 1 else 0
 
 
