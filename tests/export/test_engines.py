@@ -341,7 +341,7 @@ def test_an_interrupt_leaves_the_bundle_as_it_was(own):
     before = _files(own.path)
 
     def interrupt(stage, part, done):
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
 
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):

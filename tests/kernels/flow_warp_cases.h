@@ -154,10 +154,7 @@ inline std::vector<Variant> variants() {
           {{1, 5, 14, 6}, 100, false},  {{3, 8, 4, 16}, 1, true},   {{1, 9, 8, 258}, 20, false},
           {{1, 64, 12, 16}, 2, false},  {{1, 67, 6, 514}, 2, true}, {{2, 16, 34, 2}, 5, false},
           {{1, 300, 4, 6}, 1, false},   {{0, 3, 4, 4}, 1, false},   {{1, 0, 4, 4}, 1, false},
-          {{1, 2, 2, 1026}, 1e6, true}, {{1, 13, 22, 22}, 0, false},
-          // rows by a ring: several strips, rows that leave it, more rows than it holds
-          {{2, 4, 130, 36}, 2, true},   {{1, 3, 66, 2048}, 0, false},
-          {{1, 4, 66, 2048}, 9, true}};
+          {{1, 2, 2, 1026}, 1e6, true}, {{1, 13, 22, 22}, 0, false}};
 }
 
 }  // namespace garment_transfer::testing

@@ -34,7 +34,13 @@ bool check(unsigned seed, const Variant& variant, Padding padding) {
 int main() {
   bool good = true;
   unsigned seed = 1;
-  for (const Variant& variant : variants()) {
+  std::vector<Variant> all = variants();
+  // rows by a ring: several strips, rows that leave it, more rows than it holds
+  for (const Variant& variant : std::initializer_list<Variant>{
+           {{2, 4, 130, 36}, 2, true}, {{1, 3, 66, 2048}, 0, false}, {{1, 4, 66, 2048}, 9, true}}) {
+    all.push_back(variant);
+  }
+  for (const Variant& variant : all) {
     for (const Padding padding : {Padding::kZeros, Padding::kBorder}) {
       good = check(seed++, variant, padding) && good;
     }
