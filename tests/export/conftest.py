@@ -1,12 +1,14 @@
 """One bundle of untrained networks, in both precisions, exported once for this folder."""
 
+import os
+
 import pytest
 import torch
 
 from garment_transfer.export.bundle import export_bundle, listed_half
 from garment_transfer.models.checkpoint import save_checkpoint
 from garment_transfer.models.presets import build
-from garment_transfer.runtime.bundle import Size
+from garment_transfer.runtime.bundle import Bundle, Size
 
 SIZE = Size(64, 96)
 
@@ -25,6 +27,9 @@ def checkpoint(networks, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def bundle(checkpoint, tmp_path_factory):
+def bundle(request, tmp_path_factory):
+    if "GARMENT_TRANSFER_TEST_BUNDLE" in os.environ:  # exported by the process that this one serves
+        return Bundle.load(os.environ["GARMENT_TRANSFER_TEST_BUNDLE"])
+    checkpoint = request.getfixturevalue("checkpoint")
     output = tmp_path_factory.mktemp("export") / "bundle"
     return export_bundle(checkpoint, output, size=SIZE, half=listed_half)
