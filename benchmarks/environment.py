@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import subprocess
@@ -15,7 +14,7 @@ import numpy as np
 import psutil
 
 from garment_transfer.benchmarks.measuring import processor
-from garment_transfer.runtime.version import package_version
+from garment_transfer.runtime.version import installed_versions, package_version
 
 #: Packages whose version may change a figure.
 PACKAGES: Final = (
@@ -51,7 +50,7 @@ def environment() -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "garment_transfer": package_version(),
-        "packages": _versions(),
+        "packages": installed_versions(PACKAGES),
         "gpus": _gpus(),
         "git_revision": git_revision(),
     }
@@ -164,16 +163,6 @@ def _busy_s() -> float:
     return sum(
         getattr(times, name, 0.0) for name in ("user", "system", "nice", "irq", "softirq", "steal")
     )
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
 
 
 def _clock_mhz() -> float | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import importlib.resources
 import json
 import multiprocessing
 import random
@@ -37,7 +36,7 @@ from garment_transfer.benchmarks.worker import Job, serve
 from garment_transfer.runtime.bundle import Bundle
 from garment_transfer.runtime.engines import list_engines
 from garment_transfer.runtime.errors import GarmentTransferError, InputError
-from garment_transfer.runtime.files import replacing
+from garment_transfer.runtime.files import replacing, schema_error
 
 SCHEMA_VERSION: Final = 1
 
@@ -212,19 +211,9 @@ def write_report(report: dict[str, Any], path: Path) -> None:
 
 def validate(report: Any) -> None:
     """Raises ValueError unless a report is valid by `benchmark.schema.json`."""
-    import jsonschema
-
-    schema = json.loads(
-        importlib.resources.files("garment_transfer.benchmarks")
-        .joinpath("benchmark.schema.json")
-        .read_text(encoding="utf-8")
-    )
-    error = jsonschema.exceptions.best_match(
-        jsonschema.Draft202012Validator(schema).iter_errors(report)
-    )
+    error = schema_error(report, "benchmark.schema.json", "garment_transfer.benchmarks")
     if error is not None:
-        where = ".".join(map(str, error.absolute_path)) or "top level"
-        raise ValueError(f"{where}: {error.message}")
+        raise ValueError(error)
 
 
 def _report(settings: Settings, bundle: Bundle) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import hashlib
-import importlib.resources
 import json
 import os
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from garment_transfer.runtime.errors import BundleError
-from garment_transfer.runtime.files import read_json, replacing
+from garment_transfer.runtime.files import read_json, replacing, schema_error
 from garment_transfer.runtime.labels import CLASSES
 from garment_transfer.runtime.version import package_version
 
@@ -388,8 +387,6 @@ def _read_manifest(folder: Path) -> Manifest:
 
 def _validate(fields: Any, path: Path) -> None:
     """Raises BundleError unless `fields` is a manifest by the schema of this release."""
-    import jsonschema
-
     version = fields.get("schema_version") if isinstance(fields, dict) else None
     # Before all else: a newer manifest may well break today's schema, and that is not its fault.
     if isinstance(version, int) and version > SCHEMA_VERSION:
@@ -398,17 +395,9 @@ def _validate(fields: Any, path: Path) -> None:
             f"({package_version()}) reads up to {SCHEMA_VERSION}; "
             "run `pip install --upgrade garment-transfer`, or export the bundle with this release"
         )
-    schema = json.loads(
-        importlib.resources.files("garment_transfer.runtime")
-        .joinpath("manifest.schema.json")
-        .read_text(encoding="utf-8")
-    )
-    error = jsonschema.exceptions.best_match(
-        jsonschema.Draft202012Validator(schema).iter_errors(fields)
-    )
+    error = schema_error(fields, "manifest.schema.json")
     if error is not None:
-        where = ".".join(map(str, error.absolute_path)) or "top level"
-        raise BundleError(f"{path} is not a valid manifest: {where}: {error.message}; {_MEND}")
+        raise BundleError(f"{path} is not a valid manifest: {error}; {_MEND}")
 
 
 def _check_contract(manifest: Manifest, path: Path) -> None:

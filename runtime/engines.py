@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.resources
 import json
 import os
 import re
@@ -29,7 +28,7 @@ from typing import Any, Final, Literal, NoReturn
 
 from garment_transfer.runtime.bundle import Bundle, Tensor, sha256_of
 from garment_transfer.runtime.errors import EngineError
-from garment_transfer.runtime.files import read_json, replacing
+from garment_transfer.runtime.files import read_json, replacing, schema_error
 from garment_transfer.runtime.version import package_version
 
 ENGINES: Final = "engines"
@@ -417,8 +416,6 @@ def _load(bundle: Bundle, folder: Path) -> Engines:
 
 
 def _validate(fields: Any, path: Path, mend: str) -> None:
-    import jsonschema
-
     version = fields.get("schema_version") if isinstance(fields, dict) else None
     if isinstance(version, int) and version > RECORD_VERSION:
         raise EngineError(
@@ -426,17 +423,9 @@ def _validate(fields: Any, path: Path, mend: str) -> None:
             f"({package_version()}) reads up to {RECORD_VERSION}; "
             f"run `pip install --upgrade garment-transfer`, or {mend}"
         )
-    schema = json.loads(
-        importlib.resources.files("garment_transfer.runtime")
-        .joinpath("engine.schema.json")
-        .read_text(encoding="utf-8")
-    )
-    error = jsonschema.exceptions.best_match(
-        jsonschema.Draft202012Validator(schema).iter_errors(fields)
-    )
+    error = schema_error(fields, "engine.schema.json")
     if error is not None:
-        where = ".".join(map(str, error.absolute_path)) or "top level"
-        raise EngineError(f"{path} is not a valid record: {where}: {error.message}; {mend}")
+        raise EngineError(f"{path} is not a valid record: {error}; {mend}")
 
 
 def _tensors(fields: Sequence[Mapping[str, Any]]) -> tuple[Tensor, ...]:

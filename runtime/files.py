@@ -1,8 +1,9 @@
-"""Writing a file whole or not at all, and reading JSON."""
+"""Writing a file whole or not at all, reading JSON and checking it by a schema."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.resources
 import json
 import os
 import secrets
@@ -48,6 +49,22 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except RecursionError:
         raise ValueError("brackets are nested too deeply") from None
+
+
+def schema_error(fields: Any, schema: str, package: str = "garment_transfer.runtime") -> str | None:
+    """Where and why `fields` is not valid by a JSON schema among a package's files; None if it is.
+
+    Of several reasons the one that jsonschema finds most telling.
+    """
+    import jsonschema
+
+    text = importlib.resources.files(package).joinpath(schema).read_text(encoding="utf-8")
+    error = jsonschema.exceptions.best_match(
+        jsonschema.Draft202012Validator(json.loads(text)).iter_errors(fields)
+    )
+    if error is None:
+        return None
+    return f"{'.'.join(map(str, error.absolute_path)) or 'top level'}: {error.message}"
 
 
 def _target(path: Path) -> Path:

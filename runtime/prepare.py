@@ -22,7 +22,7 @@ from PIL import Image
 from garment_transfer.runtime.backends.onnxruntime import OnnxRuntimeEngine, open_model
 from garment_transfer.runtime.bundle import Size
 from garment_transfer.runtime.errors import InputError, OutputError
-from garment_transfer.runtime.files import read_json, replacing
+from garment_transfer.runtime.files import read_json, replacing, schema_error
 from garment_transfer.runtime.fitting import Fit, resize
 from garment_transfer.runtime.images import read_rgb
 from garment_transfer.runtime.labels import label_set
@@ -354,8 +354,6 @@ def prepare(photo: Path, folder: Path, parser: Parser, densepose: DensePose) -> 
 
 
 def _read_description(path: Path, task: str) -> dict[str, Any]:
-    import jsonschema
-
     if not path.is_file():
         raise InputError(f"{path} does not exist; give the ONNX file of a {task} model")
     beside = path.with_suffix(".json")
@@ -371,13 +369,9 @@ def _read_description(path: Path, task: str) -> dict[str, Any]:
         raise InputError(
             f"{beside} cannot be read as JSON ({error}); {schema_file} specifies it"
         ) from error
-    schema = json.loads(schema_file.read_text(encoding="utf-8"))
-    wrong = jsonschema.exceptions.best_match(
-        jsonschema.Draft202012Validator(schema).iter_errors(fields)
-    )
+    wrong = schema_error(fields, _SCHEMA)
     if wrong is not None:
-        where = ".".join(map(str, wrong.absolute_path)) or "top level"
-        raise InputError(f"{beside}: {where}: {wrong.message}; {schema_file} specifies the file")
+        raise InputError(f"{beside}: {wrong}; {schema_file} specifies the file")
     if fields["task"] != task:
         raise InputError(
             f"{beside} describes a model for {fields['task']}, where one for {task} is due; check "

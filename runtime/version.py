@@ -1,6 +1,7 @@
-"""The version of this package, without importing any of it."""
+"""Versions of installed packages, without importing any of them."""
 
 import importlib.metadata
+from collections.abc import Iterable
 
 
 def package_version() -> str:
@@ -9,3 +10,14 @@ def package_version() -> str:
         return importlib.metadata.version("garment-transfer")
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
+
+
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """The versions of those packages that are installed."""
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +12,7 @@ from garment_transfer.kernels import onnxruntime_library
 from garment_transfer.runtime.backends import Status, check_signature
 from garment_transfer.runtime.bundle import Graph, Tensor
 from garment_transfer.runtime.errors import BackendError
+from garment_transfer.runtime.version import installed_versions
 
 #: Packages that each install the module `onnxruntime`; two of them overwrite each other's files.
 PACKAGES: Final = ("onnxruntime", "onnxruntime-gpu")
@@ -138,7 +138,7 @@ def kernel_problem() -> str:
 
 def status() -> Status:
     """Whether ONNX Runtime can run here."""
-    installed = installed_packages()
+    installed = installed_versions(PACKAGES)
     if len(installed) > 1:
         return _unavailable(
             f"{' and '.join(installed)} are both installed and overwrite each other's files, so "
@@ -172,17 +172,6 @@ def status() -> Status:
         version=onnxruntime.__version__,
         details=f"runs on the CPU; providers built in: {providers}; {warp}",
     )
-
-
-def installed_packages() -> dict[str, str]:
-    """The versions of those of `PACKAGES` that are installed."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
 
 
 def _unavailable(reason: str, remedy: str) -> Status:
