@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,11 +19,20 @@ from PIL import Image
 
 from garment_transfer.runtime.bundle import (
     STAGES,
+    Bundle,
     Checkpoint,
     Parity,
     Size,
     contract,
     write_manifest,
+)
+from garment_transfer.runtime.engines import (
+    ENGINES,
+    Batch,
+    Engines,
+    Record,
+    StageEngine,
+    write_record,
 )
 from garment_transfer.runtime.people import Person
 
@@ -205,6 +217,49 @@ def save_person(person: Person, folder: Path, **meta: str) -> Path:
     return folder
 
 
+def put_engines(
+    bundle: Bundle, *, plan: str = "plan of {stage}", graph_sha256: str = "", **fields: Any
+) -> Engines:
+    """Puts engines whose plans are no plans, only text, into a bundle, with a whole record.
+
+    The record differs in `fields` from one of TensorRT's for compute capability 8.9, and in
+    `graph_sha256`, if given, from the bundle's graphs.
+    """
+    stages = {}
+    plans = {stage: plan.format(stage=stage).encode() for stage in STAGES}
+    for stage, content in plans.items():
+        graph = bundle.manifest.graphs[stage]
+        stages[stage] = StageEngine(
+            file=f"{stage}.plan",
+            bytes=len(content),
+            sha256=hashlib.sha256(content).hexdigest(),
+            onnx_sha256=graph_sha256 or graph.sha256,
+            inputs=graph.inputs,
+            outputs=graph.outputs,
+            build_seconds=1.5,
+            device_memory_bytes=None,
+        )
+    record = Record(
+        flavour="tensorrt",
+        flavour_version="10.16.1.11",
+        compute_capabilities=("8.9",),
+        precision="float32",
+        batch=Batch(1, 2, 4),
+        optimization_level=3,
+        plugin=None,
+        bundle=bundle.manifest.name,
+        built="2026-01-02T03:04:05+00:00",
+        stages=stages,
+    )
+    record = replace(record, **fields)
+    folder = bundle.path / ENGINES / record.folder
+    folder.mkdir(parents=True)
+    for stage, content in plans.items():
+        (folder / f"{stage}.plan").write_bytes(content)
+    write_record(folder, record)
+    return Engines(bundle, folder, record)
+
+
 # Test files cannot import this one (pytest's importlib mode), so they get what it has as fixtures.
 
 
@@ -218,6 +273,12 @@ def _make_person() -> Callable[..., Person]:
 def _save_person() -> Callable[..., Path]:
     """`save_person(person, folder, **meta)`: writes a person's folder and returns it."""
     return save_person
+
+
+@pytest.fixture(scope="session", name="put_engines")
+def _put_engines() -> Callable[..., Engines]:
+    """`put_engines(bundle, plan=, graph_sha256=, **fields)`: engines that are only text."""
+    return put_engines
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,10 +20,8 @@ from garment_transfer.runtime.bundle import STAGES, Bundle, Signature, contract
 from garment_transfer.runtime.engines import (
     ENGINES,
     Batch,
+    Engines,
     Plugin,
-    Record,
-    StageEngine,
-    write_record,
 )
 from garment_transfer.runtime.errors import (
     BackendError,
@@ -108,8 +104,8 @@ def test_python(bundle: Bundle, tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["1", "config.pbtxt", "warmup"]
 
 
-def test_python_on_a_gpu(bundle: Bundle, tmp_path: Path) -> None:
-    put_engines(bundle, "8.9")
+def test_python_on_a_gpu(put: Callable[..., Engines], bundle: Bundle, tmp_path: Path) -> None:
+    put("8.9")
     write_repository(bundle, tmp_path / "new", backend="tensorrt", precision="float32")
     folder = tmp_path / "new" / "garment_transfer"
     config = config_of(folder)
@@ -182,47 +178,22 @@ def test_the_ensembles_steps_give_what_the_pipeline_gives(
         assert (tensors[name] == array).all(), name
 
 
-def put_engines(bundle: Bundle, capability: str, **fields: Any) -> None:
-    """Engines of the bundle, whose plans say which they are."""
-    stages = {}
-    plans = {}
-    for stage in STAGES:
-        graph = bundle.manifest.graphs[stage]
-        plans[stage] = f"{stage} for {capability}".encode()
-        stages[stage] = StageEngine(
-            file=f"{stage}.plan",
-            bytes=len(plans[stage]),
-            sha256=hashlib.sha256(plans[stage]).hexdigest(),
-            onnx_sha256=graph.sha256,
-            inputs=graph.inputs,
-            outputs=graph.outputs,
-            build_seconds=1.0,
-            device_memory_bytes=None,
-        )
-    record = Record(
-        flavour="tensorrt",
-        flavour_version="10.16.1.11",
-        compute_capabilities=(capability,),
-        precision="float32",
-        batch=Batch(1, 2, 8),
-        optimization_level=3,
-        plugin=None,
-        bundle=bundle.manifest.name,
-        built="2026-01-02T03:04:05+00:00",
-        stages=stages,
-    )
-    record = dataclasses.replace(record, **fields)
-    folder = bundle.path / ENGINES / record.folder
-    folder.mkdir(parents=True)
-    for stage, plan in plans.items():
-        (folder / f"{stage}.plan").write_bytes(plan)
-    write_record(folder, record)
+@pytest.fixture
+def put(bundle: Bundle, put_engines: Callable[..., Engines]) -> Callable[..., Engines]:
+    """`put(capability, **fields)`: engines of the bundle, whose plans say which they are."""
+
+    def put(capability: str, **fields: Any) -> Engines:
+        plan = f"{{stage}} for {capability}"
+        given = {"compute_capabilities": (capability,), "batch": Batch(1, 2, 8), **fields}
+        return put_engines(bundle, plan=plan, **given)
+
+    return put
 
 
-def test_tensorrt(bundle: Bundle, tmp_path: Path) -> None:
-    put_engines(bundle, "8.6")
-    put_engines(bundle, "9.0")
-    put_engines(bundle, "8.9", flavour="tensorrt-rtx")  # Triton does not run these
+def test_tensorrt(put: Callable[..., Engines], bundle: Bundle, tmp_path: Path) -> None:
+    put("8.6")
+    put("9.0")
+    put("8.9", flavour="tensorrt-rtx")  # Triton does not run these
     notes = write_repository(bundle, tmp_path, form="tensorrt", serving=Serving(instances=2))
     assert len(notes) == 1
     assert "10.16.1.11" in notes[0]
@@ -244,15 +215,17 @@ def test_tensorrt(bundle: Bundle, tmp_path: Path) -> None:
     [(False, "tensorrt,plugins="), (True, "tensorrt,version-compatible=true")],
 )
 def test_tensorrt_says_what_a_plugin_needs(
-    bundle: Bundle, tmp_path: Path, embedded: bool, due: str
+    put: Callable[..., Engines], bundle: Bundle, tmp_path: Path, embedded: bool, due: str
 ) -> None:
-    put_engines(bundle, "8.9", plugin=Plugin("FlowWarp", "1", "0" * 64, embedded))
+    put("8.9", plugin=Plugin("FlowWarp", "1", "0" * 64, embedded))
     notes = write_repository(bundle, tmp_path, form="tensorrt")
     assert f"--backend-config={due}" in " ".join(notes)
 
 
-def test_tensorrt_without_engines(bundle: Bundle, tmp_path: Path) -> None:
-    put_engines(bundle, "8.9", flavour="tensorrt-rtx")
+def test_tensorrt_without_engines(
+    put: Callable[..., Engines], bundle: Bundle, tmp_path: Path
+) -> None:
+    put("8.9", flavour="tensorrt-rtx")
     with pytest.raises(
         EngineError, match=r"no float32 engines.*has: tensorrt-rtx-sm89.*garment-transfer build"
     ):
@@ -260,17 +233,21 @@ def test_tensorrt_without_engines(bundle: Bundle, tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
-def test_tensorrt_checks_the_engines(bundle: Bundle, tmp_path: Path) -> None:
-    put_engines(bundle, "8.9")
+def test_tensorrt_checks_the_engines(
+    put: Callable[..., Engines], bundle: Bundle, tmp_path: Path
+) -> None:
+    put("8.9")
     with pytest.raises(EngineError, match=r"a batch of 16: the engines in .* for 1 to 8"):
         write_repository(bundle, tmp_path / "new", form="tensorrt", serving=Serving(16))
-    put_engines(bundle, "9.0", flavour_version="10.17.0.1")
+    put("9.0", flavour_version="10.17.0.1")
     with pytest.raises(EngineError, match=r"TensorRT 10\.16\.1\.11 and 10\.17\.0\.1"):
         write_repository(bundle, tmp_path / "new", form="tensorrt")
 
 
-def test_an_altered_engine_is_refused(bundle: Bundle, tmp_path: Path) -> None:
-    put_engines(bundle, "8.9")
+def test_an_altered_engine_is_refused(
+    put: Callable[..., Engines], bundle: Bundle, tmp_path: Path
+) -> None:
+    put("8.9")
     plan = next((bundle.path / ENGINES).glob("*/warping.plan"))
     plan.write_bytes(plan.read_bytes()[::-1])
     with pytest.raises(EngineError, match=r"warping\.plan was altered"):

@@ -1,13 +1,11 @@
 """The backends of the GPU as far as they go without one; the rest is in tests/gpu."""
 
 import ast
-import hashlib
 import importlib.util
 import inspect
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +20,7 @@ from garment_transfer.runtime.backends import DEVICE_BACKENDS, find_backend, onn
 from garment_transfer.runtime.backends import tensorrt as backend
 from garment_transfer.runtime.bundle import STAGES
 from garment_transfer.runtime.device import CudaDevice
-from garment_transfer.runtime.engines import ENGINES, Batch, Record, StageEngine, write_record
+from garment_transfer.runtime.engines import ENGINES, Batch, Engines
 from garment_transfer.runtime.errors import BackendError, EngineError
 
 RTX = "tensorrt-rtx"
@@ -49,43 +47,21 @@ def rtx() -> Any:
 
 
 @pytest.fixture
-def put(own_tiny_bundle: Path, rtx: Any) -> Callable[..., Bundle]:
+def put(
+    own_tiny_bundle: Path, rtx: Any, put_engines: Callable[..., Engines]
+) -> Callable[..., Bundle]:
     """`put(**fields)`: the tiny bundle with TensorRT-RTX engines whose plans are no plans."""
 
-    def put(graph_sha256: str = "", **fields: Any) -> Bundle:
+    def put(**fields: Any) -> Bundle:
         bundle = Bundle.load(own_tiny_bundle)
-        plans = {stage: f"plan of {stage}".encode() for stage in STAGES}
-        stages = {
-            stage: StageEngine(
-                file=f"{stage}.plan",
-                bytes=len(plan),
-                sha256=hashlib.sha256(plan).hexdigest(),
-                onnx_sha256=graph_sha256 or bundle.manifest.graphs[stage].sha256,
-                inputs=bundle.manifest.graphs[stage].inputs,
-                outputs=bundle.manifest.graphs[stage].outputs,
-                build_seconds=1.0,
-                device_memory_bytes=None,
-            )
-            for stage, plan in plans.items()
+        given = {
+            "flavour": RTX,
+            "flavour_version": rtx.__version__,
+            "compute_capabilities": ("8.6", "8.9"),  # as its builder does: one for several
+            "batch": Batch(1, 1, 4),
+            **fields,
         }
-        record = Record(
-            flavour=RTX,
-            flavour_version=rtx.__version__,
-            compute_capabilities=("8.6", "8.9"),  # as its builder does: one for several
-            precision="float32",
-            batch=Batch(1, 1, 4),
-            optimization_level=3,
-            plugin=None,
-            bundle=bundle.manifest.name,
-            built="2026-01-02T03:04:05+00:00",
-            stages=stages,
-        )
-        record = replace(record, **fields)
-        folder = bundle.path / ENGINES / record.folder
-        folder.mkdir(parents=True)
-        for stage, plan in plans.items():
-            (folder / f"{stage}.plan").write_bytes(plan)
-        write_record(folder, record)
+        put_engines(bundle, **given)
         return bundle
 
     return put

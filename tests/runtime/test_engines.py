@@ -11,25 +11,23 @@ import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from garment_transfer.runtime import sample_bundle
-from garment_transfer.runtime.bundle import STAGES, Bundle
+from garment_transfer.runtime.bundle import Bundle
 from garment_transfer.runtime.engines import (
     ENGINES,
     Batch,
     Engines,
     Plugin,
-    Record,
-    StageEngine,
     build_command,
     find_engines,
     list_engines,
     must_be_copied,
-    write_record,
 )
 from garment_transfer.runtime.errors import BackendError, EngineError
 
@@ -42,45 +40,9 @@ def bundle(own_tiny_bundle: Path) -> Bundle:
 
 
 @pytest.fixture
-def put(bundle: Bundle) -> Callable[..., Engines]:
+def put(bundle: Bundle, put_engines: Callable[..., Engines]) -> Callable[..., Engines]:
     """`put(**fields)`: engines of the bundle with a record that differs in these fields."""
-
-    def put(**fields: Any) -> Engines:
-        stages = {}
-        for stage in STAGES:
-            graph = bundle.manifest.graphs[stage]
-            plan = f"plan of {stage}".encode()
-            stages[stage] = StageEngine(
-                file=f"{stage}.plan",
-                bytes=len(plan),
-                sha256=hashlib.sha256(plan).hexdigest(),
-                onnx_sha256=graph.sha256,
-                inputs=graph.inputs,
-                outputs=graph.outputs,
-                build_seconds=1.5,
-                device_memory_bytes=None,
-            )
-        record = Record(
-            flavour="tensorrt",
-            flavour_version=VERSION,
-            compute_capabilities=("8.9",),
-            precision="float32",
-            batch=Batch(1, 2, 4),
-            optimization_level=3,
-            plugin=None,
-            bundle=bundle.manifest.name,
-            built="2026-01-02T03:04:05+00:00",
-            stages=stages,
-        )
-        record = replace(record, **fields)
-        folder = bundle.path / ENGINES / record.folder
-        folder.mkdir(parents=True)
-        for stage in STAGES:
-            (folder / f"{stage}.plan").write_bytes(f"plan of {stage}".encode())
-        write_record(folder, record)
-        return Engines(bundle, folder, record)
-
-    return put
+    return partial(put_engines, bundle, flavour_version=VERSION)
 
 
 def command_of(error: pytest.ExceptionInfo[EngineError]) -> list[str]:
