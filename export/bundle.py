@@ -2,9 +2,6 @@
 
 import importlib
 import logging
-import os
-import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -40,7 +37,7 @@ from garment_transfer.runtime.bundle import (
     write_manifest,
 )
 from garment_transfer.runtime.errors import OutputError
-from garment_transfer.runtime.files import read_json
+from garment_transfer.runtime.files import read_json, replacing_folder
 from garment_transfer.runtime.labels import CLASSES
 
 Arrays = dict[str, NDArray]
@@ -105,17 +102,8 @@ def export_bundle(
             f"{checkpoint} has no weights for {', '.join(missing)}; it has {', '.join(networks)}. "
             "Train the rest with `garment-transfer train`"
         )
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    except OSError as error:
-        raise OutputError(f"{output} cannot be written: {error.strerror}") from error
-    try:
-        folder.chmod(0o755)  # mkdtemp's 0700 would hide a bundle from the server's user
+    with replacing_folder(output) as folder:
         _write(folder, output.name, checkpoint, preset, networks, size, people, half, report)
-        _put(folder, output)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return Bundle.load(output)
 
 
@@ -132,20 +120,6 @@ def _is_bundle(folder: Path) -> bool:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
     return {path.name for path in folder.iterdir()} <= graphs | {MANIFEST, "engines"}
-
-
-def _put(folder: Path, output: Path) -> None:
-    """Move a finished bundle to its place; an older one goes only once the new one is there."""
-    try:
-        if output.exists():
-            aside = folder.with_name(folder.name + ".old")
-            os.replace(output, aside)
-            os.replace(folder, output)
-            shutil.rmtree(aside)
-        else:
-            os.replace(folder, output)
-    except OSError as error:
-        raise OutputError(f"{output} cannot be written: {error.strerror}") from error
 
 
 def load_factory(name: str) -> Factory:

@@ -45,7 +45,7 @@ from garment_transfer.runtime.engines import (
     write_record,
 )
 from garment_transfer.runtime.errors import BackendError, EngineError, OutputError
-from garment_transfer.runtime.files import replacing
+from garment_transfer.runtime.files import cache_folder, replacing, replacing_folder
 
 PLUGIN_NAME: Final = "FlowWarp"
 PLUGIN_VERSION: Final = "1"
@@ -103,7 +103,7 @@ def build_engines(
     builder = _Builder(trt, flavour, batch or Batch(), optimization_level, device)
     library = _plugin_library(flavour, plugin)
     folder = bundle.path / ENGINES / engine_folder(flavour, builder.targets, precision)
-    with _replacing_folder(folder) as temporary, _interruptible() as interrupted:
+    with _writing(folder) as temporary, _interruptible() as interrupted:
         stages = {}
         embed = plugin == "embed"
         plugins = 0
@@ -294,9 +294,8 @@ class _Builder:
         # TensorRT-RTX times nothing when it builds; asking it for a cache asks for a GPU
         if self._device is None:
             return None
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         gpu = re.sub(r"[^A-Za-z0-9]+", "-", self._device.name)
-        return home / "garment-transfer" / f"timing-{self._trt.__version__}-{gpu}.cache"
+        return cache_folder() / f"timing-{self._trt.__version__}-{gpu}.cache"
 
     def _load_timing_cache(self, config: Any) -> Path | None:
         """Start from the timings of earlier builds with this version on such a GPU."""
@@ -507,24 +506,13 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
 
 
 @contextlib.contextmanager
-def _replacing_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder that takes the place of `folder` at the block's end, and not if it raises."""
+def _writing(folder: Path) -> Iterator[Path]:
+    """`replacing_folder` for engines: what cannot be written in the block is an OutputError too."""
     try:
-        folder.parent.mkdir(exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be written: {error.strerror}") from error
-    aside = temporary.with_name(temporary.name + ".old")
-    try:
-        yield temporary
-        temporary.chmod(0o755)  # mkdtemp's 0700 would hide engines from the server's user
-        if folder.exists():
-            os.replace(folder, aside)
-        os.replace(temporary, folder)
+        with replacing_folder(folder) as temporary:
+            yield temporary
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {error.strerror}") from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(aside, ignore_errors=True)
         with contextlib.suppress(OSError):
             folder.parent.rmdir()  # where this build made it and put nothing there

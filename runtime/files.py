@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all, reading JSON and checking it by a schema."""
+"""Writing files and folders whole or not at all, reading JSON and checking it by a schema."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import importlib.resources
 import json
 import os
 import secrets
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,34 @@ def replacing(path: Path) -> Iterator[Path]:
             raise _cannot_write(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """An empty folder beside `path` that takes its place at the block's end, as `replacing`.
+
+    A block that raises leaves `path` as it was and nothing beside it. Folders above `path` are
+    made. OutputError when the folder cannot be made or put in place.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise _folder_error(path, error) from error
+    try:
+        yield temporary
+        try:
+            _put_folder(temporary, path)
+        except OSError as error:
+            raise _folder_error(path, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def cache_folder() -> Path:
+    """Where this package keeps what it can make again, below `XDG_CACHE_HOME` or `~/.cache`."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return home / "garment-transfer"
 
 
 def check_writable(path: Path) -> None:
@@ -101,6 +131,26 @@ def _create_beside(path: Path) -> Path:
     except OSError as error:
         raise _cannot_write(path, error) from error
     return temporary
+
+
+def _put_folder(temporary: Path, path: Path) -> None:
+    """Moves a finished folder to its place; an older one goes only once the new one is there."""
+    temporary.chmod(0o755)  # mkdtemp's 0700 would hide it from a server's user
+    if not path.exists():
+        os.replace(temporary, path)
+        return
+    aside = temporary.with_name(temporary.name + ".old")
+    os.replace(path, aside)
+    try:
+        os.replace(temporary, path)
+    except OSError:
+        os.replace(aside, path)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _folder_error(path: Path, error: OSError) -> OutputError:
+    return OutputError(f"{path} cannot be written: {error.strerror}")
 
 
 def _cannot_write(path: Path, error: OSError) -> OutputError:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -32,6 +31,7 @@ from garment_transfer.runtime.engines import (
     must_be_copied,
 )
 from garment_transfer.runtime.errors import BackendError, EngineError
+from garment_transfer.runtime.files import cache_folder
 
 #: The Python modules of each flavour, the first that imports is used. TensorRT-RTX's packages on
 #: PyPI have the bindings alone.
@@ -332,9 +332,8 @@ class TensorRTBackend:
 
 def _copy_of(bundle: Bundle) -> Path:
     """Where the copy of a bundle lies that engines are added to."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     content = sha256_of(bundle.path / MANIFEST)[:12]
-    return home / "garment-transfer" / "bundles" / f"{bundle.manifest.name}-{content}"
+    return cache_folder() / "bundles" / f"{bundle.manifest.name}-{content}"
 
 
 def _load_plugin(trt: Any, plugin: Plugin, library: str) -> None:
