@@ -6,7 +6,9 @@ function body is inlined when a graph is loaded, by the package `onnx`.
 
 from __future__ import annotations
 
+import functools
 import queue
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +24,8 @@ from garment_transfer.runtime.errors import BackendError
 PRECISIONS: Final = ("float32", "default")
 
 _INSTALL: Final = "pip install openvino onnx"
+
+_CORE_LOCK: Final = threading.Lock()
 
 
 class OpenVinoEngine:
@@ -110,7 +114,7 @@ def load(
     if profiling:
         properties["PERF_COUNT"] = True
     try:
-        core = openvino.Core()
+        core = _core()
         compiled = core.compile_model(core.read_model(_inlined(path)), "CPU", properties)
     except Exception as error:
         raise BackendError(
@@ -120,6 +124,25 @@ def load(
     engine = OpenVinoEngine(compiled, graph)
     check_signature(path, graph, engine)
     return engine
+
+
+def _core() -> Any:
+    """The one Core of this process, never destroyed.
+
+    On a processor with AMX every Core gives its thread a stack for signal handlers and takes it
+    back when it is destroyed. Two that are not destroyed in the reverse order leave the thread
+    with the stack of the one that is gone, and the next signal (Ctrl-C, SIGTERM) ends the process
+    with a segmentation fault.
+    """
+    with _CORE_LOCK:  # a cache alone would let two first callers make one each
+        return _make_core()
+
+
+@functools.cache
+def _make_core() -> Any:
+    import openvino
+
+    return openvino.Core()
 
 
 def _inlined(path: Path) -> bytes:

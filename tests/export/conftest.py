@@ -1,14 +1,12 @@
 """One bundle of untrained networks, in both precisions, exported once for this folder."""
 
-import os
-
 import pytest
 import torch
 
 from garment_transfer.export.bundle import export_bundle, listed_half
 from garment_transfer.models.checkpoint import save_checkpoint
 from garment_transfer.models.presets import build
-from garment_transfer.runtime.bundle import Bundle, Size
+from garment_transfer.runtime.bundle import Size
 
 SIZE = Size(64, 96)
 
@@ -27,9 +25,6 @@ def checkpoint(networks, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def bundle(request, tmp_path_factory):
-    if "GARMENT_TRANSFER_TEST_BUNDLE" in os.environ:  # exported by the process that this one serves
-        return Bundle.load(os.environ["GARMENT_TRANSFER_TEST_BUNDLE"])
-    checkpoint = request.getfixturevalue("checkpoint")
+def bundle(checkpoint, tmp_path_factory):
     output = tmp_path_factory.mktemp("export") / "bundle"
     return export_bundle(checkpoint, output, size=SIZE, half=listed_half)

@@ -1,30 +1,461 @@
-"""Runs `engines_cases.py` in a process of its own.
+"""Engines that TensorRT-RTX builds for real, on any CPU; TensorRT's own where there is a GPU."""
 
-Late in a long run of other tests TensorRT-RTX's library has ended the process without a word; alone
-it does not, and no test may take the others with it. `pytest tests/export/engines_cases.py` runs
-the cases directly, and `-m gpu` those of a GPU.
-"""
-
-import os
+import hashlib
+import json
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
-CASES = Path(__file__).with_name("engines_cases.py")
+import onnx
+import pytest
+from click.testing import CliRunner
+from onnx import TensorProto, helper
+
+from garment_transfer.cli.main import main
+from garment_transfer.export.engines import (
+    build_engines,
+    copy_bundle,
+    load_plugin,
+    make_logger,
+    parse,
+    said,
+)
+from garment_transfer.export.flow_warp import OPSET, attach_flow_warp
+from garment_transfer.runtime import sample_bundle
+from garment_transfer.runtime.bundle import STAGES, Bundle, Graph, Tensor, contract
+from garment_transfer.runtime.engines import Batch, find_engines, list_engines
+from garment_transfer.runtime.errors import BackendError, BundleError, EngineError, OutputError
+
+RTX = "tensorrt-rtx"
+PRECISIONS = ("float32", "float16")
 
 
-def test_engines(bundle):
-    ran = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", str(CASES)],
-        cwd=CASES.parents[2],
-        env={
-            **{key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")},
-            "GARMENT_TRANSFER_TEST_BUNDLE": str(bundle.path),
-        },
+@pytest.fixture(scope="module")
+def trt():
+    return pytest.importorskip("tensorrt_rtx_bindings", reason="extra rtx is not installed")
+
+
+@pytest.fixture(scope="module")
+def parts():
+    """What `progress` was told while `built` was built."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def built(bundle, trt, parts, tmp_path_factory):
+    """The bundle with engines of both precisions, batch 1:1:8."""
+    own = copy_bundle(bundle, tmp_path_factory.mktemp("engines") / "bundle")
+    for precision in PRECISIONS:
+        build_engines(
+            own,
+            RTX,
+            precision,
+            batch=Batch(1, 1, 8),
+            progress=lambda stage, part, done: parts.append((stage, part, done)),
+        )
+    return own
+
+
+@pytest.fixture
+def own(built, tmp_path):
+    """A copy of the bundle and its engines for a test to spoil."""
+    return copy_bundle(built, tmp_path / "bundle")
+
+
+def _parse(trt, path, graph):
+    logger = make_logger(trt)
+    builder = trt.Builder(logger)
+    network, plugins = parse(trt, builder, logger, path, graph)
+    assert plugins == 0
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    return builder, network, layers
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_graph_is_built_and_recorded(built, trt, precision):
+    engines = find_engines(built, RTX, precision, "8.9")
+    assert engines.path.name == f"tensorrt-rtx-portable-{precision}"
+    record = engines.record
+    assert record.flavour_version == trt.__version__
+    assert set(record.compute_capabilities) >= {"8.0", "8.6", "8.9", "12.0"}
+    assert record.batch == Batch(1, 1, 8)
+    assert record.plugin is None
+    for stage in STAGES:
+        engine = record.stages[stage]
+        assert engine.onnx_sha256 == built.manifest.graphs_of(precision)[stage].sha256
+        assert len(engines.read_plan(stage)) == engine.bytes > 100_000
+        assert engine.build_seconds > 0
+        assert engine.inputs == contract(built.manifest.size)[stage].inputs
+    for capability in ("8.0", "8.9", "12.0"):
+        engines.check(trt.__version__, capability)
+    with pytest.raises(EngineError, match=r"built by tensorrt-rtx .*, and 1\.0\.0 is installed"):
+        engines.check("1.0.0", "8.9")
+
+
+def test_a_bundle_with_engines_is_whole(built):
+    assert len(list_engines(Bundle.load(built.path))) == 2
+    assert not [path for path in (built.path / "engines").iterdir() if path.name.startswith(".")]
+    result = CliRunner().invoke(main, ["inspect", str(built.path)])
+    assert result.exit_code == 0, result.output
+    assert "engines tensorrt-rtx-portable-float16: tensorrt-rtx" in result.output
+
+
+def test_progress_is_told(built, parts):
+    for stage in STAGES:
+        shares = [share for name, _, share in parts if name == stage]
+        assert max(shares) == 1.0
+        assert all(0 <= share <= 1 for share in shares)
+        assert len({part for name, part, _ in parts if name == stage}) >= 1
+    # each stage of each precision came to its end
+    assert sum(share == 1.0 for _, _, share in parts) >= 2 * len(STAGES)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("stage", STAGES)
+def test_parsed_networks_keep_the_contract(bundle, trt, stage, precision):
+    graph = bundle.manifest.graphs_of(precision)[stage]
+    _, network, _ = _parse(trt, bundle.graph_path(stage, precision), graph)
+    names = {trt.DataType.UINT8: "uint8", trt.DataType.FLOAT: "float32"}
+    for tensors, count, get in (
+        (graph.inputs, network.num_inputs, network.get_input),
+        (graph.outputs, network.num_outputs, network.get_output),
+    ):
+        assert count == len(tensors)
+        for index, due in enumerate(tensors):
+            found = get(index)
+            assert found.name == due.name
+            assert names[found.dtype] == due.dtype
+            assert tuple(found.shape) == (-1, *due.shape[1:])
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_flow_warp_samples_linearly_at_float32_coordinates(bundle, trt, precision):
+    path = bundle.graph_path("warping", precision)
+    _, _, layers = _parse(trt, path, bundle.manifest.graphs_of(precision)["warping"])
+    samples = [layer for layer in layers if layer.type == trt.LayerType.GRID_SAMPLE]
+    assert len(samples) == 6
+    for layer in samples:
+        # a network gives its layers by their base class
+        layer.__class__ = trt.IGridSampleLayer
+        assert layer.interpolation_mode == trt.InterpolationMode.LINEAR
+        assert layer.sample_mode == trt.SampleMode.FILL
+        assert not layer.align_corners
+        assert layer.get_input(1).dtype == trt.DataType.FLOAT
+        assert layer.get_output(0).dtype == trt.DataType.FLOAT
+    resizes = [layer for layer in layers if layer.type == trt.LayerType.RESIZE]
+    assert resizes
+    for layer in resizes:
+        layer.__class__ = trt.IResizeLayer
+        linear = layer.resize_mode == trt.InterpolationMode.LINEAR
+        half_pixel = (
+            layer.coordinate_transformation == trt.ResizeCoordinateTransformation.HALF_PIXEL
+        )
+        assert half_pixel if linear else "nearest" in str(layer.resize_mode).lower()
+
+
+def test_most_of_a_float16_network_is_half(bundle, trt):
+    for stage in STAGES:
+        graph = bundle.manifest.graphs_of("float16")[stage]
+        _, _, layers = _parse(trt, bundle.graph_path(stage, "float16"), graph)
+        convolutions = [layer for layer in layers if layer.type == trt.LayerType.CONVOLUTION]
+        half = [layer for layer in convolutions if layer.get_output(0).dtype == trt.DataType.HALF]
+        assert len(half) > 0.8 * len(convolutions), stage
+        # layers are named after modules
+        assert any(
+            "encoder." in layer.name or "trunk." in layer.name or "levels." in layer.name
+            for layer in half
+        )
+
+
+def _warp_model(padding, dtype=TensorProto.FLOAT16):
+    shapes = {
+        "x": (dtype, ["N", 3, 8, 12]),
+        "coarse_flow": (TensorProto.FLOAT, ["N", 2, 4, 6]),
+        "residual": (TensorProto.FLOAT, ["N", 2, 8, 12]),
+        "affine": (TensorProto.FLOAT, ["N", 2, 3]),
+    }
+    outputs = {"y": (dtype, ["N", 3, 8, 12]), "flow": (TensorProto.FLOAT, ["N", 2, 8, 12])}
+
+    def infos(tensors):
+        return [helper.make_tensor_value_info(name, *value) for name, value in tensors.items()]
+
+    node = helper.make_node(
+        "FlowWarp", list(shapes), list(outputs), domain="garment_transfer", padding=padding
+    )
+    graph = helper.make_graph([node], "warp", infos(shapes), infos(outputs))
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+    attach_flow_warp(model)
+    return model
+
+
+def test_border_padding_clamps(trt, tmp_path):
+    for padding, mode in (("border", trt.SampleMode.CLAMP), ("zeros", trt.SampleMode.FILL)):
+        path = tmp_path / f"{padding}.onnx"
+        onnx.save(_warp_model(padding, TensorProto.FLOAT), path)
+        shapes = {"x": (3, 8, 12), "coarse_flow": (2, 4, 6), "residual": (2, 8, 12)}
+        inputs = [Tensor(name, "float32", ("N", *shape)) for name, shape in shapes.items()]
+        inputs.append(Tensor("affine", "float32", ("N", 2, 3)))
+        outputs = [
+            Tensor("y", "float32", ("N", 3, 8, 12)),
+            Tensor("flow", "float32", ("N", 2, 8, 12)),
+        ]
+        graph = Graph(path.name, 1, "", tuple(inputs), tuple(outputs))
+        _, _, layers = _parse(trt, path, graph)
+        (sample,) = [layer for layer in layers if layer.type == trt.LayerType.GRID_SAMPLE]
+        sample.__class__ = trt.IGridSampleLayer
+        assert sample.sample_mode == mode
+        assert sample.interpolation_mode == trt.InterpolationMode.LINEAR
+
+
+# What TensorRT's parser does with a creator of FlowWarp's name. TensorRT-RTX has the same parser,
+# but cannot build with plugins, and ends the process when a network with one goes: hence the child.
+_CHOOSE = """
+import os, sys
+import tensorrt_rtx_bindings as trt
+from garment_transfer.export.engines import make_logger
+
+class Plugin(trt.IPluginV3, trt.IPluginV3OneCore, trt.IPluginV3OneBuild, trt.IPluginV3OneRuntime):
+    def __init__(self):
+        for base in Plugin.__bases__:
+            base.__init__(self)
+        self.num_outputs = 2
+        self.plugin_name, self.plugin_version, self.plugin_namespace = "FlowWarp", "1", ""
+    def get_capability_interface(self, kind):
+        return self
+    def get_output_data_types(self, types):
+        return [types[0], types[2]]
+    def get_output_shapes(self, inputs, shapes, builder):
+        return [inputs[0], inputs[2]]
+    def clone(self):
+        return Plugin()
+    def get_fields_to_serialize(self):
+        return trt.PluginFieldCollection([])
+    def configure_plugin(self, inputs, outputs):
+        pass
+    def supports_format_combination(self, position, tensors, inputs):
+        return True
+
+class Creator(trt.IPluginCreatorV3One):
+    def __init__(self):
+        trt.IPluginCreatorV3One.__init__(self)
+        self.name, self.plugin_version, self.plugin_namespace = "FlowWarp", "1", ""
+        field = trt.PluginField("padding", b"", trt.PluginFieldType.CHAR)
+        self.field_names = trt.PluginFieldCollection([field])
+    def create_plugin(self, name, fields, phase):
+        print("created with", *(field.name for field in fields), flush=True)
+        return Plugin()
+
+logger = make_logger(trt)
+builder = trt.Builder(logger)
+creator = Creator()
+assert trt.get_plugin_registry().register_creator(creator, "")
+network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+parser = trt.OnnxParser(network, logger)
+if sys.argv[2] == "override":
+    parser.set_flag(trt.OnnxParserFlag.ENABLE_PLUGIN_OVERRIDE)
+parser.parse(open(sys.argv[1], "rb").read())
+for _, message in logger.messages:
+    if "FlowWarp" in message and "registered plugin" in message:
+        print("log:", message, flush=True)
+kinds = [network.get_layer(i).type for i in range(network.num_layers)]
+print("sampling:", kinds.count(trt.LayerType.GRID_SAMPLE), flush=True)
+os._exit(0)
+"""
+
+
+def _choose(path, option):
+    return subprocess.run(
+        [sys.executable, "-c", _CHOOSE, str(path), option],
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=100,
         check=False,
+    ).stdout
+
+
+def test_the_parser_puts_a_plugin_in_the_place_of_the_function(trt, tmp_path):
+    path = tmp_path / "warp.onnx"
+    onnx.save(_warp_model("zeros"), path)
+    body = _choose(path, "plain")
+    assert "sampling: 1" in body
+    assert "created" not in body
+    plugin = _choose(path, "override")
+    assert "created with padding" in plugin
+    assert "sampling: 1" not in plugin
+
+
+def test_a_plugin_that_the_parser_passes_over_is_an_error(bundle, trt):
+    logger = make_logger(trt)
+    graph = bundle.manifest.graphs["warping"]
+    # no creator is registered in this process
+    with pytest.raises(EngineError, match=r"built FlowWarp's body .*`--plugin off`"):
+        parse(trt, trt.Builder(logger), logger, bundle.graph_path("warping"), graph, plugin=True)
+
+
+def test_a_plugin_library_that_does_not_load(trt, tmp_path):
+    library = tmp_path / "libplugin.so"
+    library.write_bytes(b"no library")
+    with pytest.raises(EngineError, match=r"does not load FlowWarp's plugin .*libplugin\.so: .+"):
+        load_plugin(trt, library, make_logger(trt))
+
+
+def test_a_truncated_plan_and_an_altered_one_are_not_read(own):
+    engines = find_engines(own, RTX, "float16", "8.6")
+    for stage, change, due in (
+        ("parsing", lambda plan: plan[:-1], "is truncated"),
+        ("warping", lambda plan: plan[:1000] + bytes([plan[1000] ^ 1]) + plan[1001:], "altered"),
+    ):
+        path = engines.path / f"{stage}.plan"
+        path.write_bytes(change(path.read_bytes()))
+        with pytest.raises(
+            EngineError, match=rf"{stage}\.plan .*{due}.*run `garment-transfer build"
+        ):
+            engines.read_plan(stage)
+    assert len(engines.read_plan("regrowth")) > 100_000
+
+
+def test_engines_of_another_export_are_refused(own):
+    engines = find_engines(own, RTX, "float32", "8.6")
+    manifest = json.loads((own.path / "manifest.json").read_text())
+    path = own.graph_path("regrowth")
+    model = onnx.load(path)
+    model.producer_name = "another export"
+    onnx.save(model, path)
+    manifest["graphs"]["regrowth"].update(
+        bytes=path.stat().st_size, sha256=hashlib.sha256(path.read_bytes()).hexdigest()
     )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    print(ran.stdout)
+    (own.path / "manifest.json").write_text(json.dumps(manifest))
+    engines = find_engines(Bundle.load(own.path), RTX, "float32", "8.6")
+    with pytest.raises(EngineError, match=r"engine of regrowth was built from another graph"):
+        engines.check(engines.record.flavour_version, "8.6")
+
+
+def _files(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.json")}
+
+
+def test_an_interrupt_leaves_the_bundle_as_it_was(own):
+    before = _files(own.path)
+
+    def interrupt(stage, part, done):
+        signal.raise_signal(signal.SIGINT)
+
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        build_engines(own, RTX, "float16", progress=interrupt)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert _files(own.path) == before
+    assert len(list((own.path / "engines").iterdir())) == 2
+
+
+def test_a_graph_that_tensorrt_refuses(bundle, trt, tmp_path):
+    own = tmp_path / "bundle"
+    shutil.copytree(bundle.path, own)
+    loaded = Bundle.load(own)
+    loaded.graph_path("parsing").write_bytes(b"no graph")
+    with pytest.raises(EngineError, match=r"does not take .*parsing\.onnx: .+; export the bundle"):
+        build_engines(loaded, RTX)
+    assert not (own / "engines").exists()
+
+
+def test_engines_without_the_precision(tiny_bundle, trt, tmp_path):
+    own = copy_bundle(Bundle.load(tiny_bundle), tmp_path / "bundle")
+    with pytest.raises(BundleError, match=r"has no float16 graphs, only float32; export it anew"):
+        build_engines(own, RTX, "float16")
+
+
+def test_the_package_s_own_bundle_is_not_changed(trt):
+    loaded = Bundle.load(sample_bundle())
+    with pytest.raises(EngineError, match=r"copied first, as `garment-transfer build .* -o "):
+        build_engines(loaded, RTX)
+    assert not (loaded.path / "engines").exists()
+
+
+def test_a_copy_is_made_once(bundle, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(bundle.path, source)
+    for path in (source, *source.iterdir()):
+        path.chmod(0o555)
+    copy = copy_bundle(Bundle.load(source), tmp_path / "copy")
+    assert copy.path.stat().st_mode & 0o200
+    assert copy.manifest == bundle.manifest
+    (copy.path / "engines").mkdir()
+    assert copy_bundle(bundle, copy.path) == copy
+    (tmp_path / "other").mkdir()
+    with pytest.raises(OutputError, match=r"other exists and is not a copy of"):
+        copy_bundle(bundle, tmp_path / "other")
+    source.chmod(0o755)
+
+
+def test_the_command_copies_builds_and_says_what(tiny_bundle, trt, tmp_path):
+    output = tmp_path / "bundle"
+    result = CliRunner().invoke(
+        main,
+        ["build", str(tiny_bundle), "--backend", RTX, "--batch", "1:2:4", "-o", str(output)],
+    )
+    assert result.exit_code == 0, result.output
+    assert "wrote" in result.output
+    assert "batch 1:2:4, FlowWarp by its body" in result.output
+    (engines,) = list_engines(Bundle.load(output))
+    assert engines.record.batch == Batch(1, 2, 4)
+    assert not (tiny_bundle / "engines").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "due"),
+    [
+        (["--backend", RTX, "--batch", "8:1:1"], "expected MIN:OPT:MAX with 1 <= MIN"),
+        (["--backend", RTX, "--batch", "8"], "is not MIN:OPT:MAX"),
+        (["--backend", RTX, "--optimization-level", "6"], "6 is not in the range"),
+        (["--backend", RTX, "--plugin", "embed"], "TensorRT-RTX takes no plugins"),
+        (["--backend", "openvino"], "'openvino' is not one of"),
+    ],
+)
+def test_options_that_make_no_sense(own_tiny_bundle, trt, arguments, due):
+    result = CliRunner().invoke(main, ["build", str(own_tiny_bundle), *arguments])
+    assert result.exit_code != 0
+    assert due in result.output
+
+
+def test_tensorrt_without_its_package_or_a_gpu_says_what_to_do(own_tiny_bundle):
+    loaded = Bundle.load(own_tiny_bundle)
+    try:
+        import tensorrt  # noqa: F401
+    except ImportError:
+        with pytest.raises(BackendError, match=r"tensorrt is not installed.*pip install"):
+            build_engines(loaded, "tensorrt")
+    else:
+        pytest.skip("tensorrt is installed: the gpu test builds with it")
+
+
+def test_messages_of_tensorrt_are_kept(trt):
+    logger = make_logger(trt)
+    assert said(logger) == "it says no more"
+    logger.log(trt.ILogger.Severity.WARNING, "a warning")
+    logger.log(trt.ILogger.Severity.ERROR, "an error\n")
+    assert said(logger) == "an error"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_tensorrt_builds_every_graph(bundle, precision, tmp_path, monkeypatch):
+    tensorrt = pytest.importorskip("tensorrt", reason="TensorRT is not installed")
+    from garment_transfer.kernels import tensorrt_library
+    from garment_transfer.runtime.device import CudaDevice
+
+    try:
+        device = CudaDevice()
+    except BackendError as error:
+        pytest.skip(str(error))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    own = copy_bundle(bundle, tmp_path / "bundle")
+    engines = build_engines(own, "tensorrt", precision)
+    assert engines.record.compute_capabilities == (device.compute_capability,)
+    assert (engines.record.plugin is None) == (tensorrt_library() is None)
+    engines.check(tensorrt.__version__, device.compute_capability, tensorrt_library())
+    for stage in STAGES:
+        assert json.loads((engines.path / f"{stage}.layers.json").read_text())
+        assert engines.record.stages[stage].device_memory_bytes is not None
+    assert list(Path(tmp_path, "cache").rglob("timing-*.cache"))

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -90,3 +92,29 @@ def test_errors(tiny_bundle: Path, tmp_path: Path) -> None:
         backend.load(bundle.graph_path("parsing"), graph, None, inference_precision="int8")
     with pytest.raises(BackendError, match=r"openvino has no option x; available: inference_prec"):
         Pipeline.load(tiny_bundle, "openvino", options={"x": 1})
+
+
+INTERRUPTED = """
+import gc, signal, sys
+from garment_transfer.runtime import Pipeline
+
+pipelines = [Pipeline.load(sys.argv[1], "openvino", 1) for _ in range(2)]
+del pipelines[0]
+gc.collect()
+del pipelines
+gc.collect()
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_signals_are_survived_after_engines_are_gone(tiny_bundle: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, tiny_bundle],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, ran.stdout) == (0, "interrupted\n"), ran.stderr
