@@ -12,8 +12,9 @@ new garment's own rim. The graphs do the same at their size.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -23,7 +24,6 @@ from garment_transfer.runtime.bundle import Size
 from garment_transfer.runtime.fitting import Fit, resize
 from garment_transfer.runtime.labels import (
     BACKGROUND,
-    CLASSES,
     FACE,
     GARMENT,
     HAIR,
@@ -55,6 +55,9 @@ _WEAK_MASK: Final = (0.25, 0.75)
 
 # Above this many owner's pixels per person's pixel, bilinear sampling alone would skip some.
 _MINIFYING: Final = 1.5
+
+# How many positions are sampled as one row of a picture.
+_ROW: Final = 4096
 
 # What stands for a flow that is not finite, in pixels.
 _FAR: Final = 1e5
@@ -94,35 +97,65 @@ def compose(
     flow = np.clip(np.nan_to_num(flow, nan=_FAR), -_FAR, _FAR)
     own = person.parsing
     scores = _class_scores(person_fit, transfer_parsing, own)
-    parsing = np.argmax(scores, axis=0).astype(np.uint8)
+    parsing = _best_class(scores, own)
     vanished = _beside_vanished(person_fit, own, parsing)
-    rim = vanished & (parsing == own) & np.isin(own, _ROUGH)
-    # What follows is for these pixels alone; arrays are [n,...] over them.
-    changed = (parsing != own) | (parsing == GARMENT) | rim
-    weights = _weights(scores[:, changed], sharpness=max(1.0, 1 / min(person_fit.scale)))
-    photo, photo_labels = person.image[changed], own[changed]
-    picture = person_fit.unfit(image)[changed].astype(np.float32)
-    blend = np.zeros_like(picture)
+    rim = vanished & (parsing == own) & _is_any(own, _ROUGH)
+    # What follows is for these pixels alone, by their places in the flattened photo.
+    pixels = np.flatnonzero((parsing != own) | (parsing == GARMENT) | rim)
+    weights = _weights(
+        {label: _at(score, pixels) for label, score in scores.items()},
+        sharpness=max(1.0, 1 / min(person_fit.scale)),
+    )
+    picture = person_fit.unfit(image)
+    blend = np.zeros((len(pixels), 3), np.float32)
+    warped = np.zeros_like(person.image)
     for label in _DRAWN:
+        # Most pixels are of one class alone.
+        share = np.flatnonzero(weights[label])
+        here = pixels[share]
         source = warped_garment if label == GARMENT else image
-        colours = _spread(person_fit, source, transfer_parsing == label, changed, picture)
+        colours = _spread(person_fit, source, transfer_parsing == label, here, picture)
         if label == GARMENT:
-            sampled, opacity = _sample(owner, person_fit, owner_fit, transfer_parsing, flow)
-            colours += opacity[changed] * (sampled[changed] - colours)
-            garment = colours
+            sampled, opacity = _sample(owner, person_fit, owner_fit, transfer_parsing, flow, here)
+            colours += opacity * (sampled - colours)
+            warped.reshape(-1, 3)[here] = _to_uint8(colours)
         else:
-            mine = photo_labels == label
+            mine = _at(own, here) == label
             if label in _ROUGH:
-                mine &= ~vanished[changed]
-            colours[mine] = photo[mine]
-        blend += weights[label][:, None] * colours
+                mine &= ~_at(vanished, here)
+            kept = np.flatnonzero(mine)
+            colours[kept] = _at(person.image, here[kept])
+        blend[share] += _at(weights[label], share)[:, None] * colours
 
     result = person.image.copy()
-    result[changed] = _to_uint8(blend)
-    warped = np.zeros_like(result)
-    warped[changed] = _to_uint8(garment)
-    warped[parsing != GARMENT] = 0
+    result.reshape(-1, 3)[pixels] = _to_uint8(blend)
+    warped *= (parsing == GARMENT)[..., None]
     return Composed(result, parsing, warped)
+
+
+def _at(array: npt.NDArray[Any], pixels: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
+    """Values [n,...] of an array [H,W,...] or [n,...] at places counted row by row.
+
+    `take` over one axis is several times faster than a mask over two.
+    """
+    return array.reshape(-1, *array.shape[2:]).take(pixels, axis=0)
+
+
+def _is_any(labels: npt.NDArray[np.uint8], wanted: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    return functools.reduce(np.logical_or, [labels == label for label in wanted])
+
+
+def _best_class(
+    scores: dict[int, npt.NDArray[np.float32]], own: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.uint8]:
+    """The drawn class of the highest score at each pixel; a reserved class stays what it is."""
+    parsing = np.where(_is_any(own, _RESERVED), own, np.uint8(_DRAWN[0]))
+    best = scores[_DRAWN[0]].copy()
+    best[parsing != _DRAWN[0]] = np.inf
+    for label in _DRAWN[1:]:
+        parsing[scores[label] > best] = label
+        np.maximum(best, scores[label], out=best)
+    return parsing
 
 
 def _beside_vanished(
@@ -141,46 +174,45 @@ def _square(fit: Fit, radius: int) -> npt.NDArray[np.uint8]:
 
 def _class_scores(
     fit: Fit, transfer_parsing: npt.NDArray[np.uint8], own: npt.NDArray[np.uint8]
-) -> npt.NDArray[np.float32]:
-    """How much each class claims each full-size pixel, float32 [7,H,W]; the highest has it.
+) -> dict[int, npt.NDArray[np.float32]]:
+    """How much each drawn class claims each full-size pixel, float32 [H,W]; the highest has it.
 
     The transfer's regions, smoothed and scaled up, plus the detail that the full-size parsing
     `own` has over itself fitted, smoothed and scaled up. Where the transfer changed nothing the
     two smooth parts cancel and the full-size parsing remains.
     """
-    scores = np.empty((len(CLASSES), *own.shape), np.float32)
-    for label in range(len(CLASSES)):
-        mine = own == label
-        if label in _RESERVED:
-            scores[label] = np.where(mine, np.inf, -np.inf)
-            continue
+    scores = {}
+    for label in _DRAWN:
         # Areas, not nearest neighbours: these would be off by up to half a pixel of the small
         # size, and leave specks of old borders inside new regions.
-        detail = mine.astype(np.float32) * _DETAIL
+        detail = (own == label).astype(np.float32)
+        detail *= _DETAIL
         change = fit.crop(transfer_parsing == label) - resize(detail, fit.scaled)
         smooth = cv2.GaussianBlur(change, (0, 0), _BORDER_SIGMA, borderType=cv2.BORDER_REPLICATE)
-        scores[label] = resize(smooth, fit.source) + detail
+        detail += resize(smooth, fit.source)
+        scores[label] = detail
     return scores
 
 
 def _weights(
-    scores: npt.NDArray[np.float32], sharpness: float
+    scores: dict[int, npt.NDArray[np.float32]], sharpness: float
 ) -> dict[int, npt.NDArray[np.float32]]:
     """Shares, float32 [n] per drawn class, that blend the classes over about a pixel.
 
-    `scores` are float32 [7,n]. A class's share grows with its lead over the best other class;
-    `sharpness` is the number of full-size pixels over which scores of the small size rise. Shares
-    sum to 1.
+    `scores` are float32 [n] per drawn class. A class's share grows with its lead over the best
+    other class; `sharpness` is the number of full-size pixels over which scores of the small size
+    rise. Shares sum to 1.
     """
-    drawn = scores[list(_DRAWN)]
-    best = drawn.max(axis=0)
-    leader = drawn.argmax(axis=0)
-    np.put_along_axis(drawn, leader[None], -np.inf, axis=0)
-    second = drawn.max(axis=0)
+    best = scores[_DRAWN[0]]
+    second = np.full_like(best, -np.inf)
+    for label in _DRAWN[1:]:
+        second = np.maximum(second, np.minimum(best, scores[label]))
+        best = np.maximum(best, scores[label])
     weights = {}
     total = np.zeros_like(best)
-    for index, label in enumerate(_DRAWN):
-        lead = scores[label] - np.where(leader == index, second, best)
+    for label, score in scores.items():
+        # of two that share the lead, each is the other's best: `second` is `best` there
+        lead = score - np.where(score == best, second, best)
         weights[label] = np.clip(0.5 + sharpness * lead, 0, 1)
         total += weights[label]
     return {label: weight / total for label, weight in weights.items()}
@@ -190,19 +222,22 @@ def _spread(
     fit: Fit,
     source: npt.NDArray[np.uint8],
     region: npt.NDArray[np.bool_],
-    where: npt.NDArray[np.bool_],
-    elsewhere: npt.NDArray[np.float32],
+    pixels: npt.NDArray[np.intp],
+    elsewhere: npt.NDArray[np.uint8],
 ) -> npt.NDArray[np.float32]:
     """The colours of a region, scaled up with nothing from outside it, float32 [n,3].
 
-    `source` is uint8 [h,w,3] and `region` [h,w] at the bundle's size; `where` [H,W] has n pixels
-    set. Out of the region's reach the result is `elsewhere`, float32 [n,3].
+    `source` is uint8 [h,w,3] and `region` [h,w] at the bundle's size, `pixels` are n places at
+    the photo's. Out of the region's reach the result is that of `elsewhere`, uint8 [H,W,3].
     """
     inside = fit.crop(region)[..., None].astype(np.float32)
     premultiplied = np.concatenate([fit.crop(source) * inside, inside], axis=2)
-    layers = resize(premultiplied, fit.source)[where]
+    layers = _at(resize(premultiplied, fit.source), pixels)
     share = layers[:, 3:]
-    return np.where(share > 1e-3, layers[:, :3] / np.maximum(share, 1e-3), elsewhere)
+    colours = layers[:, :3] / np.maximum(share, 1e-3)
+    beyond = np.flatnonzero(share <= 1e-3)
+    colours[beyond] = _at(elsewhere, pixels[beyond])
+    return colours
 
 
 def _sample(
@@ -211,8 +246,11 @@ def _sample(
     owner_fit: Fit,
     transfer_parsing: npt.NDArray[np.uint8],
     flow: npt.NDArray[np.float32],
+    pixels: npt.NDArray[np.intp],
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """The garment of its owner's photo, sampled by the flow: colours [H,W,3] and opacity [H,W,1].
+    """The garment of its owner's photo, sampled by the flow at n places of the person's photo.
+
+    Colours are float32 [n,3], opacity [n,1].
 
     The photo is premultiplied by the owner's garment mask, so that no background bleeds in;
     opacity falls to 0 where little of the mask is hit. The mask is a pixel of the bundle's size
@@ -221,28 +259,38 @@ def _sample(
     mask = (owner.parsing == GARMENT).astype(np.uint8)
     inner = np.asarray(cv2.erode(mask, _square(owner_fit, 1)), np.uint8)
     mask = inner if inner.any() else mask
-    layers = np.concatenate([owner.image * mask[..., None], 255 * mask[..., None]], axis=2)
+    layers = np.asarray(
+        cv2.merge([*cv2.split(owner.image * mask[..., None]), 255 * mask]), np.uint8
+    )
     step = _owner_pixels_per_pixel(person_fit, owner_fit, transfer_parsing, flow)
     if step > _MINIFYING:
         height, width = mask.shape
         layers = resize(layers, Size(max(1, round(height / step)), max(1, round(width / step))))
     # From the person's pixels into the frame, by the flow, and out into the owner's photo.
-    rows, columns = person_fit.source.height, person_fit.source.width
-    x, y = person_fit.to_target(
-        np.arange(columns, dtype=np.float32), np.arange(rows, dtype=np.float32)[:, None]
-    )
-    moved = person_fit.unfit(flow.transpose(1, 2, 0))
-    x, y = owner_fit.to_source(x + moved[..., 0], y + moved[..., 1])
+    rows, columns = np.divmod(pixels, person_fit.source.width)
+    x, y = person_fit.to_target(columns.astype(np.float32), rows.astype(np.float32))
+    moved = _at(person_fit.unfit(flow.transpose(1, 2, 0)), pixels)
+    x, y = owner_fit.to_source(x + moved[:, 0], y + moved[:, 1])
     # The same place in the layers, which may be the photo scaled down.
     x = (x + 0.5) * (layers.shape[1] / owner.image.shape[1]) - 0.5
     y = (y + 0.5) * (layers.shape[0] / owner.image.shape[0]) - 0.5
-    sampled = np.asarray(
-        cv2.remap(layers, x.astype(np.float32), y.astype(np.float32), cv2.INTER_LINEAR), np.float32
-    )
-    share = sampled[..., 3:] / 255
+    sampled = _remap(layers, x, y)
+    share = sampled[:, 3:] / 255
     weak, strong = _WEAK_MASK
     opacity = np.asarray(np.clip((share - weak) / (strong - weak), 0, 1), np.float32)
-    return np.asarray(sampled[..., :3] / np.maximum(share, weak), np.float32), opacity
+    return np.asarray(sampled[:, :3] / np.maximum(share, weak), np.float32), opacity
+
+
+def _remap(
+    layers: npt.NDArray[np.uint8], x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """Layers [H,W,C] at n positions, sampled bilinearly: [n,C], 0 off the image."""
+    if len(x) == 0:
+        return np.zeros((0, layers.shape[2]), np.float32)
+    # OpenCV takes no list of positions, and no image of 32,768 rows: the last row is filled up
+    shape = (-(-len(x) // _ROW), _ROW)
+    sampled = cv2.remap(layers, np.resize(x, shape), np.resize(y, shape), cv2.INTER_LINEAR)
+    return sampled.reshape(-1, layers.shape[2])[: len(x)].astype(np.float32)
 
 
 def _owner_pixels_per_pixel(

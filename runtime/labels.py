@@ -159,7 +159,7 @@ def to_classes(
     """
     known = np.zeros(256, bool)
     known[list(label_set.classes)] = True
-    present = np.unique(ids)
+    present = np.flatnonzero(np.bincount(ids.ravel(), minlength=256))
     unknown = present[~known[present]]
     if unknown.size:
         raise InputError(

@@ -289,16 +289,22 @@ def _decode_parula(array: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint8]:
     palette = parula_palette().astype(np.float32)
     part = np.zeros(array.shape[:2], np.uint8)
     trusted = np.ones(array.shape[:2], bool)
-    # Black is most of the picture and says nothing about the colours of the parts.
-    foreground = np.square(array.astype(np.int32)).sum(axis=2) > _TRUSTED_DISTANCE2
-    colours = array[foreground].astype(np.float32)
-    # |a - b|^2 = |a|^2 - 2ab + |b|^2, of which |a|^2 is the same for the whole palette.
-    distances = np.square(palette).sum(axis=1) - 2 * colours @ palette.T
-    part[foreground] = distances.argmin(axis=1)
-    trusted[foreground] = (
-        distances.min(axis=1, initial=np.inf) + np.square(colours).sum(axis=1) <= _TRUSTED_DISTANCE2
-    )
-    share = trusted[foreground].mean() if foreground.any() else 1.0
+    # A picture has far fewer colours than pixels, and black is most of it.
+    red, green, blue = (array[..., channel].astype(np.uint32) for channel in range(3))
+    codes = (red << 16 | green << 8 | blue).ravel()
+    coloured = np.flatnonzero(codes)
+    codes, which = np.unique(codes[coloured], return_inverse=True)
+    colours = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=1).astype(np.float32)
+    # |a - b|^2 = |a|^2 - 2ab + |b|^2, all of them whole numbers that float32 holds exactly
+    lengths = np.square(colours).sum(axis=1)
+    distances = np.square(palette).sum(axis=1) - 2 * colours @ palette.T + lengths[:, None]
+    # what is nearly black is black: it says nothing about the colours of the parts
+    foreground = lengths > _TRUSTED_DISTANCE2
+    near = distances.min(axis=1, initial=np.inf) <= _TRUSTED_DISTANCE2
+    part.ravel()[coloured] = np.where(foreground, distances.argmin(axis=1), 0)[which]
+    trusted.ravel()[coloured] = (near | ~foreground)[which]
+    counted = foreground[which]
+    share = near[which][counted].mean() if counted.any() else 1.0
     if share < _TRUSTED_SHARE:
         raise InputError(
             f"{name} does not look like encoding parula: only {share:.0%} of its coloured pixels "
