@@ -6,7 +6,7 @@ GARMENT_TRANSFER_CPP_BUILD names a folder that builds are kept in from one run t
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ import onnxruntime
 import pytest
 
 from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people
+from garment_transfer.runtime.bundle import contract
 from garment_transfer.runtime.pipeline import stage_inputs
 
 ROOT = Path(__file__).parents[2]
@@ -96,6 +97,38 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return make
 
 
+def write_golden(
+    folder: Path, pipeline: Pipeline, cases: Mapping[str, Mapping[str, np.ndarray]]
+) -> Path:
+    """Each case's inputs and what a pipeline makes of them, as raw bytes."""
+    for name, inputs in cases.items():
+        (folder / name).mkdir()
+        for key, array in {**inputs, **pipeline.run(inputs)}.items():
+            (folder / name / key).write_bytes(np.ascontiguousarray(array).tobytes())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_golden(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> Path:
+    """As `golden`, random inputs for the tiny bundle, batches of 1 to 3."""
+    pipeline = Pipeline.load(tiny_bundle, threads=1)
+    rng = np.random.default_rng(11)
+    tensors = {
+        tensor.name: tensor
+        for signature in contract(pipeline.size).values()
+        for tensor in signature.inputs
+        if tensor.name.startswith(("person_", "garment_"))
+    }
+    cases = {
+        f"noise{index}": {
+            name: rng.integers(0, 7, (1 + index % 3, *tensor.shape[1:]), np.uint8)
+            for name, tensor in tensors.items()
+        }
+        for index in range(6)
+    }
+    return write_golden(tmp_path_factory.mktemp("tiny-golden"), pipeline, cases)
+
+
 @pytest.fixture(scope="session")
 def golden(tmp_path_factory: pytest.TempPathFactory, make_person: Callable[..., Person]) -> Path:
     """A folder of cases: the inputs of a run, and what Python makes of them, as raw bytes."""
@@ -130,12 +163,7 @@ def golden(tmp_path_factory: pytest.TempPathFactory, make_person: Callable[..., 
             for name, array in cases["sample"].items()
         }
     cases["batch"] = {name: np.stack([pair[name] for pair in pairs[:3]]) for name in pairs[0]}
-    folder = tmp_path_factory.mktemp("golden")
-    for name, inputs in cases.items():
-        (folder / name).mkdir()
-        for key, array in {**inputs, **pipeline.run(inputs)}.items():
-            (folder / name / key).write_bytes(np.ascontiguousarray(array).tobytes())
-    return folder
+    return write_golden(tmp_path_factory.mktemp("golden"), pipeline, cases)
 
 
 @pytest.fixture(scope="session")

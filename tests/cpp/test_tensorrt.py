@@ -1,4 +1,4 @@
-"""The C++ library's TensorRT backend, compiled against TensorRT's headers; runs none of it."""
+"""The C++ library's TensorRT backend: compiled against TensorRT's headers, and run on a GPU."""
 
 import os
 import shutil
@@ -6,30 +6,59 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+from garment_transfer.cli.main import main
+from garment_transfer.runtime.backends import find_backend
 
 VARIABLE = "GARMENT_TRANSFER_TENSORRT_HEADERS"
 HEADERS = [Path(p) for p in os.environ.get(VARIABLE, "").split(os.pathsep) if p]
 
-pytestmark = [
-    pytest.mark.skipif(
-        not HEADERS,
-        reason=f"{VARIABLE} is not set: name folders include with NvInferRuntime.h in it, "
-        f"separated by {os.pathsep!r}; NVIDIA's public TensorRT repository has one",
-    ),
-    pytest.mark.skipif(
-        shutil.which("nvcc") is None, reason="nvcc is not on PATH: install the CUDA toolkit"
-    ),
-]
+pytestmark = pytest.mark.skipif(
+    shutil.which("nvcc") is None, reason="nvcc is not on PATH: install the CUDA toolkit"
+)
 
 
+@pytest.mark.skipif(
+    not HEADERS,
+    reason=f"{VARIABLE} is not set: name folders include with NvInferRuntime.h in it, "
+    f"separated by {os.pathsep!r}; NVIDIA's public TensorRT repository has one",
+)
 @pytest.mark.parametrize("headers", HEADERS, ids=str)
 def test_backend_compiles(
-    build: Callable[..., Path], run: Callable[..., str], headers: Path, tmp_path: Path
+    build: Callable[..., Path], run: Callable[..., str], headers: Path
 ) -> None:
-    target = "garment_transfer_tensorrt_backend"
-    made = build("none", [target], tensorrt=headers.parent)
+    targets = ["garment_transfer_tensorrt_backend", "tensorrt_test_code"]
+    made = build("none", targets, tensorrt=headers.parent)
     (compiled,) = made.rglob("tensorrt_backend.cpp.o")
     # all that it leaves to others: TensorRT, CUDA, C++, and the rest of the library
     undefined = run(["nm", "-C", "--undefined-only", compiled])
     assert "createInferRuntime_INTERNAL" in undefined
     assert "cudaGraphLaunch" in undefined
+
+
+@pytest.mark.gpu
+def test_backend_on_a_gpu(
+    build: Callable[..., Path],
+    run: Callable[..., str],
+    tiny_bundle: Path,
+    tiny_golden: Path,
+    tmp_path: Path,
+) -> None:
+    """Parity with Python, device pointers, two streams at once."""
+    root = os.environ.get("TensorRT_ROOT")  # noqa: SIM112 - CMake's spelling
+    if root is None:
+        pytest.skip("TensorRT_ROOT is not set: name TensorRT's folder, with include and lib in it")
+    status = find_backend("tensorrt").status()
+    if not status.available:
+        pytest.skip(f"tensorrt: {status.reason}")
+    engines = tmp_path / "bundle"
+    arguments = ["build", str(tiny_bundle), "--backend", "tensorrt", "--batch", "1:1:8"]
+    result = CliRunner().invoke(main, [*arguments, "-o", str(engines)])
+    assert result.exit_code == 0, result.output
+    folder = build("none", ["tensorrt_test"], tensorrt=Path(root))
+    run(
+        ["ctest", "--test-dir", folder, "-R", "^tensorrt_test$", "--output-on-failure"],
+        GARMENT_TRANSFER_ENGINES=str(engines),
+        GARMENT_TRANSFER_GOLDEN=str(tiny_golden),
+    )
