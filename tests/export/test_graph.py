@@ -9,6 +9,7 @@ from onnx import TensorProto, numpy_helper
 
 from garment_transfer.export.graph import (
     MOVING,
+    align_channels,
     module_of,
     share_constants,
     shrink_constants,
@@ -148,3 +149,53 @@ def test_a_bundle_is_little_more_than_its_weights(bundle, networks):
 def test_moving_operators_compute_nothing():
     # rounding before or after them has to be the same
     assert not MOVING & {"Add", "Mul", "Conv", "Resize", "AveragePool", "ReduceSum", "MatMul"}
+
+
+#: A joint that two convolutions read, one that something else reads too, and one that is aligned.
+_JOINTS = """
+g (float[N,7,6,5] a, float[N,3,6,5] b)
+  => (float[N,2,4,3] one, float[N,2,6,5] two, float[N,2,6,5] other, float[N,2,6,5] aligned,
+      float[N,10,6,5] read) {
+  joint = Concat <axis = 1> (b, a)
+  one = Conv <kernel_shape = [3, 3]> (joint, w3)
+  two = Conv <kernel_shape = [1, 1]> (joint, w1)
+  read = Concat <axis = 1> (a, b)
+  other = Conv <kernel_shape = [1, 1]> (read, v1)
+  even = Concat <axis = 1> (b, a, b, b)
+  aligned = Conv <kernel_shape = [1, 1]> (even, u1)
+}
+"""
+
+
+def test_channels_are_aligned_and_the_result_is_the_same():
+    random = np.random.default_rng(5)
+    model = _parse(_JOINTS)
+    for name, shape in (("w3", (2, 10, 3, 3)), ("w1", (2, 10, 1, 1)), ("v1", (2, 10, 1, 1)),
+                        ("u1", (2, 16, 1, 1))):  # fmt: skip
+        values = random.standard_normal(shape, np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(values, name))
+    inputs = {
+        "a": random.standard_normal((2, 7, 6, 5), np.float32),
+        "b": random.standard_normal((2, 3, 6, 5), np.float32),
+    }
+    due = _run(model, **inputs)
+    align_channels(model)
+    for value, expected in zip(_run(model, **inputs), due, strict=True):
+        np.testing.assert_allclose(value, expected, atol=1e-5)
+    found = {tensor.name: tensor.dims[1] for tensor in model.graph.initializer if tensor.dims[1:]}
+    assert found == {"w3": 12, "w1": 12, "v1": 10, "u1": 16}
+
+
+def test_exported_convolutions_over_joints_are_aligned(bundle):
+    for stage in STAGES:
+        for precision in ("float32", "float16"):
+            model = onnx.load(bundle.graph_path(stage, precision))
+            joints = {n.output[0] for n in model.graph.node if n.op_type == "Concat"}
+            widths = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+            found = [
+                widths[node.input[1]][1]
+                for node in model.graph.node
+                if node.op_type == "Conv" and node.input[0] in joints
+            ]
+            assert found
+            assert not [width for width in found if width >= 8 and width % 4], stage

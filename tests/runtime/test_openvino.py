@@ -103,10 +103,8 @@ del pipelines[0]
 gc.collect()
 del pipelines
 gc.collect()
-try:
-    signal.raise_signal(signal.SIGINT)
-except KeyboardInterrupt:
-    print("interrupted")
+signal.signal(signal.SIGTERM, lambda *_: print("interrupted"))
+signal.raise_signal(signal.SIGTERM)
 """
 
 
