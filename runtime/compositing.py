@@ -108,7 +108,8 @@ def compose(
     )
     picture = person_fit.unfit(image)
     blend = np.zeros((len(pixels), 3), np.float32)
-    warped = np.zeros_like(person.image)
+    # not like the photo, whose memory may be laid out in another order: flattened, it is a view
+    warped = np.zeros(person.image.shape, np.uint8)
     for label in _DRAWN:
         # Most pixels are of one class alone.
         share = np.flatnonzero(weights[label])

@@ -77,6 +77,18 @@ def test_nothing_changed_is_the_photo(make_person: MakePerson, height: int, widt
     assert (result.warped_garment[kept] == 0).all()
 
 
+def test_the_order_of_the_photos_memory_is_all_the_same(make_person: MakePerson) -> None:
+    person = make_person(129, 64)
+    due = given_back(person)
+    columns_first = Person(
+        *map(np.asfortranarray, (person.image, person.parsing, person.densepose))
+    )
+    found = given_back(columns_first)
+    for name in ("image", "parsing", "warped_garment"):
+        assert (getattr(found, name) == getattr(due, name)).all(), name
+    assert found.warped_garment.any()
+
+
 def test_real_people_given_back(real_samples: Path) -> None:
     for name in ("vitonhd_00006_00", "catalog_blue_tee"):
         person = Person.load(real_samples / name)
