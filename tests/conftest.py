@@ -15,8 +15,10 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
+from garment_transfer.cli.main import main
 from garment_transfer.runtime.bundle import (
     STAGES,
     Bundle,
@@ -279,6 +281,22 @@ def _save_person() -> Callable[..., Path]:
 def _put_engines() -> Callable[..., Engines]:
     """`put_engines(bundle, plan=, graph_sha256=, **fields)`: engines that are only text."""
     return put_engines
+
+
+@pytest.fixture(scope="session")
+def with_engines(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, str], Path]:
+    """`with_engines(bundle, backend)`: the bundle, or a copy with engines for this GPU."""
+
+    def build(bundle: Path, backend: str) -> Path:
+        if backend == "onnxruntime-cuda":  # needs none
+            return bundle
+        target = tmp_path_factory.mktemp("engines") / "bundle"
+        arguments = ["build", str(bundle), "--backend", backend, "--batch", "1:1:8"]
+        result = CliRunner().invoke(main, [*arguments, "-o", str(target)])
+        assert result.exit_code == 0, result.output
+        return target
+
+    return build
 
 
 @pytest.fixture(scope="session")

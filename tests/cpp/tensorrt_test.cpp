@@ -125,10 +125,10 @@ TEST(TensorRt, DevicePointersOnTheCallersStream) {
   }
 }
 
-TEST(TensorRt, TwoStreamsAtOnce) {
+// Runs of two cases on two streams, by turns.
+void expect_both(gt::Session& one, gt::Session& other) {
   const auto cases = golden_cases(pipeline().size());
   ASSERT_GE(cases.size(), 2u);
-  gt::Session one(pipeline()), other(pipeline());
   OnDevice first(cases[0]), second(cases[1]);
   for (int round = 0; round < 50; ++round) {
     first.enqueue(one);
@@ -138,17 +138,14 @@ TEST(TensorRt, TwoStreamsAtOnce) {
   EXPECT_EQ(second.differing(), "");
 }
 
+TEST(TensorRt, TwoStreamsAtOnce) {
+  gt::Session one(pipeline()), other(pipeline());
+  expect_both(one, other);
+}
+
 TEST(TensorRt, OneSessionOnTwoStreams) {
-  const auto cases = golden_cases(pipeline().size());
-  ASSERT_GE(cases.size(), 2u);
   gt::Session session(pipeline());
-  OnDevice first(cases[0]), second(cases[1]);
-  for (int round = 0; round < 50; ++round) {
-    first.enqueue(session);
-    second.enqueue(session);
-  }
-  EXPECT_EQ(first.differing(), "");
-  EXPECT_EQ(second.differing(), "");
+  expect_both(session, session);
 }
 
 TEST(TensorRt, HostMemoryWhereDeviceMemoryIsDue) {

@@ -6,9 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from garment_transfer.cli.main import main
 from garment_transfer.runtime.backends import find_backend
 
 VARIABLE = "GARMENT_TRANSFER_TENSORRT_HEADERS"
@@ -43,7 +41,7 @@ def test_backend_on_a_gpu(
     run: Callable[..., str],
     tiny_bundle: Path,
     tiny_golden: Path,
-    tmp_path: Path,
+    with_engines: Callable[..., Path],
 ) -> None:
     """Parity with Python, device pointers, two streams at once."""
     root = os.environ.get("TensorRT_ROOT")  # noqa: SIM112 - CMake's spelling
@@ -52,13 +50,9 @@ def test_backend_on_a_gpu(
     status = find_backend("tensorrt").status()
     if not status.available:
         pytest.skip(f"tensorrt: {status.reason}")
-    engines = tmp_path / "bundle"
-    arguments = ["build", str(tiny_bundle), "--backend", "tensorrt", "--batch", "1:1:8"]
-    result = CliRunner().invoke(main, [*arguments, "-o", str(engines)])
-    assert result.exit_code == 0, result.output
     folder = build("none", ["tensorrt_test"], tensorrt=Path(root))
     run(
         ["ctest", "--test-dir", folder, "-R", "^tensorrt_test$", "--output-on-failure"],
-        GARMENT_TRANSFER_ENGINES=str(engines),
+        GARMENT_TRANSFER_ENGINES=str(with_engines(tiny_bundle, "tensorrt")),
         GARMENT_TRANSFER_GOLDEN=str(tiny_golden),
     )

@@ -8,17 +8,15 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
-from garment_transfer.cli.main import main
 from garment_transfer.kernels.driver import checked
 from garment_transfer.runtime import (
     BackendError,
@@ -52,24 +50,14 @@ def backend(request: pytest.FixtureRequest) -> str:
     return name
 
 
-def with_engines(folder: Path, backend: str, target: Path) -> Path:
-    """The bundle, or a copy with engines where the backend needs them."""
-    if backend == "onnxruntime-cuda":
-        return folder
-    arguments = ["build", str(folder), "--backend", backend, "--batch", "1:1:8"]
-    result = CliRunner().invoke(main, [*arguments, "-o", str(target)])
-    assert result.exit_code == 0, result.output
-    return target
+@pytest.fixture(scope="module")
+def tiny_folder(backend: str, tiny_bundle: Path, with_engines: Callable[..., Path]) -> Path:
+    return with_engines(tiny_bundle, backend)
 
 
 @pytest.fixture(scope="module")
-def tiny_folder(backend: str, tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return with_engines(tiny_bundle, backend, tmp_path_factory.mktemp("tiny") / "bundle")
-
-
-@pytest.fixture(scope="module")
-def shipped_folder(backend: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return with_engines(sample_bundle(), backend, tmp_path_factory.mktemp("own") / "bundle")
+def shipped_folder(backend: str, with_engines: Callable[..., Path]) -> Path:
+    return with_engines(sample_bundle(), backend)
 
 
 @pytest.fixture
