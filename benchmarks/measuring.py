@@ -7,20 +7,28 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 
+#: Seconds that a run is repeated untimed before it is timed.
+_WARM_SECONDS = 0.02
+
+
 def interleaved(
     runs: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 10
 ) -> dict[str, list[float]]:
     """Milliseconds of every run, `rounds` times in turn, so that drift hits all alike.
 
     A pause before each lets the threads of the one before, which wait in a loop for more work, go
-    to sleep, since they would hold the cores; an untimed call then brings processor and caches back
-    to where a busy server has them.
+    to sleep, since they would hold the cores. After it a processor is slow for some milliseconds
+    (its clock, its caches, threads that are woken), so the run is repeated untimed until it is
+    back to where a busy server has it.
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(rounds + warm_up):
         for name, run in runs.items():
             time.sleep(0.005)
+            warm = time.perf_counter() + _WARM_SECONDS
             run()
+            while time.perf_counter() < warm:
+                run()
             start = time.perf_counter()
             run()
             if turn >= warm_up:
