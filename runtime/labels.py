@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -159,7 +160,8 @@ def to_classes(
     """
     known = np.zeros(256, bool)
     known[list(label_set.classes)] = True
-    present = np.flatnonzero(np.bincount(ids.ravel(), minlength=256))
+    ids = np.ascontiguousarray(ids)
+    present = np.flatnonzero(cv2.calcHist([ids], [0], None, [256], [0, 256]))
     unknown = present[~known[present]]
     if unknown.size:
         raise InputError(
@@ -172,11 +174,11 @@ def to_classes(
     table = np.zeros(256, np.uint8)
     for source, target in label_set.classes.items():
         table[source] = target
-    classes = table[ids]
-    hip = hip_row(parts)
-    if label_set.whole_body and hip is not None:
-        whole_body = np.isin(ids[hip:], list(label_set.whole_body))
-        classes[hip:][whole_body] = LOWER
+    classes = np.asarray(cv2.LUT(ids, table), np.uint8)
+    whole_body = label_set.whole_body.intersection(present.tolist())
+    hip = hip_row(parts) if whole_body else None
+    if hip is not None:
+        classes[hip:][np.isin(ids[hip:], list(whole_body))] = LOWER
     return classes
 
 
