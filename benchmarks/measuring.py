@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-
 #: Seconds that a run is repeated untimed before it is timed.
 _WARM_SECONDS = 0.02
 

@@ -1,6 +1,6 @@
 """The documents' tables and plot from the committed results, so that no figure in them is typed.
 
-    python -m garment_transfer.benchmarks.tables README.md examples/python_server/README.md
+    python -m garment_transfer.benchmarks.tables README.md docs/*.md examples/*/README.md
 
 rewrites what stands between `<!-- table: NAME -->` and `<!-- end -->`, and `docs/benchmark.png`
 beside the README where the result it shows has changed.

@@ -198,7 +198,7 @@ def train(
         data.random.bit_generator.state = json.loads(state["random"])
         torch.set_rng_state(state["torch_random"].cpu())
 
-    # a CPU gains a fifth of the time by bfloat16 where it has it, and is many times slower where not
+    # a CPU gains a fifth of the time by bfloat16 where it has it, and loses much where it has not
     half = phase.half and device.type == "cuda"
     batches: Iterator[Batch] = iter(data)
     bar = tqdm(total=config.steps, initial=step, desc=config.phase, unit="step", mininterval=5)

@@ -16,7 +16,7 @@ def tables() -> dict[str, Any]:
     return runpy.run_path(str(ROOT / "benchmarks" / "tables.py"))
 
 
-DOCUMENTS = ("README.md", "examples/python_server/README.md")
+DOCUMENTS = ("README.md", "docs/kernels.md", "docs/serving.md", "examples/python_server/README.md")
 
 
 def test_tables_are_made_from_the_results(tables: dict[str, Any]) -> None:
