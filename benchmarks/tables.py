@@ -107,7 +107,7 @@ def latency() -> str:
         "p50, ms",
         "p90",
         "p99",
-        "torch eager takes, times",
+        "times as fast as torch eager",
         "end to end, ms",
         "peak MiB",
         "load, s",
@@ -209,7 +209,7 @@ def triton() -> str:
     header = [
         f"{report['threads']} CPU threads, one instance",
         "pairs/s",
-        "of the loop",
+        "share of the loop's",
         "median, ms",
         "99th percentile, ms",
         "processor time per pair, ms",
