@@ -2,8 +2,8 @@
 
     python -m garment_transfer.benchmarks.tables README.md docs/*.md examples/*/README.md
 
-rewrites what stands between `<!-- table: NAME -->` and `<!-- end -->`, and `docs/benchmark.png`
-beside the README where the result it shows has changed.
+rewrites what stands between `<!-- table: NAME -->` and `<!-- end -->`, and where a document shows
+`docs/benchmark.png`, that plot, if the result it shows has changed.
 """
 
 import hashlib
@@ -331,7 +331,7 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
-#: The plot, from the README's folder.
+#: The plot, from the folder of the document that shows it.
 PLOT = "docs/benchmark.png"
 
 
@@ -359,15 +359,16 @@ def filled(text: str) -> str:
     "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 def main(files: tuple[Path, ...]) -> None:
-    """Rewrite the tables of FILES, and the plot beside the first, from the committed results."""
+    """Rewrite the tables of FILES, and the plot that one of them shows, from committed results."""
     for file in files:
-        file.write_text(filled(file.read_text(encoding="utf-8")), encoding="utf-8")
-    plot = files[0].parent / PLOT
-    if not is_current(plot):
-        from garment_transfer.benchmarks.report import write_plot
+        text = file.read_text(encoding="utf-8")
+        file.write_text(filled(text), encoding="utf-8")
+        plot = file.parent / PLOT
+        if PLOT in text and not is_current(plot):
+            from garment_transfer.benchmarks.report import write_plot
 
-        plot.parent.mkdir(exist_ok=True)
-        write_plot(_read("benchmark-cpu"), plot, _hash())
+            plot.parent.mkdir(exist_ok=True)
+            write_plot(_read("benchmark-cpu"), plot, _hash())
 
 
 if __name__ == "__main__":

@@ -149,15 +149,6 @@ class Phase:
     shop: bool = False
     frozen: str = ""
 
-    @property
-    def half(self) -> bool:
-        """Whether its network may be trained under bfloat16: not one that estimates a flow.
-
-        On one batch bfloat16 moved the flow of shipped weights from 2.9 to 3.7 pixels from the
-        truth, more than thousands of steps gain.
-        """
-        return not self.network.endswith("warping")
-
     def needed(self, weights: Weights) -> list[str]:
         """The networks it learns from under these weights."""
         return [

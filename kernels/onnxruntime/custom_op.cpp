@@ -104,8 +104,7 @@ FlowWarpCall checked_call(const Ort::KernelContext& context, Padding padding) {
           context.GetOutput(1, flow_shape, 4).GetTensorMutableData<float>()};
 }
 
-// The runtime's own threads run the kernel, as many as the session has. A thread that sleeps takes
-// its time to wake, so each part is given out by itself: who is awake does what is left.
+// The runtime's own threads run the kernel, as many as the session has.
 void on_runtime_threads(const Ort::KernelContext& context, std::ptrdiff_t count,
                         const std::function<void(std::ptrdiff_t, std::ptrdiff_t)>& body) {
   constexpr std::ptrdiff_t kParts = 16;
@@ -119,7 +118,7 @@ void on_runtime_threads(const Ort::KernelContext& context, std::ptrdiff_t count,
         const auto i = static_cast<std::ptrdiff_t>(part);
         w.body(w.count * i / w.parts, w.count * (i + 1) / w.parts);
       },
-      static_cast<std::size_t>(work.parts), static_cast<std::size_t>(work.parts), &work);
+      static_cast<std::size_t>(work.parts), 0, &work);
 }
 
 template <Type kType>
