@@ -18,6 +18,7 @@ from garment_transfer.export.errors import ExportError as ExportError
 from garment_transfer.export.flow_warp import OPSET, attach_flow_warp
 from garment_transfer.export.graph import (
     align_channels,
+    expand_masks,
     name_nodes,
     share_constants,
     shrink_constants,
@@ -234,6 +235,7 @@ def to_onnx(network: nn.Module, signature: Signature, size: Size) -> onnx.ModelP
     _strip(model)
     uint8_at_the_border(model)
     align_channels(model)
+    expand_masks(model)
     share_constants(model)
     shrink_constants(model)
     onnx.checker.check_model(model, full_check=True)

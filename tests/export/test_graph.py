@@ -10,6 +10,7 @@ from onnx import TensorProto, numpy_helper
 from garment_transfer.export.graph import (
     MOVING,
     align_channels,
+    expand_masks,
     module_of,
     share_constants,
     shrink_constants,
@@ -199,3 +200,35 @@ def test_exported_convolutions_over_joints_are_aligned(bundle):
             ]
             assert found
             assert not [width for width in found if width >= 8 and width % 4], stage
+
+
+#: A photo's products with a mask, with a plane for each channel, and of something that is no photo.
+_MASKED = """
+g (float[N,4,5,3] photo, float[N,1,4,5] mask, float[N,3,4,5] planes)
+  => (float[N,3,4,5] masked, float[N,3,4,5] other, float[N,3,4,5] alone) {
+  turned = Transpose <perm = [0, 3, 1, 2]> (photo)
+  scaled = Div (turned, scale)
+  masked = Mul (mask, scaled)
+  other = Mul (scaled, planes)
+  alone = Mul (planes, mask)
+}
+"""
+
+
+def test_masks_of_photos_are_expanded_and_the_result_is_the_same():
+    random = np.random.default_rng(6)
+    model = _parse(_MASKED)
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(255), "scale"))
+    inputs = {
+        "photo": random.standard_normal((2, 4, 5, 3), np.float32),
+        "mask": random.standard_normal((2, 1, 4, 5), np.float32),
+        "planes": random.standard_normal((2, 3, 4, 5), np.float32),
+    }
+    due = _run(model, **inputs)
+    expand_masks(model)
+    for value, expected in zip(_run(model, **inputs), due, strict=True):
+        np.testing.assert_array_equal(value, expected)
+    expanded = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type == "Expand"}
+    assert list(expanded.values()) == ["mask"]
+    products = {n.output[0]: set(n.input) for n in model.graph.node if n.op_type == "Mul"}
+    assert products["masked"] == {*expanded, "scaled"}
