@@ -328,6 +328,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "flow_warp": flow_warp,
     "triton": triton,
     "serve": serve,
+    "ablation": ablation,
 }
 
 
