@@ -1,6 +1,7 @@
 """The renderer: seeded, true to its own geometry, and rough where it says so."""
 
 import hashlib
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -331,9 +332,11 @@ def test_render_writes_people_that_transfer_reads(tmp_path: Path) -> None:
 
 def test_the_held_out_set_is_frozen():
     recipes = repr([synthetic.held_out_recipe(i) for i in range(synthetic.HELD_OUT_PAIRS)])
+    # the last digits of NumPy's exponential depend on the processor
+    recipes = re.sub(r"-?\d+\.\d+(e-?\d+)?", lambda x: f"{float(x[0]):.9g}", recipes)
     digest = hashlib.sha256(recipes.encode()).hexdigest()
     # whoever changes this makes every earlier figure incomparable, and says so in the CHANGELOG
-    assert digest == "3b0d34568101871e0a97414b15943279ddc72894242ba2dd13640dfb9e9d050b"
+    assert digest == "76b72aad4774e34375c3c6adc23f6927eba179eeded805509970ff5f696b820b"
 
 
 def test_label_maps_are_as_rough_as_real_ones(real_samples):
