@@ -36,6 +36,16 @@ def types_of(model: onnx.ModelProto) -> dict[str, int]:
     return types
 
 
+def channels_of(model: onnx.ModelProto) -> dict[str, int]:
+    """The channels of every input and intermediate tensor of four axes by its name; 0 if open."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    return {
+        value.name: axes[1].dim_value
+        for value in (*graph.input, *graph.value_info)
+        if len(axes := value.type.tensor_type.shape.dim) == 4
+    }
+
+
 class Names:
     """Names that a graph does not use yet."""
 
@@ -90,12 +100,7 @@ def align_channels(model: onnx.ModelProto) -> None:
     ONNX Runtime's blocked convolutions (NCHWc) take no other number, and its plain ones are
     slower. What is missing is a repetition of channels that are there, with weights of 0.
     """
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    channels = {
-        value.name: axes[1].dim_value
-        for value in (*inferred.input, *inferred.value_info)
-        if len(axes := value.type.tensor_type.shape.dim) == 4
-    }
+    channels = channels_of(model)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     readers = collections.defaultdict(list)
     for node in model.graph.node:
@@ -143,13 +148,9 @@ def expand_masks(model: onnx.ModelProto) -> None:
     A mask of one channel is then broadcast along the last axis, which takes 15 times as long as
     the product of two equal shapes.
     """
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    shapes = {
-        value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim]
-        for value in (*inferred.input, *inferred.value_info)
-    }
-    photos: set[str] = set()
+    channels = channels_of(model)
     names = Names(model)
+    photos: set[str] = set()
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         turned = node.op_type == "Transpose" and list(node.attribute[0].ints) == [0, 3, 1, 2]
@@ -157,19 +158,16 @@ def expand_masks(model: onnx.ModelProto) -> None:
         if turned or scaled:
             photos.update(node.output)
         elif node.op_type == "Mul" and len(photos.intersection(node.input)) == 1:
-            mask = next(i for i, name in enumerate(node.input) if name not in photos)
-            channels = shapes.get(node.input[1 - mask], [0, 0])[1]
-            if channels > 1 and shapes.get(node.input[mask], [0, 0])[1:2] == [1]:
-                expanded = names.new(f"{node.input[mask]}_expanded")
+            at = 0 if node.input[1] in photos else 1
+            photo, mask = node.input[1 - at], node.input[at]
+            if channels.get(photo, 0) > 1 and channels.get(mask) == 1:
+                expanded = names.new(f"{mask}_expanded")
                 shape = names.new(f"{expanded}_shape")
-                model.graph.initializer.append(
-                    numpy_helper.from_array(np.array([1, channels, 1, 1], np.int64), shape)
-                )
+                sides = np.array([1, channels[photo], 1, 1], np.int64)
+                model.graph.initializer.append(numpy_helper.from_array(sides, shape))
                 name = names.new(f"{module_of(node)}/Expand")
-                nodes.append(
-                    helper.make_node("Expand", [node.input[mask], shape], [expanded], name)
-                )
-                node.input[mask] = expanded
+                nodes.append(helper.make_node("Expand", [mask, shape], [expanded], name))
+                node.input[at] = expanded
         nodes.append(node)
     replace_nodes(model, nodes)
 

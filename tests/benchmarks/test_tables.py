@@ -37,7 +37,7 @@ def test_command(tables: dict[str, Any], tmp_path: Path) -> None:
     result = CliRunner().invoke(tables["main"], [str(file)])
     assert result.exit_code == 0, result.output
     text = file.read_text()
-    assert "\n<!-- table: latency -->\n" in text
+    assert text.startswith("![plot](docs/benchmark.png)\n<!-- table: latency -->\n")
     assert text.endswith("<!-- end -->\nb\n")
     assert "torch eager" in text
     assert "old" not in text
