@@ -33,15 +33,22 @@ class TryOnParsingNetwork(ParsingTrunk):
 
     The mask is moved onto A so that its trunk has the width of A's torso and hangs from the same
     height; its length then says where the hem is. How far sleeves reach on A is left to the
-    network, which also gets the mask's proportions in numbers.
+    network, which also gets the mask's proportions in numbers. A mask does not tell a wide garment
+    from a short one, nor whether somebody wears it tucked in. Annotated places of the cloth do, in
+    the shop's picture and in a photo of whoever wears it, where a data set has them.
     """
 
     def __init__(self, config: ParsingConfig) -> None:
-        super().__init__(config, person_planes=5, owner_channels=8 + 2, covered_channels=2)
-        self.shop = Conv(3, 8, 2)
+        super().__init__(config, person_planes=5, owner_channels=8 + 2, covered_channels=2 + 6 + 2)
+        self.shop = Conv(3 + 3, 8, 2)
 
     def reason_planes(
-        self, reserved: Tensor, person_densepose: Tensor, shop_mask: Tensor
+        self,
+        reserved: Tensor,
+        person_densepose: Tensor,
+        shop_mask: Tensor,
+        shop_places: Tensor | None = None,
+        worn_places: Tensor | None = None,
     ) -> Reasoned:
         """Logits of the classes `REASONED`, and features.
 
@@ -49,42 +56,44 @@ class TryOnParsingNetwork(ParsingTrunk):
             reserved: float [N,5,H,W], as `reserved_planes` gives it.
             person_densepose: uint8 [N,H,W,3], IUV.
             shop_mask: uint8 or bool [N,H,W], where the shop's picture shows the garment.
+            shop_places: [N,3,H,W], which place of the cloth it shows, metres; None if unknown.
+            worn_places: the same of a photo of its wearer, of which the hem's height alone counts.
         """
         mask = (shop_mask > 0)[:, None].float()
+        places = torch.zeros_like(mask).expand(-1, 3, -1, -1)
+        worn_places = places if worn_places is None else worn_places.float()
+        if shop_places is not None:
+            places = shop_places.float() * mask
         trunk = mask * _trunk(mask)
         place = within(moments(trunk), mask)
-        shop = self.shop(torch.cat([mask, place * mask], dim=1))
+        shop = self.shop(torch.cat([mask, place * mask, 2 * places], dim=1))
         owner = torch.cat([shop, place[..., ::2, ::2]], dim=1)
         torso = is_part(person_densepose, TORSO_PARTS)[:, None].float()
         affine = _hanging_affine(torso, trunk)
         coarse = torch.zeros_like(owner[:, :2, ::2, ::2])
         aligned, _ = flow_warp(owner, coarse, torch.zeros_like(owner[:, :2]), affine)
         person = self.person(reserved, person_densepose)
-        numbers = torch.stack([_extent(mask, 3) / _extent(trunk, 3), _slimness(trunk)], dim=1)
+        proportions = torch.stack([_extent(mask, 3) / _extent(trunk, 3), _slimness(trunk)], dim=1)
+        # hem, collar and both sleeves' ends are where the cloth reaches farthest
+        ends = [_least(places), -_least(-places)]
+        hems = [_hem(places), _hem(worn_places)]
+        numbers = torch.cat([proportions.log(), *(4 * reach for reach in ends + hems)], dim=1)
         h, w = mask.shape[-2] // 4, mask.shape[-1] // 4
-        covered = numbers.log()[:, :, None, None].expand(-1, -1, h, w)
+        covered = numbers[:, :, None, None].expand(-1, -1, h, w)
         return self.think(person, owner, aligned, covered)
 
 
-def reserved_planes(person_parsing: Tensor, person_densepose: Tensor, hem: int) -> Tensor:
+def reserved_planes(parsing: Tensor, densepose: Tensor, lower: bool) -> Tensor:
     """What of a person's own parsing `T_p` may see: float [N,5,H,W].
 
-    Hair, face, lower garment, legs and the hands. The lower garment `hem` rows or less below the
-    person's own garment is left out: where it begins would tell how far that garment reaches.
+    Hair, face, lower garment, legs and the hands. Where the lower garment begins tells how far the
+    garment above it reaches, so without `lower` that plane is 0.
     """
-    hands = (person_parsing == SKIN) & is_part(person_densepose, HAND_PARTS)
-    planes = one_hot(person_parsing, (HAIR, FACE, LOWER, LEGS, GARMENT))
-    return reserved_from(planes, hands[:, None].float(), hem)
-
-
-def reserved_from(planes: Tensor, hands: Tensor, hem: int) -> Tensor:
-    """`reserved_planes` from soft planes [N,5,H,W] of hair, face, lower garment, legs, garment."""
-    hair, face, lower, legs, garment = planes.split(1, dim=1)
-    if hem:
-        # upwards: a pixel is hidden if one of the `hem` rows above it is garment
-        above = torch.nn.functional.pad(garment, (0, 0, hem, 0))
-        lower = lower * (1 - torch.nn.functional.max_pool2d(above, (hem + 1, 1), 1))
-    return torch.cat([hair, face, lower, legs, hands], dim=1)
+    hands = (parsing == SKIN) & is_part(densepose, HAND_PARTS)
+    planes = one_hot(parsing, (HAIR, FACE, LOWER, LEGS))
+    if not lower:
+        planes[:, 2] = 0
+    return torch.cat([planes, hands[:, None].float()], dim=1)
 
 
 def shop_parsing(shop_mask: Tensor) -> Tensor:
@@ -108,6 +117,18 @@ def _extent(mask: Tensor, axis: int) -> Tensor:
 
 def _slimness(mask: Tensor) -> Tensor:
     return _extent(mask, 2) / _extent(mask, 3)
+
+
+def _least(places: Tensor) -> Tensor:
+    """The least of each coordinate [N,3,H,W] over a garment, which is where any is not 0: [N,3]."""
+    known = (places != 0).any(dim=1, keepdim=True)
+    least = torch.where(known, places, torch.inf).amin(dim=(2, 3))
+    return torch.where(least.isinf(), 0.0, least)
+
+
+def _hem(places: Tensor) -> Tensor:
+    """How low on the trunk the cloth reaches, [N,3,H,W] to [N,1], metres; sleeves lie beside it."""
+    return _least(places * (places[:, :1].abs() < 0.2))[:, 2:]
 
 
 def _hanging_affine(target: Tensor, source: Tensor) -> Tensor:

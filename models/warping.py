@@ -271,8 +271,13 @@ class WarpingNetwork(nn.Module):
         garment_parsing: Tensor,
         transfer_parsing: Tensor,
         person_densepose: Tensor,
+        garment_places: Tensor | None = None,
     ) -> Flows:
-        """Affine and flows of all levels; inputs as in `forward`."""
+        """Affine and flows of all levels; inputs as in `forward`.
+
+        `garment_places` [N,3,H,W], decimetres: which place of the cloth the owner's photo shows,
+        where that is annotated; it then need not be estimated. A teacher's photo has it.
+        """
         mask = one_hot(garment_parsing, (GARMENT,))
         # what surrounds the garment tells which of its parts is where
         around = one_hot(garment_parsing, (SKIN, FACE, HAIR, LOWER))
@@ -291,7 +296,11 @@ class WarpingNetwork(nn.Module):
             coarsest = torch.cat([garment[-1], shape[-1]], dim=1)
             affine = self.aligning(coarsest, source_region, target_region)
 
-        worn = self.worn(garment[1], source_region)
+        if garment_places is None:
+            worn = self.worn(garment[1], source_region)
+        else:
+            covered = F.avg_pool2d(mask, 4).clamp_min(1e-6)
+            worn = F.avg_pool2d(garment_places.float() * mask, 4) / covered
         wanted = self.wanted(shape[1], target_region)
         worn_levels, wanted_levels = _levels(worn, mask), _levels(wanted, target[:, :1])
         match = to_flow(self.matching(worn_levels[1], wanted_levels[0]), affine)

@@ -47,7 +47,6 @@ from garment_transfer.models.parsing import (
 from garment_transfer.models.regrowth import RegrowthNetwork
 from garment_transfer.models.teachers import (
     TryOnParsingNetwork,
-    reserved_from,
     reserved_planes,
     shop_parsing,
 )
@@ -95,8 +94,8 @@ class Weights:
         content: of `T_w`'s warped garment, for `warping` and `warping-joint`.
         shape: of the target region, for all phases that warp.
         smooth: of the flow's bending, for all phases that estimate it.
-        annotation: of annotated places of the cloth, for the teacher `try-on-warping`; without
-            effect on data that lack them.
+        annotation: of annotated places of the cloth, for the teachers; without effect on data
+            that lack them.
         erasing: how `regrowth` erases arms: as the garments of other people would, or by
             rectangles at random, which is how inpainting is usually trained.
     """
@@ -181,32 +180,56 @@ def _ious(logits: Tensor, parsing: Tensor, truth: Tensor) -> Scalars:
 def _try_on_parsing(
     network: TryOnParsingNetwork, batch: Photos, knowledge: Knowledge
 ) -> tuple[Tensor, Scalars]:
-    """`T_p` teaches itself: a person's own garment, at once and after a random one, is their photo.
+    """`T_p` teaches itself: a person's own garment, at once or after a random one, is their photo.
 
-    A random garment first, and the own one put on over that result, closes a cycle: the second
-    step sees a lower garment that ends elsewhere than the photo's, and has to go by the mask.
+    At once it must not see the lower garment, whose upper end is the answer. A random garment
+    first, and the own one put on over that result, closes a cycle: there the lower garment ends
+    where the random one let it, so that it can be shown and the hem still has to come from the
+    shop. Half of a batch goes either way.
     """
-    height = batch.person_parsing.shape[-2]
-    # how much of the lower garment below the hem is hidden: from nothing to a quarter
-    hem = int(torch.randint(height // 4 + 1, ()))
-    reserved = reserved_planes(batch.person_parsing, batch.person_densepose, hem)
-    own_mask, other_mask = _given(batch.person_shop_mask), _given(batch.garment_shop_mask)
-    own = network.reason_planes(reserved, batch.person_densepose, own_mask)
-    loss = parsing_loss(own.logits, batch.person_reference, batch.person_parsing)
-    scalars = {
-        "own": loss.item(),
-        **_ious(own.logits, batch.person_parsing, batch.person_reference),
-    }
-    if knowledge.weights.cycle:
-        other = network.reason_planes(reserved, batch.person_densepose, other_mask)
-        planes = _soft_planes(other.logits, batch.person_parsing)
-        hands = planes[:, 5:] * is_part(batch.person_densepose, HAND_PARTS)[:, None]
-        reserved = reserved_from(planes[:, :5], hands, hem)
-        back = network.reason_planes(reserved, batch.person_densepose, own_mask)
-        cycle = parsing_loss(back.logits, batch.person_reference, batch.person_parsing)
-        loss = loss + knowledge.weights.cycle * cycle
-        scalars["cycle"] = cycle.item()
-    return loss, scalars
+    densepose, weights = batch.person_densepose, knowledge.weights
+    reserved = reserved_planes(batch.person_parsing, densepose, lower=False)
+    round_trip = len(reserved) // 2 if weights.cycle else 0
+    if round_trip:
+        with torch.no_grad():
+            shop = _shop(batch, "garment", weights)
+            other = network.reason_planes(reserved, densepose, *shop)
+            dressed = merge(covering(other.logits, batch.person_parsing), batch.person_parsing)
+        reserved[:round_trip] = reserved_planes(dressed, densepose, lower=True)[:round_trip]
+    logits = network.reason_planes(reserved, densepose, *_shop(batch, "person", weights)).logits
+    scalars = _ious(logits, batch.person_parsing, batch.person_reference)
+    truth = (batch.person_reference, batch.person_parsing)
+    own = parsing_loss(logits[round_trip:], *(t[round_trip:] for t in truth))
+    scalars["own"] = own.item()
+    if not round_trip:
+        return own, scalars
+    cycle = parsing_loss(logits[:round_trip], *(t[:round_trip] for t in truth))
+    scalars["cycle"] = cycle.item()
+    return own + weights.cycle * cycle, scalars
+
+
+def _shop(
+    batch: Photos, role: str, weights: Weights
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """What `T_p` sees of a garment: mask in the shop, and places of it there and on its wearer.
+
+    Those are annotations, of one picture each: None if there are none or they do not count.
+    """
+    mask = _given(getattr(batch, f"{role}_shop_mask"))
+    if not weights.annotation:
+        return mask, None, None
+    return mask, getattr(batch, f"{role}_shop_places"), getattr(batch, f"{role}_places")
+
+
+def covering(logits: Tensor, parsing: Tensor) -> Tensor:
+    """Logits [N,4,H,W] of `REASONED`, without what no change of an upper garment does.
+
+    Where a person's own map [N,H,W] shows lower garment there is none of the background after it,
+    and where it shows background no lower garment.
+    """
+    shown, hidden = ((parsing == label)[:, None] for label in (BACKGROUND, LOWER))
+    barred = torch.cat([hidden, shown & False, shown & False, shown], dim=1)
+    return logits.masked_fill(barred, -30.0)
 
 
 def _given(tensor: Tensor | None) -> Tensor:
@@ -230,11 +253,12 @@ def _soft_planes(logits: Tensor, parsing: Tensor) -> Tensor:
 def _teach(batch: Photos, knowledge: Knowledge) -> Reasoned:
     """What `T_p` says of the same transfer, from the owner's garment in the shop."""
     teacher = cast(TryOnParsingNetwork, knowledge.networks["try_on_parsing"])
-    hem = batch.person_parsing.shape[-2] // 8
+    weights, densepose = knowledge.weights, batch.person_densepose
     with torch.no_grad():
-        reserved = reserved_planes(batch.person_parsing, batch.person_densepose, hem)
-        mask = _given(batch.garment_shop_mask)
-        return teacher.reason_planes(reserved, batch.person_densepose, mask)
+        # it has seen lower garments that end anywhere in its cycle alone
+        reserved = reserved_planes(batch.person_parsing, densepose, lower=bool(weights.cycle))
+        taught = teacher.reason_planes(reserved, densepose, *_shop(batch, "garment", weights))
+    return Reasoned(covering(taught.logits, batch.person_parsing), taught.features)
 
 
 def _study(network: ParsingNetwork, batch: Photos) -> Reasoned:
@@ -322,7 +346,13 @@ def _supervised_parsing(
 # warping
 
 
-def shop_places(batch: Photos) -> Tensor:
+def annotation(places: Tensor | None, weights: Weights) -> Tensor | None:
+    """Annotated places of the cloth, metres, in decimetres; None if there are none or they do not
+    count."""
+    return 10 * places.float() if places is not None and weights.annotation else None
+
+
+def shop_places(batch: Photos, weights: Weights) -> Tensor:
     """Places of the owner's garment in the shop's picture, decimetres, float [N,3,H,W].
 
     Any coordinates do that are one and the same on the shop's picture and on everybody whom a
@@ -330,16 +360,16 @@ def shop_places(batch: Photos) -> Tensor:
     shop's picture, which it shows about 8 decimetres of.
     """
     mask = (_given(batch.garment_shop_mask) > 0)[:, None].float()
-    if batch.garment_shop_places is not None:
-        return 10 * batch.garment_shop_places.float() * mask
+    annotated = annotation(batch.garment_shop_places, weights)
+    if annotated is not None:
+        return annotated * mask
     h, w = mask.shape[-2:]
     x, y = (4 * positions(mask)).split(1, dim=1)
     return torch.cat([x * w / h, y, torch.zeros_like(x)], dim=1) * mask
 
 
-def worn_content(image: Tensor, parsing: Tensor, places: Tensor) -> Content:
-    """The garment of a photo, uint8 [N,H,W,3], with places of it, [N,3,H,W]."""
-    mask = one_hot(parsing, (GARMENT,))
+def worn_content(image: Tensor, mask: Tensor, places: Tensor) -> Content:
+    """The garment of a photo, uint8 [N,H,W,3], [N,1,H,W], with places of it, [N,3,H,W]."""
     return Content(torch.cat([image_to_float(image), places], dim=1) * mask, mask)
 
 
@@ -349,8 +379,10 @@ def taught_content(batch: Photos, knowledge: Knowledge, parsing: Tensor, who: Te
     with torch.no_grad():
         shop = shop_parsing(_given(batch.garment_shop_mask))
         image = _given(batch.garment_shop_image)
-        flows = teacher.flows(image, shop, parsing, who)
-        return moved_content(worn_content(image, shop, shop_places(batch)), flows, parsing)
+        annotated = annotation(batch.garment_shop_places, knowledge.weights)
+        flows = teacher.flows(image, shop, parsing, who, annotated)
+        mask, places = one_hot(shop, (GARMENT,)), shop_places(batch, knowledge.weights)
+        return moved_content(worn_content(image, mask, places), flows, parsing)
 
 
 def moved_content(content: Content, flows: Flows, parsing: Tensor) -> Content:
@@ -378,29 +410,24 @@ def _try_on_warping(
     # every other sample sees the target shape as a parser would have drawn it
     wearing = batch.person_reference.clone()
     wearing[::2] = batch.person_parsing[::2]
-    flows = network.flows(image, shop, wearing, batch.person_densepose)
     region = one_hot(batch.person_reference, (GARMENT,))
-    annotated = weights.annotation if batch.person_places is not None else 0.0
-    places = [torch.zeros_like(region).expand(-1, 3, -1, -1)] * 2
-    if batch.person_places is not None and batch.person_shop_places is not None:
-        places = [10 * batch.person_places.float(), 10 * batch.person_shop_places.float()]
-    own = worn_content(batch.person_image, batch.person_reference, places[0])
-    content, distance, colours = content_loss(
-        flows, worn_content(image, shop, places[1]), own, annotated
-    )
-    shape = shape_loss(flows, one_hot(shop, (GARMENT,)), region)
+    there = annotation(batch.person_shop_places, weights)
+    here = annotation(batch.person_places, weights)
+    annotated = weights.annotation if there is not None and here is not None else 0.0
+    flows = network.flows(image, shop, wearing, batch.person_densepose, there)
+    nothing = torch.zeros_like(region).expand(-1, 3, -1, -1)
+    mask = one_hot(shop, (GARMENT,))
+    own = worn_content(batch.person_image, region, nothing if here is None else here)
+    source = worn_content(image, mask, nothing if there is None else there)
+    content, distance, colours = content_loss(flows, source, own, annotated)
+    shape = shape_loss(flows, mask, region)
     bending = smoothness(flows.levels[-1])
     loss = content + 5 * weights.shape * shape + weights.smooth * bending
     scalars = {"colours": colours.item(), "shape": shape.item(), "bending": bending.item()}
-    if annotated:
-        worn = places_loss(flows.worn, places[1] / 10)
-        wanted = places_loss(flows.wanted, places[0] / 10)
-        loss = loss + 8 * annotated * (worn + wanted)
-        scalars |= {
-            "places_dm": distance.item(),
-            "worn_dm": worn.item(),
-            "wanted_dm": wanted.item(),
-        }
+    if here is not None:
+        wanted = places_loss(flows.wanted, here / 10)
+        loss = loss + 8 * annotated * wanted
+        scalars |= {"places_dm": distance.item(), "wanted_dm": wanted.item()}
     return loss, scalars
 
 
@@ -437,8 +464,9 @@ def _warping(
 ) -> tuple[Tensor, Scalars]:
     """`S_w` learns from `T_w`, which warps the same garment from the shop onto the same shape.
 
-    `T_w` also says which place of the cloth the owner's photo shows, since it puts the garment on
-    its owner as well: so a flow of `S_w` is right where it leads to the place that `T_w` has there.
+    A flow of `S_w` is right where it leads to the place of the cloth that `T_w` has there. Which
+    place the owner's photo shows is annotated, or `T_w` says it too, since it can put the garment
+    on its owner as well.
     """
     weights = knowledge.weights
     transfer = reasoned_transfer(batch, knowledge)
@@ -452,9 +480,13 @@ def _warping(
     scalars = {"shape": shape.item(), "bending": bending.item()}
     if weights.content:
         due = taught_content(batch, knowledge, transfer, batch.person_densepose)
-        worn = taught_content(batch, knowledge, batch.garment_parsing, batch.garment_densepose)
-        places = worn.image[:, 3:]
-        shown = worn_content(batch.garment_image, batch.garment_parsing, places)
+        places = annotation(batch.garment_places, weights)
+        if places is None:
+            worn = (batch.garment_parsing, batch.garment_densepose)
+            places = taught_content(batch, knowledge, *worn).image[:, 3:]
+        # a parser's garment is not quite the annotated one
+        known = mask * (places != 0).any(dim=1, keepdim=True)
+        shown = worn_content(batch.garment_image, known, places)
         content, distance, colours = content_loss(flows, shown, due)
         heads = places_loss(flows.worn, places / 10)
         heads = heads + places_loss(flows.wanted, due.image[:, 3:] / 10)
@@ -590,15 +622,13 @@ def _supervised_regrowth(
 def _show_try_on_parsing(
     network: TryOnParsingNetwork, batch: Photos, knowledge: Knowledge
 ) -> list[Tensor]:
-    hem = batch.person_parsing.shape[-2] // 8
-    reserved = reserved_planes(batch.person_parsing, batch.person_densepose, hem)
+    reserved = reserved_planes(batch.person_parsing, batch.person_densepose, lower=False)
     columns = [batch.person_image, coloured(batch.person_reference)]
-    for image, mask in (
-        (batch.person_shop_image, batch.person_shop_mask),
-        (batch.garment_shop_image, batch.garment_shop_mask),
-    ):
-        reasoned = network.reason_planes(reserved, batch.person_densepose, _given(mask))
-        columns += [_given(image), coloured(merge(reasoned.logits, batch.person_parsing))]
+    for role in ("person", "garment"):
+        shop = _shop(batch, role, knowledge.weights)
+        reasoned = network.reason_planes(reserved, batch.person_densepose, *shop)
+        image = _given(getattr(batch, f"{role}_shop_image"))
+        columns += [image, coloured(merge(reasoned.logits, batch.person_parsing))]
     return columns
 
 

@@ -50,7 +50,8 @@ class TrainingConfig:
         steps: optimiser steps in all.
         batch: transfers per step.
         learning_rate: the highest; it rises over 3 % of the steps and falls as a cosine.
-        average: decay of the moving average of the weights, which is what is kept.
+        average: decay of the moving average of the weights, which is what is kept; in the first
+            steps the average is over fewer, so that it never holds much of the start.
         seed: of initial weights and of the order of the data.
         save_every: steps between two saved states.
         initial: a checkpoint of the same preset whose weights the phase starts from. If not given,
@@ -168,9 +169,7 @@ def train(
     knowledge = _knowledge(config, phase, device)
     if phase.frozen and getattr(network, phase.frozen) is not None:
         network.get_submodule(phase.frozen).requires_grad_(False)
-    averaged = AveragedModel(
-        network, multi_avg_fn=get_ema_multi_avg_fn(config.average), use_buffers=True
-    )
+    averaged = AveragedModel(network, multi_avg_fn=_averaging(config.average), use_buffers=True)
     learning = [p for p in network.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(learning, config.learning_rate, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _rise_and_fall(config.steps))
@@ -338,6 +337,19 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key)
     )
+
+
+def _averaging(decay: float) -> Callable[[Any, Any, Any], None]:
+    """`get_ema_multi_avg_fn`, with a decay that grows to `decay` with the steps averaged so far.
+
+    By (1 + steps) / (10 + steps), as TensorFlow's ExponentialMovingAverage does.
+    """
+
+    def average(averaged: Any, current: Any, steps: Any) -> None:
+        growing = (1 + int(steps)) / (10 + int(steps))
+        get_ema_multi_avg_fn(min(decay, growing))(averaged, current, steps)
+
+    return average
 
 
 def _rise_and_fall(steps: int) -> Callable[[int], float]:

@@ -32,25 +32,46 @@ def test_the_teacher_does_not_see_what_the_person_wears():
     undressed = parsing.clone()
     undressed[parsing == GARMENT] = SKIN
     undressed[:, 14:34, 12:20] = GARMENT  # and the arm in a sleeve
+    longer = undressed.clone()
+    longer[:, 40:50, 20:44] = GARMENT  # and over the lower garment
     mask = torch.zeros(1, 64, 64, dtype=torch.uint8)
     mask[:, 10:50, 16:48] = 1
     network = build_network("lite", "try_on_parsing")
     with torch.no_grad():
-        a, b = (
-            network.reason_planes(reserved_planes(p, densepose, hem=0), densepose, mask)
-            for p in (parsing, undressed)
+        a, b, c = (
+            network.reason_planes(reserved_planes(p, densepose, lower=False), densepose, mask)
+            for p in (parsing, undressed, longer)
         )
     assert torch.equal(a.logits, b.logits)
+    assert torch.equal(a.logits, c.logits)
     assert [f.shape[-1] for f in a.features] == [4, 8, 16, 32]
 
 
-def test_the_lower_garment_is_hidden_below_the_hem_and_nowhere_else():
+def test_the_lower_garment_is_shown_where_it_is_asked_for():
     parsing, densepose = person()
-    shown, hidden = (reserved_planes(parsing, densepose, hem) for hem in (0, 6))
-    changed = (shown != hidden).nonzero()
-    assert changed[:, 1].unique().tolist() == [2]  # the plane of the lower garment
-    assert sorted(changed[:, 2].unique().tolist()) == [40, 41, 42, 43, 44, 45]
+    shown, hidden = (reserved_planes(parsing, densepose, lower) for lower in (True, False))
+    assert torch.equal(shown[:, 2], (parsing == LOWER).float())
+    assert not hidden[:, 2].any()
+    shown[:, 2] = 0
+    assert torch.equal(shown, hidden)
     assert hidden[:, 4, 34:38, 12:20].all()  # the hand is known
+
+
+def test_the_teacher_goes_by_places_of_the_cloth_where_it_has_them():
+    parsing, densepose = person()
+    mask = torch.zeros(1, 64, 64, dtype=torch.uint8)
+    mask[:, 10:50, 16:48] = 1
+    places = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    network = build_network("lite", "try_on_parsing")
+    reserved = reserved_planes(parsing, densepose, lower=False)
+    with torch.no_grad():
+        unknown, zero, known, outside = (
+            network.reason_planes(reserved, densepose, mask, p).logits
+            for p in (None, 0 * places, places, torch.where(mask[:, None] > 0, places, places + 1))
+        )
+    assert torch.equal(unknown, zero)
+    assert not torch.equal(known, zero)
+    assert torch.equal(known, outside)  # places mean nothing beside the garment
 
 
 def test_a_garment_hangs_from_the_torsos_top_at_the_torsos_width():

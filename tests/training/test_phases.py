@@ -10,10 +10,11 @@ import torch
 
 from garment_transfer.models.checkpoint import load_checkpoint, save_checkpoint
 from garment_transfer.models.flow_warp import identity_affine
+from garment_transfer.models.parsing import REASONED
 from garment_transfer.models.presets import build_network
 from garment_transfer.models.warping import Flows
 from garment_transfer.runtime.errors import InputError
-from garment_transfer.runtime.labels import FACE, GARMENT, HAIR, LEGS, SKIN
+from garment_transfer.runtime.labels import BACKGROUND, FACE, GARMENT, HAIR, LEGS, LOWER, SKIN
 from garment_transfer.training.data import PhotoBatches, Photos, RenderedPhotos, Transfers
 from garment_transfer.training.losses import (
     Content,
@@ -22,7 +23,14 @@ from garment_transfer.training.losses import (
     response_loss,
     shape_loss,
 )
-from garment_transfer.training.phases import METHOD, PHASES, Knowledge, Weights, erased
+from garment_transfer.training.phases import (
+    METHOD,
+    PHASES,
+    Knowledge,
+    Weights,
+    covering,
+    erased,
+)
 from garment_transfer.training.photos import open_photos
 from garment_transfer.training.synthetic.groups import KEYS, SHOP_KEYS, shard_paths
 from garment_transfer.training.trainer import TrainingConfig, TrainingError, open_data, train
@@ -264,6 +272,16 @@ def test_response_loss_is_least_at_the_teacher():
     other = sure.clone()
     other[:, :, :4] = 5
     assert response_loss(other, sure, person) == least
+
+
+def test_what_no_upper_garment_changes_is_barred_from_the_teacher():
+    logits = torch.randn(1, len(REASONED), 2, 2, generator=torch.Generator().manual_seed(0))
+    parsing = torch.tensor([[[BACKGROUND, LOWER], [GARMENT, SKIN]]], dtype=torch.uint8)
+    shares = torch.softmax(covering(logits, parsing), dim=1)[0]
+    due = torch.softmax(logits, dim=1)[0]
+    assert shares[REASONED.index(LOWER), 0, 0] < 1e-9  # on background
+    assert shares[REASONED.index(BACKGROUND), 0, 1] < 1e-9  # on lower garment
+    assert torch.equal(shares[:, 1], due[:, 1])
 
 
 def test_feature_loss_compares_where_not_which_channel():

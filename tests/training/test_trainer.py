@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 from garment_transfer.models.checkpoint import CheckpointError, load_checkpoint
 from garment_transfer.models.flow_warp import identity_affine
@@ -12,7 +13,13 @@ from garment_transfer.models.warping import Flows
 from garment_transfer.training.losses import flow_loss, places_loss
 from garment_transfer.training.phases import PHASES, Weights
 from garment_transfer.training.synthetic.groups import shard_paths
-from garment_transfer.training.trainer import TrainingConfig, TrainingError, result_of, train
+from garment_transfer.training.trainer import (
+    TrainingConfig,
+    TrainingError,
+    _averaging,
+    result_of,
+    train,
+)
 
 
 @pytest.fixture
@@ -72,6 +79,20 @@ def test_a_run_can_start_from_a_checkpoint(config, tmp_path):
         train(dataclasses.replace(other, phase="supervised-warping"))
     with pytest.raises(CheckpointError, match="is of preset 'lite', whose regrowth is not that"):
         train(dataclasses.replace(other, preset="full"))
+
+
+def test_the_average_of_a_short_training_is_not_its_start():
+    network = torch.nn.Linear(1, 1, bias=False)
+    averaged = AveragedModel(network, multi_avg_fn=_averaging(0.998))
+    mean = 0.0
+    for step in range(60):
+        torch.nn.init.constant_(network.weight, step)
+        averaged.update_parameters(network)
+        decay = min(0.998, (1 + step) / (10 + step)) if step else 0.0
+        mean = decay * mean + (1 - decay) * step
+    assert averaged.module.weight.item() == pytest.approx(mean, rel=1e-5)
+    # a decay of 0.998 alone would leave it at 3.4
+    assert mean > 50
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_batch_saved(config, shards, tmp_path):
