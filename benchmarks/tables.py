@@ -59,8 +59,10 @@ def real() -> str:
             row["name"],
             f"{row['changed_ssim']:.3f}",
             f"{row['flat_ssim']:.3f}",
+            f"{row['cycle_ssim']:.3f}",
             f"{row['garment_iou']:.3f}",
             f"{row['skin_iou']:.3f}",
+            f"{row['arms_iou']:.3f}",
         ]
         for row in _read("evaluate-lite")["given_back"]
     ]
@@ -68,8 +70,10 @@ def real() -> str:
         "own garment given back",
         "SSIM, garment and skin",
         "same, flat colour instead",
+        "same, by way of the others",
         "garment IoU",
         "skin IoU",
+        "arms IoU",
     ]
     return _markdown(header, rows)
 

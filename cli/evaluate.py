@@ -11,6 +11,7 @@ HELD_OUT_PAIRS = 256
 COLUMNS = {
     "garment_iou": "garment IoU",
     "skin_iou": "skin IoU",
+    "arms_iou": "arms IoU",
     "changed_ssim": "SSIM changed",
     "garment_psnr_db": "PSNR garment",
     "whole_ssim": "SSIM whole",

@@ -54,8 +54,8 @@ class Photos:
       shows as the shop shows it; None where a data set has no shop;
     - `*_places` and `*_shop_places` float16 [N,3,H,W], which place of the cloth the photo and the
       shop's picture show (`garment_places` of the renderer), metres, 0 outside the garment. An
-      annotation of one picture at a time, as a person could make it, and for teachers alone; None
-      where a data set lacks it, as all public ones do.
+      annotation of one picture at a time, as a person could make it; None where a data set lacks
+      it, as all public ones do.
     """
 
     person_image: Tensor

@@ -25,6 +25,9 @@ from garment_transfer.runtime.pipeline import Pipeline, Transfer
 
 Arrays = Mapping[str, NDArray]
 
+#: DensePose parts that the neck may belong to.
+_TORSO_AND_HEAD = (1, 2, 23, 24)
+
 #: What the graphs take, by the contract's names.
 INPUTS = (
     "person_image",
@@ -115,7 +118,7 @@ class Score:
             metric.update(a, b)
 
     def add_labels(self, labels: NDArray[np.uint8], true_labels: NDArray[np.uint8]) -> None:
-        """Count the parsing alone of one transfer, uint8 [H,W]."""
+        """Count the parsing alone of one transfer, uint8 of any shape."""
         self.classes.update(
             torch.from_numpy(labels.astype(np.int64)),
             torch.from_numpy(true_labels.astype(np.int64)),
@@ -305,21 +308,25 @@ def give_back(pipeline: Pipeline, person: Person) -> dict[str, float]:
     Returns:
         SSIM over the pixels of garment and skin against the photo, of the transfer
         (`changed_ssim`) and of the garment filled with its mean colour (`flat_ssim`); IoU of
-        garment and skin against the person's own parsing.
+        garment, skin and arms against the person's own parsing. Arms are the skin beside torso and
+        head: not all label sets know the neck.
     """
     transfer = pipeline.transfer(person, person)
     counted = np.isin(person.parsing, (GARMENT, SKIN))
     garment = person.parsing == GARMENT
     flat = person.image.copy()
     flat[garment] = person.image[garment].mean(axis=0).round()
-    score = Score()
-    score.add_labels(transfer.transfer_parsing, person.parsing)
-    ious = score.ious()
+    beside = ~np.isin(person.densepose[..., 0], _TORSO_AND_HEAD)
+    everywhere, limbs = Score(), Score()
+    everywhere.add_labels(transfer.transfer_parsing, person.parsing)
+    limbs.add_labels(transfer.transfer_parsing[beside], person.parsing[beside])
+    ious = everywhere.ious()
     return {
         "changed_ssim": float(similarity_map(transfer.image, person.image)[counted].mean()),
         "flat_ssim": float(similarity_map(flat, person.image)[counted].mean()),
         "garment_iou": ious.get("garment", 0.0),
         "skin_iou": ious.get("skin", 0.0),
+        "arms_iou": limbs.ious().get("skin", 0.0),
     }
 
 

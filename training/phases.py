@@ -36,6 +36,7 @@ from garment_transfer.models.layers import (
 )
 from garment_transfer.models.parsing import (
     KEPT,
+    REASONED,
     WORN,
     ParsingNetwork,
     Reasoned,
@@ -94,8 +95,8 @@ class Weights:
         content: of `T_w`'s warped garment, for `warping` and `warping-joint`.
         shape: of the target region, for all phases that warp.
         smooth: of the flow's bending, for all phases that estimate it.
-        annotation: of annotated places of the cloth, for the teachers; without effect on data
-            that lack them.
+        annotation: of annotated places of the cloth, for the teachers, and of the owner's photo
+            for `warping`; without effect on data that lack them.
         erasing: how `regrowth` erases arms: as the garments of other people would, or by
             rectangles at random, which is how inpainting is usually trained.
     """
@@ -187,14 +188,15 @@ def _try_on_parsing(
     where the random one let it, so that it can be shown and the hem still has to come from the
     shop. Half of a batch goes either way.
     """
+    known = batch.person_parsing, batch.person_densepose
     densepose, weights = batch.person_densepose, knowledge.weights
-    reserved = reserved_planes(batch.person_parsing, densepose, lower=False)
+    reserved = reserved_planes(*known, lower=False)
     round_trip = len(reserved) // 2 if weights.cycle else 0
     if round_trip:
         with torch.no_grad():
             shop = _shop(batch, "garment", weights)
             other = network.reason_planes(reserved, densepose, *shop)
-            dressed = merge(covering(other.logits, batch.person_parsing), batch.person_parsing)
+            dressed = merge(covering(other.logits, *known), batch.person_parsing)
         reserved[:round_trip] = reserved_planes(dressed, densepose, lower=True)[:round_trip]
     logits = network.reason_planes(reserved, densepose, *_shop(batch, "person", weights)).logits
     scalars = _ious(logits, batch.person_parsing, batch.person_reference)
@@ -221,15 +223,21 @@ def _shop(
     return mask, getattr(batch, f"{role}_shop_places"), getattr(batch, f"{role}_places")
 
 
-def covering(logits: Tensor, parsing: Tensor) -> Tensor:
+def covering(logits: Tensor, parsing: Tensor, densepose: Tensor) -> Tensor:
     """Logits [N,4,H,W] of `REASONED`, without what no change of an upper garment does.
 
-    Where a person's own map [N,H,W] shows lower garment there is none of the background after it,
-    and where it shows background no lower garment.
+    What a person's own map [N,H,W] shows as skin or lower garment can only be covered by another
+    garment, and so can background; but for skin that the map has missed on the body, by IUV
+    [N,H,W,3].
     """
-    shown, hidden = ((parsing == label)[:, None] for label in (BACKGROUND, LOWER))
-    barred = torch.cat([hidden, shown & False, shown & False, shown], dim=1)
-    return logits.masked_fill(barred, -30.0)
+    background, skin, lower = (parsing == label for label in (BACKGROUND, SKIN, LOWER))
+    barred = {
+        BACKGROUND: skin | lower,
+        SKIN: lower | background & (densepose[..., 0] == 0),
+        GARMENT: torch.zeros_like(skin),
+        LOWER: skin | background,
+    }
+    return logits.masked_fill(torch.stack([barred[label] for label in REASONED], dim=1), -30.0)
 
 
 def _given(tensor: Tensor | None) -> Tensor:
@@ -258,7 +266,7 @@ def _teach(batch: Photos, knowledge: Knowledge) -> Reasoned:
         # it has seen lower garments that end anywhere in its cycle alone
         reserved = reserved_planes(batch.person_parsing, densepose, lower=bool(weights.cycle))
         taught = teacher.reason_planes(reserved, densepose, *_shop(batch, "garment", weights))
-    return Reasoned(covering(taught.logits, batch.person_parsing), taught.features)
+    return Reasoned(covering(taught.logits, batch.person_parsing, densepose), taught.features)
 
 
 def _study(network: ParsingNetwork, batch: Photos) -> Reasoned:

@@ -274,14 +274,24 @@ def test_response_loss_is_least_at_the_teacher():
     assert response_loss(other, sure, person) == least
 
 
-def test_what_no_upper_garment_changes_is_barred_from_the_teacher():
-    logits = torch.randn(1, len(REASONED), 2, 2, generator=torch.Generator().manual_seed(0))
-    parsing = torch.tensor([[[BACKGROUND, LOWER], [GARMENT, SKIN]]], dtype=torch.uint8)
-    shares = torch.softmax(covering(logits, parsing), dim=1)[0]
-    due = torch.softmax(logits, dim=1)[0]
-    assert shares[REASONED.index(LOWER), 0, 0] < 1e-9  # on background
-    assert shares[REASONED.index(BACKGROUND), 0, 1] < 1e-9  # on lower garment
-    assert torch.equal(shares[:, 1], due[:, 1])
+def test_the_teacher_lets_a_garment_only_cover():
+    logits = torch.randn(1, len(REASONED), 1, 5, generator=torch.Generator().manual_seed(0))
+    parsing = torch.tensor([[[BACKGROUND, BACKGROUND, SKIN, LOWER, GARMENT]]], dtype=torch.uint8)
+    densepose = torch.zeros(1, 1, 5, 3, dtype=torch.uint8)
+    densepose[..., 1, 0] = 2  # a neck that the parser has not labelled
+    possible = [
+        {BACKGROUND, GARMENT},
+        {BACKGROUND, SKIN, GARMENT},
+        {SKIN, GARMENT},
+        {LOWER, GARMENT},
+        set(REASONED),
+    ]
+    shares = torch.softmax(covering(logits, parsing, densepose), dim=1)[0, :, 0]
+    for column, labels in enumerate(possible):
+        at = [REASONED.index(label) for label in labels]
+        torch.testing.assert_close(
+            shares[at, column], torch.softmax(logits[0, at, 0, column], dim=0)
+        )
 
 
 def test_feature_loss_compares_where_not_which_channel():

@@ -280,7 +280,7 @@ def opening(garment: Garment) -> Opening:
         style=style,
         width=garment.neck_width,
         depth=garment.neck_depth,
-        top=NECK_Z + 0.018 if style == 3 else NECK_Z - 0.004,
+        top=NECK_Z + (garment.neck_depth - 0.032 if style == 3 else -0.004),
         strap=garment.strap if garment.sleeve <= 0 else -1.0,
     )
 

@@ -138,7 +138,8 @@ class Garment:
     sleeve_width: float  #: extra radius at the cuff, metres
     neckline: str  #: one of NECKLINES
     neck_width: float  #: half width of the opening
-    neck_depth: float  #: drop of the opening's lowest point in front
+    #: drop of the opening's lowest point in front; of a turtleneck, how high it stands instead
+    neck_depth: float
     hem: float  #: height of the lower edge (0.25 waist, -0.04 crotch)
     hem_curve: float  #: rise of the hem at the sides
     tucked: bool
@@ -168,6 +169,7 @@ class Distribution:
     name: str
     entropy: int
     plain: float  #: share of plain garments
+    collar: float  #: metres that a turtleneck rises at most
     max_turn: float  #: radians
     letters: str
     patterns: dict[str, float] = field(default_factory=dict)  #: weights of the others
@@ -181,6 +183,7 @@ TRAIN: Final = Distribution(
     "train",
     20240123_001,
     plain=0.42,
+    collar=0.05,
     max_turn=0.4,
     letters="ABCDEFGHIKLMNOPRSTUVY",
     patterns={
@@ -199,6 +202,7 @@ HELD_OUT: Final = Distribution(
     "held_out",
     77_620_411_903,
     plain=0.20,
+    collar=0.0,
     max_turn=0.3,
     letters="JQWXZ23456789",
     patterns={
@@ -497,7 +501,7 @@ def sample_garment(
         "scoop": ((0.075, 0.105), (0.09, 0.17)),
         "v": ((0.064, 0.095), (0.10, 0.23)),
         "boat": ((0.11, 0.15), (0.035, 0.06)),
-        "turtleneck": ((0.07, 0.07), (0.05, 0.05)),
+        "turtleneck": ((0.07, 0.07), (0.05, 0.05 + distribution.collar)),
         "square": ((0.08, 0.105), (0.10, 0.15)),
         "collar": ((0.062, 0.068), (0.05, 0.12)),
     }[neckline]
