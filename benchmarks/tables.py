@@ -59,10 +59,10 @@ def real() -> str:
             row["name"],
             f"{row['changed_ssim']:.3f}",
             f"{row['flat_ssim']:.3f}",
-            f"{row['cycle_ssim']:.3f}",
+            f"{row['cycle_ssim']:.3f}" if "cycle_ssim" in row else "-",
             f"{row['garment_iou']:.3f}",
             f"{row['skin_iou']:.3f}",
-            f"{row['arms_iou']:.3f}",
+            f"{row['arms_iou']:.3f}" if "arms_iou" in row else "-",
         ]
         for row in _read("evaluate-lite")["given_back"]
     ]

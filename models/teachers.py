@@ -57,7 +57,7 @@ class TryOnParsingNetwork(ParsingTrunk):
             person_densepose: uint8 [N,H,W,3], IUV.
             shop_mask: uint8 or bool [N,H,W], where the shop's picture shows the garment.
             shop_places: [N,3,H,W], which place of the cloth it shows, metres; None if unknown.
-            worn_places: the same of a photo of its wearer, of which the hem's height alone counts.
+            worn_places: the same of a photo of its wearer, which tells whether it is tucked in.
         """
         mask = (shop_mask > 0)[:, None].float()
         places = torch.zeros_like(mask).expand(-1, 3, -1, -1)
@@ -75,9 +75,13 @@ class TryOnParsingNetwork(ParsingTrunk):
         person = self.person(reserved, person_densepose)
         proportions = torch.stack([_extent(mask, 3) / _extent(trunk, 3), _slimness(trunk)], dim=1)
         # hem, collar and both sleeves' ends are where the cloth reaches farthest
-        ends = [_least(places), -_least(-places)]
-        hems = [_hem(places), _hem(worn_places)]
-        numbers = torch.cat([proportions.log(), *(4 * reach for reach in ends + hems)], dim=1)
+        reach = [_least(places), -_least(-places), _hem(places)]
+        # the height of the waistband is its wearer's and means nothing on A
+        known = [(p != 0).flatten(1).any(dim=1, keepdim=True) for p in (places, worn_places)]
+        raised = _hem(worn_places) - _hem(places) > 0.03
+        tucked = (raised & known[0] & known[1]).float()
+        # a garment reaches some decimetres: near 1, as features are
+        numbers = torch.cat([proportions.log(), *(4 * end for end in reach), tucked], dim=1)
         h, w = mask.shape[-2] // 4, mask.shape[-1] // 4
         covered = numbers[:, :, None, None].expand(-1, -1, h, w)
         return self.think(person, owner, aligned, covered)

@@ -276,7 +276,7 @@ class WarpingNetwork(nn.Module):
         """Affine and flows of all levels; inputs as in `forward`.
 
         `garment_places` [N,3,H,W], decimetres: which place of the cloth the owner's photo shows,
-        where that is annotated; it then need not be estimated. A teacher's photo has it.
+        where that is annotated: the flow goes by it in place of the estimate `worn`.
         """
         mask = one_hot(garment_parsing, (GARMENT,))
         # what surrounds the garment tells which of its parts is where
@@ -296,13 +296,12 @@ class WarpingNetwork(nn.Module):
             coarsest = torch.cat([garment[-1], shape[-1]], dim=1)
             affine = self.aligning(coarsest, source_region, target_region)
 
-        if garment_places is None:
-            worn = self.worn(garment[1], source_region)
-        else:
+        worn, wanted = self.worn(garment[1], source_region), self.wanted(shape[1], target_region)
+        shown = worn
+        if garment_places is not None:
             covered = F.avg_pool2d(mask, 4).clamp_min(1e-6)
-            worn = F.avg_pool2d(garment_places.float() * mask, 4) / covered
-        wanted = self.wanted(shape[1], target_region)
-        worn_levels, wanted_levels = _levels(worn, mask), _levels(wanted, target[:, :1])
+            shown = F.avg_pool2d(garment_places.float() * mask, 4) / covered
+        worn_levels, wanted_levels = _levels(shown, mask), _levels(wanted, target[:, :1])
         match = to_flow(self.matching(worn_levels[1], wanted_levels[0]), affine)
 
         coarsest_level, *finer_levels = self.levels

@@ -55,7 +55,9 @@ class Photos:
     - `*_places` and `*_shop_places` float16 [N,3,H,W], which place of the cloth the photo and the
       shop's picture show (`garment_places` of the renderer), metres, 0 outside the garment. An
       annotation of one picture at a time, as a person could make it; None where a data set lacks
-      it, as all public ones do.
+      it, as all public ones do;
+    - `own` bool [N], where the owner is the person, who gets their own garment back: there alone
+      the result is known, since it is their photo.
     """
 
     person_image: Tensor
@@ -66,6 +68,7 @@ class Photos:
     garment_parsing: Tensor
     garment_reference: Tensor
     garment_densepose: Tensor
+    own: Tensor
     person_shop_image: Tensor | None = None
     person_shop_mask: Tensor | None = None
     garment_shop_image: Tensor | None = None
@@ -265,7 +268,7 @@ class PhotoBatches:
         person, owner = (int(i) for i in self.random.integers(len(self.photos), size=2))
         if self.random.random() < _OWN:
             owner = person
-        sample: dict[str, NDArray] = {}
+        sample: dict[str, NDArray] = {"own": np.array(owner == person)}
         for role, index in (("person", person), ("garment", owner)):
             photo = self.photos[index]
             if self.random.random() < 0.5:

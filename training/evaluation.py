@@ -308,8 +308,8 @@ def give_back(pipeline: Pipeline, person: Person) -> dict[str, float]:
     Returns:
         SSIM over the pixels of garment and skin against the photo, of the transfer
         (`changed_ssim`) and of the garment filled with its mean colour (`flat_ssim`); IoU of
-        garment, skin and arms against the person's own parsing. Arms are the skin beside torso and
-        head: not all label sets know the neck.
+        garment, skin and, if there are any, arms against the person's own parsing. Arms are the
+        skin beside torso and head: not all label sets know the neck.
     """
     transfer = pipeline.transfer(person, person)
     counted = np.isin(person.parsing, (GARMENT, SKIN))
@@ -321,13 +321,15 @@ def give_back(pipeline: Pipeline, person: Person) -> dict[str, float]:
     everywhere.add_labels(transfer.transfer_parsing, person.parsing)
     limbs.add_labels(transfer.transfer_parsing[beside], person.parsing[beside])
     ious = everywhere.ious()
-    return {
+    row = {
         "changed_ssim": float(similarity_map(transfer.image, person.image)[counted].mean()),
         "flat_ssim": float(similarity_map(flat, person.image)[counted].mean()),
         "garment_iou": ious.get("garment", 0.0),
         "skin_iou": ious.get("skin", 0.0),
-        "arms_iou": limbs.ious().get("skin", 0.0),
     }
+    if "skin" in limbs.ious():
+        row["arms_iou"] = limbs.ious()["skin"]
+    return row
 
 
 def cycle(pipeline: Pipeline, owner: Person, there: Transfer, person: Person) -> dict[str, float]:

@@ -17,7 +17,8 @@ that the method is measured against. The paper does not publish its losses; wher
 docstrings say what is done here and why.
 """
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -90,13 +91,15 @@ class Weights:
     Attributes:
         response: of `T_p`'s soft output, for `transfer-parsing` and `self-study`.
         feature: of `T_p`'s feature maps, for `transfer-parsing`.
-        cycle: of a person's own garment after a random one, for `try-on-parsing`.
+        cycle: of a person's own garment after a random one, for `try-on-parsing`; what is taught
+            by `T_p` goes without the person's lower garment where it is 0.
         hard: of the owner's own parsing, for `self-study`.
         content: of `T_w`'s warped garment, for `warping` and `warping-joint`.
         shape: of the target region, for all phases that warp.
         smooth: of the flow's bending, for all phases that estimate it.
-        annotation: of annotated places of the cloth, for the teachers, and of the owner's photo
-            for `warping`; without effect on data that lack them.
+        annotation: of annotated places of the cloth: what the teachers see of them and learn from
+            them, and those of the owner's photo for `warping` and `warping-joint`; without effect
+            on data that lack them.
         erasing: how `regrowth` erases arms: as the garments of other people would, or by
             rectangles at random, which is how inpainting is usually trained.
     """
@@ -184,30 +187,47 @@ def _try_on_parsing(
     """`T_p` teaches itself: a person's own garment, at once or after a random one, is their photo.
 
     At once it must not see the lower garment, whose upper end is the answer. A random garment
-    first, and the own one put on over that result, closes a cycle: there the lower garment ends
-    where the random one let it, so that it can be shown and the hem still has to come from the
-    shop. Half of a batch goes either way.
+    first, and the own one put on over that result, closes a cycle: there the lower garment is as
+    `T_p` has drawn it, so that it can be shown and the hem still has to come from the shop. Half
+    of a batch goes either way. A fifth of the garments comes without its annotation, so that a
+    teacher is of use on data that have none.
     """
-    known = batch.person_parsing, batch.person_densepose
-    densepose, weights = batch.person_densepose, knowledge.weights
+    known, weights = (batch.person_parsing, batch.person_densepose), knowledge.weights
     reserved = reserved_planes(*known, lower=False)
-    round_trip = len(reserved) // 2 if weights.cycle else 0
+    own_shop = _shop(batch, "person", weights)
+    round_trip = (len(reserved) + int(torch.randint(2, ()))) // 2 if weights.cycle else 0
     if round_trip:
-        with torch.no_grad():
-            shop = _shop(batch, "garment", weights)
-            other = network.reason_planes(reserved, densepose, *shop)
-            dressed = merge(covering(other.logits, *known), batch.person_parsing)
-        reserved[:round_trip] = reserved_planes(dressed, densepose, lower=True)[:round_trip]
-    logits = network.reason_planes(reserved, densepose, *_shop(batch, "person", weights)).logits
+        first = slice(round_trip)
+        shop = (None if x is None else x[first] for x in _shop(batch, "garment", weights))
+        with torch.no_grad(), _evaluating(network):
+            other = network.reason_planes(reserved[first], known[1][first], *shop)
+        dressed = merge(other.logits, known[0][first])
+        reserved[first] = reserved_planes(dressed, known[1][first], lower=True)
+    if own_shop[1] is not None:
+        told = (torch.rand(len(reserved), 1, 1, 1) < 0.8).to(reserved.device)
+        own_shop = (own_shop[0], *(None if x is None else x * told for x in own_shop[1:]))
+    logits = network.reason_planes(reserved, known[1], *own_shop).logits
     scalars = _ious(logits, batch.person_parsing, batch.person_reference)
-    truth = (batch.person_reference, batch.person_parsing)
-    own = parsing_loss(logits[round_trip:], *(t[round_trip:] for t in truth))
-    scalars["own"] = own.item()
-    if not round_trip:
-        return own, scalars
-    cycle = parsing_loss(logits[:round_trip], *(t[:round_trip] for t in truth))
-    scalars["cycle"] = cycle.item()
-    return own + weights.cycle * cycle, scalars
+    loss = torch.zeros((), device=logits.device)
+    for name, part, weight in (
+        ("own", slice(round_trip, None), 1.0),
+        ("cycle", slice(round_trip), weights.cycle),
+    ):
+        if len(logits[part]):
+            entropy = parsing_loss(logits[part], batch.person_reference[part], known[0][part])
+            loss = loss + weight * entropy
+            scalars[name] = entropy.item()
+    return loss, scalars
+
+
+@contextlib.contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Without what a pass in training leaves behind: running statistics."""
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train()
 
 
 def _shop(
@@ -259,14 +279,20 @@ def _soft_planes(logits: Tensor, parsing: Tensor) -> Tensor:
 
 
 def _teach(batch: Photos, knowledge: Knowledge) -> Reasoned:
-    """What `T_p` says of the same transfer, from the owner's garment in the shop."""
+    """What `T_p` says of the same transfer, from the owner's garment in the shop.
+
+    Where the owner is the person it need not be asked: the photo says what comes of it.
+    """
     teacher = cast(TryOnParsingNetwork, knowledge.networks["try_on_parsing"])
     weights, densepose = knowledge.weights, batch.person_densepose
     with torch.no_grad():
         # it has seen lower garments that end anywhere in its cycle alone
         reserved = reserved_planes(batch.person_parsing, densepose, lower=bool(weights.cycle))
         taught = teacher.reason_planes(reserved, densepose, *_shop(batch, "garment", weights))
-    return Reasoned(covering(taught.logits, batch.person_parsing, densepose), taught.features)
+    logits = covering(taught.logits, batch.person_parsing, densepose)
+    known = 30 * one_hot(batch.person_reference, REASONED)
+    own = batch.own.view(-1, 1, 1, 1)
+    return Reasoned(torch.where(own, known, logits), taught.features)
 
 
 def _study(network: ParsingNetwork, batch: Photos) -> Reasoned:
@@ -355,8 +381,10 @@ def _supervised_parsing(
 
 
 def annotation(places: Tensor | None, weights: Weights) -> Tensor | None:
-    """Annotated places of the cloth, metres, in decimetres; None if there are none or they do not
-    count."""
+    """Annotated places of the cloth, [N,3,H,W] in metres, as decimetres.
+
+    None if there are none or they do not count.
+    """
     return 10 * places.float() if places is not None and weights.annotation else None
 
 
@@ -377,7 +405,8 @@ def shop_places(batch: Photos, weights: Weights) -> Tensor:
 
 
 def worn_content(image: Tensor, mask: Tensor, places: Tensor) -> Content:
-    """The garment of a photo, uint8 [N,H,W,3], [N,1,H,W], with places of it, [N,3,H,W]."""
+    """The garment of a photo, uint8 [N,H,W,3], where a mask, float [N,1,H,W], has it; with places
+    of it, [N,3,H,W] in decimetres."""
     return Content(torch.cat([image_to_float(image), places], dim=1) * mask, mask)
 
 
@@ -432,10 +461,14 @@ def _try_on_warping(
     bending = smoothness(flows.levels[-1])
     loss = content + 5 * weights.shape * shape + weights.smooth * bending
     scalars = {"colours": colours.item(), "shape": shape.item(), "bending": bending.item()}
-    if here is not None:
-        wanted = places_loss(flows.wanted, here / 10)
-        loss = loss + 8 * annotated * wanted
-        scalars |= {"places_dm": distance.item(), "wanted_dm": wanted.item()}
+    if here is not None and there is not None:
+        wanted, worn = places_loss(flows.wanted, here / 10), places_loss(flows.worn, there / 10)
+        loss = loss + 8 * annotated * (wanted + worn)
+        scalars |= {
+            "places_dm": distance.item(),
+            "worn_dm": worn.item(),
+            "wanted_dm": wanted.item(),
+        }
     return loss, scalars
 
 
@@ -662,7 +695,11 @@ def _show_try_on_warping(
     network: WarpingNetwork, batch: Photos, knowledge: Knowledge
 ) -> list[Tensor]:
     image, shop = _given(batch.person_shop_image), shop_parsing(_given(batch.person_shop_mask))
-    warped, _ = network(image, shop, batch.person_parsing, batch.person_densepose)
+    places = annotation(batch.person_shop_places, knowledge.weights)
+    wearing = batch.person_parsing
+    flows = network.flows(image, shop, wearing, batch.person_densepose, places)
+    moved = fill_garment(sample_garment(image, shop, flows)[0]) * one_hot(wearing, (GARMENT,))
+    warped = (255 * moved).to(torch.uint8).permute(0, 2, 3, 1)
     return [image, warped, batch.person_image]
 
 

@@ -50,8 +50,9 @@ class TrainingConfig:
         steps: optimiser steps in all.
         batch: transfers per step.
         learning_rate: the highest; it rises over 3 % of the steps and falls as a cosine.
-        average: decay of the moving average of the weights, which is what is kept; in the first
-            steps the average is over fewer, so that it never holds much of the start.
+        average: decay of the moving average of the weights, which is what is kept. The average is
+            over about the last ninth of the steps so far until it is reached, after 4,490 steps at
+            0.998, so that a short training does not end with its start.
         seed: of initial weights and of the order of the data.
         save_every: steps between two saved states.
         initial: a checkpoint of the same preset whose weights the phase starts from. If not given,

@@ -74,6 +74,29 @@ def test_the_teacher_goes_by_places_of_the_cloth_where_it_has_them():
     assert torch.equal(known, outside)  # places mean nothing beside the garment
 
 
+def test_of_a_photo_the_teacher_sees_only_whether_the_garment_is_tucked_in():
+    parsing, densepose = person()
+    mask = torch.zeros(1, 64, 64, dtype=torch.uint8)
+    mask[:, 10:50, 16:48] = 1
+    shop = torch.zeros(1, 3, 64, 64)
+    shop[:, 2, 10:50, 16:48] = torch.linspace(0.5, 0.1, 40)[:, None]
+    network = build_network("lite", "try_on_parsing")
+    reserved = reserved_planes(parsing, densepose, lower=False)
+
+    def logits(worn):
+        with torch.no_grad():
+            return network.reason_planes(reserved, densepose, mask, shop, worn).logits
+
+    hanging, moved, tucked, higher = (shop.clone() for _ in range(4))
+    moved[:, 2, 10:20] += 0.1  # above the hem
+    tucked[:, :, 45:] = 0
+    higher[:, :, 40:] = 0
+    assert torch.equal(logits(hanging), logits(moved))
+    assert torch.equal(logits(hanging), logits(0 * shop))  # not annotated
+    assert not torch.equal(logits(hanging), logits(tucked))
+    assert torch.equal(logits(tucked), logits(higher))  # whose waistband it is does not matter
+
+
 def test_a_garment_hangs_from_the_torsos_top_at_the_torsos_width():
     torso = torch.zeros(1, 1, 64, 64)
     torso[..., 20:50, 24:40] = 1

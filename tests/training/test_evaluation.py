@@ -8,6 +8,7 @@ import pytest
 
 from garment_transfer.models.presets import build
 from garment_transfer.runtime.labels import GARMENT, SKIN
+from garment_transfer.runtime.people import Person
 from garment_transfer.training.evaluation import (
     INPUTS,
     Networks,
@@ -16,6 +17,7 @@ from garment_transfer.training.evaluation import (
     _true_flow,
     cases,
     cycle,
+    give_back,
     similarity_map,
 )
 
@@ -111,6 +113,31 @@ def test_a_cycle_that_gives_the_garment_back_whole(make_person):
     there.transfer_parsing = np.where(person.parsing == GARMENT, SKIN, person.parsing)
     there.transfer_parsing = there.transfer_parsing.astype(np.uint8)
     assert cycle(Perfect(), owner, there, person)["cycle_ssim"] == 0
+
+
+def test_a_neck_that_the_parser_left_out_does_not_count_against_arms():
+    image = np.random.default_rng(0).integers(256, size=(128, 64, 3), dtype=np.uint8)
+    parsing, densepose = np.zeros((128, 64), np.uint8), np.zeros((128, 64, 3), np.uint8)
+    parsing[40:80, 20:44] = GARMENT
+    densepose[30:80, 20:44, 0] = 2  # the torso, neck included
+    arm = np.s_[40:60, 10:20]
+    densepose[(*arm, 0)] = 16
+    parsing[arm] = SKIN
+
+    def given_back(labels):
+        transfer = SimpleNamespace(image=image, transfer_parsing=labels)
+        pipeline = SimpleNamespace(transfer=lambda *_: transfer)
+        return give_back(pipeline, Person(image, parsing, densepose))
+
+    labels = parsing.copy()
+    labels[30:40, 20:44] = SKIN
+    found = given_back(labels)
+    assert found["arms_iou"] == found["garment_iou"] == 1
+    assert found["skin_iou"] == pytest.approx(200 / 440)
+    labels[40:60, 10:15] = 0
+    assert given_back(labels)["arms_iou"] == pytest.approx(0.5)
+    labels[arm] = parsing[arm] = 0
+    assert "arms_iou" not in given_back(labels)
 
 
 def test_networks_run_as_the_graphs_do():

@@ -28,6 +28,7 @@ from garment_transfer.training.phases import (
     PHASES,
     Knowledge,
     Weights,
+    _teach,
     covering,
     erased,
 )
@@ -169,6 +170,39 @@ def test_no_truth_of_a_transfer_reaches_a_loss(shards, tmp_path, phase):
     assert all(torch.equal(a, b) for a, b in zip(clean[1], other[1], strict=True))
 
 
+@pytest.mark.parametrize("phase", METHOD)
+def test_annotations_that_do_not_count_reach_no_loss(shards, phase):
+    batch = next(iter(PhotoBatches(RenderedPhotos(shards), 3, 0)))
+    places = [name for name in vars(batch) if name.endswith("places")]
+    ruined = dataclasses.replace(
+        batch, **{name: torch.full_like(getattr(batch, name), torch.nan) for name in places}
+    )
+    without = Weights(annotation=0)
+    losses = [loss_and_gradient(phase, b, without)[0] for b in (batch, ruined)]
+    assert np.isfinite(losses[0])
+    assert losses[0] == losses[1]
+
+
+def test_annotations_that_count_reach_the_losses(shards):
+    batch = next(iter(PhotoBatches(RenderedPhotos(shards), 3, 0)))
+    for phase, name in (
+        ("try-on-parsing", "person_shop_places"),
+        ("transfer-parsing", "garment_shop_places"),
+        ("try-on-warping", "person_shop_places"),
+        ("warping", "garment_places"),
+    ):
+        other = dataclasses.replace(batch, **{name: 0.8 * getattr(batch, name)})
+        losses = [loss_and_gradient(phase, b)[0] for b in (batch, other)]
+        assert losses[0] != losses[1], phase
+
+
+def test_the_parsing_teacher_can_learn_from_a_batch_of_one(shards):
+    batch = next(iter(PhotoBatches(RenderedPhotos(shards), 1, 0)))
+    loss, gradient = loss_and_gradient("try-on-parsing", batch)
+    assert np.isfinite(loss)
+    assert any(g.abs().max() > 0 for g in gradient)
+
+
 def test_the_poison_works(shards, tmp_path):
     """A phase that is supervised by the truth is ruined by what leaves the others alone."""
     ruined = poisoned(shards, tmp_path / "ruined")
@@ -292,6 +326,17 @@ def test_the_teacher_lets_a_garment_only_cover():
         torch.testing.assert_close(
             shares[at, column], torch.softmax(logits[0, at, 0, column], dim=0)
         )
+
+
+def test_the_teacher_teaches_nothing_else(shards):
+    batch = next(iter(PhotoBatches(RenderedPhotos(shards), 3, 0)))
+    taught = _teach(batch, Knowledge(networks=networks()))
+    shares = torch.softmax(taught.logits, dim=1)
+    for label, never in ((SKIN, (BACKGROUND, LOWER)), (LOWER, (BACKGROUND, SKIN))):
+        own = batch.person_parsing == label
+        assert own.any()
+        for other in never:
+            assert shares[:, REASONED.index(other)][own].max() < 1e-9
 
 
 def test_feature_loss_compares_where_not_which_channel():

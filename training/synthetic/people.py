@@ -183,7 +183,7 @@ TRAIN: Final = Distribution(
     "train",
     20240123_001,
     plain=0.42,
-    collar=0.05,
+    collar=0.03,
     max_turn=0.4,
     letters="ABCDEFGHIKLMNOPRSTUVY",
     patterns={
