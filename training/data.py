@@ -56,8 +56,8 @@ class Photos:
       shop's picture show (`garment_places` of the renderer), metres, 0 outside the garment. An
       annotation of one picture at a time, as a person could make it; None where a data set lacks
       it, as all public ones do;
-    - `own` bool [N], where the owner is the person, who gets their own garment back: there alone
-      the result is known, since it is their photo.
+    - `own` bool [N], where both are one photo of somebody who gets their own garment back: there
+      alone the result is known, since it is that photo.
     """
 
     person_image: Tensor
@@ -245,8 +245,8 @@ def held_out_pairs(
 class PhotoBatches:
     """Endless seeded batches of pairs drawn from a set of photos.
 
-    Person and owner are drawn on their own, `_OWN` of the owners excepted, and each of the two is
-    mirrored half the time. The state is one generator, as in `TransferBatches`.
+    Person and owner are drawn on their own, each mirrored half the time, but for `_OWN` of the
+    pairs, which are one photo twice. The state is one generator, as in `TransferBatches`.
     """
 
     def __init__(self, photos: PhotoSet, batch: int, seed: int) -> None:
@@ -266,12 +266,15 @@ class PhotoBatches:
 
     def _draw(self) -> dict[str, NDArray]:
         person, owner = (int(i) for i in self.random.integers(len(self.photos), size=2))
+        mirrored = self.random.random(2) < 0.5
         if self.random.random() < _OWN:
-            owner = person
-        sample: dict[str, NDArray] = {"own": np.array(owner == person)}
-        for role, index in (("person", person), ("garment", owner)):
+            owner, mirrored[1] = person, mirrored[0]
+        sample: dict[str, NDArray] = {
+            "own": np.array(owner == person and mirrored[0] == mirrored[1])
+        }
+        for role, index, flip in zip(("person", "garment"), (person, owner), mirrored, strict=True):
             photo = self.photos[index]
-            if self.random.random() < 0.5:
+            if flip:
                 photo = mirror(photo)
             sample |= {f"{role}_{name}": array for name, array in photo.items()}
         return sample

@@ -281,7 +281,7 @@ def _soft_planes(logits: Tensor, parsing: Tensor) -> Tensor:
 def _teach(batch: Photos, knowledge: Knowledge) -> Reasoned:
     """What `T_p` says of the same transfer, from the owner's garment in the shop.
 
-    Where the owner is the person it need not be asked: the photo says what comes of it.
+    Somebody's own garment given back need not be asked of it: the photo says what comes of that.
     """
     teacher = cast(TryOnParsingNetwork, knowledge.networks["try_on_parsing"])
     weights, densepose = knowledge.weights, batch.person_densepose
@@ -507,7 +507,7 @@ def _warping(
 
     A flow of `S_w` is right where it leads to the place of the cloth that `T_w` has there. Which
     place the owner's photo shows is annotated, or `T_w` says it too, since it can put the garment
-    on its owner as well.
+    on its owner as well. Of somebody's own garment given back the photo itself is the content.
     """
     weights = knowledge.weights
     transfer = reasoned_transfer(batch, knowledge)
@@ -528,6 +528,11 @@ def _warping(
         # a parser's garment is not quite the annotated one
         known = mask * (places != 0).any(dim=1, keepdim=True)
         shown = worn_content(batch.garment_image, known, places)
+        own = batch.own.view(-1, 1, 1, 1)
+        image, region = (
+            torch.where(own, s, d) for s, d in ((shown.image, due.image), (shown.mask, due.mask))
+        )
+        due = Content(image, region)
         content, distance, colours = content_loss(flows, shown, due)
         heads = places_loss(flows.worn, places / 10)
         heads = heads + places_loss(flows.wanted, due.image[:, 3:] / 10)
