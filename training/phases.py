@@ -192,29 +192,29 @@ def _try_on_parsing(
     of a batch goes either way. A fifth of the garments comes without its annotation, so that a
     teacher is of use on data that have none.
     """
-    known, weights = (batch.person_parsing, batch.person_densepose), knowledge.weights
-    reserved = reserved_planes(*known, lower=False)
-    own_shop = _shop(batch, "person", weights)
+    parsing, densepose, weights = batch.person_parsing, batch.person_densepose, knowledge.weights
+    reserved = reserved_planes(parsing, densepose, lower=False)
     round_trip = (len(reserved) + int(torch.randint(2, ()))) // 2 if weights.cycle else 0
     if round_trip:
+        mask, *places = _shop(batch, "garment", weights)
         first = slice(round_trip)
-        shop = (None if x is None else x[first] for x in _shop(batch, "garment", weights))
+        known = [None if p is None else p[first] for p in places]
         with torch.no_grad(), _evaluating(network):
-            other = network.reason_planes(reserved[first], known[1][first], *shop)
-        dressed = merge(other.logits, known[0][first])
-        reserved[first] = reserved_planes(dressed, known[1][first], lower=True)
-    if own_shop[1] is not None:
-        told = (torch.rand(len(reserved), 1, 1, 1) < 0.8).to(reserved.device)
-        own_shop = (own_shop[0], *(None if x is None else x * told for x in own_shop[1:]))
-    logits = network.reason_planes(reserved, known[1], *own_shop).logits
-    scalars = _ious(logits, batch.person_parsing, batch.person_reference)
+            other = network.reason_planes(reserved[first], densepose[first], mask[first], *known)
+        dressed = merge(other.logits, parsing[first])
+        reserved[first] = reserved_planes(dressed, densepose[first], lower=True)
+    mask, *places = _shop(batch, "person", weights)
+    told = (torch.rand(len(reserved), 1, 1, 1) < 0.8).to(reserved.device)
+    known = [None if p is None else p * told for p in places]
+    logits = network.reason_planes(reserved, densepose, mask, *known).logits
+    scalars = _ious(logits, parsing, batch.person_reference)
     loss = torch.zeros((), device=logits.device)
     for name, part, weight in (
         ("own", slice(round_trip, None), 1.0),
         ("cycle", slice(round_trip), weights.cycle),
     ):
         if len(logits[part]):
-            entropy = parsing_loss(logits[part], batch.person_reference[part], known[0][part])
+            entropy = parsing_loss(logits[part], batch.person_reference[part], parsing[part])
             loss = loss + weight * entropy
             scalars[name] = entropy.item()
     return loss, scalars
@@ -233,9 +233,10 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
 def _shop(
     batch: Photos, role: str, weights: Weights
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """What `T_p` sees of a garment: mask in the shop, and places of it there and on its wearer.
+    """What `T_p` sees of a garment: its mask in the shop, and places of it there and on its wearer.
 
-    Those are annotations, of one picture each: None if there are none or they do not count.
+    uint8 [N,H,W] and [N,3,H,W] in metres. Places are annotations, of one picture each: None if
+    there are none or they do not count.
     """
     mask = _given(getattr(batch, f"{role}_shop_mask"))
     if not weights.annotation:
