@@ -54,16 +54,9 @@ def held_out() -> str:
 
 def real() -> str:
     """Real people's own garments given back."""
+    figures = ("changed_ssim", "flat_ssim", "cycle_ssim", "garment_iou", "skin_iou", "arms_iou")
     rows = [
-        [
-            row["name"],
-            f"{row['changed_ssim']:.3f}",
-            f"{row['flat_ssim']:.3f}",
-            f"{row['cycle_ssim']:.3f}" if "cycle_ssim" in row else "-",
-            f"{row['garment_iou']:.3f}",
-            f"{row['skin_iou']:.3f}",
-            f"{row['arms_iou']:.3f}" if "arms_iou" in row else "-",
-        ]
+        [row["name"], *(f"{row[key]:.3f}" if key in row else "-" for key in figures)]
         for row in _read("evaluate-lite")["given_back"]
     ]
     header = [

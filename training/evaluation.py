@@ -17,6 +17,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.image import PeakSignalNoiseRatio
 
+from garment_transfer.models.layers import TORSO_PARTS
 from garment_transfer.models.warping import WarpingNetwork
 from garment_transfer.runtime.errors import InputError
 from garment_transfer.runtime.labels import CLASSES, GARMENT, SKIN
@@ -26,7 +27,7 @@ from garment_transfer.runtime.pipeline import Pipeline, Transfer
 Arrays = Mapping[str, NDArray]
 
 #: DensePose parts that the neck may belong to.
-_TORSO_AND_HEAD = (1, 2, 23, 24)
+_TORSO_AND_HEAD = (*TORSO_PARTS, 23, 24)
 
 #: What the graphs take, by the contract's names.
 INPUTS = (
@@ -320,15 +321,15 @@ def give_back(pipeline: Pipeline, person: Person) -> dict[str, float]:
     everywhere, limbs = Score(), Score()
     everywhere.add_labels(transfer.transfer_parsing, person.parsing)
     limbs.add_labels(transfer.transfer_parsing[beside], person.parsing[beside])
-    ious = everywhere.ious()
+    ious, arms = everywhere.ious(), limbs.ious()
     row = {
         "changed_ssim": float(similarity_map(transfer.image, person.image)[counted].mean()),
         "flat_ssim": float(similarity_map(flat, person.image)[counted].mean()),
         "garment_iou": ious.get("garment", 0.0),
         "skin_iou": ious.get("skin", 0.0),
     }
-    if "skin" in limbs.ious():
-        row["arms_iou"] = limbs.ious()["skin"]
+    if "skin" in arms:
+        row["arms_iou"] = arms["skin"]
     return row
 
 

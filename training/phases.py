@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from garment_transfer.models.flow_warp import flow_warp
 from garment_transfer.models.layers import (
     HAND_PARTS,
+    float_to_image,
     image_to_float,
     is_part,
     label_neck,
@@ -389,17 +390,13 @@ def annotation(places: Tensor | None, weights: Weights) -> Tensor | None:
     return 10 * places.float() if places is not None and weights.annotation else None
 
 
-def shop_places(batch: Photos, weights: Weights) -> Tensor:
-    """Places of the owner's garment in the shop's picture, decimetres, float [N,3,H,W].
+def shop_positions(mask: Tensor) -> Tensor:
+    """Positions in a shop's picture, decimetres, float [N,3,H,W] from its mask [N,1,H,W].
 
-    Any coordinates do that are one and the same on the shop's picture and on everybody whom a
-    teacher puts that garment on. Annotated ones, where a data set has them; else positions in the
-    shop's picture, which it shows about 8 decimetres of.
+    They stand for places of the cloth where none are annotated: any coordinates do that are one and
+    the same on the shop's picture and on everybody whom a teacher puts that garment on. The picture
+    shows about 8 decimetres.
     """
-    mask = (_given(batch.garment_shop_mask) > 0)[:, None].float()
-    annotated = annotation(batch.garment_shop_places, weights)
-    if annotated is not None:
-        return annotated * mask
     h, w = mask.shape[-2:]
     x, y = (4 * positions(mask)).split(1, dim=1)
     return torch.cat([x * w / h, y, torch.zeros_like(x)], dim=1) * mask
@@ -417,10 +414,11 @@ def taught_content(batch: Photos, knowledge: Knowledge, parsing: Tensor, who: Te
     with torch.no_grad():
         shop = shop_parsing(_given(batch.garment_shop_mask))
         image = _given(batch.garment_shop_image)
-        annotated = annotation(batch.garment_shop_places, knowledge.weights)
-        flows = teacher.flows(image, shop, parsing, who, annotated)
-        mask, places = one_hot(shop, (GARMENT,)), shop_places(batch, knowledge.weights)
-        return moved_content(worn_content(image, mask, places), flows, parsing)
+        mask = one_hot(shop, (GARMENT,))
+        places = annotation(batch.garment_shop_places, knowledge.weights)
+        flows = teacher.flows(image, shop, parsing, who, places)
+        shown = worn_content(image, mask, shop_positions(mask) if places is None else places)
+        return moved_content(shown, flows, parsing)
 
 
 def moved_content(content: Content, flows: Flows, parsing: Tensor) -> Content:
@@ -530,10 +528,9 @@ def _warping(
         known = mask * (places != 0).any(dim=1, keepdim=True)
         shown = worn_content(batch.garment_image, known, places)
         own = batch.own.view(-1, 1, 1, 1)
-        image, region = (
-            torch.where(own, s, d) for s, d in ((shown.image, due.image), (shown.mask, due.mask))
+        due = Content(
+            torch.where(own, shown.image, due.image), torch.where(own, shown.mask, due.mask)
         )
-        due = Content(image, region)
         content, distance, colours = content_loss(flows, shown, due)
         heads = places_loss(flows.worn, places / 10)
         heads = heads + places_loss(flows.wanted, due.image[:, 3:] / 10)
@@ -625,7 +622,7 @@ def erased(batch: Photos, knowledge: Knowledge) -> tuple[Tensor, Tensor]:
     garment = torch.full_like(batch.person_parsing, GARMENT)
     parsing = torch.where(covered[:, 0] > 0, garment, batch.person_parsing)
     image = torch.where(covered > 0, image, image_to_float(batch.person_image))
-    return parsing, (255 * image + 0.5).to(torch.uint8).permute(0, 2, 3, 1)
+    return parsing, float_to_image(image)
 
 
 def _regrown(
@@ -705,8 +702,7 @@ def _show_try_on_warping(
     wearing = batch.person_parsing
     flows = network.flows(image, shop, wearing, batch.person_densepose, places)
     moved = fill_garment(sample_garment(image, shop, flows)[0]) * one_hot(wearing, (GARMENT,))
-    warped = (255 * moved).to(torch.uint8).permute(0, 2, 3, 1)
-    return [image, warped, batch.person_image]
+    return [image, float_to_image(moved), batch.person_image]
 
 
 def _show_warping(
@@ -718,7 +714,7 @@ def _show_warping(
         transfer, due = reasoned_transfer(batch, knowledge), []
         if "try_on_warping" in knowledge.networks:
             taught = taught_content(batch, knowledge, transfer, batch.person_densepose)
-            due = [(255 * taught.image[:, :3]).to(torch.uint8).permute(0, 2, 3, 1)]
+            due = [float_to_image(taught.image[:, :3])]
     warped, _ = network(
         batch.garment_image, batch.garment_parsing, transfer, batch.person_densepose
     )
@@ -730,14 +726,13 @@ def _show_aligning(network: WarpingNetwork, batch: Photos, knowledge: Knowledge)
     flows = _worn_flows(network, batch, transfer)
     still = Flows(**{**vars(flows), "levels": [torch.zeros_like(f) for f in flows.levels]})
     moved, _ = sample_garment(batch.garment_image, batch.garment_parsing, still)
-    image = (255 * fill_garment(moved) * (moved[:, 3:] > 0)).to(torch.uint8).permute(0, 2, 3, 1)
+    image = float_to_image(fill_garment(moved) * (moved[:, 3:] > 0))
     return [batch.person_image, batch.garment_image, coloured(transfer), image]
 
 
 def _show_regrowth(network: RegrowthNetwork, batch: Photos, knowledge: Knowledge) -> list[Tensor]:
     seen, image, _, _ = _regrown(network, batch, knowledge)
-    regrown = (255 * image.clamp(0, 1)).to(torch.uint8).permute(0, 2, 3, 1)
-    return [seen, regrown, batch.person_image]
+    return [seen, float_to_image(image), batch.person_image]
 
 
 def _show_supervised_regrowth(

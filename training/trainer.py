@@ -347,8 +347,8 @@ def _averaging(decay: float) -> Callable[[Any, Any, Any], None]:
     """
 
     def average(averaged: Any, current: Any, steps: Any) -> None:
-        growing = (1 + int(steps)) / (10 + int(steps))
-        get_ema_multi_avg_fn(min(decay, growing))(averaged, current, steps)
+        done = int(steps)  # on a GPU this waits for it
+        get_ema_multi_avg_fn(min(decay, (1 + done) / (10 + done)))(averaged, current, steps)
 
     return average
 
