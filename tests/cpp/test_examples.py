@@ -42,14 +42,18 @@ def pipeline() -> Pipeline:
     return Pipeline.load(sample_bundle())
 
 
-def assert_one_picture(found: np.ndarray, due: np.ndarray) -> None:
+#: Of the sample people: 8 values of 2.4 million, by OpenCV 4 against 5.
+SAMPLE_STEEP = 5e-6
+
+
+def assert_one_picture(found: np.ndarray, due: np.ndarray, steep: float = 0.0) -> None:
     """Both uint8 [H,W,3], by OpenCV's different versions.
 
-    Where the garment meets the edge of its owner's map, opacity is steep and a place that is
-    rounded by 1/32 of a pixel shows: a few values in a million.
+    `steep` is the share of values that may differ by 3 to 8: where the garment meets the edge of
+    its owner's map, opacity is steep and a place that is rounded by 1/32 of a pixel shows.
     """
     difference = np.abs(found.astype(int) - due)
-    assert (difference > 2).mean() < 1e-5
+    assert (difference > 2).mean() <= steep
     assert difference.max() <= 8
 
 
@@ -79,7 +83,8 @@ def test_command_line_gives_pythons_picture(
         due = pipeline.transfer(Person.load(person), Person.load(owner)).image
         found = np.asarray(Image.open(output))
         assert found.shape == due.shape
-        assert_one_picture(found, due)
+        sample = person == sample_people()[0]
+        assert_one_picture(found, due, SAMPLE_STEEP if sample else 0.0)
 
 
 @pytest.mark.parametrize("label_set", sorted(LABEL_SETS))
@@ -217,7 +222,7 @@ def test_server_answers_with_the_picture(programs: Path, pipeline: Pipeline) -> 
         assert status == 200, body
         person, owner = (Person.load(folder) for folder in sample_people())
         due = pipeline.transfer(person, owner).image
-        assert_one_picture(np.asarray(Image.open(BytesIO(body))), due)
+        assert_one_picture(np.asarray(Image.open(BytesIO(body))), due, SAMPLE_STEEP)
         assert ask(host, port, "GET", "/health") == (200, b"ok\n")
         metrics = ask(host, port, "GET", "/metrics")[1].decode()
         for line in (
