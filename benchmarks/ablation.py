@@ -23,10 +23,14 @@ from numpy.typing import NDArray
 
 import garment_transfer.training.config as training_config
 from garment_transfer.benchmarks.measuring import processor
+from garment_transfer.bundle import (
+    STAGES,
+    GarmentTransferError,
+    check_writable,
+    read_json,
+    replacing,
+)
 from garment_transfer.models.checkpoint import load_checkpoint
-from garment_transfer.runtime.bundle import STAGES
-from garment_transfer.runtime.errors import GarmentTransferError
-from garment_transfer.runtime.files import check_writable, read_json, replacing
 from garment_transfer.training.config import RunConfig, read_config
 from garment_transfer.training.data import held_out_pairs
 from garment_transfer.training.evaluation import Networks, evaluate_held_out

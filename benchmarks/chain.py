@@ -38,8 +38,7 @@ Arrays = dict[str, NDArray[Any]]
 
 def inputs_of(pipeline_size: Any, batch: int) -> Arrays:
     """The people of the package, fitted, `batch` times."""
-    from garment_transfer.runtime import Person, sample_people
-    from garment_transfer.runtime.pipeline import stage_inputs
+    from garment_transfer.runtime import Person, sample_people, stage_inputs
 
     person, owner = (Person.load(folder) for folder in sample_people())
     pair = stage_inputs(person, owner, pipeline_size)
@@ -50,8 +49,8 @@ def host_sessions(bundle: Any, precision: str | None, inputs: Arrays) -> Callabl
     """ONNX Runtime's CUDA provider as it is used most: one session after another, host arrays."""
     import onnxruntime
 
+    from garment_transfer.bundle import STAGES
     from garment_transfer.kernels import has_cuda_kernels, onnxruntime_library
-    from garment_transfer.runtime.bundle import STAGES
 
     graphs = bundle.manifest.graphs_of(precision)
     library = onnxruntime_library()
@@ -84,9 +83,9 @@ def torch_peers(size: Any, precision: str | None, inputs: Arrays) -> dict[str, C
     """The networks in torch on the GPU, as they are and compiled, from host to host arrays."""
     import torch
 
+    from garment_transfer.bundle import STAGES, contract
     from garment_transfer.models.checkpoint import load_checkpoint
     from garment_transfer.models.presets import shipped_checkpoint
-    from garment_transfer.runtime.bundle import STAGES, contract
 
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
@@ -189,7 +188,8 @@ def measure(bundle: Any, precision: str | None, batch: int, rounds: int) -> dict
     """All that runs on this GPU, and why the rest does not."""
     import torch
 
-    from garment_transfer.runtime import BackendError, BundleError, Pipeline
+    from garment_transfer.bundle import BackendError, BundleError
+    from garment_transfer.runtime import Pipeline
     from garment_transfer.runtime.backends import DEVICE_BACKENDS
 
     inputs = inputs_of(bundle.manifest.size, batch)
@@ -246,9 +246,9 @@ def main(
     folder: Path | None, precision: str | None, batch: int, rounds: int, json_file: Path | None
 ) -> None:
     """Time the chain of engines on a GPU beside its peers."""
-    from garment_transfer.runtime import BackendError, Bundle, sample_bundle
-    from garment_transfer.runtime.device import CudaDevice
-    from garment_transfer.runtime.files import replacing
+    from garment_transfer.bundle import BackendError, Bundle, replacing
+    from garment_transfer.runtime import sample_bundle
+    from garment_transfer.runtime.cuda import CudaDevice
 
     bundle = Bundle.load(folder or sample_bundle())
     report: dict[str, Any] = {

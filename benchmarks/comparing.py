@@ -10,8 +10,7 @@ import numpy as np
 
 from garment_transfer.benchmarks.harness import validate
 from garment_transfer.benchmarks.samples import ratio_interval
-from garment_transfer.runtime.errors import InputError
-from garment_transfer.runtime.files import read_json
+from garment_transfer.bundle import InputError, read_json
 
 
 @dataclass(frozen=True)

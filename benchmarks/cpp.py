@@ -65,8 +65,7 @@ class Latency:
 
 def sample_inputs(pipeline: Any) -> dict[str, Any]:
     """The sample pair as `Pipeline.run` takes it."""
-    from garment_transfer.runtime import Person, sample_people
-    from garment_transfer.runtime.pipeline import stage_inputs
+    from garment_transfer.runtime import Person, sample_people, stage_inputs
 
     person, owner = (Person.load(folder) for folder in sample_people())
     return {k: v[None].copy() for k, v in stage_inputs(person, owner, pipeline.size).items()}
@@ -97,8 +96,8 @@ def main(build: Path, threads: int, rounds: int, cycles: int, json_file: Path | 
     """Median times of a transfer in C++ and in Python, of the bare networks, and of loading."""
     import onnxruntime
 
+    from garment_transfer.bundle import replacing
     from garment_transfer.runtime import sample_bundle
-    from garment_transfer.runtime.files import replacing
 
     latency = Latency(build / "tests/latency", threads)
     timed: dict[str, list[float]] = {"python": [], **{part: [] for part in PARTS}}

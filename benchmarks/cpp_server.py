@@ -175,8 +175,8 @@ def main(
     json_file: Path | None,
 ) -> None:
     """Throughput and latency of the server, and what became of bad requests."""
+    from garment_transfer.bundle import replacing
     from garment_transfer.runtime import sample_bundle
-    from garment_transfer.runtime.files import replacing
 
     latency = Latency(library, threads=1)
     parts = own_size_parts() if own_size else sample_parts(latency.inputs)

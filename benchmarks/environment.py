@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 
 from garment_transfer.benchmarks.measuring import processor
-from garment_transfer.runtime.version import installed_versions, package_version
+from garment_transfer.bundle import installed_versions, package_version
 
 #: Packages whose version may change a figure.
 PACKAGES: Final = (

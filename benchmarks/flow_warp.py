@@ -185,9 +185,14 @@ def measure_stage(threads: int, rounds: int, library: Path, folder: Path) -> dic
     Without the kernel the function body is many nodes; its share is what they cost beyond the
     nodes that both graphs have.
     """
-    from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people
-    from garment_transfer.runtime.bundle import Bundle
-    from garment_transfer.runtime.pipeline import stage_inputs
+    from garment_transfer.bundle import Bundle
+    from garment_transfer.runtime import (
+        Person,
+        Pipeline,
+        sample_bundle,
+        sample_people,
+        stage_inputs,
+    )
 
     bundle = Bundle.load(sample_bundle())
     pipeline = Pipeline.load(sample_bundle(), threads=threads)
@@ -231,7 +236,7 @@ def measure_gpu(rounds: int) -> tuple[list[dict], dict[str, float]]:
     """Rows and ratios of the GPU that torch sees: replays of CUDA graphs, timed by events."""
     import torch
 
-    from garment_transfer.kernels.cuda import flow_warp
+    from garment_transfer.kernels.flow_warp import flow_warp
 
     compiled = torch.compile(torch_chain, mode="max-autotune-no-cudagraphs", dynamic=False)
     properties = torch.cuda.get_device_properties(0)
@@ -313,8 +318,8 @@ def main(threads: int, rounds: int, json_file: Path | None) -> None:
     import onnxruntime
     import torch
 
+    from garment_transfer.bundle import replacing
     from garment_transfer.kernels import onnxruntime_library
-    from garment_transfer.runtime.files import replacing
 
     library = onnxruntime_library()
     if library is None:

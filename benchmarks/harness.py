@@ -33,10 +33,14 @@ from garment_transfer.benchmarks.parity import parity
 from garment_transfer.benchmarks.rows import ROWS, Row, find_checkpoint, unavailable
 from garment_transfer.benchmarks.samples import Summary, drift, summarise, warm_up_calls
 from garment_transfer.benchmarks.worker import Job, serve
-from garment_transfer.runtime.bundle import Bundle
-from garment_transfer.runtime.engines import list_engines
-from garment_transfer.runtime.errors import GarmentTransferError, InputError
-from garment_transfer.runtime.files import replacing, schema_error
+from garment_transfer.bundle import (
+    Bundle,
+    GarmentTransferError,
+    InputError,
+    list_engines,
+    replacing,
+    schema_error,
+)
 
 SCHEMA_VERSION: Final = 1
 
@@ -514,7 +518,7 @@ def _engine_build_s(bundle: Bundle, row: Row) -> float | None:
     found = [
         engines.record
         for engines in list_engines(bundle)
-        if engines.record.flavour == row.backend
+        if engines.record.backend == row.backend
         and (row.plugin is None or (engines.record.plugin is not None) == row.plugin)
     ]
     if len(found) != 1:

@@ -18,8 +18,9 @@ from typing import Any, Final, cast
 
 import numpy.typing as npt
 
-from garment_transfer.benchmarks.engines import torch_engines
+from garment_transfer.benchmarks.peers import torch_engines
 from garment_transfer.benchmarks.rows import ROWS, Row, find_checkpoint, unavailable
+from garment_transfer.bundle import STAGES, BackendError, Bundle, InputError, replacing
 from garment_transfer.kernels.driver import checked, driver
 from garment_transfer.runtime import Person, Pipeline, sample_people
 from garment_transfer.runtime.backends import (
@@ -30,11 +31,7 @@ from garment_transfer.runtime.backends import (
     find_backend,
 )
 from garment_transfer.runtime.backends.tensorrt import TensorRTContext
-from garment_transfer.runtime.bundle import STAGES, Bundle
-from garment_transfer.runtime.chain import Chain, Context
-from garment_transfer.runtime.chain import Engine as ChainEngine
-from garment_transfer.runtime.errors import BackendError, InputError
-from garment_transfer.runtime.files import replacing
+from garment_transfer.runtime.cuda import Chain, Context, Engine as ChainEngine
 
 #: Calls before the timed ones, at most as many as those.
 _WARM_UP: Final = 3

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from garment_transfer.benchmarks.rows import ROWS
-from garment_transfer.runtime.files import read_json, replacing
+from garment_transfer.bundle import read_json, replacing
 
 
 def ranking(reports: list[dict[str, Any]]) -> dict[str, Any]:

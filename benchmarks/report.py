@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from garment_transfer.benchmarks.published import network_time_rows, threads_of
-from garment_transfer.runtime.errors import OutputError
-from garment_transfer.runtime.files import replacing
+from garment_transfer.bundle import OutputError, replacing
 
 #: The columns of a measured row. "Included" is said once, above the tables.
 HEADER = (

@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from garment_transfer.bundle import BackendError, Bundle, InputError, sha256_of
 from garment_transfer.runtime.backends import find_backend
-from garment_transfer.runtime.bundle import Bundle, sha256_of
-from garment_transfer.runtime.errors import BackendError, InputError
 
 #: Where `Row.compile` is one of torch.compile's modes, it compiles for one shape at a time.
 CompileMode = Literal["", "default", "max-autotune"]
@@ -216,9 +215,9 @@ def unavailable(row: Row, bundle: Bundle, checkpoint: Path | None) -> str:
 
 
 def _plugin_problem(row: Row, bundle: Bundle) -> str:
-    from garment_transfer.runtime.engines import list_engines
+    from garment_transfer.bundle import list_engines
 
-    engines = [found for found in list_engines(bundle) if found.record.flavour == row.backend]
+    engines = [found for found in list_engines(bundle) if found.record.backend == row.backend]
     if any((found.record.plugin is not None) == row.plugin for found in engines):
         return ""
     other = "without" if row.plugin else "with"

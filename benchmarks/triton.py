@@ -38,10 +38,15 @@ def main(
     import tritonclient.grpc as triton
 
     from garment_transfer.benchmarks.triton_server import serve
+    from garment_transfer.bundle import Bundle, replacing
     from garment_transfer.export.triton import Serving, write_repository
-    from garment_transfer.runtime import Bundle, Person, Pipeline, sample_bundle, sample_people
-    from garment_transfer.runtime.files import replacing
-    from garment_transfer.runtime.pipeline import stage_inputs
+    from garment_transfer.runtime import (
+        Person,
+        Pipeline,
+        sample_bundle,
+        sample_people,
+        stage_inputs,
+    )
 
     pipeline = Pipeline.load(sample_bundle(), threads=threads)
     person, owner = (Person.load(folder) for folder in sample_people())

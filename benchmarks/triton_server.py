@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from garment_transfer.runtime.errors import GarmentTransferError
+from garment_transfer.bundle import GarmentTransferError
 
 INSTALL: Final = "pip install --no-deps nvidia-pytriton==0.7.0"
 

@@ -48,10 +48,10 @@ class Worker:
         import cv2
         import numpy as np
 
-        from garment_transfer.benchmarks.engines import load_row
+        from garment_transfer.benchmarks.peers import load_row
         from garment_transfer.benchmarks.rows import ROWS
-        from garment_transfer.runtime import Bundle, Person, sample_people
-        from garment_transfer.runtime.pipeline import stage_inputs
+        from garment_transfer.bundle import Bundle
+        from garment_transfer.runtime import Person, sample_people, stage_inputs
 
         job = self._job
         cv2.setNumThreads(job.threads)

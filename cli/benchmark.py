@@ -52,8 +52,8 @@ def command(
     from garment_transfer.benchmarks.environment import usable_cores
     from garment_transfer.benchmarks.harness import Settings, run_benchmark, write_report
     from garment_transfer.benchmarks.rows import find_checkpoint, select_rows
-    from garment_transfer.runtime import Bundle, sample_bundle
-    from garment_transfer.runtime.files import check_writable
+    from garment_transfer.bundle import Bundle, check_writable
+    from garment_transfer.runtime import sample_bundle
 
     for path in (json_file, plot_file, html_file):
         if path:

@@ -10,7 +10,7 @@ import click
 from garment_transfer.cli.options import BATCH
 
 if TYPE_CHECKING:
-    from garment_transfer.runtime.engines import Batch, PluginChoice
+    from garment_transfer.bundle import Batch, PluginChoice
 
 
 @click.command("build")
@@ -60,13 +60,13 @@ def command(
 ) -> None:
     """Add engines to BUNDLE, one per graph, with a record of what they are for.
 
-    Engines of the same flavour, GPU and precision are replaced. The bundle in the package is
+    Engines of the same backend, GPU and precision are replaced. The bundle in the package is
     never changed: use -o.
     """
     from tqdm import tqdm
 
-    from garment_transfer.export.engines import build_engines, copy_bundle
-    from garment_transfer.runtime.bundle import Bundle
+    from garment_transfer.bundle import Bundle
+    from garment_transfer.export.tensorrt import build_engines, copy_bundle
 
     loaded = Bundle.load(bundle)
     if output is not None:
@@ -102,6 +102,6 @@ def command(
         )
     warp = "its body" if record.plugin is None else f"plugin {record.plugin.version}"
     click.echo(
-        f"wrote {engines.path}: {backend} {record.flavour_version}, compute capability "
+        f"wrote {engines.path}: {backend} {record.backend_version}, compute capability "
         f"{', '.join(record.compute_capabilities)}, batch {record.batch}, FlowWarp by {warp}"
     )

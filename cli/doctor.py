@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import click
 
-from garment_transfer.runtime.version import package_version
+from garment_transfer.bundle import package_version
 
 #: Packages that commands need beyond the base installation, by extra, where the package runs from
 #: a tree that is not installed and has no metadata to say so.
@@ -96,11 +96,10 @@ def _backends() -> list[dict[str, Any]]:
 
 def _engines() -> dict[str, Any]:
     """What TensorRT engines can be built with and for here; `build` takes what is said here."""
+    from garment_transfer.bundle import ENGINE_BACKENDS, RTX_COMPUTE_CAPABILITIES, BackendError
     from garment_transfer.kernels import tensorrt_library
     from garment_transfer.runtime.backends.tensorrt import TensorRTBackend
-    from garment_transfer.runtime.device import CudaDevice
-    from garment_transfer.runtime.engines import FLAVOURS, RTX_COMPUTE_CAPABILITIES
-    from garment_transfer.runtime.errors import BackendError
+    from garment_transfer.runtime.cuda import CudaDevice
 
     gpu: dict[str, Any] = {"name": None, "compute_capability": None, "reason": ""}
     try:
@@ -111,8 +110,8 @@ def _engines() -> dict[str, Any]:
         gpu.update(name=device.name, compute_capability=device.compute_capability)
         if device.compute_capability not in RTX_COMPUTE_CAPABILITIES:
             gpu["reason"] = "TensorRT runs on it, TensorRT-RTX does not"
-    flavours = []
-    for name in FLAVOURS:
+    backends = []
+    for name in ENGINE_BACKENDS:
         found: dict[str, Any] = {"name": name, "version": None, "builds": False, "reason": ""}
         try:
             found["version"] = TensorRTBackend(name).module().__version__
@@ -122,14 +121,15 @@ def _engines() -> dict[str, Any]:
             found["builds"] = name == "tensorrt-rtx" or gpu["name"] is not None
             if not found["builds"]:
                 found["reason"] = "it builds engines on the GPU that they are for"
-        flavours.append(found)
+        backends.append(found)
     library = tensorrt_library()
-    return {"gpu": gpu, "flavours": flavours, "plugin": str(library) if library else None}
+    return {"gpu": gpu, "backends": backends, "plugin": str(library) if library else None}
 
 
 def _bundle_problem() -> str:
     """What is wrong with the bundle in the package; empty where nothing is."""
-    from garment_transfer.runtime import Bundle, BundleError, sample_bundle
+    from garment_transfer.bundle import Bundle, BundleError
+    from garment_transfer.runtime import sample_bundle
 
     try:
         Bundle.load(sample_bundle())
@@ -171,10 +171,10 @@ def _describe_engines(engines: dict[str, Any]) -> list[str]:
         lines = [f"GPU: {gpu['name']}, compute capability {gpu['compute_capability']}"]
         if gpu["reason"]:
             lines.append(f"  {gpu['reason']}")
-    for flavour in engines["flavours"]:
-        version = f" {flavour['version']}" if flavour["version"] else ""
-        can = "builds engines here" if flavour["builds"] else f"builds none: {flavour['reason']}"
-        lines.append(f"build with {flavour['name']}{version}: {can}")
+    for backend in engines["backends"]:
+        version = f" {backend['version']}" if backend["version"] else ""
+        can = "builds engines here" if backend["builds"] else f"builds none: {backend['reason']}"
+        lines.append(f"build with {backend['name']}{version}: {can}")
     if engines["plugin"] is None:
         lines.append("FlowWarp's TensorRT plugin: not built; TensorRT then runs FlowWarp's body")
         lines.append(

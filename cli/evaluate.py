@@ -74,8 +74,8 @@ def command(
 
     import json
 
-    from garment_transfer.runtime.files import check_writable, replacing
-    from garment_transfer.runtime.images import check_output, write_rgb
+    from garment_transfer.bundle import check_writable, replacing
+    from garment_transfer.runtime.photos import check_output, write_rgb
 
     # Before anything slow is loaded or run.
     if sheet:

@@ -10,7 +10,7 @@ import click
 from garment_transfer.cli.options import SIZE
 
 if TYPE_CHECKING:
-    from garment_transfer.runtime.bundle import Size
+    from garment_transfer.bundle import Size
 
 
 #: What float16 graphs are expected to reach.
@@ -59,9 +59,8 @@ def command(
     from garment_transfer.export.autocast import autocast_half
     from garment_transfer.export.bundle import export_bundle, listed_half, load_factory
     from garment_transfer.models.checkpoint import load_checkpoint
-    from garment_transfer.runtime import sample_people
-    from garment_transfer.runtime.people import Person
-    from garment_transfer.runtime.pipeline import stage_inputs
+    from garment_transfer.runtime import sample_people, stage_inputs
+    from garment_transfer.runtime.photos import Person
 
     folders = sorted(people.iterdir()) if people else list(sample_people())
     loaded = [Person.load(folder) for folder in folders if (folder / "meta.json").is_file()]

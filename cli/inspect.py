@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from msgspec import to_builtins
 
 if TYPE_CHECKING:
-    from garment_transfer.runtime.bundle import Bundle
+    from garment_transfer.bundle import Bundle
 
 
 @click.command("inspect")
@@ -20,17 +21,18 @@ def command(bundle: Path | None, as_json: bool) -> None:
 
     Without BUNDLE it is the one that ships in the package.
     """
-    from garment_transfer.runtime import Bundle, sample_bundle
+    from garment_transfer.bundle import Bundle
+    from garment_transfer.runtime import sample_bundle
 
     loaded = Bundle.load(bundle or sample_bundle())
     if as_json:
-        click.echo(json.dumps({"path": str(loaded.path), **loaded.manifest.to_dict()}, indent=2))
+        click.echo(json.dumps({"path": str(loaded.path), **to_builtins(loaded.manifest)}, indent=2))
     else:
         click.echo(_describe(loaded))
 
 
 def _describe(bundle: Bundle) -> str:
-    from garment_transfer.runtime.engines import list_engines
+    from garment_transfer.bundle import list_engines
 
     manifest = bundle.manifest
     parameters = manifest.checkpoint.parameters
@@ -78,7 +80,7 @@ def _describe(bundle: Bundle) -> str:
         warp = "inlined" if plugin is None else f"by plugin {plugin.name} {plugin.version}"
         lines += [
             "",
-            f"engines {engines.path.name}: {record.flavour} {record.flavour_version}, compute "
+            f"engines {engines.path.name}: {record.backend} {record.backend_version}, compute "
             f"capability {', '.join(record.compute_capabilities)}, batch {record.batch}, "
             f"optimization level {record.optimization_level}, FlowWarp {warp}, built "
             f"{record.built}",

@@ -13,8 +13,7 @@ from typing import Any, Final
 
 import click
 
-from garment_transfer.runtime.errors import GarmentTransferError
-from garment_transfer.runtime.version import package_version
+from garment_transfer.bundle import GarmentTransferError, package_version
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from garment_transfer.runtime.bundle import Size
-    from garment_transfer.runtime.engines import Batch
+    from garment_transfer.bundle import Batch, Size
 
 
 class SizeType(click.ParamType):
@@ -22,7 +21,7 @@ class SizeType(click.ParamType):
     ) -> Size:
         """A `Size` from text, or a usage error."""
         # Here, because it imports numpy, which `--help` does not need.
-        from garment_transfer.runtime.bundle import Size
+        from garment_transfer.bundle import Size
 
         if isinstance(value, Size):
             return value
@@ -65,8 +64,7 @@ class BatchType(click.ParamType):
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> Batch:
         """A `Batch` from text, or a usage error."""
-        from garment_transfer.runtime.engines import Batch
-        from garment_transfer.runtime.errors import EngineError
+        from garment_transfer.bundle import Batch
 
         if isinstance(value, Batch):
             return value
@@ -75,7 +73,7 @@ class BatchType(click.ParamType):
             self.fail(f"{value!r} is not MIN:OPT:MAX, such as 1:1:8", param, ctx)
         try:
             return Batch(*map(int, match.groups()))
-        except EngineError as error:
+        except ValueError as error:
             self.fail(str(error), param, ctx)
 
 

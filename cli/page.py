@@ -14,20 +14,24 @@ import gradio as gr
 import numpy as np
 import numpy.typing as npt
 
-from garment_transfer.runtime import InputError, Person, Pipeline, Transfer, sample_people
-from garment_transfer.runtime.bundle import Size
-from garment_transfer.runtime.errors import GarmentTransferError
-from garment_transfer.runtime.fitting import Fit
-from garment_transfer.runtime.labels import (
+from garment_transfer.bundle import (
     BACKGROUND,
     CLASSES,
-    COLOURS,
     GARMENT,
     LABEL_SETS,
-    colour,
+    GarmentTransferError,
+    InputError,
+    Size,
 )
-from garment_transfer.runtime.panel import flow_colours, flow_wheel
-from garment_transfer.runtime.people import ENCODINGS
+from garment_transfer.runtime import (
+    Person,
+    Pipeline,
+    Transfer,
+    flow_colours,
+    flow_wheel,
+    sample_people,
+)
+from garment_transfer.runtime.photos import COLOURS, ENCODINGS, Fit, colour
 
 # Numbers 37, 34, 6 and 27 of `render --seed 77 --size 512x384 --rough`, with the photo as JPEG.
 _PEOPLE: Final = Path(__file__).parent / "assets" / "people"

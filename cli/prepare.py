@@ -25,7 +25,7 @@ def command(photo: Path, folder: Path, parser: Path, densepose: Path, threads: i
     A JSON file beside each model says how photos go in and what comes out: parser.json for
     parser.onnx.
     """
-    from garment_transfer.runtime.prepare import DensePose, Parser, prepare
+    from garment_transfer.runtime import DensePose, Parser, prepare
 
     person = prepare(
         photo, folder, Parser.load(parser, threads), DensePose.load(densepose, threads)

@@ -49,8 +49,8 @@ def command(
     from garment_transfer.benchmarks import profiling
     from garment_transfer.benchmarks.environment import usable_cores
     from garment_transfer.benchmarks.report import check_plot
-    from garment_transfer.runtime import Bundle, sample_bundle
-    from garment_transfer.runtime.files import check_writable, replacing
+    from garment_transfer.bundle import Bundle, check_writable, replacing
+    from garment_transfer.runtime import sample_bundle
 
     for path in (json_file, plot_file, trace_file):
         if path:

@@ -11,7 +11,7 @@ import click
 from garment_transfer.cli.options import SIZE
 
 if TYPE_CHECKING:
-    from garment_transfer.runtime.bundle import Size
+    from garment_transfer.bundle import Size
 
 _COLUMNS = 8
 
@@ -46,8 +46,8 @@ def command(
     """
     if output is None and sheet is None:
         raise click.UsageError("say where to: --output FOLDER, --sheet FILE, or both")
-    from garment_transfer.runtime.files import replacing
-    from garment_transfer.runtime.images import check_output, check_written_side, write_rgb
+    from garment_transfer.bundle import replacing
+    from garment_transfer.runtime.photos import check_output, check_written_side, write_rgb
 
     # What is asked for is checked before anything slow is loaded or rendered.
     columns = min(_COLUMNS, count)
@@ -60,7 +60,7 @@ def command(
 
     from tqdm import tqdm
 
-    from garment_transfer.runtime.people import Person
+    from garment_transfer.runtime.photos import Person
     from garment_transfer.training.evaluation import contact_sheet
     from garment_transfer.training.photos import write_viton
     from garment_transfer.training.synthetic import (

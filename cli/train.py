@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from garment_transfer.runtime.bundle import Size
+    from garment_transfer.bundle import Size
 
 # Those of `training.phases` and `models.presets`, which import torch; `--help` has to answer
 # without it.

@@ -10,8 +10,7 @@ import click
 from garment_transfer.cli.options import SHARD
 
 if TYPE_CHECKING:
-    from garment_transfer.runtime import Pipeline
-    from garment_transfer.runtime.pairs import Pair
+    from garment_transfer.runtime import Pair, Pipeline
 
 _PATH = click.Path(path_type=Path)
 
@@ -97,11 +96,17 @@ def command(
     if output == panel is not None:
         raise click.UsageError("-o and --panel name the same file.")
 
-    from garment_transfer.runtime import Pipeline, sample_bundle, sample_people
-    from garment_transfer.runtime.choosing import AUTO, fastest_backend
-    from garment_transfer.runtime.images import check_output
-    from garment_transfer.runtime.pairs import Pair, is_done, read_pairs
-    from garment_transfer.runtime.pairs import shard as part_of
+    from garment_transfer.runtime import (
+        Pair,
+        Pipeline,
+        is_done,
+        read_pairs,
+        sample_bundle,
+        sample_people,
+        shard as part_of,
+    )
+    from garment_transfer.runtime._choosing import AUTO, fastest_backend  # TRANSITION
+    from garment_transfer.runtime.photos import check_output
 
     # Lists and outputs are checked before anything slow is loaded or run.
     rows = read_pairs(pairs) if pairs else []
@@ -146,7 +151,7 @@ def _transfer_all(
     """Transfers every pair, reports those that fail, and returns how many did."""
     from tqdm import tqdm
 
-    from garment_transfer.runtime.pairs import transfer_pairs
+    from garment_transfer.runtime import transfer_pairs
 
     failed = 0
     outcomes = transfer_pairs(
@@ -169,9 +174,8 @@ def _transfer(
     densepose: str | None,
 ) -> None:
     """Transfers one pair and writes its pictures, whose paths were checked."""
-    from garment_transfer.runtime.images import check_written_side, write_rgb
-    from garment_transfer.runtime.panel import PICTURES, panel
-    from garment_transfer.runtime.people import Person
+    from garment_transfer.runtime import PICTURES, panel
+    from garment_transfer.runtime.photos import Person, check_written_side, write_rgb
 
     person = Person.load(pair.person, label_set, densepose)
     garment_owner = Person.load(pair.garment_owner, label_set, densepose)

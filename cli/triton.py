@@ -75,8 +75,9 @@ def command(
     if form != "python" and (backend or threads):
         raise click.UsageError("--backend and --threads are for --form python.")
 
+    from garment_transfer.bundle import Bundle
     from garment_transfer.export.triton import Serving, write_repository
-    from garment_transfer.runtime import Bundle, sample_bundle
+    from garment_transfer.runtime import sample_bundle
 
     notes = write_repository(
         Bundle.load(bundle or sample_bundle()),

@@ -17,7 +17,7 @@ import onnx
 import onnx.inliner
 from numpy.typing import NDArray
 
-from garment_transfer.export.errors import ExportError
+from garment_transfer.bundle import ExportError
 from garment_transfer.models.flow_warp import DOMAIN
 
 

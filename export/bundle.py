@@ -13,10 +13,27 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from garment_transfer.bundle import (
+    CLASSES,
+    MANIFEST,
+    STAGES,
+    Accuracy,
+    Bundle,
+    Checkpoint,
+    ExportError as ExportError,
+    OutputError,
+    Parity,
+    Signature,
+    Size,
+    contract,
+    read_json,
+    replacing_folder,
+    sha256_of,
+    write_manifest,
+)
 from garment_transfer.export import float16
-from garment_transfer.export.errors import ExportError as ExportError
 from garment_transfer.export.flow_warp import OPSET, attach_flow_warp
-from garment_transfer.export.graph import (
+from garment_transfer.export.passes import (
     align_channels,
     expand_masks,
     name_nodes,
@@ -25,22 +42,6 @@ from garment_transfer.export.graph import (
     uint8_at_the_border,
 )
 from garment_transfer.models.checkpoint import load_checkpoint
-from garment_transfer.runtime.bundle import (
-    MANIFEST,
-    STAGES,
-    Accuracy,
-    Bundle,
-    Checkpoint,
-    Parity,
-    Signature,
-    Size,
-    contract,
-    sha256_of,
-    write_manifest,
-)
-from garment_transfer.runtime.errors import OutputError
-from garment_transfer.runtime.files import read_json, replacing_folder
-from garment_transfer.runtime.labels import CLASSES
 
 Arrays = dict[str, NDArray]
 

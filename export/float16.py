@@ -25,8 +25,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from garment_transfer.export.errors import ExportError
-from garment_transfer.export.graph import MOVING, Names, module_of, replace_nodes, types_of
+from garment_transfer.bundle import ExportError
+from garment_transfer.export.passes import MOVING, Names, module_of, replace_nodes, types_of
 from garment_transfer.models.flow_warp import DOMAIN, OP_TYPE
 
 #: The largest finite float16.
@@ -63,7 +63,7 @@ def to_float16(model: onnx.ModelProto, rule: Rule) -> onnx.ModelProto:
     """A copy of a float32 graph in which what the rule names is float16.
 
     Inputs and outputs keep their types. Node names have to begin with the module's name
-    (`garment_transfer.export.graph.name_nodes`).
+    (`garment_transfer.export.passes.name_nodes`).
 
     Raises:
         ExportError: the rule names no module of this network, or a weight is larger than float16

@@ -18,14 +18,23 @@ from typing import Any, Final, Literal
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from garment_transfer.runtime import sample_people
+from garment_transfer.bundle import (
+    STAGES,
+    Bundle,
+    EngineError,
+    EngineSet,
+    OutputError,
+    Signature,
+    Size,
+    Tensor,
+    build_command,
+    contract,
+    list_engines,
+    replacing,
+)
+from garment_transfer.runtime import sample_people, stage_inputs
 from garment_transfer.runtime.backends import DEVICE_BACKENDS, find_backend
-from garment_transfer.runtime.bundle import STAGES, Bundle, Signature, Size, Tensor, contract
-from garment_transfer.runtime.engines import Engines, build_command, list_engines
-from garment_transfer.runtime.errors import EngineError, OutputError
-from garment_transfer.runtime.files import replacing
-from garment_transfer.runtime.people import Person
-from garment_transfer.runtime.pipeline import stage_inputs
+from garment_transfer.runtime.photos import Person
 
 #: What serves the bundle: this package's runtime, or Triton's own backends stage by stage.
 Form = Literal["python", "onnx", "tensorrt"]
@@ -39,7 +48,7 @@ CONFIG: Final = "config.pbtxt"
 _MODEL_PY: Final = '''\
 """Runs the bundle beside this file; written by `garment-transfer triton`."""
 
-from garment_transfer.runtime.triton_model import TritonPythonModel as TritonPythonModel
+from garment_transfer.export.triton_model import TritonPythonModel as TritonPythonModel
 '''
 
 _TYPES: Final = {
@@ -169,7 +178,7 @@ def _onnx_models(
 
 
 def _tensorrt_models(
-    bundle: Bundle, name: str, serving: Serving, engines: list[Engines]
+    bundle: Bundle, name: str, serving: Serving, engines: list[EngineSet]
 ) -> list[_Model]:
     models = [_ensemble(bundle, name, serving)]
     for found in engines:
@@ -192,14 +201,14 @@ def _tensorrt_models(
     return models
 
 
-def _tensorrt_engines(bundle: Bundle, precision: str | None) -> list[Engines]:
+def _tensorrt_engines(bundle: Bundle, precision: str | None) -> list[EngineSet]:
     """The bundle's TensorRT engines in one precision, one per compute capability."""
     precision = precision or bundle.manifest.precision
     every = list_engines(bundle)
     engines = [
         found
         for found in every
-        if found.record.flavour == "tensorrt" and found.record.precision == precision
+        if found.record.backend == "tensorrt" and found.record.precision == precision
     ]
     if not engines:
         have = ", ".join(found.path.name for found in every) or "none"
@@ -208,7 +217,7 @@ def _tensorrt_engines(bundle: Bundle, precision: str | None) -> list[Engines]:
             f"has: {have}); run `{build_command(bundle.path, 'tensorrt', precision)}` on each kind "
             "of GPU that will serve, or choose --form onnx"
         )
-    versions = sorted({found.record.flavour_version for found in engines})
+    versions = sorted({found.record.backend_version for found in engines})
     if len(versions) > 1:
         raise EngineError(
             f"the engines of {bundle.path} were built by TensorRT {' and '.join(versions)}, and a "
@@ -217,9 +226,9 @@ def _tensorrt_engines(bundle: Bundle, precision: str | None) -> list[Engines]:
     return engines
 
 
-def _tensorrt_notes(engines: list[Engines]) -> list[str]:
+def _tensorrt_notes(engines: list[EngineSet]) -> list[str]:
     notes = [
-        f"use a Triton release that carries TensorRT {engines[0].record.flavour_version}, which "
+        f"use a Triton release that carries TensorRT {engines[0].record.backend_version}, which "
         "built these engines"
     ]
     plugins = [found.record.plugin for found in engines if found.record.plugin]

@@ -9,9 +9,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from garment_transfer.bundle import GarmentTransferError, replacing
 from garment_transfer.models.presets import NETWORKS, PRESETS, build_network
-from garment_transfer.runtime.errors import GarmentTransferError
-from garment_transfer.runtime.files import replacing
 
 _FORMAT = "garment-transfer checkpoint 1"
 

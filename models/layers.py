@@ -6,10 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from garment_transfer.runtime.labels import BACKGROUND, SKIN
+from garment_transfer.bundle import BACKGROUND, NUM_PARTS, SKIN
 
-#: DensePose parts, background included.
-PARTS = 25
 #: The front and the back of the torso among the DensePose parts; the neck belongs to them.
 TORSO_PARTS = (1, 2)
 #: Both hands among the DensePose parts.
@@ -179,7 +177,7 @@ class Maps(nn.Module):
     def __init__(self, planes: int, part_width: int) -> None:
         super().__init__()
         self.planes = Conv(planes, 8, 2)
-        self.parts = nn.Embedding(PARTS, part_width)
+        self.parts = nn.Embedding(NUM_PARTS, part_width)
         self.channels = 8 + part_width + 2
 
     def forward(self, planes: Tensor, densepose: Tensor) -> Tensor:

@@ -18,10 +18,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from garment_transfer.bundle import (
+    BACKGROUND,
+    FACE,
+    GARMENT,
+    HAIR,
+    LEGS,
+    LOWER,
+    NUM_PARTS,
+    SKIN,
+    border_width,
+)
 from garment_transfer.models.flow_warp import flow_warp
 from garment_transfer.models.layers import (
     HAND_PARTS,
-    PARTS,
     TORSO_PARTS,
     Conv,
     Encoder,
@@ -35,16 +45,6 @@ from garment_transfer.models.layers import (
     one_hot,
     positions,
     upsample2x,
-)
-from garment_transfer.runtime.labels import (
-    BACKGROUND,
-    FACE,
-    GARMENT,
-    HAIR,
-    LEGS,
-    LOWER,
-    SKIN,
-    border_width,
 )
 
 #: The classes that are reasoned, in the order of the network's logits. The person's own hair,
@@ -198,8 +198,8 @@ class ParsingNetwork(ParsingTrunk):
         self, person_densepose: Tensor, garment_densepose: Tensor, worn: Tensor
     ) -> Tensor:
         """Share of each part that B's garment and B's skin cover, at A's parts: [N,3,H/4,W/4]."""
-        person = one_hot(person_densepose[:, 2::4, 2::4, 0], tuple(range(1, PARTS))).flatten(2)
-        owner = one_hot(garment_densepose[:, 2::4, 2::4, 0], tuple(range(1, PARTS))).flatten(2)
+        person = one_hot(person_densepose[:, 2::4, 2::4, 0], tuple(range(1, NUM_PARTS))).flatten(2)
+        owner = one_hot(garment_densepose[:, 2::4, 2::4, 0], tuple(range(1, NUM_PARTS))).flatten(2)
         height, width = worn.shape[-2] // 4, worn.shape[-1] // 4
         kinds = worn[:, :2, 2::4, 2::4].flatten(2)
         area = owner.sum(dim=2, keepdim=True)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from torch import nn
 
+from garment_transfer.bundle import STAGES
 from garment_transfer.models.parsing import ParsingConfig, ParsingNetwork
 from garment_transfer.models.regrowth import RegrowthConfig, RegrowthNetwork
 from garment_transfer.models.teachers import TryOnParsingNetwork
 from garment_transfer.models.warping import WarpingConfig, WarpingNetwork
-from garment_transfer.runtime.bundle import STAGES
 
 
 @dataclass(frozen=True)

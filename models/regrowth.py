@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from garment_transfer.bundle import CLASSES, FACE, GARMENT, LOWER, SKIN, border_width
 from garment_transfer.models.layers import (
     Conv,
     Encoder,
@@ -22,14 +23,6 @@ from garment_transfer.models.layers import (
     one_hot,
     push_pull,
     upsample2x,
-)
-from garment_transfer.runtime.labels import (
-    CLASSES,
-    FACE,
-    GARMENT,
-    LOWER,
-    SKIN,
-    border_width,
 )
 
 

@@ -13,6 +13,7 @@ the owner's parsing (`shop_parsing`).
 import torch
 from torch import Tensor
 
+from garment_transfer.bundle import FACE, GARMENT, HAIR, LEGS, LOWER, SKIN
 from garment_transfer.models.flow_warp import flow_warp
 from garment_transfer.models.layers import (
     HAND_PARTS,
@@ -25,7 +26,6 @@ from garment_transfer.models.layers import (
     within,
 )
 from garment_transfer.models.parsing import ParsingConfig, ParsingTrunk, Reasoned
-from garment_transfer.runtime.labels import FACE, GARMENT, HAIR, LEGS, LOWER, SKIN
 
 
 class TryOnParsingNetwork(ParsingTrunk):

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from garment_transfer.bundle import FACE, GARMENT, HAIR, LOWER, SKIN, border_width
 from garment_transfer.models.flow_warp import flow_warp, identity_affine
 from garment_transfer.models.layers import (
     Context,
@@ -36,7 +37,6 @@ from garment_transfer.models.layers import (
     upsample2x,
     within,
 )
-from garment_transfer.runtime.labels import FACE, GARMENT, HAIR, LOWER, SKIN, border_width
 
 
 @dataclass(frozen=True)

@@ -1,46 +1,68 @@
-"""Inference: bundles, people, backends and the pipeline that chains a bundle's graphs.
+"""Inference: people, backends, and the pipeline that chains a bundle's graphs.
 
-    from garment_transfer.runtime import Person, Pipeline, sample_bundle
+    from garment_transfer import Person, Pipeline, sample_bundle
 
     pipeline = Pipeline.load(sample_bundle())
     transfer = pipeline.transfer(Person.load("alice"), Person.load("bob"))
 
-Public names are imported on first use, because the command line imports this package for its
-errors and has to answer `--help` at once.
+Public names are imported on first use: whoever needs a path or an error alone, as the command
+line for its `--help`, waits neither for NumPy and OpenCV nor for a backend.
 """
 
 from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final
+
+from garment_transfer.bundle import (
+    BackendError as BackendError,
+    Bundle as Bundle,
+    BundleError as BundleError,
+    EngineError as EngineError,
+    GarmentTransferError as GarmentTransferError,
+    InputError as InputError,
+    OutputError as OutputError,
+)
 
 if TYPE_CHECKING:
-    from garment_transfer.runtime.bundle import Bundle as Bundle
-    from garment_transfer.runtime.errors import BackendError as BackendError
-    from garment_transfer.runtime.errors import BundleError as BundleError
-    from garment_transfer.runtime.errors import GarmentTransferError as GarmentTransferError
-    from garment_transfer.runtime.errors import InputError as InputError
-    from garment_transfer.runtime.errors import OutputError as OutputError
-    from garment_transfer.runtime.people import Person as Person
-    from garment_transfer.runtime.pipeline import Pipeline as Pipeline
-    from garment_transfer.runtime.pipeline import Transfer as Transfer
+    from garment_transfer.runtime._pairs import (
+        Outcome as Outcome,
+        Pair as Pair,
+        is_done as is_done,
+        read_pairs as read_pairs,
+        shard as shard,
+        transfer_pairs as transfer_pairs,
+    )
+    from garment_transfer.runtime._panel import (
+        PICTURES as PICTURES,
+        flow_colours as flow_colours,
+        flow_wheel as flow_wheel,
+        panel as panel,
+    )
+    from garment_transfer.runtime._pipeline import (
+        Pipeline as Pipeline,
+        Transfer as Transfer,
+        stage_inputs as stage_inputs,
+    )
+    from garment_transfer.runtime._prepare import (
+        DensePose as DensePose,
+        Parser as Parser,
+        prepare as prepare,
+    )
+    from garment_transfer.runtime.photos import Person as Person
 
-_HOMES = {
-    "BackendError": "errors",
-    "Bundle": "bundle",
-    "BundleError": "errors",
-    "GarmentTransferError": "errors",
-    "InputError": "errors",
-    "OutputError": "errors",
-    "Person": "people",
-    "Pipeline": "pipeline",
-    "Transfer": "pipeline",
+_MODULES: Final = {
+    **dict.fromkeys(("Pipeline", "Transfer", "stage_inputs"), "_pipeline"),
+    **dict.fromkeys(
+        ("Outcome", "Pair", "is_done", "read_pairs", "shard", "transfer_pairs"), "_pairs"
+    ),
+    **dict.fromkeys(("PICTURES", "flow_colours", "flow_wheel", "panel"), "_panel"),
+    **dict.fromkeys(("DensePose", "Parser", "prepare"), "_prepare"),
+    "Person": "photos",
 }
 
-__all__ = [*_HOMES, "sample_bundle", "sample_people"]
-
-_ASSETS = Path(__file__).parent / "assets"
+_ASSETS: Final = Path(__file__).parent / "assets"
 
 
 def sample_bundle() -> Path:
@@ -53,9 +75,7 @@ def sample_people() -> tuple[Path, Path]:
     return _ASSETS / "samples" / "person", _ASSETS / "samples" / "garment_owner"
 
 
-def __getattr__(name: str) -> Any:
-    try:
-        home = _HOMES[name]
-    except KeyError:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-    return getattr(importlib.import_module(f"{__name__}.{home}"), name)
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

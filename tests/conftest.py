@@ -6,7 +6,6 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,27 +15,27 @@ import onnx
 import onnx.parser
 import pytest
 from click.testing import CliRunner
+from msgspec.structs import replace
 from PIL import Image
 
-from garment_transfer.cli.main import main
-from garment_transfer.runtime.bundle import (
+from garment_transfer.bundle import (
+    ENGINES,
+    RECORD_VERSION,
     STAGES,
+    Batch,
     Bundle,
     Checkpoint,
+    EngineRecord,
+    EngineSet,
     Parity,
     Size,
+    StageEngine,
     contract,
     write_manifest,
-)
-from garment_transfer.runtime.engines import (
-    ENGINES,
-    Batch,
-    Engines,
-    Record,
-    StageEngine,
     write_record,
 )
-from garment_transfer.runtime.people import Person
+from garment_transfer.cli.main import main
+from garment_transfer.runtime.photos import Person
 
 REAL_SAMPLES = Path(__file__).parents[1] / ".." / "shared" / "real_samples"
 
@@ -221,7 +220,7 @@ def save_person(person: Person, folder: Path, **meta: str) -> Path:
 
 def put_engines(
     bundle: Bundle, *, plan: str = "plan of {stage}", graph_sha256: str = "", **fields: Any
-) -> Engines:
+) -> EngineSet:
     """Puts engines whose plans are no plans, only text, into a bundle, with a whole record.
 
     The record differs in `fields` from one of TensorRT's for compute capability 8.9, and in
@@ -241,9 +240,10 @@ def put_engines(
             build_seconds=1.5,
             device_memory_bytes=None,
         )
-    record = Record(
-        flavour="tensorrt",
-        flavour_version="10.16.1.11",
+    record = EngineRecord(
+        schema_version=RECORD_VERSION,
+        backend="tensorrt",
+        backend_version="10.16.1.11",
         compute_capabilities=("8.9",),
         precision="float32",
         batch=Batch(1, 2, 4),
@@ -259,7 +259,7 @@ def put_engines(
     for stage, content in plans.items():
         (folder / f"{stage}.plan").write_bytes(content)
     write_record(folder, record)
-    return Engines(bundle, folder, record)
+    return EngineSet(bundle, folder, record)
 
 
 # Test files cannot import this one (pytest's importlib mode), so they get what it has as fixtures.
@@ -278,7 +278,7 @@ def _save_person() -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session", name="put_engines")
-def _put_engines() -> Callable[..., Engines]:
+def _put_engines() -> Callable[..., EngineSet]:
     """`put_engines(bundle, plan=, graph_sha256=, **fields)`: engines that are only text."""
     return put_engines
 
@@ -315,6 +315,62 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_tiny_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
     """A copy of the tiny bundle for a test to spoil."""
     return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+
+
+@pytest.fixture(scope="session")
+def bad_bundles(
+    tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory
+) -> list[tuple[Path, str, str]]:
+    """Bundles as bundle/bad_bundles.json spoils them: folder, code, and words of the message."""
+    table = json.loads(Path(__file__).with_name("bundle").joinpath("bad_bundles.json").read_text())
+    folder = tmp_path_factory.mktemp("bad")
+    made = []
+    for index, case in enumerate(table):
+        path = Path(shutil.copytree(tiny_bundle, folder / f"{index} {case['name']}"))
+        spoil(path, case)
+        made.append((path, case["code"], case["says"]))
+    return made
+
+
+def spoil(bundle: Path, case: dict[str, Any]) -> None:
+    """Changes a bundle as a row of bad_bundles.json says."""
+    manifest = bundle / "manifest.json"
+    fields = json.loads(manifest.read_text())
+
+    def parent(path: str) -> tuple[Any, Any]:
+        node: Any = fields
+        *above, last = [int(key) if key.isdigit() else key for key in path.split(".")]
+        for key in above:
+            node = node[key]
+        return node, last
+
+    for path, value in case.get("set", {}).items():
+        node, key = parent(path)
+        node[key] = value
+    if "delete" in case:
+        node, key = parent(case["delete"])
+        del node[key]
+    if "swap" in case:
+        node, key = parent(case["swap"])
+        node[key].reverse()
+    text = json.dumps(fields)
+    if "repeat" in case:
+        text = case["repeat"][0] * case["repeat"][1]
+    manifest.write_bytes(case.get("text", text).encode("utf-8", "surrogateescape"))
+    if "remove" in case:
+        (bundle / case["remove"]).unlink()
+    if "folder" in case:
+        (bundle / case["folder"]).unlink()
+        (bundle / case["folder"]).mkdir()
+    for change, edit in (
+        ("cut", lambda content: content[:-1]),
+        ("empty", lambda content: b""),
+        ("append", lambda content: content + b"more"),
+        ("flip", lambda content: bytes([content[0] ^ 1]) + content[1:]),
+    ):
+        if change in case:
+            file = bundle / case[change]
+            file.write_bytes(edit(file.read_bytes()))
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any
 
+from garment_transfer.bundle import InputError
 from garment_transfer.models.presets import NETWORKS, PRESETS
-from garment_transfer.runtime.errors import InputError
 from garment_transfer.training.phases import PHASES, Weights
 from garment_transfer.training.trainer import TrainingConfig
 

@@ -21,8 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from garment_transfer.runtime.errors import InputError
-from garment_transfer.runtime.labels import GARMENT
+from garment_transfer.bundle import GARMENT, InputError
 from garment_transfer.training.synthetic import held_out_pair
 from garment_transfer.training.synthetic.groups import KEYS, SHOP_KEYS, one_thread, shard_paths
 

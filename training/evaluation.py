@@ -17,12 +17,11 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.image import PeakSignalNoiseRatio
 
+from garment_transfer.bundle import CLASSES, GARMENT, SKIN, InputError
 from garment_transfer.models.layers import TORSO_PARTS
 from garment_transfer.models.warping import WarpingNetwork
-from garment_transfer.runtime.errors import InputError
-from garment_transfer.runtime.labels import CLASSES, GARMENT, SKIN
-from garment_transfer.runtime.people import Person
-from garment_transfer.runtime.pipeline import Pipeline, Transfer
+from garment_transfer.runtime import Pipeline, Transfer
+from garment_transfer.runtime.photos import Person
 
 Arrays = Mapping[str, NDArray]
 

@@ -25,6 +25,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from garment_transfer.bundle import BACKGROUND, FACE, GARMENT, HAIR, LEGS, LOWER, SKIN
 from garment_transfer.models.flow_warp import flow_warp
 from garment_transfer.models.layers import (
     HAND_PARTS,
@@ -57,18 +58,9 @@ from garment_transfer.models.warping import (
     Flows,
     WarpingNetwork,
     fill_garment,
+    sample as sample_garment,
 )
-from garment_transfer.models.warping import sample as sample_garment
-from garment_transfer.runtime.labels import (
-    BACKGROUND,
-    COLOURS,
-    FACE,
-    GARMENT,
-    HAIR,
-    LEGS,
-    LOWER,
-    SKIN,
-)
+from garment_transfer.runtime.photos import COLOURS
 from garment_transfer.training.data import Batch, Photos, Transfers
 from garment_transfer.training.losses import (
     Content,

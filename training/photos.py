@@ -22,13 +22,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from garment_transfer.runtime.bundle import Size
-from garment_transfer.runtime.errors import InputError
-from garment_transfer.runtime.files import read_json
-from garment_transfer.runtime.fitting import Fit
-from garment_transfer.runtime.images import read_indices, read_rgb
-from garment_transfer.runtime.labels import LABEL_SETS
-from garment_transfer.runtime.people import ENCODINGS, Person
+from garment_transfer.bundle import LABEL_SETS, InputError, Size, read_json
+from garment_transfer.runtime.photos import ENCODINGS, Fit, Person, read_indices, read_rgb
 from garment_transfer.training.data import PhotoSet, RenderedPhotos
 
 _PICTURES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -216,7 +211,7 @@ def write_viton(
 
     `NAME_0` is the person, `NAME_1` the garment; `meta.json` is written with the first.
     """
-    from garment_transfer.runtime.images import write_rgb
+    from garment_transfer.runtime.photos import write_rgb
 
     pictures: dict[str, NDArray[np.uint8]] = {
         f"image/{name}_0.png": person.image,

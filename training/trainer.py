@@ -14,11 +14,9 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from garment_transfer.bundle import STAGES, GarmentTransferError, replacing
 from garment_transfer.models.checkpoint import check_preset, load_network, save_checkpoint
 from garment_transfer.models.presets import PRESETS, build_network
-from garment_transfer.runtime.bundle import STAGES
-from garment_transfer.runtime.errors import GarmentTransferError
-from garment_transfer.runtime.files import replacing
 from garment_transfer.training.data import (
     Batch,
     PhotoBatches,

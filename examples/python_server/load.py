@@ -33,8 +33,8 @@ from PIL import Image
 from server import Settings
 
 from garment_transfer.benchmarks.measuring import processor
+from garment_transfer.bundle import read_json, replacing
 from garment_transfer.runtime import sample_people
-from garment_transfer.runtime.files import read_json, replacing
 
 # Shares of the capacity that the phases ask for. What remains when one of two workers is killed
 # has to carry the load of that phase alone, while its replacement starts on the same cores.

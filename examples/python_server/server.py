@@ -30,6 +30,7 @@ from PIL import Image
 from prometheus_client import multiprocess
 from starlette.requests import ClientDisconnect
 
+from garment_transfer.bundle import LABEL_SETS, package_version
 from garment_transfer.runtime import (
     GarmentTransferError,
     InputError,
@@ -38,9 +39,7 @@ from garment_transfer.runtime import (
     sample_bundle,
     sample_people,
 )
-from garment_transfer.runtime.labels import LABEL_SETS
-from garment_transfer.runtime.people import ENCODINGS
-from garment_transfer.runtime.version import package_version
+from garment_transfer.runtime.photos import ENCODINGS
 
 _log = logging.getLogger(__name__)
 

@@ -11,12 +11,9 @@ from pathlib import Path
 import click
 import tritonclient.grpc as triton
 
-from garment_transfer.runtime import Person
-from garment_transfer.runtime.bundle import Size
-from garment_transfer.runtime.compositing import compose
-from garment_transfer.runtime.fitting import Fit
-from garment_transfer.runtime.images import write_rgb
-from garment_transfer.runtime.pipeline import stage_inputs
+from garment_transfer.bundle import Size
+from garment_transfer.runtime import Person, stage_inputs
+from garment_transfer.runtime.photos import Fit, compose, write_rgb
 
 _PATH = click.Path(path_type=Path)
 

@@ -12,9 +12,9 @@
 #include <string>
 #include <vector>
 
-#include "../flow_warp_cpu.h"
+#include "../flow_warp/flow_warp_cpu.h"
 #ifdef GARMENT_TRANSFER_CUDA
-#include "../flow_warp_cuda.h"
+#include "../flow_warp/flow_warp_cuda.h"
 #endif
 
 namespace garment_transfer {

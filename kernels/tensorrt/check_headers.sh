@@ -56,7 +56,7 @@ cuobjdump=${CUOBJDUMP:-$cuda_bin/cuobjdump}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-compile=("$nvcc" -std=c++17 -O2 -I"$kernels" -Werror all-warnings
+compile=("$nvcc" -std=c++17 -O2 -I"$kernels" -I"$kernels/flow_warp" -Werror all-warnings
   -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra,-Werror)
 # without the device link, whose empty images cuobjdump would list beside the kernels'
 link=("$nvcc" -cudart static -nodlink)
@@ -67,7 +67,7 @@ for a in "${architectures[@]}"; do
 done
 codes+=(-gencode "arch=compute_$ptx,code=compute_$ptx")
 echo "nvcc $nvcc_version: the kernels for sm ${architectures[*]} and PTX $ptx"
-"${compile[@]}" "${codes[@]}" -c "$kernels/flow_warp_cuda.cu" -o "$work/kernels.o"
+"${compile[@]}" "${codes[@]}" -c "$kernels/flow_warp/flow_warp_cuda.cu" -o "$work/kernels.o"
 
 # Words on one line, sorted.
 words() { sort -u | xargs; }

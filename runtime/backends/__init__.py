@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import numpy.typing as npt
 
-from garment_transfer.runtime.bundle import Bundle, Graph, Tensor
-from garment_transfer.runtime.errors import BackendError
+from garment_transfer.bundle import BackendError, Bundle, Graph, Tensor
 
 if TYPE_CHECKING:
-    from garment_transfer.runtime.chain import Chain
+    from garment_transfer.runtime.cuda import Chain
 
 #: The backends that run on a GPU.
 DEVICE_BACKENDS: Final = ("onnxruntime-cuda", "tensorrt", "tensorrt-rtx")

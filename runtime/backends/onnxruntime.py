@@ -8,11 +8,9 @@ from typing import Any, Final
 
 import numpy.typing as npt
 
+from garment_transfer.bundle import BackendError, Graph, Tensor, installed_versions
 from garment_transfer.kernels import onnxruntime_library
 from garment_transfer.runtime.backends import Status, check_signature
-from garment_transfer.runtime.bundle import Graph, Tensor
-from garment_transfer.runtime.errors import BackendError
-from garment_transfer.runtime.version import installed_versions
 
 #: Packages that each install the module `onnxruntime`; two of them overwrite each other's files.
 PACKAGES: Final = ("onnxruntime", "onnxruntime-gpu")

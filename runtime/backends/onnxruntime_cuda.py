@@ -15,14 +15,16 @@ from typing import Any, Final
 
 import numpy as np
 
+from garment_transfer.bundle import STAGES, BackendError, Bundle, Graph, InputError, Tensor
 from garment_transfer.kernels import has_cuda_kernels, onnxruntime_library
 from garment_transfer.kernels.driver import INSTALL
-from garment_transfer.runtime.backends import DeviceOptions, Status, check_signature
-from garment_transfer.runtime.backends import onnxruntime as cpu
-from garment_transfer.runtime.bundle import STAGES, Bundle, Graph, Tensor
-from garment_transfer.runtime.chain import Chain
-from garment_transfer.runtime.device import CudaDevice
-from garment_transfer.runtime.errors import BackendError, InputError
+from garment_transfer.runtime.backends import (
+    DeviceOptions,
+    Status,
+    check_signature,
+    onnxruntime as cpu,
+)
+from garment_transfer.runtime.cuda import Chain, CudaDevice
 
 NAME: Final = "onnxruntime-cuda"
 

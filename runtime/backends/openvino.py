@@ -15,9 +15,8 @@ from typing import Any, Final
 
 import numpy.typing as npt
 
+from garment_transfer.bundle import BackendError, Graph, Tensor
 from garment_transfer.runtime.backends import Status, check_signature
-from garment_transfer.runtime.bundle import Graph, Tensor
-from garment_transfer.runtime.errors import BackendError
 
 #: What `inference_precision` may be: float32 whatever the processor has, or OpenVINO's own choice,
 #: which is bfloat16 or float16 on processors that compute them faster.

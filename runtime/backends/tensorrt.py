@@ -1,6 +1,6 @@
 """TensorRT and TensorRT-RTX: engines that `garment-transfer build` added to the bundle.
 
-One backend for both flavours, over the API that they share. Engines are found, compared with the
+One backend for both backends, over the API that they share. EngineSet are found, compared with the
 bundle, the versions and the GPU, and read with their hashes checked before TensorRT sees a byte,
 since a plan is code.
 """
@@ -17,23 +17,27 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from garment_transfer.kernels import tensorrt_library
-from garment_transfer.runtime.backends import DeviceOptions, Status
-from garment_transfer.runtime.bundle import MANIFEST, STAGES, Bundle, Tensor, sha256_of
-from garment_transfer.runtime.chain import Chain
-from garment_transfer.runtime.device import CudaDevice, Device
-from garment_transfer.runtime.engines import (
+from garment_transfer.bundle import (
+    MANIFEST,
     RTX_COMPUTE_CAPABILITIES,
-    Engines,
+    STAGES,
+    BackendError,
+    Bundle,
+    EngineError,
+    EngineSet,
     Plugin,
+    Tensor,
+    cache_folder,
     find_engines,
     list_engines,
     must_be_copied,
+    sha256_of,
 )
-from garment_transfer.runtime.errors import BackendError, EngineError
-from garment_transfer.runtime.files import cache_folder
+from garment_transfer.kernels import tensorrt_library
+from garment_transfer.runtime.backends import DeviceOptions, Status
+from garment_transfer.runtime.cuda import Chain, CudaDevice, Device
 
-#: The Python modules of each flavour, the first that imports is used. TensorRT-RTX's packages on
+#: The Python modules of each backend, the first that imports is used. TensorRT-RTX's packages on
 #: PyPI have the bindings alone.
 MODULES: Final = {
     "tensorrt": ("tensorrt",),
@@ -108,7 +112,7 @@ class TensorRTContext:
 class TensorRTEngine:
     """An engine of a bundle, deserialised."""
 
-    def __init__(self, trt: Any, runtime: Any, engines: Engines, stage: str, plan: bytes) -> None:
+    def __init__(self, trt: Any, runtime: Any, engines: EngineSet, stage: str, plan: bytes) -> None:
         """From bytes whose hash was checked. EngineError when TensorRT does not take them."""
         self._trt = trt
         self._runtime = runtime  # outlives the engine
@@ -120,7 +124,7 @@ class TensorRTEngine:
         self._engine = runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise EngineError(
-                f"{engines.record.flavour} {trt.__version__} does not load "
+                f"{engines.record.backend} {trt.__version__} does not load "
                 f"{engines.path / self._record.file}: {_said(self._logger)}; run "
                 f"`{engines.build_command}`"
             )
@@ -153,7 +157,7 @@ class TensorRTEngine:
         if not done:
             record = self._engines.record
             raise BackendError(
-                f"{record.flavour} {record.flavour_version} cannot {what} in the {self._stage} "
+                f"{record.backend} {record.backend_version} cannot {what} in the {self._stage} "
                 f"engine of {self._engines.path}: {_said(self._logger)}; if the GPU's memory is "
                 "short, use a smaller batch or fewer sessions (`sessions=`), otherwise run "
                 f"`{self._engines.build_command}`"
@@ -185,7 +189,7 @@ class TensorRTEngine:
         """What contexts are made with: memory that the chain shares among them."""
         trt = self._trt
         strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        if self._engines.record.flavour == "tensorrt":
+        if self._engines.record.backend == "tensorrt":
             return strategy
         config = self._engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(strategy)
@@ -202,10 +206,10 @@ class TensorRTEngine:
 
 
 class TensorRTBackend:
-    """The backend of a flavour, "tensorrt" or "tensorrt-rtx"."""
+    """The backend of a backend, "tensorrt" or "tensorrt-rtx"."""
 
-    def __init__(self, flavour: str) -> None:
-        self.flavour = flavour
+    def __init__(self, backend: str) -> None:
+        self.backend = backend
 
     def load(self, bundle: Bundle, options: DeviceOptions) -> Chain:
         """A chain over the bundle's engines for this GPU.
@@ -238,36 +242,36 @@ class TensorRTBackend:
         return Chain(device, loaded, sessions=options.sessions, graphs=options.graphs)
 
     def status(self) -> Status:
-        """Whether the flavour can run here."""
+        """Whether the backend can run here."""
         try:
             trt = self.module()
             device = CudaDevice()
         except BackendError as error:
             reason, _, remedy = str(error).partition("; ")
-            return Status(self.flavour, available=False, reason=reason, remedy=remedy)
+            return Status(self.backend, available=False, reason=reason, remedy=remedy)
         warp = "takes no plugins"
-        if self.flavour == "tensorrt":
+        if self.backend == "tensorrt":
             built = tensorrt_library() is not None
             warp = f"FlowWarp's plugin is {'there' if built else 'not built'}"
         elif device.compute_capability not in RTX_COMPUTE_CAPABILITIES:
             return Status(
-                self.flavour,
+                self.backend,
                 available=False,
                 reason=f"TensorRT-RTX does not run on {device.name}, whose compute capability "
                 f"{device.compute_capability} is none of {', '.join(RTX_COMPUTE_CAPABILITIES)}",
                 remedy="use the backend tensorrt or onnxruntime-cuda",
             )
         return Status(
-            self.flavour,
+            self.backend,
             available=True,
             version=trt.__version__,
             details=f"{device.name}, compute capability {device.compute_capability}; {warp}",
         )
 
     def module(self) -> Any:
-        """The flavour's Python module; BackendError where it is not installed."""
+        """The backend's Python module; BackendError where it is not installed."""
         failures = []
-        for name in MODULES[self.flavour]:
+        for name in MODULES[self.backend]:
             try:
                 return importlib.import_module(name)
             except ImportError as error:
@@ -275,32 +279,32 @@ class TensorRTBackend:
             except (OSError, RuntimeError) as error:  # its library does not load
                 failures.append(f"{name} does not load: {error}")
         raise BackendError(
-            f"{self.flavour} is not installed ({', '.join(failures)}); run "
-            f"`{_INSTALL[self.flavour]}`"
+            f"{self.backend} is not installed ({', '.join(failures)}); run "
+            f"`{_INSTALL[self.backend]}`"
         )
 
     def verified(
         self, bundle: Bundle, precision: str, device: Device, library: Path | None
-    ) -> tuple[Engines, dict[str, bytes]]:
-        """Engines that can run on the device, and their bytes by stage.
+    ) -> tuple[EngineSet, dict[str, bytes]]:
+        """EngineSet that can run on the device, and their bytes by stage.
 
         EngineError says what differs and names the command that mends it. `library` is FlowWarp's
         plugin, where there is one.
         """
-        engines = find_engines(bundle, self.flavour, precision, device.compute_capability)
+        engines = find_engines(bundle, self.backend, precision, device.compute_capability)
         engines.check(self.module().__version__, device.compute_capability, library)
         return engines, {stage: engines.read_plan(stage) for stage in STAGES}
 
     def rebuilt(
         self, bundle: Bundle, precision: str, device: Device, library: Path | None
-    ) -> tuple[Engines, dict[str, bytes]]:
+    ) -> tuple[EngineSet, dict[str, bytes]]:
         """As `verified`, of engines built now, with the options of those that did not fit.
 
         A bundle that may not be changed, as the package's own, is copied into the user's cache
         (`XDG_CACHE_HOME`) first, and built there once.
         """
         # the runtime does without, unless it is asked for
-        from garment_transfer.export.engines import build_engines, copy_bundle
+        from garment_transfer.export.tensorrt import build_engines, copy_bundle
 
         if must_be_copied(bundle.path):
             bundle = copy_bundle(bundle, _copy_of(bundle))
@@ -308,7 +312,7 @@ class TensorRTBackend:
                 return self.verified(bundle, precision, device, library)
         build_engines(
             bundle,
-            self.flavour,
+            self.backend,
             precision,
             device=device.index,
             **self._earlier_options(bundle, precision),
@@ -320,7 +324,7 @@ class TensorRTBackend:
         with contextlib.suppress(EngineError):
             for engines in list_engines(bundle):
                 record = engines.record
-                if (record.flavour, record.precision) == (self.flavour, precision):
+                if (record.backend, record.precision) == (self.backend, precision):
                     plugin = record.plugin
                     return {
                         "batch": record.batch,

@@ -5,8 +5,8 @@ import pytest
 from click.testing import CliRunner
 
 from garment_transfer.benchmarks.chain import idle_of, main
-from garment_transfer.runtime.device import CudaDevice
-from garment_transfer.runtime.errors import BackendError
+from garment_transfer.bundle import BackendError
+from garment_transfer.runtime.cuda import CudaDevice
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from click.testing import CliRunner
 from garment_transfer.benchmarks.comparing import compare_reports, read_report
 from garment_transfer.benchmarks.harness import write_report
 from garment_transfer.benchmarks.samples import drift, summarise
+from garment_transfer.bundle import InputError
 from garment_transfer.cli.main import main
-from garment_transfer.runtime.errors import InputError
 
 
 def times(samples, batch=1):

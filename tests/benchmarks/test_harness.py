@@ -29,11 +29,11 @@ from garment_transfer.benchmarks.harness import (
 from garment_transfer.benchmarks.parity import parity
 from garment_transfer.benchmarks.rows import ROWS, find_checkpoint, select_rows
 from garment_transfer.benchmarks.worker import Job
+from garment_transfer.bundle import Bundle, InputError
 from garment_transfer.cli.main import main
 from garment_transfer.models.presets import shipped_checkpoint
-from garment_transfer.runtime import Bundle, sample_bundle
+from garment_transfer.runtime import sample_bundle
 from garment_transfer.runtime.backends import BACKENDS
-from garment_transfer.runtime.errors import InputError
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ from click.testing import CliRunner
 
 from garment_transfer.benchmarks.profiling import OUTSIDE, Profile, Span, profile_row, trace
 from garment_transfer.benchmarks.rows import ROWS
+from garment_transfer.bundle import BackendError, Bundle, InputError
 from garment_transfer.cli.main import main
-from garment_transfer.runtime import Bundle, sample_bundle
-from garment_transfer.runtime.errors import BackendError, InputError
+from garment_transfer.runtime import sample_bundle
 
 
 @pytest.fixture(scope="module")

@@ -43,7 +43,7 @@ def test_damaged_bundle(own_tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(runtime, "sample_bundle", lambda: own_tiny_bundle)
     result = CliRunner().invoke(main, ["doctor"])
     assert result.exit_code == 1
-    assert "parsing.onnx is missing" in result.output
+    assert "parsing.onnx, which the manifest lists, cannot be read" in result.output
     assert "a transfer CANNOT run here" in result.output
 
 
@@ -101,14 +101,14 @@ def test_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("shipped")
 def test_what_engines_can_be_built(monkeypatch: pytest.MonkeyPatch) -> None:
     engines = json.loads(CliRunner().invoke(main, ["doctor", "--json"]).output)["engines"]
-    flavours = {flavour["name"]: flavour for flavour in engines["flavours"]}
-    assert set(flavours) == {"tensorrt", "tensorrt-rtx"}
-    for flavour in flavours.values():
+    backends = {backend["name"]: backend for backend in engines["backends"]}
+    assert set(backends) == {"tensorrt", "tensorrt-rtx"}
+    for backend in backends.values():
         # what cannot be used says why
-        assert flavour["builds"] or flavour["reason"]
-        assert flavour["version"] or "pip install" in flavour["reason"]
-    if flavours["tensorrt-rtx"]["version"]:
-        assert flavours["tensorrt-rtx"]["builds"]  # with no GPU
+        assert backend["builds"] or backend["reason"]
+        assert backend["version"] or "pip install" in backend["reason"]
+    if backends["tensorrt-rtx"]["version"]:
+        assert backends["tensorrt-rtx"]["builds"]  # with no GPU
     assert engines["gpu"]["name"] or "no GPU" in engines["gpu"]["reason"]
     output = CliRunner().invoke(main, ["doctor"]).output
     assert "build with tensorrt-rtx" in output
@@ -118,10 +118,10 @@ def test_what_engines_can_be_built(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("shipped")
 def test_a_gpu_and_a_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
     from garment_transfer import kernels
-    from garment_transfer.runtime import device
+    from garment_transfer.runtime import cuda
 
     monkeypatch.setattr(
-        device, "CudaDevice", lambda: SimpleNamespace(name="H100", compute_capability="9.0")
+        cuda, "CudaDevice", lambda: SimpleNamespace(name="H100", compute_capability="9.0")
     )
     monkeypatch.setattr(kernels, "tensorrt_library", lambda: Path("/lib/plugin.so"))
     output = CliRunner().invoke(main, ["doctor"]).output

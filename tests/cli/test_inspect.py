@@ -3,8 +3,8 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
+from garment_transfer.bundle import Bundle
 from garment_transfer.cli.main import main
-from garment_transfer.runtime import Bundle
 
 
 def test_text(tiny_bundle: Path) -> None:

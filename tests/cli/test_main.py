@@ -5,9 +5,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from garment_transfer.bundle import InputError
 from garment_transfer.cli import main as main_module
 from garment_transfer.cli.main import main
-from garment_transfer.runtime.errors import InputError
 
 HEAVY = (
     "anny",

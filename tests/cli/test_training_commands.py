@@ -7,13 +7,12 @@ import pytest
 from click.testing import CliRunner
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from garment_transfer.cli import evaluate as evaluate_module
-from garment_transfer.cli import train as train_module
+from garment_transfer.bundle import CLASSES, Bundle
+from garment_transfer.cli import evaluate as evaluate_module, train as train_module
 from garment_transfer.cli.main import main
 from garment_transfer.models.checkpoint import load_checkpoint, save_checkpoint
 from garment_transfer.models.presets import PRESETS, build
-from garment_transfer.runtime import Bundle, Person, Pipeline
-from garment_transfer.runtime.labels import CLASSES
+from garment_transfer.runtime import Person, Pipeline
 from garment_transfer.training.phases import METHOD, PHASES
 from garment_transfer.training.synthetic.groups import HELD_OUT_PAIRS
 

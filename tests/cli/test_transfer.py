@@ -11,7 +11,8 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from garment_transfer.cli.main import main
-from garment_transfer.runtime import Person, Pipeline, images, sample_people
+from garment_transfer.runtime import Person, Pipeline, sample_people
+from garment_transfer.runtime.photos import _images as images
 
 MakePerson = Callable[..., Person]
 SavePerson = Callable[..., Path]

@@ -13,9 +13,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people
-from garment_transfer.runtime.bundle import contract
-from garment_transfer.runtime.pipeline import stage_inputs
+from garment_transfer.bundle import contract
+from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people, stage_inputs
 
 ROOT = Path(__file__).parents[2]
 HEADERS = os.environ.get("ONNXRUNTIME_ROOT", "/usr/include/onnxruntime")

@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from garment_transfer.bundle import LABEL_SETS
 from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people
-from garment_transfer.runtime.labels import LABEL_SETS
 
 Build = Callable[..., Path]
 Run = Callable[..., str]

@@ -13,10 +13,9 @@ from typing import Any
 import onnxruntime
 import pytest
 
+from garment_transfer.bundle import Bundle, BundleError
 from garment_transfer.kernels import onnxruntime_library
 from garment_transfer.runtime import sample_bundle
-from garment_transfer.runtime.bundle import Bundle
-from garment_transfer.runtime.errors import BundleError
 
 Build = Callable[..., Path]
 Run = Callable[..., str]

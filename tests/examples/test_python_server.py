@@ -21,7 +21,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from garment_transfer.runtime import InputError, Person, Pipeline
+from garment_transfer.bundle import InputError
+from garment_transfer.runtime import Person, Pipeline
 
 httpx = pytest.importorskip("httpx", reason="the extra serve is not installed")
 pytest.importorskip("fastapi", reason="the extra serve is not installed")
@@ -164,7 +165,7 @@ def spoil(fields: Fields, what: str) -> None:
     ("what", "due"),
     [
         ("no garment", "the garment owner wears no upper garment: 0 pixels of 4608"),
-        ("label set", "unknown label set 'coco'; available: atr18, "),
+        ("label set", "unknown label set 'coco'; expected one of atr18, "),
         ("encoding", "unknown DensePose encoding 'iuv-tiff'; available: iuv, "),
         ("ids", "parsing of person has ids that label set classes7 does not know: 77"),
         ("truncated", "image of garment owner cannot be read as an image (500 bytes: "),

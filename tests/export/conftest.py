@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from garment_transfer.bundle import Size
 from garment_transfer.export.bundle import export_bundle, listed_half
 from garment_transfer.models.checkpoint import save_checkpoint
 from garment_transfer.models.presets import build
-from garment_transfer.runtime.bundle import Size
 
 SIZE = Size(64, 96)
 

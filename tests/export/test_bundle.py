@@ -10,12 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from garment_transfer.export.bundle import ExportError, export_bundle, load_factory
+from garment_transfer.bundle import STAGES, Bundle, ExportError, OutputError, Size, contract
+from garment_transfer.export.bundle import export_bundle, load_factory
 from garment_transfer.models.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from garment_transfer.models.presets import PRESETS, build
-from garment_transfer.runtime.bundle import STAGES, Bundle, Size, contract
-from garment_transfer.runtime.errors import OutputError
-from garment_transfer.runtime.pipeline import Pipeline
+from garment_transfer.runtime import Pipeline
 
 
 def _inputs(size, batch, seed=0):

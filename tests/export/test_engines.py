@@ -13,8 +13,23 @@ import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper
 
+from garment_transfer.bundle import (
+    STAGES,
+    BackendError,
+    Batch,
+    Bundle,
+    BundleError,
+    EngineError,
+    Graph,
+    OutputError,
+    Tensor,
+    contract,
+    find_engines,
+    list_engines,
+)
 from garment_transfer.cli.main import main
-from garment_transfer.export.engines import (
+from garment_transfer.export.flow_warp import OPSET, attach_flow_warp
+from garment_transfer.export.tensorrt import (
     build_engines,
     copy_bundle,
     load_plugin,
@@ -22,11 +37,7 @@ from garment_transfer.export.engines import (
     parse,
     said,
 )
-from garment_transfer.export.flow_warp import OPSET, attach_flow_warp
 from garment_transfer.runtime import sample_bundle
-from garment_transfer.runtime.bundle import STAGES, Bundle, Graph, Tensor, contract
-from garment_transfer.runtime.engines import Batch, find_engines, list_engines
-from garment_transfer.runtime.errors import BackendError, BundleError, EngineError, OutputError
 
 RTX = "tensorrt-rtx"
 PRECISIONS = ("float32", "float16")
@@ -78,7 +89,7 @@ def test_every_graph_is_built_and_recorded(built, trt, precision):
     engines = find_engines(built, RTX, precision, "8.9")
     assert engines.path.name == f"tensorrt-rtx-portable-{precision}"
     record = engines.record
-    assert record.flavour_version == trt.__version__
+    assert record.backend_version == trt.__version__
     assert set(record.compute_capabilities) >= {"8.0", "8.6", "8.9", "12.0"}
     assert record.batch == Batch(1, 1, 8)
     assert record.plugin is None
@@ -304,7 +315,7 @@ def test_a_plugin_library_that_does_not_load(trt, tmp_path):
 def test_a_truncated_plan_and_an_altered_one_are_not_read(own):
     engines = find_engines(own, RTX, "float16", "8.6")
     for stage, change, due in (
-        ("parsing", lambda plan: plan[:-1], "is truncated"),
+        ("parsing", lambda plan: plan[:-1], "was truncated"),
         ("warping", lambda plan: plan[:1000] + bytes([plan[1000] ^ 1]) + plan[1001:], "altered"),
     ):
         path = engines.path / f"{stage}.plan"
@@ -329,7 +340,7 @@ def test_engines_of_another_export_are_refused(own):
     (own.path / "manifest.json").write_text(json.dumps(manifest))
     engines = find_engines(Bundle.load(own.path), RTX, "float32", "8.6")
     with pytest.raises(EngineError, match=r"engine of regrowth was built from another graph"):
-        engines.check(engines.record.flavour_version, "8.6")
+        engines.check(engines.record.backend_version, "8.6")
 
 
 def _files(folder):
@@ -362,7 +373,7 @@ def test_a_graph_that_tensorrt_refuses(bundle, trt, tmp_path):
 
 def test_engines_without_the_precision(tiny_bundle, trt, tmp_path):
     own = copy_bundle(Bundle.load(tiny_bundle), tmp_path / "bundle")
-    with pytest.raises(BundleError, match=r"has no float16 graphs, only float32; export it anew"):
+    with pytest.raises(BundleError, match=r"has no float16 graphs; expected one of float32;"):
         build_engines(own, RTX, "float16")
 
 
@@ -443,7 +454,7 @@ def test_messages_of_tensorrt_are_kept(trt):
 def test_tensorrt_builds_every_graph(bundle, precision, tmp_path, monkeypatch):
     tensorrt = pytest.importorskip("tensorrt", reason="TensorRT is not installed")
     from garment_transfer.kernels import tensorrt_library
-    from garment_transfer.runtime.device import CudaDevice
+    from garment_transfer.runtime.cuda import CudaDevice
 
     try:
         device = CudaDevice()

@@ -12,13 +12,13 @@ from click.testing import CliRunner
 from onnx import TensorProto, numpy_helper
 from torch import nn
 
+from garment_transfer.bundle import STAGES, Bundle, ExportError, Size, contract
 from garment_transfer.cli.main import main
 from garment_transfer.export import float16
 from garment_transfer.export.autocast import autocast_half
-from garment_transfer.export.bundle import ExportError, export_bundle, listed_half
-from garment_transfer.export.graph import module_of, types_of
+from garment_transfer.export.bundle import export_bundle, listed_half
+from garment_transfer.export.passes import module_of, types_of
 from garment_transfer.models.presets import build
-from garment_transfer.runtime.bundle import STAGES, Bundle, Size, contract
 
 HALF, FLOAT = TensorProto.FLOAT16, TensorProto.FLOAT
 

@@ -7,7 +7,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from garment_transfer.export.graph import (
+from garment_transfer.bundle import STAGES
+from garment_transfer.export.passes import (
     MOVING,
     align_channels,
     expand_masks,
@@ -17,7 +18,6 @@ from garment_transfer.export.graph import (
     types_of,
     uint8_at_the_border,
 )
-from garment_transfer.runtime.bundle import STAGES
 
 
 def _run(model, **inputs):

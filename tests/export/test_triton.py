@@ -13,24 +13,24 @@ from click.testing import CliRunner
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as schema
 
-from garment_transfer.cli.main import main
-from garment_transfer.export.triton import Serving, write_repository
-from garment_transfer.runtime import Person, Pipeline, sample_bundle
-from garment_transfer.runtime.bundle import STAGES, Bundle, Signature, contract
-from garment_transfer.runtime.engines import (
+from garment_transfer.bundle import (
     ENGINES,
-    Batch,
-    Engines,
-    Plugin,
-)
-from garment_transfer.runtime.errors import (
+    STAGES,
     BackendError,
+    Batch,
+    Bundle,
     BundleError,
     EngineError,
+    EngineSet,
     GarmentTransferError,
     OutputError,
+    Plugin,
+    Signature,
+    contract,
 )
-from garment_transfer.runtime.pipeline import stage_inputs
+from garment_transfer.cli.main import main
+from garment_transfer.export.triton import Serving, write_repository
+from garment_transfer.runtime import Person, Pipeline, sample_bundle, stage_inputs
 
 TYPES = {"uint8": schema.TYPE_UINT8, "float32": schema.TYPE_FP32}
 
@@ -104,7 +104,7 @@ def test_python(bundle: Bundle, tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["1", "config.pbtxt", "warmup"]
 
 
-def test_python_on_a_gpu(put: Callable[..., Engines], bundle: Bundle, tmp_path: Path) -> None:
+def test_python_on_a_gpu(put: Callable[..., EngineSet], bundle: Bundle, tmp_path: Path) -> None:
     put("8.9")
     write_repository(bundle, tmp_path / "new", backend="tensorrt", precision="float32")
     folder = tmp_path / "new" / "garment_transfer"
@@ -179,10 +179,10 @@ def test_the_ensembles_steps_give_what_the_pipeline_gives(
 
 
 @pytest.fixture
-def put(bundle: Bundle, put_engines: Callable[..., Engines]) -> Callable[..., Engines]:
+def put(bundle: Bundle, put_engines: Callable[..., EngineSet]) -> Callable[..., EngineSet]:
     """`put(capability, **fields)`: engines of the bundle, whose plans say which they are."""
 
-    def put(capability: str, **fields: Any) -> Engines:
+    def put(capability: str, **fields: Any) -> EngineSet:
         plan = f"{{stage}} for {capability}"
         given = {"compute_capabilities": (capability,), "batch": Batch(1, 2, 8), **fields}
         return put_engines(bundle, plan=plan, **given)
@@ -190,10 +190,10 @@ def put(bundle: Bundle, put_engines: Callable[..., Engines]) -> Callable[..., En
     return put
 
 
-def test_tensorrt(put: Callable[..., Engines], bundle: Bundle, tmp_path: Path) -> None:
+def test_tensorrt(put: Callable[..., EngineSet], bundle: Bundle, tmp_path: Path) -> None:
     put("8.6")
     put("9.0")
-    put("8.9", flavour="tensorrt-rtx")  # Triton does not run these
+    put("8.9", backend="tensorrt-rtx")  # Triton does not run these
     notes = write_repository(bundle, tmp_path, form="tensorrt", serving=Serving(instances=2))
     assert len(notes) == 1
     assert "10.16.1.11" in notes[0]
@@ -215,7 +215,7 @@ def test_tensorrt(put: Callable[..., Engines], bundle: Bundle, tmp_path: Path) -
     [(False, "tensorrt,plugins="), (True, "tensorrt,version-compatible=true")],
 )
 def test_tensorrt_says_what_a_plugin_needs(
-    put: Callable[..., Engines], bundle: Bundle, tmp_path: Path, embedded: bool, due: str
+    put: Callable[..., EngineSet], bundle: Bundle, tmp_path: Path, embedded: bool, due: str
 ) -> None:
     put("8.9", plugin=Plugin("FlowWarp", "1", "0" * 64, embedded))
     notes = write_repository(bundle, tmp_path, form="tensorrt")
@@ -223,9 +223,9 @@ def test_tensorrt_says_what_a_plugin_needs(
 
 
 def test_tensorrt_without_engines(
-    put: Callable[..., Engines], bundle: Bundle, tmp_path: Path
+    put: Callable[..., EngineSet], bundle: Bundle, tmp_path: Path
 ) -> None:
-    put("8.9", flavour="tensorrt-rtx")
+    put("8.9", backend="tensorrt-rtx")
     with pytest.raises(
         EngineError, match=r"no float32 engines.*has: tensorrt-rtx-sm89.*garment-transfer build"
     ):
@@ -234,23 +234,23 @@ def test_tensorrt_without_engines(
 
 
 def test_tensorrt_checks_the_engines(
-    put: Callable[..., Engines], bundle: Bundle, tmp_path: Path
+    put: Callable[..., EngineSet], bundle: Bundle, tmp_path: Path
 ) -> None:
     put("8.9")
-    with pytest.raises(EngineError, match=r"a batch of 16: the engines in .* for 1 to 8"):
+    with pytest.raises(EngineError, match=r"do not take a batch of 16; expected 1 to 8"):
         write_repository(bundle, tmp_path / "new", form="tensorrt", serving=Serving(16))
-    put("9.0", flavour_version="10.17.0.1")
+    put("9.0", backend_version="10.17.0.1")
     with pytest.raises(EngineError, match=r"TensorRT 10\.16\.1\.11 and 10\.17\.0\.1"):
         write_repository(bundle, tmp_path / "new", form="tensorrt")
 
 
 def test_an_altered_engine_is_refused(
-    put: Callable[..., Engines], bundle: Bundle, tmp_path: Path
+    put: Callable[..., EngineSet], bundle: Bundle, tmp_path: Path
 ) -> None:
     put("8.9")
     plan = next((bundle.path / ENGINES).glob("*/warping.plan"))
     plan.write_bytes(plan.read_bytes()[::-1])
-    with pytest.raises(EngineError, match=r"warping\.plan was altered"):
+    with pytest.raises(EngineError, match=r"warping\.plan was truncated or altered"):
         write_repository(bundle, tmp_path / "new", form="tensorrt")
     assert not (tmp_path / "new").exists()
 

@@ -97,10 +97,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     lines = [list(pair) for pair in sorted(_FOUND)]
-    config.getoption("--refusals").write_text(json.dumps(lines, indent=0, ensure_ascii=False) + "\n")
+    config.getoption("--refusals").write_text(
+        json.dumps(lines, indent=0, ensure_ascii=False) + "\n"
+    )
 
 
 def _errors() -> Any:
-    from garment_transfer.runtime.errors import GarmentTransferError
+    from garment_transfer.bundle import GarmentTransferError
 
     return GarmentTransferError

@@ -9,8 +9,9 @@ from click.testing import CliRunner
 from garment_transfer.benchmarks.harness import validate
 from garment_transfer.benchmarks.profiling import profile_row, trace
 from garment_transfer.benchmarks.rows import ROWS, find_checkpoint, unavailable
+from garment_transfer.bundle import Bundle
 from garment_transfer.cli.main import main
-from garment_transfer.runtime import Bundle, sample_bundle
+from garment_transfer.runtime import sample_bundle
 
 pytestmark = pytest.mark.gpu
 

@@ -17,21 +17,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from garment_transfer.kernels.driver import checked
-from garment_transfer.runtime import (
+from garment_transfer.bundle import (
+    RTX_COMPUTE_CAPABILITIES,
     BackendError,
     Bundle,
+    EngineError,
     InputError,
-    Person,
-    Pipeline,
-    sample_bundle,
-    sample_people,
 )
+from garment_transfer.kernels.driver import checked
+from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people, stage_inputs
 from garment_transfer.runtime.backends import DEVICE_BACKENDS, find_backend
-from garment_transfer.runtime.device import CudaDevice
-from garment_transfer.runtime.engines import RTX_COMPUTE_CAPABILITIES
-from garment_transfer.runtime.errors import EngineError
-from garment_transfer.runtime.pipeline import stage_inputs
+from garment_transfer.runtime.cuda import CudaDevice
 
 pytestmark = pytest.mark.gpu
 
@@ -335,7 +331,7 @@ def test_engines_that_do_not_fit(
     else:
         fields = json.loads(record.read_text(encoding="utf-8"))
         if what == "version":
-            fields["flavour_version"] = "1.0.0.0"
+            fields["backend_version"] = "1.0.0.0"
         else:
             shutil.move(record.parent, record.parent.with_name(f"{backend}-sm75-float32"))
             record = next(folder.glob("engines/*/record.json"))

@@ -10,7 +10,7 @@ pytest.importorskip("cuda.core", reason="cuda-python is not installed: pip insta
 
 from cuda.core import ObjectCode
 
-from garment_transfer.kernels import cuda
+from garment_transfer.kernels import flow_warp as cuda
 
 KERNELS = [
     f"flow_warp_{layout}_{dtype}"

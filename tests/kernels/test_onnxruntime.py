@@ -10,15 +10,14 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from onnx import TensorProto, helper
 
+from garment_transfer.bundle import Bundle
 from garment_transfer.export.flow_warp import flow_warp_model
 from garment_transfer.kernels import onnxruntime_library
 from garment_transfer.models.flow_warp import OP_TYPE, flow_warp_reference
 from garment_transfer.runtime import Pipeline, sample_bundle
-from garment_transfer.runtime.bundle import Bundle
 
 LIBRARY = onnxruntime_library()
 pytestmark = pytest.mark.skipif(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-KERNELS = HERE.parents[1] / "kernels"
+KERNELS = HERE.parents[1] / "kernels/flow_warp"
 COMPILER = shutil.which(os.environ.get("CXX", "g++"))
 
 pytestmark = pytest.mark.skipif(

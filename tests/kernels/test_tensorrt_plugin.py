@@ -27,9 +27,16 @@ def test_plugin_answers_tensorrt_as_specified(headers: Path, tmp_path: Path) -> 
     kernels = ROOT / "kernels"
     program = tmp_path / "plugin_test"
     # for nvcc's default architecture: no kernel runs here
-    command = [str(NVCC), "-std=c++17", f"-I{kernels}", "-isystem", str(headers)]
+    command = [
+        str(NVCC),
+        "-std=c++17",
+        f"-I{kernels}",
+        f"-I{kernels}/flow_warp",
+        "-isystem",
+        str(headers),
+    ]
     sources = [
-        kernels / "flow_warp_cuda.cu",
+        kernels / "flow_warp" / "flow_warp_cuda.cu",
         kernels / "tensorrt" / "flow_warp_plugin.cpp",
         kernels / "tensorrt" / "register.cpp",
         Path(__file__).with_name("plugin_test.cpp"),

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
+from garment_transfer.bundle import BACKGROUND, GARMENT, SKIN
 from garment_transfer.models.layers import dilate, label_neck, one_hot, push_pull
-from garment_transfer.runtime.labels import BACKGROUND, GARMENT, SKIN
 
 
 def test_push_pull_keeps_what_is_known_and_fills_the_rest():

@@ -2,8 +2,8 @@
 
 import torch
 
+from garment_transfer.bundle import BACKGROUND, GARMENT, LOWER, SKIN
 from garment_transfer.models.parsing import settle
-from garment_transfer.runtime.labels import BACKGROUND, GARMENT, LOWER, SKIN
 
 
 def arm(left, right, label=SKIN):

@@ -2,10 +2,10 @@
 
 import torch
 
+from garment_transfer.bundle import BACKGROUND, FACE, GARMENT, LOWER, SKIN
 from garment_transfer.models.layers import moments
 from garment_transfer.models.presets import NETWORKS, PRESETS, build_network
 from garment_transfer.models.teachers import _hanging_affine, _trunk, reserved_planes, shop_parsing
-from garment_transfer.runtime.labels import BACKGROUND, FACE, GARMENT, LOWER, SKIN
 
 
 def person():

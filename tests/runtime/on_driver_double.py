@@ -7,13 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from garment_transfer.bundle import STAGES, BackendError, Bundle, InputError
 from garment_transfer.kernels.driver import OutOfMemory
-from garment_transfer.runtime import Bundle, Pipeline
+from garment_transfer.runtime import Pipeline
 from garment_transfer.runtime.backends.onnxruntime_cuda import OnnxRuntimeEngine
-from garment_transfer.runtime.bundle import STAGES
-from garment_transfer.runtime.chain import Chain
-from garment_transfer.runtime.device import CudaDevice
-from garment_transfer.runtime.errors import BackendError, InputError
+from garment_transfer.runtime.cuda import Chain, CudaDevice
 
 
 class OnDevice:

@@ -10,10 +10,8 @@ import onnx
 import onnx.parser
 import pytest
 
-from garment_transfer.runtime.backends import BACKENDS, find_backend
-from garment_transfer.runtime.backends import onnxruntime as backend
-from garment_transfer.runtime.bundle import Bundle
-from garment_transfer.runtime.errors import BackendError
+from garment_transfer.bundle import BackendError, Bundle
+from garment_transfer.runtime.backends import BACKENDS, find_backend, onnxruntime as backend
 
 
 def test_every_backend_has_a_status() -> None:

@@ -25,13 +25,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from garment_transfer.bundle import STAGES, BackendError, Bundle, InputError
 from garment_transfer.kernels.driver import Array, OutOfMemory, check_contiguous
-from garment_transfer.runtime import Bundle, Person, Pipeline
+from garment_transfer.runtime import Person, Pipeline, stage_inputs
 from garment_transfer.runtime.backends.onnxruntime_cuda import OnnxRuntimeEngine
-from garment_transfer.runtime.bundle import STAGES
-from garment_transfer.runtime.chain import Chain, chain_signature
-from garment_transfer.runtime.errors import BackendError, InputError
-from garment_transfer.runtime.pipeline import stage_inputs
+from garment_transfer.runtime.cuda import Chain, chain_signature
 
 MakePerson = Callable[..., Person]
 RUBBISH = 0xCC

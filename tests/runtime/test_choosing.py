@@ -7,9 +7,9 @@ import pytest
 from click.testing import CliRunner
 
 from garment_transfer.benchmarks.ranking import ranking
+from garment_transfer.bundle import BackendError
 from garment_transfer.cli.main import main
-from garment_transfer.runtime import Pipeline, choosing
-from garment_transfer.runtime.errors import BackendError
+from garment_transfer.runtime import Pipeline, _choosing as choosing
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 

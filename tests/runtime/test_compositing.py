@@ -8,12 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from garment_transfer.runtime.bundle import Size
-from garment_transfer.runtime.compositing import Composed, compose
-from garment_transfer.runtime.fitting import Fit
-from garment_transfer.runtime.labels import border_width
-from garment_transfer.runtime.people import Person
-from garment_transfer.runtime.pipeline import Pipeline
+from garment_transfer.bundle import Size, border_width
+from garment_transfer.runtime import Pipeline
+from garment_transfer.runtime.photos import Composed, Fit, Person, compose
 
 MakePerson = Callable[..., Person]
 

@@ -1,10 +1,9 @@
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from garment_transfer.runtime.bundle import Size
-from garment_transfer.runtime.fitting import Fit
+from garment_transfer.bundle import Size
+from garment_transfer.runtime.photos import Fit
 
 sizes = st.builds(Size, st.integers(1, 400), st.integers(1, 400))
 numbers = st.floats(-1e4, 1e4)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from garment_transfer.runtime.errors import InputError, OutputError
-from garment_transfer.runtime.images import (
+from garment_transfer.bundle import InputError, OutputError
+from garment_transfer.runtime.photos import (
     MAX_SIDE,
     check_output,
     read_indices,

@@ -1,20 +1,9 @@
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from garment_transfer.runtime.errors import InputError
-from garment_transfer.runtime.labels import (
-    CLASSES,
-    COLOURS,
-    GARMENT,
-    LABEL_SETS,
-    LOWER,
-    colour,
-    hip_row,
-    label_set,
-    to_classes,
-)
+from garment_transfer.bundle import CLASSES, GARMENT, LABEL_SETS, LOWER, InputError, label_set
+from garment_transfer.runtime.photos import COLOURS, colour, hip_row, to_classes
 
 NO_PARTS = np.zeros((1, 1), np.uint8)
 

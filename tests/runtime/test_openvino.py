@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from garment_transfer.runtime import Bundle, Person, Pipeline, sample_bundle, sample_people
+from garment_transfer.bundle import BackendError, Bundle
+from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people, stage_inputs
 from garment_transfer.runtime.backends import openvino as backend
-from garment_transfer.runtime.errors import BackendError
-from garment_transfer.runtime.pipeline import stage_inputs
 
 pytest.importorskip("openvino", reason="openvino is not installed")
 

@@ -8,10 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from garment_transfer.runtime import Person, Pipeline
-from garment_transfer.runtime.bundle import STAGES, Bundle
-from garment_transfer.runtime.errors import BackendError, InputError
-from garment_transfer.runtime.pairs import Pair, is_done, read_pairs, shard, transfer_pairs
+from garment_transfer.bundle import STAGES, BackendError, Bundle, InputError
+from garment_transfer.runtime import (
+    Pair,
+    Person,
+    Pipeline,
+    is_done,
+    read_pairs,
+    shard,
+    transfer_pairs,
+)
 
 MakePerson = Callable[..., Person]
 SavePerson = Callable[..., Path]

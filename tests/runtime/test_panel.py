@@ -5,7 +5,7 @@ import colorsys
 import numpy as np
 import pytest
 
-from garment_transfer.runtime.panel import flow_colours, flow_wheel
+from garment_transfer.runtime import flow_colours, flow_wheel
 
 
 @pytest.mark.parametrize("degrees", range(0, 360, 15))

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from garment_transfer.runtime.errors import InputError
-from garment_transfer.runtime.images import MAX_SIDE
-from garment_transfer.runtime.people import Person, decode_densepose, parula_palette
+from garment_transfer.bundle import InputError
+from garment_transfer.runtime.photos import MAX_SIDE, Person, decode_densepose, parula_palette
 
 MakePerson = Callable[..., Person]
 SavePerson = Callable[..., Path]

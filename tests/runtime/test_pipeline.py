@@ -8,10 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from garment_transfer.runtime import Bundle, Person, Pipeline, sample_bundle, sample_people
-from garment_transfer.runtime.errors import BackendError, InputError
-from garment_transfer.runtime.labels import border_width
-from garment_transfer.runtime.pipeline import stage_inputs
+from garment_transfer.bundle import BackendError, Bundle, InputError, border_width
+from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people, stage_inputs
 
 MakePerson = Callable[..., Person]
 

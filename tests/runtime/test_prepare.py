@@ -19,11 +19,10 @@ from click.testing import CliRunner
 from onnx import TensorProto
 from PIL import Image
 
+from garment_transfer.bundle import BackendError, InputError, OutputError
 from garment_transfer.cli.main import main
-from garment_transfer.runtime import Person
-from garment_transfer.runtime.errors import BackendError, InputError, OutputError
-from garment_transfer.runtime.images import read_rgb
-from garment_transfer.runtime.prepare import DensePose, Parser, prepare
+from garment_transfer.runtime import DensePose, Parser, Person, prepare
+from garment_transfer.runtime.photos import read_rgb
 
 #: Colours of the seven classes, RGB.
 COLOURS = np.array(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from garment_transfer.runtime.people import Person
+from garment_transfer.runtime.photos import Person
 from garment_transfer.training.data import RenderedPhotos
 from garment_transfer.training.photos import write_viton
 from garment_transfer.training.synthetic import write_shards

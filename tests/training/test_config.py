@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from garment_transfer.runtime.errors import InputError
+from garment_transfer.bundle import InputError
 from garment_transfer.training.config import config_from, read_config
 from garment_transfer.training.phases import METHOD, Weights
 

@@ -4,8 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from garment_transfer.runtime.errors import InputError
-from garment_transfer.runtime.labels import GARMENT
+from garment_transfer.bundle import GARMENT, InputError
 from garment_transfer.training.data import Groups, TransferBatches, mirror, sample_of
 from garment_transfer.training.synthetic import training_group
 

@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
+from garment_transfer.bundle import GARMENT, SKIN
 from garment_transfer.models.presets import build
-from garment_transfer.runtime.labels import GARMENT, SKIN
-from garment_transfer.runtime.people import Person
+from garment_transfer.runtime.photos import Person
 from garment_transfer.training.evaluation import (
     INPUTS,
     Networks,

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from garment_transfer.bundle import BACKGROUND, FACE, GARMENT, HAIR, LEGS, LOWER, SKIN, InputError
 from garment_transfer.models.checkpoint import load_checkpoint, save_checkpoint
 from garment_transfer.models.flow_warp import identity_affine
 from garment_transfer.models.parsing import REASONED
 from garment_transfer.models.presets import build_network
 from garment_transfer.models.warping import Flows
-from garment_transfer.runtime.errors import InputError
-from garment_transfer.runtime.labels import BACKGROUND, FACE, GARMENT, HAIR, LEGS, LOWER, SKIN
 from garment_transfer.training.data import PhotoBatches, Photos, RenderedPhotos, Transfers
 from garment_transfer.training.losses import (
     Content,

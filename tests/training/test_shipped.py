@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 
+from garment_transfer.bundle import FACE, HAIR, Bundle, sha256_of
 from garment_transfer.models.checkpoint import load_checkpoint
 from garment_transfer.models.presets import shipped_checkpoint
 from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people
-from garment_transfer.runtime.bundle import Bundle, sha256_of
-from garment_transfer.runtime.labels import FACE, HAIR
 from garment_transfer.training.evaluation import evaluate_held_out, evaluate_real
 from garment_transfer.training.synthetic import held_out_pair
 

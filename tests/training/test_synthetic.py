@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from garment_transfer.runtime.bundle import Size
-from garment_transfer.runtime.labels import BACKGROUND, CLASSES, FACE, GARMENT, LOWER, SKIN
-from garment_transfer.runtime.people import Person
-from garment_transfer.runtime.pipeline import stage_inputs
+from garment_transfer.bundle import BACKGROUND, CLASSES, FACE, GARMENT, LOWER, SKIN, Size
+from garment_transfer.runtime import stage_inputs
+from garment_transfer.runtime.photos import Person
 from garment_transfer.training import synthetic
 from garment_transfer.training.synthetic import cloth, raster
 from garment_transfer.training.synthetic.anatomy import anatomy
@@ -312,7 +311,7 @@ def test_the_mesh_is_as_the_constants_say() -> None:
 
 def test_render_writes_people_that_transfer_reads(tmp_path: Path) -> None:
     from garment_transfer.cli.render import command
-    from garment_transfer.runtime.people import Person
+    from garment_transfer.runtime.photos import Person
 
     sheet = tmp_path / "sheet.png"
     arguments = ["-o", str(tmp_path), "--count", "2", "--size", "128x96", "--sheet", str(sheet)]

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from garment_transfer.runtime.labels import FACE, GARMENT, HAIR, LEGS, LOWER, SKIN
+from garment_transfer.bundle import FACE, GARMENT, HAIR, LEGS, LOWER, SKIN
 from garment_transfer.training.synthetic import cloth, hair, raster, texture
 from garment_transfer.training.synthetic.anatomy import (
     I32,

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from garment_transfer.runtime.labels import BACKGROUND, FACE, GARMENT, HAIR, LOWER, SKIN
+from garment_transfer.bundle import BACKGROUND, FACE, GARMENT, HAIR, LOWER, SKIN
 from garment_transfer.training.synthetic.render import Rendered
 
 U8 = NDArray[np.uint8]

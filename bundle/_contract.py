@@ -1,0 +1,127 @@
+"""The contract: what the three graphs of every bundle take and give."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Final, Literal
+
+from msgspec import Meta, Struct
+
+Stage = Literal["parsing", "warping", "regrowth"]
+
+#: The stages in the order in which they run.
+STAGES: Final[tuple[Stage, ...]] = ("parsing", "warping", "regrowth")
+
+_Side = Annotated[int, Meta(ge=32, le=8192, multiple_of=32)]
+
+
+class Size(Struct, frozen=True, forbid_unknown_fields=True):
+    """Height and width in pixels.
+
+    Of a bundle, both are divisible by 32 and at most 8192, which is checked when a manifest is
+    read; of a photo they are whatever it has.
+    """
+
+    height: _Side
+    width: _Side
+
+    def __str__(self) -> str:
+        return f"{self.height}x{self.width}"
+
+
+class Tensor(Struct, frozen=True, forbid_unknown_fields=True):
+    """An input or output of a graph; `shape` names the free batch size "N"."""
+
+    name: Annotated[str, Meta(min_length=1)]
+    dtype: Annotated[str, Meta(pattern="^(uint8|float32)$")]
+    shape: Annotated[
+        tuple[Annotated[int, Meta(ge=1)] | Annotated[str, Meta(pattern="^N$")], ...],
+        Meta(description='Sizes in order; the batch, which is free, is named "N".'),
+    ]
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype} [{', '.join(map(str, self.shape))}]"
+
+
+class Signature(Struct, frozen=True):
+    """What a graph, or several in a row, take and give."""
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+def contract(size: Size) -> dict[Stage, Signature]:
+    """The inputs and outputs of each stage's graph for one image size.
+
+    Images are uint8 RGB, parsings uint8 class ids, DensePose uint8 IUV (part 0..24, U and V
+    scaled to 0..255). `flow` is (dx, dy) in pixels of this size, the affine included: the warped
+    garment at pixel p is the garment owner's image at p + flow(p). `warped_garment` is complete
+    inside the garment region of `transfer_parsing` and 0 outside it.
+    """
+    labels = ("N", size.height, size.width)
+    pixels = (*labels, 3)
+    person_image = Tensor("person_image", "uint8", pixels)
+    person_parsing = Tensor("person_parsing", "uint8", labels)
+    person_densepose = Tensor("person_densepose", "uint8", pixels)
+    garment_image = Tensor("garment_image", "uint8", pixels)
+    garment_parsing = Tensor("garment_parsing", "uint8", labels)
+    garment_densepose = Tensor("garment_densepose", "uint8", pixels)
+    transfer_parsing = Tensor("transfer_parsing", "uint8", labels)
+    warped_garment = Tensor("warped_garment", "uint8", pixels)
+    flow = Tensor("flow", "float32", ("N", 2, size.height, size.width))
+    image = Tensor("image", "uint8", pixels)
+    return {
+        "parsing": Signature(
+            (person_parsing, person_densepose, garment_parsing, garment_densepose),
+            (transfer_parsing,),
+        ),
+        "warping": Signature(
+            (garment_image, garment_parsing, transfer_parsing, person_densepose),
+            (warped_garment, flow),
+        ),
+        "regrowth": Signature(
+            (person_image, person_parsing, transfer_parsing, warped_garment), (image,)
+        ),
+    }
+
+
+def chained(signatures: Iterable[Signature]) -> Signature:
+    """What graphs in a row take, which is what none of them gives, and give, which is all."""
+    inputs: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
+    for signature in signatures:
+        inputs.update((t.name, t) for t in signature.inputs if t.name not in outputs)
+        outputs.update((t.name, t) for t in signature.outputs)
+    return Signature(tuple(inputs.values()), tuple(outputs.values()))
+
+
+def differences(expected: Signature, found: Signature) -> str:
+    """How the tensors of a loaded graph differ from those expected; empty where they agree.
+
+    The order does not count. A size that the graph leaves open (a name, or a negative number)
+    agrees with any; the batch has to be open.
+    """
+    for kind, due, have in (
+        ("inputs", expected.inputs, found.inputs),
+        ("outputs", expected.outputs, found.outputs),
+    ):
+        by_name = {tensor.name: tensor for tensor in have}
+        if by_name.keys() != {t.name for t in due} or not all(
+            _agree(tensor, by_name[tensor.name]) for tensor in due
+        ):
+            return (
+                f"the {kind} are ({', '.join(map(str, have))}), expected "
+                f"({', '.join(map(str, due))})"
+            )
+    return ""
+
+
+def _agree(expected: Tensor, found: Tensor) -> bool:
+    return (
+        expected.dtype == found.dtype
+        and len(expected.shape) == len(found.shape)
+        and all(
+            isinstance(have, str) or have < 0 or have == size
+            for size, have in zip(expected.shape, found.shape, strict=True)
+        )
+    )

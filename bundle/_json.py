@@ -1,0 +1,91 @@
+"""JSON files that a msgspec struct with a `schema_version` defines: manifests and records."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Annotated, Final, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from garment_transfer.bundle._version import package_version
+
+#: A file has at most so many bytes; the manifest of three graphs in two precisions has 10,000.
+MAX_JSON_BYTES: Final = 1 << 20
+
+Text = Annotated[str, Meta(min_length=1)]
+Count = Annotated[int, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1)]
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+FileName = Annotated[
+    str,
+    Meta(
+        pattern="^[A-Za-z0-9_-][A-Za-z0-9_.-]*$",
+        description="A file name in the same folder, never a path out of it.",
+    ),
+]
+Time = Annotated[
+    str,
+    Meta(
+        pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d+)?(Z|[+-]\d{2}:\d{2})$",
+        description="ISO 8601 date and time with its offset from UTC.",
+    ),
+]
+
+
+class InvalidFile(ValueError):
+    """A file that is not what it should be; the message says what is wrong with it."""
+
+
+class TooNewFile(InvalidFile):
+    """A file of a newer schema than this release reads."""
+
+
+class _Version(Struct):
+    schema_version: int | None = None
+
+
+T = TypeVar("T", bound=Struct)
+
+
+def read_struct(path: Path, kind: type[T], newest: int) -> T:
+    """What a file holds, checked by the struct `kind`.
+
+    Raises:
+        OSError: the file cannot be read.
+        TooNewFile: its schema version is above `newest`.
+        InvalidFile: it is too large, not JSON, or not valid by the struct.
+    """
+    with path.open("rb") as file:
+        content = file.read(MAX_JSON_BYTES + 1)
+    if len(content) > MAX_JSON_BYTES:
+        raise InvalidFile(f"it is larger than {MAX_JSON_BYTES} bytes")
+    return decode_struct(content, kind, newest)
+
+
+def decode_struct(content: bytes, kind: type[T], newest: int) -> T:
+    """As `read_struct`, of a file's bytes."""
+    try:
+        # Before all else: a newer file may well break today's schema, and that is not its fault.
+        version = msgspec.json.decode(content, type=_Version).schema_version
+        if version is not None and version > newest:
+            raise TooNewFile(
+                f"it has schema version {version}, and this release of garment-transfer "
+                f"({package_version()}) reads up to {newest}"
+            )
+        return msgspec.json.decode(content, type=kind)
+    except RecursionError:
+        raise InvalidFile("brackets are nested too deeply") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidFile(str(error)) from error
+
+
+def encode_struct(struct: Struct) -> bytes:
+    """The JSON of a struct, as it lies in its file: indented, with a newline at its end."""
+    return msgspec.json.format(msgspec.json.encode(struct), indent=2) + b"\n"
+
+
+def now() -> str:
+    """This moment, as such files name it."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,93 @@
+"""The seven classes that every parsing of this package uses, and the label sets they come from.
+
+A parsing is an array of class ids, uint8. Files carry the ids of the data set they come from;
+the ids of different sets overlap, so the set is named (`meta.json`, an option) and never guessed.
+`labels.json` has both; the C++ library reads the same file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from garment_transfer.bundle._errors import Code, InputError
+
+BACKGROUND: Final = 0
+HAIR: Final = 1
+FACE: Final = 2
+SKIN: Final = 3
+GARMENT: Final = 4
+LOWER: Final = 5
+LEGS: Final = 6
+
+#: How many values a DensePose part id has: 0 is the background, 1 to 24 are parts of the body.
+NUM_PARTS: Final = 25
+
+
+class LabelSet(Struct, frozen=True):
+    """The ids that a data set's parse maps use.
+
+    `classes` maps each id to one of the seven classes. Ids in `whole_body` are garments that go
+    on below the hips (dress, jumpsuit): the part above is upper garment, the part below lower.
+    """
+
+    name: str
+    classes: Mapping[int, int]
+    whole_body: frozenset[int] = frozenset()
+
+
+class _Id(Struct, rename={"class_name": "class"}):
+    id: int
+    class_name: str
+
+
+class _Set(Struct):
+    ids: list[_Id]
+    whole_body: frozenset[int]
+
+
+class _Labels(Struct):
+    classes: tuple[str, ...]
+    label_sets: dict[str, _Set]
+
+
+_LABELS: Final = msgspec.json.decode(
+    Path(__file__).with_name("labels.json").read_bytes(), type=_Labels
+)
+
+#: Names of the classes in the order of their ids, as the bundle's manifest lists them.
+CLASSES: Final = _LABELS.classes
+
+LABEL_SETS: Final[Mapping[str, LabelSet]] = {
+    name: LabelSet(
+        name, {each.id: CLASSES.index(each.class_name) for each in found.ids}, found.whole_body
+    )
+    for name, found in _LABELS.label_sets.items()
+}
+
+
+def label_set(name: str) -> LabelSet:
+    """The label set of a name. Raises InputError where there is none."""
+    try:
+        return LABEL_SETS[name]
+    except KeyError:
+        raise InputError(
+            Code.LABEL_SET_UNKNOWN,
+            f"unknown label set {name!r}",
+            expected=f"one of {', '.join(sorted(LABEL_SETS))}",
+            fix='name the one the parse map uses in meta.json ("parse") or with --label-set / '
+            "label_set=",
+        ) from None
+
+
+def border_width(height: int) -> int:
+    """How far, in pixels, the border of a label map of this height may be off: 2 at 256.
+
+    The regrowth graph and the compositing at the photo's own size repaint as much around what
+    vanished.
+    """
+    return max(1, height // 128)

@@ -1,0 +1,257 @@
+"""FlowWarp on CUDA arrays of any library, compiled for the GPU at hand by NVRTC.
+
+Needs cuda-python's `cuda.core` and `cuda.bindings`, and NVRTC with CUDA's headers, which the extra
+`cuda` brings. Importing this needs none of them and no GPU, and neither does `compile_flow_warp`
+need a GPU.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from garment_transfer.kernels.driver import (
+    INSTALL,
+    Array,
+    CudaError,
+    array_of,
+    check_context,
+    checked,
+    current,
+    stream_handle,
+)
+
+Padding = Literal["zeros", "border"]
+
+_PADDINGS: Final = ("zeros", "border")
+_KERNELS: Final = {
+    "float32": "flow_warp_planes_float32",
+    "float16": "flow_warp_planes_float16",
+    "bfloat16": "flow_warp_planes_bfloat16",
+}
+_SOURCE: Final = b'#include "flow_warp_kernels.cuh"\n'
+
+# As flow_warp_types.h has it.
+_TILE: Final = 128
+
+
+class _Call(ctypes.Structure):
+    """`FlowWarpCall` of flow_warp_types.h, field for field."""
+
+    _fields_ = (
+        ("n", ctypes.c_int),
+        ("c", ctypes.c_int),
+        ("h", ctypes.c_int),
+        ("w", ctypes.c_int),
+        ("padding", ctypes.c_int),
+        ("x", ctypes.c_void_p),
+        ("coarse_flow", ctypes.c_void_p),
+        ("residual", ctypes.c_void_p),
+        ("affine", ctypes.c_void_p),
+        ("y", ctypes.c_void_p),
+        ("flow", ctypes.c_void_p),
+    )
+
+
+def flow_warp(
+    x: Any,
+    coarse_flow: Any,
+    residual: Any,
+    affine: Any,
+    padding: Padding = "zeros",
+    *,
+    out: tuple[Any, Any],
+    stream: Any = 0,
+) -> tuple[Any, Any]:
+    """FlowWarp in one kernel; shapes, units and border rules: the table of `models.flow_warp`.
+
+    Args:
+        x: [N,C,H,W] float32, float16 or bfloat16, as any object with `__cuda_array_interface__`
+            or DLPack (torch, CuPy, PyCUDA, Numba, ...), C-contiguous, on one device with the
+            others, in its primary context. H and W even.
+        coarse_flow: [N,2,H/2,W/2] float32, pixels.
+        residual: [N,2,H,W] float32, pixels.
+        affine: [N,2,3] float32, normalised coordinates.
+        padding: "zeros" or "border".
+        out: y, as x, and flow [N,2,H,W] float32, which are written and returned; they share no
+            memory with the inputs.
+        stream: on which the kernel is queued: a handle as an int (0 is the default stream), or an
+            object with `__cuda_stream__` or, as torch's, `cuda_stream`. Nothing is allocated or
+            waited for, so the call can be captured into a CUDA graph once the first has compiled
+            the kernel.
+
+    Returns:
+        `out`.
+
+    Raises:
+        ValueError: an array has another shape than expected, is not contiguous or not on a GPU, on
+            another device than x, or the padding is unknown.
+        TypeError: an array has another type than expected or does not give its memory away.
+        CudaError: packages are missing, or CUDA refuses to compile or to launch.
+    """
+    handle = stream_handle(stream)
+    names = ("x", "coarse_flow", "residual", "affine", "y", "flow")
+    values = (x, coarse_flow, residual, affine, *out)
+    arrays = {
+        name: array_of(name, value, written=name in ("y", "flow"))
+        for name, value in zip(names, values, strict=True)
+    }
+    n, c, h, w = _checked_shape(arrays, padding)
+    if n and h and w:
+        x_blocks, channel_blocks, channels_a_block = _launch_shape(n, c, h, w)
+        call = _Call(
+            *(n, c, h, w, _PADDINGS.index(padding)), *(arrays[name].pointer for name in names)
+        )
+        grid = (x_blocks, channel_blocks, n)
+        check_context(arrays["x"])
+        with current(arrays["x"].device):
+            kernel = _kernel(arrays["x"].device, arrays["x"].dtype)
+            _launch(kernel, grid, (call, ctypes.c_int(channels_a_block)), handle)
+    return out
+
+
+def compile_flow_warp(architecture: str, kind: Literal["cubin", "ptx"] = "cubin") -> bytes:
+    """The kernels for an architecture such as "sm_90", by NVRTC; no GPU is needed.
+
+    They are the `extern "C"` names of flow_warp_kernels.cuh.
+
+    Raises:
+        CudaError: NVRTC or CUDA's headers are missing, or NVRTC does not know the architecture.
+    """
+    try:
+        from cuda.bindings import nvrtc
+    except ImportError as error:
+        raise CudaError(f"cuda.bindings does not import ({error}); run `{INSTALL}`") from error
+    virtual = architecture.replace("sm_", "compute_") if kind == "ptx" else architecture
+    folders = [*__path__, str(_cuda_headers())]
+    options = [f"--gpu-architecture={virtual}", "--std=c++17", *(f"-I{f}" for f in folders)]
+
+    # cuda.core's own compiler asks the driver before it gives PTX, and there may be none
+    def check(result: tuple[Any, ...], program: Any = None) -> Any:
+        error, *values = result
+        if error != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+            log = b""
+            if program is not None:
+                _, size = nvrtc.nvrtcGetProgramLogSize(program)
+                log = b" " * size
+                nvrtc.nvrtcGetProgramLog(program, log)
+            said = log.decode().strip("\0 \n")
+            raise CudaError(
+                f"NVRTC does not compile FlowWarp for {architecture}: {error.name} {said}; if it "
+                "does not know the architecture, upgrade nvidia-cuda-nvrtc"
+            )
+        return values[0] if values else None
+
+    try:
+        program = check(nvrtc.nvrtcCreateProgram(_SOURCE, b"flow_warp.cu", 0, [], []))
+    except RuntimeError as error:  # of cuda.bindings, where the library itself is missing
+        if isinstance(error, CudaError):
+            raise
+        raise CudaError(f"NVRTC is not found ({error}); run `{INSTALL}`") from error
+    try:
+        encoded = [option.encode() for option in options]
+        check(nvrtc.nvrtcCompileProgram(program, len(encoded), encoded), program)
+        get_size, get = (
+            (nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX)
+            if kind == "ptx"
+            else (nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN)
+        )
+        code = b" " * check(get_size(program))
+        check(get(program, code))
+        return code
+    finally:
+        nvrtc.nvrtcDestroyProgram(program)
+
+
+def _cuda_headers() -> Path:
+    """The folder of cuda_fp16.h: of the package nvidia-cuda-runtime, or of a CUDA toolkit."""
+    try:
+        from cuda.pathfinder import find_nvidia_header_directory
+    except ImportError as error:
+        raise CudaError(f"cuda.pathfinder does not import ({error}); run `{INSTALL}`") from error
+    found = find_nvidia_header_directory("cudart")
+    if found is None:
+        raise CudaError(
+            "CUDA's headers (cuda_fp16.h) are not found, neither those of the package "
+            "nvidia-cuda-runtime nor a toolkit by CUDA_HOME; run `pip install nvidia-cuda-runtime`"
+        )
+    return Path(found)
+
+
+def _checked_shape(arrays: dict[str, Array], padding: str) -> tuple[int, int, int, int]:
+    if padding not in _PADDINGS:
+        raise ValueError(f"padding is {padding!r}; expected one of {_PADDINGS}")
+    x = arrays["x"]
+    if x.dtype not in _KERNELS:
+        raise TypeError(f"x is {x.dtype}; expected one of {', '.join(_KERNELS)}")
+    if len(x.shape) != 4:
+        raise ValueError(f"x has shape {x.shape}; expected [N,C,H,W]")
+    n, c, h, w = x.shape
+    if h % 2 or w % 2:
+        raise ValueError(f"x is {h}x{w}; FlowWarp doubles its coarse flow: both sides must be even")
+    if n > 65535 or h * w > 1 << 30:
+        raise ValueError(f"x has shape {x.shape}; at most 65535 images of 2**30 pixels are allowed")
+    expected = {
+        "coarse_flow": (n, 2, h // 2, w // 2),
+        "residual": (n, 2, h, w),
+        "affine": (n, 2, 3),
+        "y": x.shape,
+        "flow": (n, 2, h, w),
+    }
+    for name, shape in expected.items():
+        array = arrays[name]
+        if array.shape != shape:
+            raise ValueError(
+                f"{name} has shape {array.shape}; expected {shape} for x of shape {x.shape}"
+            )
+        dtype = x.dtype if name == "y" else "float32"
+        if array.dtype != dtype:
+            raise TypeError(f"{name} is {array.dtype}; expected {dtype}")
+        if array.device != x.device:
+            raise ValueError(f"{name} is on device {array.device}, x on device {x.device}")
+    return n, c, h, w
+
+
+def _launch_shape(n: int, c: int, h: int, w: int) -> tuple[int, int, int]:
+    """`launch_shape` of flow_warp_types.h for planes: blocks along x and y, channels a block."""
+    x = _parts(h * w, _TILE)
+    wanted = 1024 // (x * n) + 1
+    most = max(_parts(c, 8), 1)
+    each = max(_parts(_parts(c, min(wanted, most)), 8) * 8, 8)
+    return x, max(_parts(c, each), 1), each
+
+
+def _parts(whole: int, part: int) -> int:
+    """How many parts of a size cover the whole."""
+    return (whole + part - 1) // part
+
+
+@cache
+def _kernel(device: int, dtype: str) -> Any:
+    """The kernel of a type, compiled for a device and loaded in its primary context once."""
+    from cuda.core import Device, ObjectCode
+
+    major, minor = Device(device).compute_capability
+    code = ObjectCode.from_cubin(compile_flow_warp(f"sm_{major}{minor}"))
+    return code.get_kernel(_KERNELS[dtype])
+
+
+def _launch(
+    kernel: Any, grid: tuple[int, int, int], arguments: tuple[Any, ...], stream: int
+) -> None:
+    from cuda.bindings import driver
+
+    pointers = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
+    checked(
+        driver.cuLaunchKernel(
+            driver.CUfunction(int(kernel.handle)),
+            *grid,
+            *(_TILE, 1, 1),
+            0,
+            stream,
+            ctypes.addressof(pointers),
+            0,
+        )
+    )

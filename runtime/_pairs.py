@@ -1,0 +1,215 @@
+"""Lists of pairs, CSV files with the header `person,garment_owner,output`, and their transfers."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from garment_transfer.bundle import GarmentTransferError, InputError
+from garment_transfer.runtime._pipeline import Pipeline, Transfer
+from garment_transfer.runtime.photos import Person, check_output, write_rgb
+
+COLUMNS: Final = ("person", "garment_owner", "output")
+
+# How the names of the files that `Person.load` reads begin.
+_FILES_OF_A_PERSON: Final = ("image.", "parse.", "densepose.", "meta.json")
+
+_People = tuple[Person, Person]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Folders of the person and of the garment's owner, and the picture to write."""
+
+    person: Path
+    garment_owner: Path
+    output: Path
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    """The pairs of a CSV file; relative paths in it start from its folder.
+
+    InputError names the line when a cell is missing or two pairs have one output, and says what
+    is due when the file has another header, no pairs, or cannot be read.
+    """
+    header = ",".join(COLUMNS)
+    try:
+        # utf-8-sig: spreadsheets begin UTF-8 files with a mark that would join the first name.
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            found = tuple(reader.fieldnames or ())
+            rows = [(reader.line_num, row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(
+            f"{path} cannot be read as a list of pairs ({error}); expected a UTF-8 CSV file with "
+            f"the header {header}"
+        ) from error
+    if found != COLUMNS:
+        raise InputError(
+            f"{path} has the header {','.join(found) or '(none)'}; expected {header} as its first "
+            "line"
+        )
+    pairs: list[Pair] = []
+    line_of: dict[Path, int] = {}
+    for line, row in rows:
+        cells = [row[name] for name in COLUMNS]
+        # DictReader puts surplus cells under None.
+        if not all(cells) or None in row:
+            raise InputError(f"{path}, line {line}: expected three cells, {header}")
+        pair = Pair(*(path.parent / cell for cell in cells))
+        if pair.output in line_of:
+            raise InputError(
+                f"{path}, line {line}: the output {cells[2]} is that of line "
+                f"{line_of[pair.output]} too; give each pair its own"
+            )
+        line_of[pair.output] = line
+        pairs.append(pair)
+    if not pairs:
+        raise InputError(f"{path} lists no pairs; add a line below its header {header}")
+    return pairs
+
+
+def shard(pairs: Sequence[Pair], index: int, count: int) -> list[Pair]:
+    """Part `index`, from 0, of `count` parts of a list; together they are the list.
+
+    Neighbours go to different parts, as the pairs of one person often stand together.
+    """
+    if not 0 <= index < count:
+        raise InputError(
+            f"shard {index}/{count}: expected I/N with I from 0 to N-1, such as 0/4 for the first "
+            "of four machines"
+        )
+    return list(pairs[index::count])
+
+
+def is_done(pair: Pair) -> bool:
+    """Whether the output is there and newer than the files of both people.
+
+    Outputs are written whole or not at all, so one that is there is complete.
+    """
+    try:
+        written = pair.output.stat().st_mtime_ns
+        return all(
+            file.stat().st_mtime_ns < written
+            for folder in (pair.person, pair.garment_owner)
+            for file in folder.iterdir()
+            if file.name.startswith(_FILES_OF_A_PERSON)
+        )
+    # What is wrong with a person is for the transfer to say; a path may hold a NUL character.
+    except (OSError, ValueError):
+        return False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A pair that is written, or why it is not."""
+
+    pair: Pair
+    error: GarmentTransferError | OSError | None = None
+
+
+def transfer_pairs(
+    pipeline: Pipeline,
+    pairs: Iterable[Pair],
+    *,
+    batch: int = 1,
+    label_set: str | None = None,
+    densepose_encoding: str | None = None,
+) -> Iterator[Outcome]:
+    """Transfers pairs and writes their pictures; an outcome per pair, in order.
+
+    `batch` pairs share a run of each graph. While they run, threads read the people of the next
+    ones and write the pictures of those before: three batches are in memory, however long the
+    list. A pair that fails costs no other anything: should a run of several fail, each is run
+    alone.
+    """
+    pairs = iter(pairs)
+    groups = iter(lambda: list(itertools.islice(pairs, batch)), [])
+    with ThreadPoolExecutor(max(2, min(2 * batch, os.cpu_count() or 1))) as pool:
+
+        def reading() -> list[tuple[Pair, Future[_People]]]:
+            return [
+                (pair, pool.submit(_read, pair, label_set, densepose_encoding))
+                for pair in next(groups, [])
+            ]
+
+        upcoming = reading()
+        writing: list[Outcome | tuple[Pair, Future[None]]] = []
+        while upcoming:
+            current, upcoming = upcoming, reading()
+            results = _run(pipeline, current)
+            yield from _written(writing)
+            writing = [
+                result
+                if isinstance(result, Outcome)
+                else (pair, pool.submit(write_rgb, pair.output, result.image))
+                for (pair, _), result in zip(current, results, strict=True)
+            ]
+        yield from _written(writing)
+
+
+def _read(pair: Pair, label_set: str | None, densepose_encoding: str | None) -> _People:
+    # Before anything slow, so that a slip in a path costs little.
+    check_output(pair.output)
+    person = Person.load(pair.person, label_set, densepose_encoding)
+    garment_owner = Person.load(pair.garment_owner, label_set, densepose_encoding)
+    garment_owner.check_garment()
+    return person, garment_owner
+
+
+def _run(
+    pipeline: Pipeline, group: Sequence[tuple[Pair, Future[_People]]]
+) -> list[Transfer | Outcome]:
+    results: list[Transfer | Outcome | _People] = []
+    for pair, future in group:
+        try:
+            results.append(future.result())
+        except (GarmentTransferError, OSError) as error:
+            results.append(Outcome(pair, error))
+    pairs_of_people = [result for result in results if isinstance(result, tuple)]
+    transfers: Iterator[Transfer | GarmentTransferError]
+    try:
+        transfers = iter(
+            pipeline.transfer_batch(
+                [person for person, _ in pairs_of_people], [owner for _, owner in pairs_of_people]
+            )
+        )
+    except GarmentTransferError as error:
+        if len(pairs_of_people) == 1:
+            transfers = iter([error])
+        else:
+            transfers = (_alone(pipeline, people) for people in pairs_of_people)
+    done: list[Transfer | Outcome] = []
+    for (pair, _), result in zip(group, results, strict=True):
+        outcome = next(transfers) if isinstance(result, tuple) else result
+        done.append(
+            Outcome(pair, outcome) if isinstance(outcome, GarmentTransferError) else outcome
+        )
+    return done
+
+
+def _alone(pipeline: Pipeline, people: _People) -> Transfer | GarmentTransferError:
+    try:
+        return pipeline.transfer(*people)
+    except GarmentTransferError as error:
+        return error
+
+
+def _written(writing: Iterable[Outcome | tuple[Pair, Future[None]]]) -> Iterator[Outcome]:
+    for entry in writing:
+        if isinstance(entry, Outcome):
+            yield entry
+            continue
+        pair, future = entry
+        try:
+            future.result()
+        except (GarmentTransferError, OSError) as error:
+            yield Outcome(pair, error)
+        else:
+            yield Outcome(pair)

@@ -1,0 +1,56 @@
+"""Pictures that show how a transfer came about."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from garment_transfer.bundle import Size
+from garment_transfer.runtime._pipeline import Transfer
+from garment_transfer.runtime.photos import Fit, Person, colour
+
+#: How many pictures of the person's size a panel has side by side.
+PICTURES: Final = 5
+
+
+def panel(person: Person, garment_owner: Person, transfer: Transfer) -> npt.NDArray[np.uint8]:
+    """Person, garment owner, transfer parsing, warped garment and result side by side.
+
+    uint8 RGB [H,5W,3], where H and W are the person's own; the owner's photo is fitted to them.
+    """
+    own = Size(*person.parsing.shape)
+    owner = Fit(Size(*garment_owner.parsing.shape), own).photo(garment_owner.image)
+    return np.hstack(
+        [
+            person.image,
+            owner,
+            colour(transfer.transfer_parsing),
+            transfer.warped_garment,
+            transfer.image,
+        ]
+    )
+
+
+def flow_colours(flow: npt.NDArray[np.float32], longest: float) -> npt.NDArray[np.uint8]:
+    """A flow, float32 [H,W,2] with (dx, dy), as colours, uint8 RGB [H,W,3].
+
+    The hue is the direction: red to the right, then clockwise in the picture (y down) over green
+    and blue. White is no movement, and `longest` pixels or more have the full colour.
+    """
+    x, y = flow[..., 0], flow[..., 1]
+    hue = np.degrees(np.arctan2(y, x)) % 360
+    saturation = np.clip(np.hypot(x, y) / max(longest, 1e-6), 0, 1)
+    hsv = np.stack([hue, saturation, np.ones_like(x)], axis=-1).astype(np.float32)
+    rgb = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    return np.rint(255 * rgb).astype(np.uint8)
+
+
+def flow_wheel(side: int) -> npt.NDArray[np.uint8]:
+    """The key to `flow_colours`, uint8 RGB [side,side,3]: a disc on white."""
+    y, x = (np.mgrid[:side, :side].astype(np.float32) + 0.5) * (2 / side) - 1
+    wheel = flow_colours(np.stack([x, y], axis=-1), 1)
+    wheel[np.hypot(x, y) > 1] = 255
+    return wheel

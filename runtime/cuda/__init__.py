@@ -1,0 +1,16 @@
+"""The GPU: device memory, streams and events, and the chain of engines that runs there."""
+
+from garment_transfer.runtime.cuda._chain import (
+    ALIGNMENT as ALIGNMENT,
+    Chain as Chain,
+    Context as Context,
+    DeviceArray as DeviceArray,
+    Engine as Engine,
+    Session as Session,
+    chain_signature as chain_signature,
+    handle_of as handle_of,
+)
+from garment_transfer.runtime.cuda._device import (
+    CudaDevice as CudaDevice,
+    Device as Device,
+)

@@ -1,0 +1,536 @@
+"""The chain: a bundle's engines in a row on a GPU, with nothing in between.
+
+Written once for every backend that runs on a GPU. An `Engine` is a loaded graph; it gives a
+`Context` per batch size and session. A `Session` is all that one transfer at a time needs: a
+stream, a context per engine, buffers, and a CUDA graph of the whole chain. A `Chain` keeps a pool
+of sessions, so that threads work side by side.
+
+Once a session is made, a transfer allocates nothing and waits for nothing but its own results:
+the outputs of one engine are the inputs of the next in device memory, inputs lie packed in one
+block and outputs in another (one copy each way, through page-locked memory), and a transfer is
+one graph launch where every context can be captured, one call per engine where not. Contexts of
+a session run one after another on its stream, so they share their activation memory.
+
+A captured graph has fixed addresses and shapes; that is why a session has one batch size, and why
+device arrays are copied into its buffers. Who writes into `Session.inputs` saves that copy.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from garment_transfer.bundle import BackendError, InputError, Tensor
+from garment_transfer.kernels.driver import Array, OutOfMemory, stream_handle
+from garment_transfer.runtime.cuda._device import Device
+
+#: Of every tensor in a block, in bytes: what TensorRT asks of addresses.
+ALIGNMENT: Final = 256
+
+
+class Context(Protocol):
+    """An engine made ready for one batch size and one stream. Used by one thread at a time."""
+
+    @property
+    def activation_bytes(self) -> int:
+        """Device memory that `bind` has to be given; 0 where the backend has its own."""
+
+    @property
+    def capturable(self) -> bool:
+        """Whether `enqueue` may be captured into a CUDA graph once it has run."""
+
+    def bind(self, addresses: Mapping[str, int], activation: int) -> None:
+        """Fixes where inputs and outputs lie, by name, and the activation memory."""
+
+    def enqueue(self) -> None:
+        """Queues the engine on its stream. BackendError when the backend refuses."""
+
+    def close(self) -> None:
+        """Lets go of everything; the stream, which has nothing left to do, is still there."""
+
+
+class Engine(Protocol):
+    """A loaded graph, shared by all sessions."""
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What the graph takes."""
+
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        """What the graph gives."""
+
+    def check_batch(self, batch: int) -> None:
+        """Raises a GarmentTransferError where the engine does not take that batch size."""
+
+    def context(self, batch: int, stream: int) -> Context:
+        """A new context. The device is active. BackendError where the backend refuses."""
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceArray:
+    """A session's tensor on the GPU, as torch, CuPy, PyCUDA and Numba take it.
+
+    It is valid for as long as its session is held.
+    """
+
+    pointer: int
+    shape: tuple[int, ...]
+    dtype: npt.DTypeLike
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {
+            "shape": self.shape,
+            "typestr": np.dtype(self.dtype).str,
+            "data": (self.pointer, False),
+            "strides": None,
+            "version": 3,
+            # no stream: who writes and reads it says so to `Session.enqueue`
+            "stream": None,
+        }
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Where each of several tensors begins in one block of memory, and the block's size."""
+
+    tensors: tuple[tuple[Tensor, tuple[int, ...], int], ...]
+    size: int
+
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor], batch: int) -> _Block:
+        offset = 0
+        placed = []
+        for tensor in tensors:
+            shape = tuple(batch if isinstance(size, str) else size for size in tensor.shape)
+            placed.append((tensor, shape, offset))
+            bytes_ = int(np.prod(shape, dtype=np.int64)) * np.dtype(tensor.dtype).itemsize
+            offset += -(-bytes_ // ALIGNMENT) * ALIGNMENT
+        return cls(tuple(placed), offset)
+
+    def on_device(self, base: int) -> dict[str, DeviceArray]:
+        return {
+            tensor.name: DeviceArray(base + offset, shape, tensor.dtype)
+            for tensor, shape, offset in self.tensors
+        }
+
+    def on_host(self, memory: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
+        arrays = {}
+        for tensor, shape, offset in self.tensors:
+            array: npt.NDArray[Any] = np.ndarray(shape, tensor.dtype, memory, offset)
+            arrays[tensor.name] = array
+        return arrays
+
+
+class Session:
+    """One transfer at a time of one batch size: stream, contexts, buffers, graph.
+
+    `inputs` and `outputs` are the tensors on the GPU, `host_inputs` and `host_outputs` the same in
+    page-locked memory; their addresses never change. `upload` copies all inputs to the GPU, `run`
+    queues the chain, `download` copies all outputs back, all on `stream` and in the order of the
+    calls; `synchronize` waits for them. A session is used by one thread at a time, the one that
+    holds it.
+    """
+
+    def __init__(
+        self, device: Device, engines: Mapping[str, Engine], batch: int, graphs: bool
+    ) -> None:
+        """`Chain.session` is the usual way. BackendError when memory runs out."""
+        self.batch = batch
+        self._device = device
+        self._caller: int | None = None
+        self._host_in_use = False
+        needed, given = chain_signature(engines)
+        inputs, outputs = _Block.of(needed, batch), _Block.of(given, batch)
+        with device.active(), ExitStack() as resources:
+            self.stream = device.create_stream()
+            resources.callback(device.destroy_stream, self.stream)
+            self._event = device.create_event()
+            resources.callback(device.destroy_event, self._event)
+            self._contexts = []
+            for engine in engines.values():
+                context = engine.context(batch, self.stream)
+                resources.callback(context.close)
+                self._contexts.append(context)
+            activation = max(context.activation_bytes for context in self._contexts)
+            on_device, on_host = _allocate(device, resources, batch, inputs, outputs, activation)
+            resources.callback(device.synchronize, self.stream)
+
+            at = int(on_host.ctypes.data)
+            self._upload = (on_device, at, inputs.size)
+            self._download = (at + inputs.size, on_device + inputs.size, outputs.size)
+            self._arrays = (
+                inputs.on_device(on_device),
+                outputs.on_device(on_device + inputs.size),
+                inputs.on_host(on_host[: inputs.size]),
+                outputs.on_host(on_host[inputs.size :]),
+            )
+            addresses = {
+                name: array.pointer for arrays in self._arrays[:2] for name, array in arrays.items()
+            }
+            for context in self._contexts:
+                context.bind(addresses, on_device + inputs.size + outputs.size)
+
+            # What backends put off until their first run happens now, and may not be captured.
+            on_host[:] = 0
+            device.copy(*self._upload, self.stream)
+            self._enqueue()
+            device.synchronize(self.stream)
+            self._graph = None
+            if graphs and all(context.capturable for context in self._contexts):
+                self._graph = device.capture(self.stream, self._enqueue)
+                resources.callback(device.destroy_graph, self._graph)
+            # also when nobody closes it: a pipeline may just be dropped
+            self._finalizer = weakref.finalize(
+                self, _release, device, self.stream, resources.pop_all()
+            )
+
+    @property
+    def inputs(self) -> Mapping[str, DeviceArray]:
+        """The chain's inputs on the GPU, by name, to be written into."""
+        return MappingProxyType(self._open()[0])
+
+    @property
+    def outputs(self) -> Mapping[str, DeviceArray]:
+        """The outputs of all engines on the GPU, by name."""
+        return MappingProxyType(self._open()[1])
+
+    @property
+    def host_inputs(self) -> Mapping[str, npt.NDArray[Any]]:
+        """What `upload` copies."""
+        return MappingProxyType(self._open()[2])
+
+    @property
+    def host_outputs(self) -> Mapping[str, npt.NDArray[Any]]:
+        """What `download` fills once `synchronize` has returned."""
+        return MappingProxyType(self._open()[3])
+
+    @property
+    def replays(self) -> bool:
+        """Whether the chain is one CUDA graph; otherwise each engine is queued by itself."""
+        return self._graph is not None
+
+    def upload(self) -> None:
+        """Queues one copy of `host_inputs` to `inputs`."""
+        self._open()
+        self._host_in_use = True
+        with self._device.active():
+            self._device.copy(*self._upload, self.stream)
+
+    def run(self, stream: Any = None) -> None:
+        """Queues the chain.
+
+        With a caller's `stream` (a handle as an int, or an object of torch, CuPy, PyCUDA or
+        cuda.core) it runs after what is queued there, and what is queued there later runs after
+        it. The stream has to live until the session is given back.
+        """
+        self._open()
+        with self._device.active():
+            if stream is None:
+                self._launch()
+            else:
+                self._caller = handle_of(stream)
+                self._after(self._caller)
+                self._launch()
+                self._before(self._caller)
+
+    def download(self) -> None:
+        """Queues one copy of `outputs` to `host_outputs`."""
+        self._open()
+        self._host_in_use = True
+        with self._device.active():
+            self._device.copy(*self._download, self.stream)
+
+    def synchronize(self) -> None:
+        """Waits for all that was queued."""
+        self._open()
+        with self._device.active():
+            self._device.synchronize(self.stream)
+        self._host_in_use = False
+
+    def transfer(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        """Host arrays in, new host arrays out; their types and shapes have been checked."""
+        _, _, host_inputs, host_outputs = self._open()
+        for name, array in inputs.items():
+            host_inputs[name][...] = array
+        device = self._device
+        with device.active():
+            device.copy(*self._upload, self.stream)
+            self._launch()
+            device.copy(*self._download, self.stream)
+            device.synchronize(self.stream)
+        return {name: array.copy() for name, array in host_outputs.items()}
+
+    def transfer_on_device(
+        self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], stream: int
+    ) -> None:
+        """Queues a transfer between device arrays; their types and shapes have been checked.
+
+        On the caller's stream it looks like one kernel: it starts after what was queued there, and
+        what is queued there next starts after it.
+        """
+        own_inputs, own_outputs, *_ = self._open()
+        device = self._device
+        with device.active():
+            self._after(stream)
+            for name, array in inputs.items():
+                own = own_inputs[name]
+                device.copy(own.pointer, array.pointer, own.nbytes, self.stream)
+            self._launch()
+            for name, array in outputs.items():
+                own = own_outputs[name]
+                device.copy(array.pointer, own.pointer, own.nbytes, self.stream)
+            self._before(stream)
+
+    def settle(self) -> None:
+        """Makes the session safe for its next holder.
+
+        Copies between host and GPU that nobody waited for are waited for, and what the caller's
+        stream holds by now goes before whatever the next holder queues.
+        """
+        self._open()
+        if self._host_in_use:
+            self.synchronize()
+        if self._caller is not None:
+            with self._device.active():
+                self._after(self._caller)
+            self._caller = None
+
+    def close(self) -> None:
+        """Waits for what is queued and frees everything. Closing twice does no harm."""
+        self._finalizer()
+
+    def _open(self) -> tuple[Any, ...]:
+        if not self._finalizer.alive:
+            raise BackendError(
+                "the session is closed, and its memory is freed; take one inside "
+                "`with pipeline.session() as session:` and use it there"
+            )
+        return self._arrays
+
+    def _enqueue(self) -> None:
+        for context in self._contexts:
+            context.enqueue()
+
+    def _launch(self) -> None:
+        if self._graph is None:
+            self._enqueue()
+        else:
+            self._device.launch(self._graph, self.stream)
+
+    def _after(self, stream: int) -> None:
+        self._device.record(self._event, stream)
+        self._device.wait(self.stream, self._event)
+
+    def _before(self, stream: int) -> None:
+        self._device.record(self._event, self.stream)
+        self._device.wait(stream, self._event)
+
+
+class Chain:
+    """Engines in a row and a pool of sessions over them. May be used from several threads."""
+
+    def __init__(
+        self,
+        device: Device,
+        engines: Mapping[str, Engine],
+        *,
+        sessions: int,
+        graphs: bool,
+    ) -> None:
+        """From an engine per stage, in the order in which they run.
+
+        At most `sessions` exist at a time; each has one batch size and is made when first needed.
+        When all are there, an idle one of another batch size makes room, and when all are in use,
+        threads wait for one. `graphs=False` queues engines one by one instead of replaying.
+        """
+        if sessions < 1:
+            raise InputError(f"sessions is {sessions}; expected 1 or more")
+        self.device = device
+        self._engines = engines
+        self._graphs = graphs
+        self._limit = sessions
+        self._idle: list[Session] = []  # the longest idle first
+        self._count = 0
+        self._closed = False
+        self._changed = threading.Condition()
+
+    @property
+    def engines(self) -> Mapping[str, Engine]:
+        """The engines by stage, in the order in which they run."""
+        return self._engines
+
+    @contextmanager
+    def session(self, batch: int, timeout: float | None = None) -> Iterator[Session]:
+        """A session for a batch size, given back at the end.
+
+        Waits for one while all are in use, at most `timeout` seconds. Raises BackendError when
+        none came free, when the chain is closed or memory runs out, and a GarmentTransferError
+        for a batch size that an engine does not take.
+        """
+        for engine in self._engines.values():
+            engine.check_batch(batch)
+        session = self._take(batch, timeout)
+        try:
+            yield session
+            session.settle()
+        except BaseException:
+            # what state it is in is not known
+            self._drop(session)
+            raise
+        self._give_back(session)
+
+    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        """A transfer from host arrays, which have been checked, to new host arrays."""
+        with self.session(len(next(iter(inputs.values())))) as session:
+            return session.transfer(inputs)
+
+    def run_on_device(
+        self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], stream: int
+    ) -> None:
+        """Queues a transfer between device arrays, which have been checked, on their stream."""
+        with self.session(next(iter(inputs.values())).shape[0]) as session:
+            session.transfer_on_device(inputs, outputs, stream)
+
+    def close(self) -> None:
+        """Frees all sessions; those in use follow when they are given back."""
+        with self._changed:
+            self._closed = True
+            idle, self._idle = self._idle, []
+            self._count -= len(idle)
+            self._changed.notify_all()
+        for session in idle:
+            session.close()
+
+    def _take(self, batch: int, timeout: float | None) -> Session:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._changed:
+            while True:
+                if self._closed:
+                    raise BackendError("the pipeline is closed; load it anew")
+                for session in reversed(self._idle):
+                    if session.batch == batch:
+                        self._idle.remove(session)
+                        return session
+                if self._count < self._limit or self._idle:
+                    break
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    raise BackendError(
+                        f"all {self._limit} sessions are in use, and none came free within "
+                        f"{timeout:g} s; load the pipeline with more (`sessions=`), or wait longer"
+                    )
+                self._changed.wait(left)
+            if self._count < self._limit:
+                evicted = None
+                self._count += 1
+            else:
+                evicted = self._idle.pop(0)
+        # outside the lock: it takes long, and others may work meanwhile
+        try:
+            if evicted is not None:
+                evicted.close()
+            return Session(self.device, self._engines, batch, self._graphs)
+        except BaseException:
+            self._forget()
+            raise
+
+    def _give_back(self, session: Session) -> None:
+        with self._changed:
+            if not self._closed:
+                self._idle.append(session)
+                self._changed.notify()
+                return
+        self._drop(session)
+
+    def _drop(self, session: Session) -> None:
+        try:
+            session.close()
+        finally:
+            self._forget()
+
+    def _forget(self) -> None:
+        with self._changed:
+            self._count -= 1
+            self._changed.notify()
+
+
+def handle_of(stream: Any) -> int:
+    """A stream's handle, as `kernels.driver.stream_handle`; InputError where it is none."""
+    try:
+        return stream_handle(stream)
+    except TypeError as error:
+        raise InputError(str(error)) from error
+
+
+def chain_signature(
+    engines: Mapping[str, Engine],
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """What a chain takes, which is what no engine gives, and what it gives, which is all."""
+    outputs = tuple(tensor for engine in engines.values() for tensor in engine.outputs)
+    given = {tensor.name for tensor in outputs}
+    inputs = {
+        tensor.name: tensor
+        for engine in engines.values()
+        for tensor in engine.inputs
+        if tensor.name not in given
+    }
+    return tuple(inputs.values()), outputs
+
+
+def _allocate(
+    device: Device,
+    resources: ExitStack,
+    batch: int,
+    inputs: _Block,
+    outputs: _Block,
+    activation: int,
+) -> tuple[int, npt.NDArray[np.uint8]]:
+    """One block on the GPU (inputs, outputs, activations), one on the host (inputs, outputs)."""
+    needed = inputs.size + outputs.size + activation
+    try:
+        on_device = device.allocate(needed)
+    except OutOfMemory as error:
+        free, total = device.memory()
+        raise BackendError(
+            f"a session for a batch of {batch} needs {_mib(needed)} of device memory (inputs "
+            f"{_mib(inputs.size)}, outputs {_mib(outputs.size)}, activations {_mib(activation)}), "
+            f"and GPU {device.index} ({device.name}) has {_mib(free)} of {_mib(total)} free; use a "
+            "smaller batch, fewer sessions (`sessions=`), or end what else uses the GPU"
+        ) from error
+    resources.callback(device.free, on_device)
+    size = inputs.size + outputs.size
+    try:
+        on_host = device.allocate_host(size)
+    except OutOfMemory as error:
+        raise BackendError(
+            f"a session for a batch of {batch} needs {_mib(size)} of page-locked host memory, and "
+            "there is not so much; use a smaller batch, fewer sessions (`sessions=`), or raise the "
+            "limit of locked memory (`ulimit -l`)"
+        ) from error
+    resources.callback(device.free_host, on_host)
+    return on_device, on_host
+
+
+def _release(device: Device, stream: int, resources: ExitStack) -> None:
+    with device.active(), resources:
+        device.synchronize(stream)
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB"

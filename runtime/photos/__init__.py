@@ -1,0 +1,35 @@
+"""People and their photos: reading, DensePose, fitting to a bundle's size, the finished photo."""
+
+from garment_transfer.runtime.photos._compose import (
+    Composed as Composed,
+    compose as compose,
+)
+from garment_transfer.runtime.photos._densepose import (
+    ENCODINGS as ENCODINGS,
+    check_array as check_array,
+    decode_densepose as decode_densepose,
+    parula_palette as parula_palette,
+)
+from garment_transfer.runtime.photos._fit import (
+    Fit as Fit,
+    resize as resize,
+)
+from garment_transfer.runtime.photos._images import (
+    MAX_SIDE as MAX_SIDE,
+    WRITTEN as WRITTEN,
+    check_output as check_output,
+    check_side as check_side,
+    check_written_side as check_written_side,
+    read_indices as read_indices,
+    read_rgb as read_rgb,
+    write_rgb as write_rgb,
+)
+from garment_transfer.runtime.photos._parsing import (
+    COLOURS as COLOURS,
+    colour as colour,
+    hip_row as hip_row,
+    to_classes as to_classes,
+)
+from garment_transfer.runtime.photos._person import (
+    Person as Person,
+)
