@@ -14,23 +14,33 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import click
+import numpy as np
+import numpy.typing as npt
 
 from garment_transfer.benchmarks.measuring import medians, processor
+from garment_transfer.bundle import replacing
+from garment_transfer.kernels import onnxruntime_library
+from garment_transfer.runtime import (
+    Person,
+    Pipeline,
+    sample_bundle,
+    sample_people,
+    stage_inputs,
+)
+
+#: A batch of one pair as `Pipeline.run` takes it.
+Inputs = dict[str, npt.NDArray[np.uint8]]
 
 #: What tests/cpp/latency.cpp can be asked for.
-PARTS = ("library", "strided", "networks", "load")
+PARTS = ("library", "networks", "load")
 
 
 class Latency:
     """The program `latency` on the sample pair at the bundle's size, or on another bundle's."""
 
     def __init__(self, program: Path, threads: int, bundle: Path | None = None) -> None:
-        from garment_transfer.kernels import onnxruntime_library
-        from garment_transfer.runtime import Pipeline, sample_bundle
-
         kernel = onnxruntime_library()
         if kernel is None:
             raise click.ClickException("FlowWarp's kernel is not built: see CONTRIBUTING.md")
@@ -63,10 +73,8 @@ class Latency:
         self._process.communicate()
 
 
-def sample_inputs(pipeline: Any) -> dict[str, Any]:
-    """The sample pair as `Pipeline.run` takes it."""
-    from garment_transfer.runtime import Person, sample_people, stage_inputs
-
+def sample_inputs(pipeline: Pipeline) -> Inputs:
+    """The sample pair at the bundle's size."""
     person, owner = (Person.load(folder) for folder in sample_people())
     return {k: v[None].copy() for k, v in stage_inputs(person, owner, pipeline.size).items()}
 
@@ -96,9 +104,6 @@ def main(build: Path, threads: int, rounds: int, cycles: int, json_file: Path | 
     """Median times of a transfer in C++ and in Python, of the bare networks, and of loading."""
     import onnxruntime
 
-    from garment_transfer.bundle import replacing
-    from garment_transfer.runtime import sample_bundle
-
     latency = Latency(build / "tests/latency", threads)
     timed: dict[str, list[float]] = {"python": [], **{part: [] for part in PARTS}}
     for turn in range(rounds + 5):
@@ -123,8 +128,7 @@ def main(build: Path, threads: int, rounds: int, cycles: int, json_file: Path | 
     (library,) = build.glob("lib/libgarment_transfer.so.*.*.*")
     report = {
         "what": "one pair at the bundle's size, uint8 arrays to uint8 arrays, ONNX Runtime on the "
-        "CPU; library: gt_session_run, strided: with rows apart, networks: bare sessions, "
-        "load: gt_pipeline_load; "
+        "CPU; library: gt_session_run, networks: bare sessions, load: gt_pipeline_load; "
         "overhead: library above networks where the graphs do next to nothing",
         "threads": threads,
         "rounds": rounds,

@@ -3,7 +3,6 @@
 // library of FlowWarp's kernel for the bare sessions. benchmarks/cpp.py drives it.
 //
 //   library    gt_session_run, pixels close together
-//   strided    the same with rows 5 bytes apart
 //   networks   the three graphs in bare ONNX Runtime sessions on ready tensors
 //   load       gt_pipeline_load and free
 //
@@ -14,7 +13,6 @@
 
 #include <atomic>
 #include <chrono>
-#include <cstring>
 #include <functional>
 #include <iostream>
 #include <map>
@@ -133,21 +131,6 @@ int main(int argc, char** argv) {
   gt::Result result;
 
   const gt::Inputs dense = one.given(size);
-  gt::Inputs strided = dense;
-  std::vector<std::vector<std::uint8_t>> padded;
-  gt::Pixels* pixels[] = {&strided.person_image,     &strided.person_parsing,
-                          &strided.person_densepose, &strided.garment_image,
-                          &strided.garment_parsing,  &strided.garment_densepose};
-  for (std::size_t i = 0; i < 6; ++i) {
-    const auto rows = static_cast<std::size_t>(size.height);
-    const std::size_t row = one.inputs[i].size() / rows;
-    padded.emplace_back(rows * (row + 5));
-    for (std::size_t y = 0; y < rows; ++y) {
-      std::memcpy(&padded[i][y * (row + 5)], &one.inputs[i][y * row], row);
-    }
-    *pixels[i] = {padded[i].data(), size.height, size.width, row + 5};
-  }
-
   Networks networks(argv[1], one, size, options.threads, argv[4]);
   session.run(dense, result);
   networks.run();
@@ -157,7 +140,6 @@ int main(int argc, char** argv) {
   }
   const std::map<std::string, std::function<void()>> calls = {
       {"library", [&] { session.run(dense, result); }},
-      {"strided", [&] { session.run(strided, result); }},
       {"networks", [&] { networks.run(); }},
       {"load", [&] { gt::Pipeline(argv[1], options); }}};
   for (std::string word; std::getline(std::cin, word);) {
