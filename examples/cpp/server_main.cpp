@@ -11,18 +11,27 @@
 // A refusal is JSON, {"code": ..., "detail": ...}. Connections have threads of their own, so that a
 // slow client holds one of these and nothing else; requests that are whole wait for one of the
 // sessions. SIGTERM and SIGINT stop it: what was taken is answered.
+//
+// Settings are environment variables, GARMENT_TRANSFER_ and the name:
+//
+//   SESSIONS      each on one thread [one per core]
+//   MAX_PENDING   requests at a time; one more is answered 429 [32]
+//   CONNECTIONS   clients that are served at once [64]
+//   MAX_BODY_MB   megabytes of a request; more is answered 413 [32]
+//   MAX_SIDE      most pixels on a side of an image; more is answered 413 [4096]
+//   IDLE_SECONDS  without a byte until a connection ends [10]
 
-#include <getopt.h>
 #include <httplib.h>
 #include <pthread.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <cstdlib>
 #include <iostream>
-#include <iterator>
 #include <map>
 #include <mutex>
 #include <nlohmann/json.hpp>
@@ -39,66 +48,26 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// A whole number that an option sets.
-struct Option {
-  const char* name;
-  const char* about;
-  int value, least, most;
-};
-
-const int kCores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+// A whole number of the environment, such as GARMENT_TRANSFER_MAX_PENDING.
+int setting(const std::string& name, int otherwise, int most) {
+  const std::string variable = "GARMENT_TRANSFER_" + name;
+  const char* value = std::getenv(variable.c_str());
+  if (!value) return otherwise;
+  std::istringstream text(value);
+  int number = 0;
+  if (text >> number && text.eof() && number >= 1 && number <= most) return number;
+  throw std::invalid_argument(variable + " is '" + value + "'; expected a number from 1 to " +
+                              std::to_string(most));
+}
 
 struct Settings {
-  std::string bundle;
-  std::string host = "127.0.0.1";
-  Option port{"port", "0: any free one, which is printed", 8080, 0, 65535};
-  Option workers{"workers", "sessions, each on one thread", kCores, 1, 1024};
-  Option max_pending{"max-pending", "requests at a time; one more is answered 429", 32, 1, 100000};
-  Option connections{"connections", "clients that are served at once", 64, 1, 10000};
-  Option max_body_mb{"max-body-mb", "largest request", 32, 1, 1024};
-  Option max_side{"max-side", "most pixels on a side of an image", 4096, 32, example::kMaxSide};
-  Option timeout{"timeout", "seconds without a byte until a connection ends", 10, 1, 3600};
-
-  std::array<Option*, 7> options() {
-    return {&port, &workers, &max_pending, &connections, &max_body_mb, &max_side, &timeout};
-  }
+  int sessions = setting("SESSIONS", std::max(1, int(std::thread::hardware_concurrency())), 1024);
+  int max_pending = setting("MAX_PENDING", 32, 100000);
+  int connections = setting("CONNECTIONS", 64, 10000);
+  int max_body_mb = setting("MAX_BODY_MB", 32, 1024);
+  int max_side = setting("MAX_SIDE", 4096, example::kMaxSide);
+  int idle_seconds = setting("IDLE_SECONDS", 10, 3600);
 };
-
-std::string usage() {
-  std::string text = "Usage: garment_transfer_server BUNDLE [--host 127.0.0.1]";
-  for (const Option* each : Settings().options()) {
-    text += std::string("\n  --") + each->name + " " + std::to_string(each->value) + "  " +
-            each->about;
-  }
-  return text + "\n";
-}
-
-Settings settings_of(int argc, char** argv) {
-  Settings settings;
-  std::vector<option> known = {{"host", required_argument, nullptr, 0}};
-  for (const Option* each : settings.options()) {
-    known.push_back({each->name, required_argument, nullptr, 0});
-  }
-  known.push_back({});
-  int index = 0;
-  for (int found; (found = getopt_long(argc, argv, "", known.data(), &index)) != -1;) {
-    if (found) throw std::invalid_argument("unknown option");  // getopt has said which
-    if (!index) {
-      settings.host = optarg;
-      continue;
-    }
-    Option& one = *settings.options()[static_cast<std::size_t>(index - 1)];
-    std::istringstream text(optarg);
-    if (!(text >> one.value) || !text.eof() || one.value < one.least || one.value > one.most) {
-      throw std::invalid_argument(std::string("--") + one.name + " is '" + optarg +
-                                  "'; expected a number from " + std::to_string(one.least) +
-                                  " to " + std::to_string(one.most));
-    }
-  }
-  if (optind != argc - 1) throw std::invalid_argument("expected one bundle");
-  settings.bundle = argv[optind];
-  return settings;
-}
 
 // Sessions that requests wait for.
 class Sessions {
@@ -230,26 +199,27 @@ void transfer(const httplib::Request& request, httplib::Response& response, int 
   }
 }
 
-void serve(const Settings& settings) {
+void serve(const std::string& bundle, const std::string& host, int wish) {
+  const Settings settings;
   // Sessions are the parallelism.
   cv::setNumThreads(1);
   garment_transfer::Options options;
   options.threads = 1;
-  const garment_transfer::Pipeline pipeline(settings.bundle, options);
-  Sessions sessions(pipeline, settings.workers.value);
+  const garment_transfer::Pipeline pipeline(bundle, options);
+  Sessions sessions(pipeline, settings.sessions);
   Metrics metrics;
   std::atomic<bool> stopping{false};
 
   httplib::Server server;
   server.new_task_queue = [&] {
-    return new httplib::ThreadPool(static_cast<std::size_t>(settings.connections.value));
+    return new httplib::ThreadPool(static_cast<std::size_t>(settings.connections));
   };
   server.set_tcp_nodelay(true);
-  server.set_read_timeout(settings.timeout.value);
-  server.set_write_timeout(settings.timeout.value);
+  server.set_read_timeout(settings.idle_seconds);
+  server.set_write_timeout(settings.idle_seconds);
   server.set_keep_alive_max_count(1000000);
   server.set_keep_alive_timeout(1);
-  server.set_payload_max_length(static_cast<std::size_t>(settings.max_body_mb.value) * 1000000);
+  server.set_payload_max_length(static_cast<std::size_t>(settings.max_body_mb) * 1000000);
 
   server.Get("/health/live", [&](const httplib::Request&, httplib::Response& response) {
     response.set_content("{\"status\":\"live\"}", "application/json");
@@ -263,9 +233,9 @@ void serve(const Settings& settings) {
   });
   server.Post("/transfer", [&](const httplib::Request& request, httplib::Response& response) {
     const auto start = Clock::now();
-    if (metrics.pending.fetch_add(1) < settings.max_pending.value) {
+    if (metrics.pending.fetch_add(1) < settings.max_pending) {
       try {
-        transfer(request, response, settings.max_side.value, sessions, pipeline.size());
+        transfer(request, response, settings.max_side, sessions, pipeline.size());
       } catch (const std::exception& error) {
         std::cerr << "Error: " << error.what() << std::endl;
         const auto* known = dynamic_cast<const garment_transfer::Error*>(&error);
@@ -299,12 +269,11 @@ void serve(const Settings& settings) {
     if (request.path == "/transfer") metrics.count(response.status);
   });
 
-  const int wish = settings.port.value;
-  const int port = wish ? (server.bind_to_port(settings.host, wish) ? wish : -1)
-                        : server.bind_to_any_port(settings.host);
+  const int port =
+      wish ? (server.bind_to_port(host, wish) ? wish : -1) : server.bind_to_any_port(host);
   if (port < 0) {
-    throw std::runtime_error("cannot listen on " + settings.host + ":" + std::to_string(wish) +
-                             "; choose another --port");
+    throw std::runtime_error("cannot listen on " + host + ":" + std::to_string(wish) +
+                             "; choose another port");
   }
   // The main thread blocked these, and so does every thread that it started.
   sigset_t signals;
@@ -317,8 +286,8 @@ void serve(const Settings& settings) {
     stopping = true;
     server.stop();
   });
-  std::cout << "http://" << settings.host << ":" << port << " " << settings.workers.value
-            << " workers, " << pipeline.description() << std::endl;
+  std::cout << "http://" << host << ":" << port << " " << settings.sessions
+            << " sessions, " << pipeline.description() << std::endl;
   server.listen_after_bind();
   // Where listening ended by itself, the other thread still waits.
   if (!stopping) pthread_kill(stopper.native_handle(), SIGTERM);
@@ -328,6 +297,11 @@ void serve(const Settings& settings) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (argc != 4) {
+    std::cerr << "Usage: garment_transfer_server BUNDLE HOST PORT, such as 127.0.0.1 8080; with port "
+                 "0 any free one, which is printed\n";
+    return 2;
+  }
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
@@ -336,10 +310,7 @@ int main(int argc, char** argv) {
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
   try {
-    serve(settings_of(argc, argv));
-  } catch (const std::invalid_argument& error) {
-    std::cerr << "Error: " << error.what() << "\n" << usage();
-    return 2;
+    serve(argv[1], argv[2], std::atoi(argv[3]));
   } catch (const std::exception& error) {
     std::cerr << "Error: " << error.what() << "\n";
     return 1;

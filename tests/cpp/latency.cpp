@@ -1,23 +1,19 @@
-// latency BUNDLE CASE THREADS KERNEL: for each word on standard input one call of it and then one
-// that is timed, in milliseconds on standard output. CASE is a folder as in golden.h, KERNEL the
-// library of FlowWarp's kernel for the bare sessions. benchmarks/cpp.py drives it.
+// latency BUNDLE CASE THREADS KERNEL ROUNDS: the times of calls in milliseconds, as JSON. Each round
+// makes each call untimed and then timed, so that whatever else the machine does hits all alike. CASE
+// is a folder as in golden.h, KERNEL the library of FlowWarp's kernel for the bare sessions.
+// benchmarks/cpp.py starts it.
 //
-//   library    gt_session_run, pixels close together
+//   library    gt_session_run
 //   networks   the three graphs in bare ONNX Runtime sessions on ready tensors
+//   overhead   library less networks of the same round
 //   load       gt_pipeline_load and free
-//
-// "throughput WORKERS SECONDS" answers with runs per second of so many sessions at once.
 
 #define ORT_API_MANUAL_INIT
 #include <onnxruntime_cxx_api.h>
 
-#include <atomic>
 #include <chrono>
-#include <functional>
 #include <iostream>
 #include <map>
-#include <sstream>
-#include <thread>
 
 #include "golden.h"
 
@@ -92,32 +88,21 @@ class Networks {
   std::vector<Stage> stages_;
 };
 
-double throughput(const gt::Pipeline& pipeline, const gt::Inputs& inputs, int workers,
-                  double seconds) {
-  using Clock = std::chrono::steady_clock;
-  std::atomic<long> runs{0};
-  const auto start = Clock::now();
-  const auto end = start + std::chrono::duration<double>(seconds);
-  std::vector<std::thread> threads;
-  for (int i = 0; i < workers; ++i) {
-    threads.emplace_back([&] {
-      gt::Session session(pipeline);
-      gt::Result result;
-      while (Clock::now() < end) {
-        session.run(inputs, result);
-        ++runs;
-      }
-    });
-  }
-  for (auto& thread : threads) thread.join();
-  return double(runs) / std::chrono::duration<double>(Clock::now() - start).count();
+// Milliseconds of a call, after one that is not timed.
+template <typename Call>
+double timed(const Call& call) {
+  call();
+  const auto start = std::chrono::steady_clock::now();
+  call();
+  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start)
+      .count();
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 5) {
-    std::cerr << "latency BUNDLE CASE THREADS KERNEL\n";
+  if (argc != 6) {
+    std::cerr << "latency BUNDLE CASE THREADS KERNEL ROUNDS\n";
     return 2;
   }
   Ort::InitApi(OrtGetApiBase()->GetApi(ORT_API_VERSION));
@@ -138,24 +123,20 @@ int main(int argc, char** argv) {
     std::cerr << "the library, the bare sessions and Python differ\n";
     return 1;
   }
-  const std::map<std::string, std::function<void()>> calls = {
-      {"library", [&] { session.run(dense, result); }},
-      {"networks", [&] { networks.run(); }},
-      {"load", [&] { gt::Pipeline(argv[1], options); }}};
-  for (std::string word; std::getline(std::cin, word);) {
-    std::istringstream words(word);
-    int workers = 0;
-    double seconds = 0;
-    if (std::string name; words >> name >> workers >> seconds) {
-      std::cout << throughput(pipeline, dense, workers, seconds) << std::endl;
-      continue;
-    }
-    const auto& call = calls.at(word);
-    call();
-    const auto start = std::chrono::steady_clock::now();
-    call();
-    const std::chrono::duration<double, std::milli> took =
-        std::chrono::steady_clock::now() - start;
-    std::cout << took.count() << std::endl;
+  std::map<std::string, std::vector<double>> times;
+  for (int round = 0; round < std::atoi(argv[5]); ++round) {
+    const double library = timed([&] { session.run(dense, result); });
+    const double bare = timed([&] { networks.run(); });
+    times["library"].push_back(library);
+    times["networks"].push_back(bare);
+    times["overhead"].push_back(library - bare);
+    times["load"].push_back(timed([&] { gt::Pipeline(argv[1], options); }));
   }
+  const char* separator = "{";
+  for (auto& [name, values] : times) {
+    std::sort(values.begin(), values.end());
+    std::cout << separator << '"' << name << "\": " << values[values.size() / 2];
+    separator = ", ";
+  }
+  std::cout << "}\n";
 }

@@ -3,11 +3,11 @@
 import contextlib
 import http.client
 import json
+import os
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -150,9 +150,10 @@ def test_command_line_refuses_with_a_message(
 
 
 @contextlib.contextmanager
-def serving(program: Path, *options: object) -> Iterator[tuple[str, int, subprocess.Popen[str]]]:
+def serving(programs: Path, **settings: int) -> Iterator[tuple[str, int, subprocess.Popen[str]]]:
     process = subprocess.Popen(
-        [program, sample_bundle(), "--port", "0", *map(str, options)],
+        [programs / "garment_transfer_server", sample_bundle(), "127.0.0.1", "0"],
+        env={**os.environ, **{f"GARMENT_TRANSFER_{k}": str(v) for k, v in settings.items()}},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -219,7 +220,7 @@ def small_pair(
 
 
 def test_server_answers_with_the_picture(programs: Path, pipeline: Pipeline) -> None:
-    with serving(programs / "garment_transfer_server", "--workers", 2) as (host, port, _):
+    with serving(programs, SESSIONS=2) as (host, port, _):
         status, body = ask(host, port, "POST", "/transfer", *form(parts_of(*sample_people())))
         assert status == 200, body
         person, owner = (Person.load(folder) for folder in sample_people())
@@ -264,8 +265,8 @@ def test_server_survives_bad_requests_beside_good_ones(
 ) -> None:
     parts = parts_of(*small_pair)
     body, header = form(parts)
-    options = ("--workers", 2, "--max-body-mb", 1, "--timeout", 1, "--connections", 16)
-    with serving(programs / "garment_transfer_server", *options) as (host, port, process):
+    settings = {"SESSIONS": 2, "MAX_BODY_MB": 1, "IDLE_SECONDS": 1, "CONNECTIONS": 16}
+    with serving(programs, **settings) as (host, port, process):
         # slow clients hold connections, not workers; and some leave in the middle
         slow = [socket.create_connection((host, port)) for _ in range(4)]
         for client in slow:
@@ -301,9 +302,8 @@ def test_server_refuses_more_than_it_has_slots(
     programs: Path, small_pair: tuple[Path, Path]
 ) -> None:
     body, header = form(parts_of(*small_pair))
-    options = ("--workers", 1, "--max-pending", 2)
     with (
-        serving(programs / "garment_transfer_server", *options) as (host, port, _),
+        serving(programs, SESSIONS=1, MAX_PENDING=2) as (host, port, _),
         ThreadPoolExecutor(8) as pool,
     ):
         codes: list[int] = []
@@ -323,7 +323,7 @@ def test_server_answers_what_it_took_before_it_stops(
     programs: Path, small_pair: tuple[Path, Path]
 ) -> None:
     body, header = form(parts_of(*small_pair))
-    with serving(programs / "garment_transfer_server", "--workers", 1) as (host, port, process):
+    with serving(programs, SESSIONS=1) as (host, port, process):
         answers: list[int] = []
         connections = []
         for _ in range(4):
@@ -349,21 +349,3 @@ def test_server_answers_what_it_took_before_it_stops(
             thread.join()
         assert answers == [200] * 4
         assert process.wait(60) == 0
-
-
-@pytest.mark.skipif(not shutil.which("wrk"), reason="wrk is not installed: apt-get install wrk")
-def test_load_command(programs: Path, run: Run, tmp_path: Path) -> None:
-    """The command that measures, shortly: nothing is lost."""
-    report_file = tmp_path / "load.json"
-    run(
-        [
-            sys.executable, "-m", "garment_transfer.benchmarks.cpp_server",
-            "--server", programs / "garment_transfer_server",
-            "--library", programs.parent / "tests/latency",
-            "--seconds", 3, "--connections", 2, "--json", report_file,
-        ]
-    )  # fmt: skip
-    report = json.loads(report_file.read_text())
-    (row,) = report["rows"]
-    assert row["requests"] > 0
-    assert row["lost"] == 0
