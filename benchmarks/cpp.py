@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 import click
+import msgspec
 
 from garment_transfer.benchmarks.measuring import processor
 from garment_transfer.bundle import replacing
@@ -26,15 +27,19 @@ def latency(build: Path, bundle: Path, threads: int, rounds: int) -> dict[str, f
     if kernel is None:
         raise click.ClickException("FlowWarp's kernel is not built: see CONTRIBUTING.md")
     pipeline = Pipeline.load(bundle, threads=threads)
-    fitted = stage_inputs(*map(Person.load, sample_people()), pipeline.size)
+    person, owner = map(Person.load, sample_people())
+    fitted = stage_inputs(person, owner, pipeline.size)
     inputs = {name: array[None].copy() for name, array in fitted.items()}
     with tempfile.TemporaryDirectory() as folder:
         for name, array in {**inputs, **pipeline.run(inputs)}.items():
             (Path(folder) / name).write_bytes(array.tobytes())
-        command = [build / "tests/latency", bundle, folder, threads, kernel, rounds]
-        ran = subprocess.run(list(map(str, command)), check=True, stdout=subprocess.PIPE)
-    times: dict[str, float] = json.loads(ran.stdout)
-    return times
+        return answer(build / "tests/latency", bundle, folder, threads, kernel, rounds)
+
+
+def answer(*command: Path | str | int) -> dict[str, float]:
+    """The JSON that a program prints."""
+    text = subprocess.check_output(list(map(str, command)))
+    return msgspec.json.decode(text, type=dict[str, float])
 
 
 @click.command()
@@ -52,7 +57,6 @@ def main(build: Path, threads: int, rounds: int, cycles: int, json_file: Path | 
         # On the tests' bundle of 64x32, whose graphs do next to nothing.
         tests = runpy.run_path(str(Path(__file__).parents[1] / "tests/conftest.py"))
         tiny = latency(build, tests["write_tiny_bundle"](Path(folder)), 1, 10 * rounds)
-    command = [build / "tests/cycles", sample_bundle(), str(cycles)]
     (library,) = build.glob("lib/libgarment_transfer.so.*.*.*")
     report = {
         "what": "one pair at the bundle's size, uint8 arrays to uint8 arrays, ONNX Runtime on the "
@@ -63,7 +67,7 @@ def main(build: Path, threads: int, rounds: int, cycles: int, json_file: Path | 
         "median_ms": times,
         "overhead_ms": tiny["overhead"],
         "library_bytes": library.stat().st_size,
-        "memory": json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout),
+        "memory": answer(build / "tests/cycles", sample_bundle(), cycles),
         "machine": {
             "processor": processor(),
             "python": platform.python_version(),

@@ -244,9 +244,9 @@ Bundle load_bundle(const std::string& folder, const std::string& precision) {
   const auto expected = contract(manifest.size);
   for (const Graphs& set : manifest.precisions) {
     for (const Graph& graph : set.graphs) {
-      const Signature& due = expected[graph.stage];
-      check_contract(path, "inputs", graph, manifest.size, graph.signature.inputs, due.inputs);
-      check_contract(path, "outputs", graph, manifest.size, graph.signature.outputs, due.outputs);
+      const Signature &found = graph.signature, &wanted = expected[graph.stage];
+      check_contract(path, "inputs", graph, manifest.size, found.inputs, wanted.inputs);
+      check_contract(path, "outputs", graph, manifest.size, found.outputs, wanted.outputs);
     }
   }
   Bundle bundle{folder, manifest.size, precision, {}};
