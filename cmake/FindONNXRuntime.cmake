@@ -1,5 +1,5 @@
-# Finds ONNX Runtime: below ONNXRUNTIME_ROOT (a CMake or an environment variable) or where the system
-# has it. ONNXRUNTIME_LIBRARY names the library where it lies elsewhere; the one in the Python
+# Finds ONNX Runtime: below ONNXRUNTIME_ROOT (a CMake or an environment variable) or where the
+# system has it. ONNXRUNTIME_LIBRARY names the library where it lies elsewhere; the one in the Python
 # package will do.
 #
 #   ONNXRuntime::headers      always

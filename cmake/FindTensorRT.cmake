@@ -1,5 +1,5 @@
-# Finds TensorRT below TensorRT_ROOT (a CMake or an environment variable) and nowhere else: a project
-# that does not ask for it must not meet it by chance.
+# Finds TensorRT below TensorRT_ROOT (a CMake or an environment variable) and nowhere else: a
+# project that does not ask for it must not meet it by chance.
 #
 #   TensorRT::headers       always
 #   TensorRT::nvinfer       where the library is there too
@@ -10,7 +10,8 @@ if(NOT _tensorrt_root)
 endif()
 # Packages of Linux distributions put headers and libraries below the name of the architecture.
 file(GLOB _tensorrt_include "${_tensorrt_root}/include" "${_tensorrt_root}/include/*-linux-gnu")
-file(GLOB _tensorrt_lib "${_tensorrt_root}/lib" "${_tensorrt_root}/lib64" "${_tensorrt_root}/lib/*-linux-gnu")
+file(GLOB _tensorrt_lib
+  "${_tensorrt_root}/lib" "${_tensorrt_root}/lib64" "${_tensorrt_root}/lib/*-linux-gnu")
 find_path(TensorRT_INCLUDE_DIR NvInferRuntime.h PATHS ${_tensorrt_include} NO_DEFAULT_PATH NO_CACHE)
 find_library(TensorRT_NVINFER_LIBRARY nvinfer PATHS ${_tensorrt_lib} NO_DEFAULT_PATH NO_CACHE)
 if(TensorRT_INCLUDE_DIR)

@@ -43,8 +43,9 @@ const std::map<std::string, LabelSet>& label_sets() {
     }
     std::map<std::string, LabelSet> read;
     for (const auto& [name, set] : labels["label_sets"].items()) {
-      for (const auto& each : set["ids"]) read[name].classes[each["id"]] = classes.at(each["class"]);
-      read[name].whole_body = set["whole_body"].get<std::set<int>>();
+      LabelSet& one = read[name];
+      for (const auto& each : set["ids"]) one.classes[each["id"]] = classes.at(each["class"]);
+      one.whole_body = set["whole_body"].get<std::set<int>>();
     }
     return read;
   }();
@@ -151,7 +152,9 @@ void check_densepose(const cv::Mat& densepose, const std::string& name) {
 
 std::string content_of(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
-  if (!file) throw InputError("person_incomplete", path.string() + " cannot be read; check the path");
+  if (!file) {
+    throw InputError("person_incomplete", path.string() + " cannot be read; check the path");
+  }
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
@@ -188,8 +191,9 @@ PersonFiles read_folder(const std::string& name) {
     files.label_set = meta.at("parse").get<std::string>();
     check_encoding(meta.at("densepose").get<std::string>(), meta_path.string());
   } catch (const nlohmann::json::exception& error) {
-    throw InputError("meta_invalid", meta_path.string() + " cannot be used (" + error.what() +
-                                         R"(); expected {"parse": LABEL_SET, "densepose": "iuv-png"})");
+    throw InputError("meta_invalid",
+                     meta_path.string() + " cannot be used (" + error.what() +
+                         R"(); expected {"parse": LABEL_SET, "densepose": "iuv-png"})");
   }
   for (const char* suffix : {".png", ".jpg", ".jpeg"}) {
     const fs::path path = folder / (std::string("image") + suffix);

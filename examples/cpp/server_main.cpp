@@ -183,7 +183,7 @@ example::PersonFiles files_of(const httplib::Request& request, const std::string
 void transfer(const httplib::Request& request, httplib::Response& response, int max_side,
               Sessions& sessions, garment_transfer::Size size) {
   if (!request.is_multipart_form_data()) {
-    return refuse(response, 400, "body_invalid", "the body is no form; expected multipart/form-data");
+    return refuse(response, 400, "body_invalid", "the body is not multipart/form-data");
   }
   try {
     const example::PersonFiles person = files_of(request, "person");
@@ -298,8 +298,8 @@ void serve(const std::string& bundle, const std::string& host, int wish) {
 
 int main(int argc, char** argv) {
   if (argc != 4) {
-    std::cerr << "Usage: garment_transfer_server BUNDLE HOST PORT, such as 127.0.0.1 8080; with port "
-                 "0 any free one, which is printed\n";
+    std::cerr << "Usage: garment_transfer_server BUNDLE HOST PORT, such as 127.0.0.1 8080; with "
+                 "port 0 any free one, which is printed\n";
     return 2;
   }
   sigset_t signals;

@@ -1,6 +1,7 @@
-// latency BUNDLE CASE THREADS KERNEL ROUNDS: the times of calls in milliseconds, as JSON. Each round
-// makes each call untimed and then timed, so that whatever else the machine does hits all alike. CASE
-// is a folder as in golden.h, KERNEL the library of FlowWarp's kernel for the bare sessions.
+// latency BUNDLE CASE THREADS KERNEL ROUNDS: the times of calls in milliseconds, as JSON. Each
+// round makes each call untimed and then timed, so that whatever else the machine does hits all
+// alike. CASE is a folder as in golden.h, KERNEL the library of FlowWarp's kernel for the bare
+// sessions.
 // benchmarks/cpp.py starts it.
 //
 //   library    gt_session_run

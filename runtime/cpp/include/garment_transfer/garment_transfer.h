@@ -113,7 +113,7 @@ typedef struct gt_pipeline_options {
   int32_t threads;
 
   /* Library with FlowWarp's kernel or plugin. Default: the one beside this library; where there is
-   * none, or for "", ONNX Runtime runs FlowWarp by standard operators: about 2 ms more a transfer. */
+   * none, or for "", ONNX Runtime runs FlowWarp by standard operators, 2 ms a transfer slower. */
   const char* flow_warp_library;
 
   /* "float32" or "float16" where the bundle has such graphs; default: its main precision. */
@@ -178,16 +178,16 @@ GT_API const char* gt_version(void);
 /* The backends that are built in, separated by commas. */
 GT_API const char* gt_backends(void);
 
-/* A status by its stable name, "bundle_missing" for GT_BUNDLE_MISSING, "ok" for GT_OK; "unknown" for
- * a number that is none. Never null. */
+/* A status by its stable name, "bundle_missing" for GT_BUNDLE_MISSING, "ok" for GT_OK; "unknown"
+ * for a number that is none. Never null. */
 GT_API const char* gt_status_name(gt_status status);
 
 /* What the last failed call of this thread met, UTF-8; empty before any. Valid until this thread's
  * next failure. Never null. */
 GT_API const char* gt_last_message(void);
 
-/* Reads and verifies the bundle in the folder `bundle` (manifest, contract, sizes, hashes) and loads
- * its graphs. `options` may be null. On success *pipeline is to be freed; otherwise it is null. */
+/* Reads and verifies the bundle in the folder `bundle` (manifest, contract, sizes, hashes) and
+ * loads its graphs. `options` may be null. On success *pipeline is to be freed; otherwise it is null. */
 GT_API gt_status gt_pipeline_load(const char* bundle, const gt_pipeline_options* options,
                                   gt_pipeline** pipeline);
 
