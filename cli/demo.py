@@ -50,7 +50,8 @@ def command(
             f'--render needs the package {error.name}: run `pip install "garment-transfer[train]"`'
         ) from error
     bundle = bundle or sample_bundle()
-    pipelines = {name: Pipeline.load(bundle, name, threads=threads) for name in backends}
+    options = {} if threads is None else {"threads": threads}
+    pipelines = {name: Pipeline.load(bundle, name, **options) for name in backends}
     blocks = page(pipelines, [*built_in_people(), *rendered])
     try:
         launch(blocks, host, port, in_browser)

@@ -92,7 +92,7 @@ class Settings(msgspec.Struct, frozen=True, rename=lambda name: f"GARMENT_TRANSF
 
     bundle: str = ""  #: folder; empty for the one in the package
     backend: str = "onnxruntime"
-    threads: int = 1  #: of each graph; with a worker per core, 1
+    threads: int = 1  #: of each graph; 0 for a backend that has none
     max_batch: int = 4  #: pairs in a batch
     max_wait_ms: float = 5.0  #: how long the first pair of a batch waits for others
     max_pending: int = 32  #: requests at a time; one more is answered 429
@@ -331,9 +331,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Loads the pipeline and runs it once before the worker takes requests."""
     settings: Settings = app.state.settings
     _forget_dead_workers()
-    pipeline = Pipeline.load(
-        settings.bundle or sample_bundle(), settings.backend, threads=settings.threads
-    )
+    options = {"threads": settings.threads} if settings.threads else {}
+    bundle = settings.bundle or sample_bundle()
+    pipeline = Pipeline.load(bundle, settings.backend, **options)
     pipeline.transfer(*map(Person.load, sample_people()))
     app.state.codecs = anyio.CapacityLimiter(_CODECS)
     app.state.batcher = Batcher(
