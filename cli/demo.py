@@ -51,7 +51,7 @@ def command(
         ) from error
     bundle = bundle or sample_bundle()
     options = {} if threads is None else {"threads": threads}
-    pipelines = {name: Pipeline.load(bundle, name, **options) for name in backends}
+    pipelines = {name: Pipeline.load(bundle, name, precision=None, **options) for name in backends}
     blocks = page(pipelines, [*built_in_people(), *rendered])
     try:
         launch(blocks, host, port, in_browser)

@@ -85,9 +85,9 @@ class Batcher:
         """The next batch: what is waiting, and what comes within the time of the first."""
         batch: list[_Waiting] = []
         while len(batch) < self._max_batch:
-            due = batch[0].since + self._max_wait if batch else None
+            deadline = batch[0].since + self._max_wait if batch else None
             try:
-                async with asyncio.timeout_at(due):
+                async with asyncio.timeout_at(deadline):
                     batch.append(await self._waiting.get())
             except TimeoutError:
                 break

@@ -99,7 +99,7 @@ class Answer(NamedTuple):
     """What one request came to."""
 
     sent: float  #: `time.monotonic`
-    seconds: float  #: from when it was due, which is no later than when it was sent
+    seconds: float  #: from when it was planned, which is no later than `sent`
     status: str  #: of HTTP, or "none" where the connection broke
     retry_after: bool  #: whether it says when to try again
 
@@ -195,15 +195,15 @@ class Load:
             self.broken.append(f"{name}: a 429 without Retry-After")
         return phase
 
-    async def _send(self, due: float | None = None) -> Answer:
-        """One request; `due` is when it should have been sent, by `time.monotonic`."""
+    async def _send(self, planned: float | None = None) -> Answer:
+        """One request; `planned` is when it should have been sent, by `time.monotonic`."""
         sent = time.monotonic()
         try:
             response = await self._client.post("/transfer", content=self._body)
             status, retry_after = str(response.status_code), "Retry-After" in response.headers
         except httpx.TransportError:
             status, retry_after = _NO_ANSWER, False
-        return Answer(sent, time.monotonic() - (due or sent), status, retry_after)
+        return Answer(sent, time.monotonic() - (planned or sent), status, retry_after)
 
     async def closed(self, clients: int, seconds: float) -> list[Answer]:
         """`clients` that each send the next request when the last one is answered."""
@@ -220,12 +220,12 @@ class Load:
     async def open(self, rate: float, seconds: float) -> list[Answer]:
         """Requests at random times (Poisson), `rate` a second, whether answered or not."""
         rng = random.Random(0)
-        due = time.monotonic()
-        end = due + seconds
+        planned = time.monotonic()
+        end = planned + seconds
         tasks = []
-        while (due := due + rng.expovariate(rate)) < end:
-            await asyncio.sleep(due - time.monotonic())
-            tasks.append(asyncio.create_task(self._send(due)))
+        while (planned := planned + rng.expovariate(rate)) < end:
+            await asyncio.sleep(planned - time.monotonic())
+            tasks.append(asyncio.create_task(self._send(planned)))
         return await asyncio.gather(*tasks)
 
 

@@ -333,7 +333,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     _forget_dead_workers()
     options = {"threads": settings.threads} if settings.threads else {}
     bundle = settings.bundle or sample_bundle()
-    pipeline = Pipeline.load(bundle, settings.backend, **options)
+    pipeline = Pipeline.load(bundle, settings.backend, precision=None, **options)
     pipeline.transfer(*map(Person.load, sample_people()))
     app.state.codecs = anyio.CapacityLimiter(_CODECS)
     app.state.batcher = Batcher(
