@@ -10,7 +10,7 @@ from garment_transfer.runtime.cuda import CudaDevice
 
 
 @pytest.mark.parametrize(
-    ("spans", "due"),
+    ("spans", "expected"),
     [
         ([], None),
         ([(0, 10)], 0.0),
@@ -20,9 +20,9 @@ from garment_transfer.runtime.cuda import CudaDevice
         ([(0, 50), (50, 100), (1000, 1040), (1060, 1100), (2000, 2060), (2070, 2100)], 0.1),
     ],
 )
-def test_idle_share(spans: list[tuple[float, float]], due: float | None) -> None:
+def test_idle_share(spans: list[tuple[float, float]], expected: float | None) -> None:
     found = idle_of(spans, gap=500)
-    assert found == (due if due is None else pytest.approx(due))
+    assert found == (expected if expected is None else pytest.approx(expected))
 
 
 def test_without_a_gpu_nothing_is_measured(tiny_bundle: Path, tmp_path: Path) -> None:
