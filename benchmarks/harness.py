@@ -8,6 +8,7 @@ all alike. A report is saved after each batch size, and when the run is interrup
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import multiprocessing
 import os
 import signal
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Concatenate, Final, Literal, ParamSpec, TypeVar
@@ -25,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from garment_transfer.benchmarks import measuring
+from garment_transfer.benchmarks.chain import ChainTimes, chain_times
 from garment_transfer.benchmarks.measuring import in_turn, quantiles, settled, timed
 from garment_transfer.benchmarks.report import (
     CannotRun,
@@ -37,7 +40,6 @@ from garment_transfer.benchmarks.report import (
     Skipped,
     Subject,
     Times,
-    WarmUp,
 )
 from garment_transfer.benchmarks.rows import ROWS, Row, find_checkpoint, load_row, unavailable
 from garment_transfer.bundle import (
@@ -45,7 +47,7 @@ from garment_transfer.bundle import (
     Code,
     GarmentTransferError,
     InputError,
-    list_engines,
+    Precision,
     now,
 )
 from garment_transfer.runtime import Person, Pipeline, sample_people, stage_inputs
@@ -88,19 +90,19 @@ class Settings:
     rounds: int = 60
     clients: Sequence[int] = ()
     checkpoint: Path | None = None
+    #: Of the bundle's graphs; None is its main one.
+    precision: Precision | None = None
     #: The rows that were asked for by name, not by "all".
     named: frozenset[str] = field(default_factory=frozenset)
 
 
 @dataclass(frozen=True)
 class Job:
-    """A row to run. `finished` is an .npz file of outputs for the row "empty"."""
+    """A row to run at a batch size. `finished` is an .npz file of outputs for the row "empty"."""
 
     row: Row
-    bundle: Path
-    checkpoint: Path | None
     batch: int
-    threads: int
+    settings: Settings
     finished: Path | None = None
 
 
@@ -116,12 +118,15 @@ class Worker:
         """Loads the row; returns how long that took, in seconds."""
         import cv2
 
-        job = self._job
-        cv2.setNumThreads(job.threads)
+        job, settings = self._job, self._job.settings
+        cv2.setNumThreads(settings.threads)
         finished = dict(np.load(job.finished)) if job.finished else {}
-        bundle = Bundle.load(job.bundle)
+        bundle = Bundle.load(settings.bundle)
+        checkpoint = find_checkpoint(bundle, settings.checkpoint)
         start = time.perf_counter()
-        self._pipeline = load_row(job.row, bundle, job.checkpoint, job.threads, finished)
+        self._pipeline = load_row(
+            job.row, bundle, checkpoint, settings.threads, settings.precision, finished
+        )
         seconds = time.perf_counter() - start
         # each of the two people receives the other's garment in turn
         folders = sample_people()
@@ -134,14 +139,15 @@ class Worker:
         self._inputs = {name: np.stack([pair[name] for pair in pairs]) for name in pairs[0]}
         return seconds
 
-    def warm_up(self) -> list[float]:
-        """Milliseconds of the first runs; in the first of them some backends compile."""
-        first = [timed(self._run)]
+    def warm_up(self) -> float:
+        """Runs it for a while; milliseconds of the first run, in which some backends compile."""
+        first = timed(self._run)
         self._transfer()
         end = time.monotonic() + _WARM_UP_SECONDS
-        while len(first) <= _WARM_UP_CALLS and (len(first) < 4 or time.monotonic() < end):
-            first.append(timed(self._run))
-        self._last_ms = first[-1]
+        for call in range(_WARM_UP_CALLS):
+            self._last_ms = timed(self._run)
+            if call >= 2 and time.monotonic() > end:
+                break
         return first
 
     def compute(self) -> float:
@@ -170,6 +176,13 @@ class Worker:
             start = time.perf_counter()
             times = list(threads.map(client, [start + seconds] * count))
             return [t for own in times for t in own], time.perf_counter() - start
+
+    def chain(self) -> ChainTimes | None:
+        """Where the time of a chain on a GPU goes; None for other rows."""
+        if self._job.row.device == "cpu" or self._job.row.backend == "torch":
+            return None
+        with self._pipeline.session(self._job.batch) as session:
+            return chain_times(session, self._inputs)
 
     def memory(self) -> Memory:
         """Peak memory of this process on the host and what it holds on the GPU."""
@@ -212,7 +225,7 @@ class RowProcess:
     ) -> T:
         """Calls a method of `Worker` there. RowError where it fails or the process dies."""
         try:
-            future = self._pool.submit(_call, method, *args, **kwargs)
+            future = self._pool.submit(partial(_call, method, *args, **kwargs))
         except BrokenExecutor as error:
             future = Future()
             future.set_exception(error)
@@ -292,7 +305,7 @@ class _Run:
     def __init__(self, settings: Settings, folder: Path, say: Callable[[str], None]) -> None:
         self.settings = settings
         self.bundle = bundle = Bundle.load(settings.bundle)
-        self.checkpoint = find_checkpoint(bundle, settings.checkpoint)
+        checkpoint = find_checkpoint(bundle, settings.checkpoint)
         self.folder = folder
         self.say = say
         manifest = bundle.manifest
@@ -301,7 +314,7 @@ class _Run:
             bundle=Subject(
                 manifest.name,
                 (manifest.size.height, manifest.size.width),
-                manifest.precision,
+                settings.precision or manifest.precision,
                 manifest.checkpoint.sha256,
                 sum(manifest.checkpoint.parameters.values()),
             ),
@@ -312,15 +325,14 @@ class _Run:
             clients=[],
         )
         self.reasons = {
-            row.name: unavailable(row, bundle, self.checkpoint)
+            row.name: unavailable(row, bundle, checkpoint)
             for row in ROWS
             if row in settings.rows or row.name in REFERENCES
         }
 
-    def process(self, row: Row, batch: int) -> RowProcess:
-        settings = self.settings
+    def process(self, row: Row, batch: int, settings: Settings | None = None) -> RowProcess:
         finished = self.folder / "finished.npz" if row.backend == "empty" else None
-        job = Job(row, settings.bundle, self.checkpoint, batch, settings.threads, finished)
+        job = Job(row, batch, settings or self.settings, finished)
         return RowProcess(job, self.folder / f"{row.name}.log")
 
     def measure_batch(self, batch: int) -> None:
@@ -350,7 +362,7 @@ class _Run:
             finally:
                 # also what an interrupted run has measured so far
                 self.report.rows += [
-                    measurement.result(reference, self.bundle)
+                    measurement.result(reference)
                     for measurement in loaded.values()
                     if measurement.compute and measurement.end_to_end
                 ]
@@ -379,7 +391,8 @@ class _Run:
             if not self.reasons[name]:
                 row = next(row for row in ROWS if row.name == name)
                 self.report.reference = name
-                with contextlib.closing(self.process(row, batch)) as process:
+                float32 = dataclasses.replace(self.settings, precision=None)
+                with contextlib.closing(self.process(row, batch, float32)) as process:
                     process.ask(Worker.load)
                     return process.ask(Worker.outputs)
         raise InputError(
@@ -439,7 +452,7 @@ class _Measurement:
         self._process = process
         self._parts: list[dict[str, float]] = []
         self._load_s = process.ask(Worker.load)
-        self._first = process.ask(Worker.warm_up)
+        self._first_ms = process.ask(Worker.warm_up)
 
     def take_turn(self) -> None:
         self.compute.append(self._process.ask(Worker.compute))
@@ -450,19 +463,14 @@ class _Measurement:
         self.end_to_end.append(milliseconds)
         self._parts.append(parts)
 
-    def result(self, reference: Outputs, bundle: Bundle) -> Measured:
-        build_s = _engine_build_s(bundle, self.row)
-        if self.row.compile:
-            build_s = (self._first[0] - statistics.median(self.compute)) / 1000
+    def result(self, reference: Outputs) -> Measured:
         networks = None
         if "warping" in self._parts[0]:
             networks = _median([parts["warping"] + parts["regrowth"] for parts in self._parts])
         return Measured(
             *_identity(self.row, self._batch),
             load_s=round(self._load_s, 3),
-            build_s=None if build_s is None else round(build_s, 3),
-            first_call_ms=round(self._first[0], 3),
-            warm_up=WarmUp(measuring.warm_up_calls(self._first, self.compute), len(self._first)),
+            first_call_ms=round(self._first_ms, 3),
             memory=self._process.ask(Worker.memory),
             parity=Parity.of(self._process.ask(Worker.outputs), reference),
             compute=_times(self.compute, self._batch),
@@ -471,6 +479,7 @@ class _Measurement:
                 name: _median([parts[name] for parts in self._parts]) for name in self._parts[0]
             },
             warping_and_regrowth_ms=networks,
+            chain=self._process.ask(Worker.chain),
         )
 
 
@@ -488,19 +497,6 @@ def _times(samples: Sequence[float], batch: int) -> Times:
         pairs_per_s=float(f"{1000 * batch / statistics.mean(samples):.5g}"),
         samples_ms=[round(sample, 3) for sample in samples],
     )
-
-
-def _engine_build_s(bundle: Bundle, row: Row) -> float | None:
-    """How long a bundle's engines took to build, by their record; None where a row has none."""
-    found = [
-        engines.record
-        for engines in list_engines(bundle)
-        if engines.record.backend == row.backend
-        and (row.plugin is None or (engines.record.plugin is not None) == row.plugin)
-    ]
-    if len(found) != 1:
-        return None
-    return sum(stage.build_seconds for stage in found[0].stages.values())
 
 
 def _shortened(text: str, length: int = 400) -> str:

@@ -98,21 +98,6 @@ def quantiles(samples: Sequence[float]) -> dict[str, float]:
     return {name: round(float(value), 4) for name, value in zip(names, figures, strict=True)}
 
 
-def warm_up_calls(first: Sequence[float], steady: Sequence[float], window: int = 3) -> int | None:
-    """How many calls came before the times were those of the steady state.
-
-    The state is steady from the first call on that, like the median of the window it begins, takes
-    at most the p90 of `steady`, or 1.1 times its p50 where that is more. None where `first`, the
-    times of the first calls in order, has none.
-    """
-    p50, p90 = np.quantile(steady, (0.5, 0.9))
-    limit = max(p90, 1.1 * p50)
-    for start in range(len(first) - window + 1):
-        if max(first[start], statistics.median(first[start : start + window])) <= limit:
-            return start
-    return None
-
-
 def write_json(path: Path, result: Struct | Mapping[str, object]) -> None:
     """Writes a result, whole or not at all; a list of numbers takes one line. OutputError."""
     text = msgspec.json.format(msgspec.json.encode(result), indent=2).decode()

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta, Struct
 
+from garment_transfer.benchmarks.chain import ChainTimes
 from garment_transfer.benchmarks.measuring import Environment
 from garment_transfer.bundle import Code, InputError, InvalidFile, read_struct
 
@@ -48,13 +49,6 @@ class Clients(Latency, kw_only=True):
     label: str
     clients: int
     calls: int
-
-
-class WarmUp(Struct):
-    """How many of the first calls were slower than the later ones; None: all that were tried."""
-
-    calls: int | None
-    tried: int
 
 
 class Memory(Struct):
@@ -106,12 +100,10 @@ class RowResult(Struct, tag_field="status"):
 
 
 class Measured(RowResult, tag="measured"):
-    """What was measured. `build_s` is of TensorRT engines, or of torch's compiler."""
+    """What was measured. In the first call some backends compile."""
 
     load_s: float
-    build_s: float | None
     first_call_ms: float
-    warm_up: WarmUp
     memory: Memory
     parity: Parity
     compute: Times
@@ -119,6 +111,7 @@ class Measured(RowResult, tag="measured"):
     parts_ms: dict[str, float]
     #: What the field publishes as the time of the networks; None for a chain on a GPU.
     warping_and_regrowth_ms: float | None
+    chain: ChainTimes | None = None
 
     @property
     def wrong(self) -> bool:

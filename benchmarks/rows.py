@@ -23,6 +23,7 @@ from garment_transfer.bundle import (
     Bundle,
     Code,
     InputError,
+    Precision,
     Signature,
     Stage,
     contract,
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
     import torch
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
+Device = Literal["cpu", "cuda"]
+
+#: The peers by device, each as it is and compiled in two ways; with float16 or without.
+_PEERS: Final[tuple[tuple[Device, bool], ...]] = (("cpu", False), ("cuda", False), ("cuda", True))
 
 
 @dataclass(frozen=True)
@@ -52,14 +57,14 @@ class Row:
     name: str
     label: str
     backend: str
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: Device = "cpu"
     load: Mapping[str, bool | str] = field(default_factory=dict)
     plugin: bool | None = None
     compile: str = ""
     float16: bool = False
 
 
-def _peer(device: Literal["cpu", "cuda"], compile: str, float16: bool) -> Row:
+def _peer(device: Device, compile: str, float16: bool) -> Row:
     how = {"default": "compile", "max-autotune": "compile-max-autotune"}.get(compile, "eager")
     name = ["torch", *["cuda"] * (device == "cuda"), *["float16"] * float16, how]
     label = {"default": "torch.compile", "max-autotune": "torch.compile, max-autotune"}
@@ -79,7 +84,7 @@ ROWS: Final = (
     Row("empty", "empty: a finished result is handed out", "empty"),
     *(
         _peer(device, compile, float16)
-        for device, float16 in (("cpu", False), ("cuda", False), ("cuda", True))
+        for device, float16 in _PEERS
         for compile in ("", "default", "max-autotune")
     ),
     Row(
@@ -234,7 +239,12 @@ def _torch_unavailable(row: Row, bundle: Bundle, checkpoint: Path | None) -> str
 
 
 def load_row(
-    row: Row, bundle: Bundle, checkpoint: Path | None, threads: int, finished: Arrays
+    row: Row,
+    bundle: Bundle,
+    checkpoint: Path | None,
+    threads: int,
+    precision: Precision | None = None,
+    finished: Arrays | None = None,
 ) -> Pipeline:
     """The pipeline of a row.
 
@@ -243,12 +253,12 @@ def load_row(
     """
     if row.backend == "empty":
         signatures = contract(bundle.manifest.size)
-        return Pipeline(bundle, {s: FinishedEngine(signatures[s], finished) for s in STAGES})
+        return Pipeline(bundle, {s: FinishedEngine(signatures[s], finished or {}) for s in STAGES})
     if row.backend == "torch":
         return Pipeline(bundle, torch_engines(row, bundle, checkpoint, threads))
     if row.device == "cpu":
-        return Pipeline.load(bundle, row.backend, threads, options=row.load)
-    return Pipeline.load(bundle, row.backend, threads, **row.load)  # type: ignore[arg-type]
+        return Pipeline.load(bundle, row.backend, threads, options=row.load, precision=precision)
+    return Pipeline.load(bundle, row.backend, threads, precision=precision, **row.load)  # type: ignore[arg-type]
 
 
 class FinishedEngine:

@@ -43,9 +43,25 @@ def tables(report: Report) -> list[Table]:
             f"Parity is against {report.reference}, float32.",
             [
                 *("batch", "row", *quantiles, "mean", "pairs/s", "end to end p50", "host MiB"),
-                *("device MiB", "load s", "build s", "warm-up calls", "labels differ", "PSNR dB"),
+                *("device MiB", "load s", "first call ms", "labels differ", "PSNR dB"),
             ],
             [_measured_cells(row) for row in report.measured],
+        ),
+        Table(
+            "Where the time of a chain on a GPU goes, from its first copy to its last:",
+            ["batch", "row", "host us", "GPU ms", "no kernel runs", "CUDA graph"],
+            [
+                [
+                    str(row.batch),
+                    row.label,
+                    f"{row.chain.host_us:.1f}",
+                    f"{row.chain.gpu_ms:.3f}",
+                    "-" if row.chain.idle is None else f"{row.chain.idle:.1%}",
+                    "yes" if row.chain.replays else "no",
+                ]
+                for row in report.measured
+                if row.chain
+            ],
         ),
         Table(
             "Threads that share one pipeline, batch 1:",
@@ -203,7 +219,6 @@ def write_page(report: Report, path: Path) -> None:
 
 def _measured_cells(row: Measured) -> list[str]:
     compute, memory, psnr = row.compute, row.memory, row.parity.image_psnr_db
-    calls = row.warm_up.calls
     return [
         str(row.batch),
         row.label + (" (WRONG)" if row.wrong else ""),
@@ -213,8 +228,7 @@ def _measured_cells(row: Measured) -> list[str]:
         f"{memory.host_mib:.0f}",
         "-" if memory.device_mib is None else f"{memory.device_mib:.0f}",
         f"{row.load_s:.2f}",
-        "-" if row.build_s is None else f"{row.build_s:.1f}",
-        f"> {row.warm_up.tried}" if calls is None else str(calls),
+        f"{row.first_call_ms:.0f}",
         f"{row.parity.labels_differ:.2%}",
         "equal" if psnr is None else f"{psnr:.1f}",
     ]

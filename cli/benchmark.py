@@ -12,6 +12,7 @@ from garment_transfer.cli.options import COUNTS
 
 if TYPE_CHECKING:
     from garment_transfer.benchmarks.report import Report
+    from garment_transfer.bundle import Precision
 
 _PATH = click.Path(path_type=Path)
 
@@ -31,6 +32,11 @@ _PATH = click.Path(path_type=Path)
 )
 @click.option("--clients", type=COUNTS, help="Threads that share a pipeline, such as 1,2,4,8.")
 @click.option("--checkpoint", type=_PATH, help="Checkpoint of the bundle, for the torch rows.")
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "float16"]),
+    help="Of the bundle's graphs; default: its main one.",
+)
 @click.option("--json", "json_file", type=_PATH, help="Write the result here.")
 @click.option("--plot", "plot_file", type=_PATH, help="Write a plot here.")
 @click.option("--html", "html_file", type=_PATH, help="Write a page with everything here.")
@@ -44,6 +50,7 @@ def command(
     rounds: int,
     clients: tuple[int, ...] | None,
     checkpoint: Path | None,
+    precision: Precision | None,
     json_file: Path | None,
     plot_file: Path | None,
     html_file: Path | None,
@@ -74,6 +81,7 @@ def command(
         rounds=rounds,
         clients=clients or (),
         checkpoint=checkpoint,
+        precision=precision,
         named=frozenset(part.strip() for part in backends.split(",")),
     )
 

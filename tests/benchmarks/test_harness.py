@@ -14,7 +14,14 @@ import pytest
 from click.testing import CliRunner
 
 from garment_transfer.benchmarks import rows as rows_module
-from garment_transfer.benchmarks.harness import Job, RowError, RowProcess, Worker, rounds_for
+from garment_transfer.benchmarks.harness import (
+    Job,
+    RowError,
+    RowProcess,
+    Settings,
+    Worker,
+    rounds_for,
+)
 from garment_transfer.benchmarks.measuring import git_revision
 from garment_transfer.benchmarks.report import Parity, read_report
 from garment_transfer.benchmarks.rows import ROWS, find_checkpoint, select_rows
@@ -112,12 +119,13 @@ def test_interrupted_run_keeps_finished_rows(tiny_bundle, tmp_path):
     assert 4 not in {row.batch for row in report.rows}
 
 
-def row_named(name):
-    return next(row for row in ROWS if row.name == name)
+def job_of(name, bundle):
+    row = next(row for row in ROWS if row.name == name)
+    return Job(row, 1, Settings(bundle, [row]))
 
 
 def test_a_process_that_dies_is_a_row_with_a_reason(tiny_bundle, tmp_path):
-    job = Job(row_named("onnxruntime-standard"), tiny_bundle, None, 1, 1)
+    job = job_of("onnxruntime-standard", tiny_bundle)
     with contextlib.closing(RowProcess(job, tmp_path / "log")) as process:
         process.ask(Worker.load)
         os.kill(process.pid, signal.SIGKILL)
@@ -127,8 +135,7 @@ def test_a_process_that_dies_is_a_row_with_a_reason(tiny_bundle, tmp_path):
 
 
 def test_a_row_that_fails_says_what_the_runtime_said(tiny_bundle, tmp_path):
-    job = Job(row_named("torch-eager"), tiny_bundle, None, 1, 1)
-    process = RowProcess(job, tmp_path / "log")
+    process = RowProcess(job_of("torch-eager", tiny_bundle), tmp_path / "log")
     with contextlib.closing(process), pytest.raises(RowError, match="needs the checkpoint"):
         process.ask(Worker.load)
 

@@ -3,15 +3,11 @@
 import itertools
 from collections import Counter
 
-import numpy as np
-import pytest
-
 from garment_transfer.benchmarks.measuring import (
     in_turn,
     interleaved,
     medians,
     quantiles,
-    warm_up_calls,
 )
 
 
@@ -47,16 +43,3 @@ def test_every_run_is_timed_as_often_and_after_an_untimed_one():
 def test_quantiles():
     samples = list(range(101))
     assert quantiles(samples) == {"p50_ms": 50, "p90_ms": 90, "p99_ms": 99, "mean_ms": 50}
-
-
-@pytest.mark.parametrize(
-    ("first", "expected"),
-    [
-        ([90, 40, 20, 10, 10, 10, 10], 3),
-        ([10, 10, 10, 10], 0),
-        ([90, 90, 90, 90], None),
-        ([10, 30, 10, 10], 0),  # one slow call in the steady state is no warm-up
-    ],
-)
-def test_warm_up(first, expected):
-    assert warm_up_calls(first, np.array([10.0, 10.1, 9.9, 10.0])) == expected
