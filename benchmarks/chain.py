@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.util
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
 from msgspec import Struct
 
-from garment_transfer.runtime.cuda import Session
+if TYPE_CHECKING:
+    from garment_transfer.runtime.backends import Arrays
+    from garment_transfer.runtime.cuda import Session
 
 _WARM_UP = 10
 
@@ -31,9 +32,7 @@ class ChainTimes(Struct):
     idle: float | None
 
 
-def chain_times(
-    session: Session, inputs: Mapping[str, npt.NDArray[np.generic]], rounds: int = 100
-) -> ChainTimes | None:
+def chain_times(session: Session, inputs: Arrays, rounds: int = 100) -> ChainTimes | None:
     """Medians of a session's transfers of host arrays; None without torch, which has the events."""
     if importlib.util.find_spec("torch") is None:
         return None

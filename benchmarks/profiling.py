@@ -10,12 +10,13 @@ import json
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -30,18 +31,12 @@ from garment_transfer.bundle import (
 )
 from garment_transfer.kernels.driver import checked, driver
 from garment_transfer.runtime import Person, Pipeline, sample_people
-from garment_transfer.runtime.backends import (
-    DeviceBackend,
-    DeviceOptions,
-    Engine,
-    find_backend,
-)
-from garment_transfer.runtime.cuda import Chain, Context, Engine as DeviceEngine
+from garment_transfer.runtime.backends import Arrays, HostEngine, find_backend
+from garment_transfer.runtime.cuda import Chain, Context, DeviceEngine
 
 if TYPE_CHECKING:
     from cuda.bindings.driver import CUevent
 
-Arrays = Mapping[str, npt.NDArray[np.generic]]
 Layers = Iterable[tuple[str, str, float]]
 
 #: Calls before the timed ones, at most as many as those.
@@ -212,10 +207,13 @@ class _TimedEngine:
     """An engine whose runs are spans, with the layers that `layers` tells of the last run."""
 
     def __init__(
-        self, stage: str, engine: Engine, spans: list[Span], layers: Callable[[], Layers] = tuple
+        self,
+        stage: str,
+        engine: HostEngine,
+        spans: list[Span],
+        layers: Callable[[], Layers] = tuple,
     ) -> None:
-        self.inputs = engine.inputs
-        self.outputs = engine.outputs
+        self.signature = engine.signature
         self._stage = stage
         self._engine = engine
         self._spans = spans
@@ -237,16 +235,8 @@ def _onnxruntime(row: Row, bundle: Bundle, threads: int, spans: list[Span]) -> I
     from garment_transfer.runtime.backends import onnxruntime
 
     with tempfile.TemporaryDirectory(prefix="garment-transfer-") as folder:
-        engines = {
-            stage: onnxruntime.load(
-                bundle.graph_path(stage),
-                bundle.manifest.graphs[stage],
-                threads,
-                kernel=bool(row.load["kernel"]),
-                profile=str(Path(folder, stage)),
-            )
-            for stage in STAGES
-        }
+        given = {**row.load, "threads": threads, "profile": f"{folder}/"}
+        engines = onnxruntime.load(bundle, None, msgspec.convert(given, onnxruntime.Options))
         timed = {stage: _TimedEngine(stage, engine, spans) for stage, engine in engines.items()}
         yield Pipeline(bundle, timed)
         for stage, engine in engines.items():
@@ -263,16 +253,8 @@ def _onnxruntime(row: Row, bundle: Bundle, threads: int, spans: list[Span]) -> I
 def _openvino(row: Row, bundle: Bundle, threads: int, spans: list[Span]) -> Iterator[Pipeline]:
     from garment_transfer.runtime.backends import openvino
 
-    engines = {
-        stage: openvino.load(
-            bundle.graph_path(stage),
-            bundle.manifest.graphs[stage],
-            threads,
-            profiling=True,
-            **row.load,
-        )
-        for stage in STAGES
-    }
+    given = {**row.load, "threads": threads, "profiling": True}
+    engines = openvino.load(bundle, None, msgspec.convert(given, openvino.Options))
     timed = {
         stage: _TimedEngine(stage, engine, spans, engine.layers)
         for stage, engine in engines.items()
@@ -318,8 +300,10 @@ def _torch(
 @contextmanager
 def _chain(row: Row, bundle: Bundle, threads: int, spans: list[Span]) -> Iterator[Pipeline]:
     # a captured graph is one launch, in which neither stages nor layers can be told
-    options = DeviceOptions(sessions=1, graphs=False, threads=threads)
-    chain = cast(DeviceBackend, find_backend(row.backend)).load(bundle, options)
+    launches = {"graphs": False} if "graphs" in row.load else {"threads": threads}
+    backend = find_backend(row.backend)
+    chain = backend.load(bundle, None, backend.make_options({"sessions": 1, **launches}))
+    assert isinstance(chain, Chain)
     events = {stage: _EventEngine(stage, engine) for stage, engine in chain.engines.items()}
     timed = Chain(chain.device, events, sessions=1, graphs=False)
     with Pipeline(bundle, timed) as pipeline:
@@ -333,7 +317,7 @@ class _EventEngine:
     """An engine of a chain whose runs are timed by CUDA events on its stream."""
 
     def __init__(self, stage: str, engine: DeviceEngine) -> None:
-        self.inputs, self.outputs = engine.inputs, engine.outputs
+        self.signature = engine.signature
         self.check_batch = engine.check_batch
         self._stage = stage
         self._engine = engine

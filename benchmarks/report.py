@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import numpy as np
-import numpy.typing as npt
 from msgspec import Meta, Struct
 
 from garment_transfer.benchmarks.chain import ChainTimes
 from garment_transfer.benchmarks.measuring import Environment
 from garment_transfer.bundle import Code, InputError, InvalidFile, read_struct
+from garment_transfer.runtime.backends import Arrays
 
 SCHEMA_VERSION: Final = 1
 
@@ -23,7 +22,6 @@ WRONG_LABELS: Final = 0.01
 WRONG_PSNR_DB: Final = 30.0
 
 Milliseconds = Annotated[float, Meta(gt=0)]
-Arrays = Mapping[str, npt.NDArray[np.generic]]
 
 
 class Latency(Struct, kw_only=True):

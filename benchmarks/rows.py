@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from garment_transfer.bundle import (
+    ENGINE_BACKENDS,
     STAGES,
     BackendError,
     Bundle,
@@ -31,12 +32,11 @@ from garment_transfer.bundle import (
     sha256_of,
 )
 from garment_transfer.runtime import Pipeline
-from garment_transfer.runtime.backends import find_backend
+from garment_transfer.runtime.backends import Arrays, find_backend
 
 if TYPE_CHECKING:
     import torch
 
-Arrays = Mapping[str, npt.NDArray[np.generic]]
 Device = Literal["cpu", "cuda"]
 
 #: The peers by device, each as it is and compiled in two ways; with float16 or without.
@@ -58,7 +58,7 @@ class Row:
     label: str
     backend: str
     device: Device = "cpu"
-    load: Mapping[str, bool | str] = field(default_factory=dict)
+    load: Mapping[str, bool | int | str] = field(default_factory=dict)
     plugin: bool | None = None
     compile: str = ""
     float16: bool = False
@@ -198,7 +198,7 @@ def unavailable(row: Row, bundle: Bundle, checkpoint: Path | None) -> str:
     except BackendError as error:
         return str(error)
     if not status.available:
-        return f"{status.reason}; {status.remedy}"
+        return f"{status.reason}; {status.fix}"
     if row.load.get("kernel"):
         from garment_transfer.runtime.backends.onnxruntime import kernel_problem
 
@@ -256,18 +256,18 @@ def load_row(
         return Pipeline(bundle, {s: FinishedEngine(signatures[s], finished or {}) for s in STAGES})
     if row.backend == "torch":
         return Pipeline(bundle, torch_engines(row, bundle, checkpoint, threads))
-    if row.device == "cpu":
-        return Pipeline.load(bundle, row.backend, threads, options=row.load, precision=precision)
-    return Pipeline.load(bundle, row.backend, threads, precision=precision, **row.load)  # type: ignore[arg-type]
+    options = dict(row.load)
+    if row.backend not in ENGINE_BACKENDS:
+        options["threads"] = threads
+    return Pipeline.load(bundle, row.backend, precision=precision, **options)
 
 
 class FinishedEngine:
     """Gives what it was told to, whatever it is given: the cost of everything but the networks."""
 
     def __init__(self, signature: Signature, finished: Arrays) -> None:
-        self.inputs = signature.inputs
-        self.outputs = signature.outputs
-        self._finished = {tensor.name: finished[tensor.name] for tensor in self.outputs}
+        self.signature = signature
+        self._finished = {tensor.name: finished[tensor.name] for tensor in signature.outputs}
 
     def run(self, inputs: Arrays) -> dict[str, npt.NDArray[np.generic]]:
         """The finished outputs."""
@@ -287,8 +287,7 @@ class TorchEngine:
             torch.compile(network, mode=row.compile, dynamic=False) if row.compile else network
         )
         self._row = row
-        self.inputs = signature.inputs
-        self.outputs = signature.outputs
+        self.signature = signature
 
     def run(self, inputs: Arrays) -> dict[str, npt.NDArray[np.generic]]:
         """Runs the network; new arrays come back."""
@@ -297,14 +296,14 @@ class TorchEngine:
         device = self._row.device
         values = [
             torch.from_numpy(np.require(inputs[tensor.name], requirements=["C", "W"])).to(device)
-            for tensor in self.inputs
+            for tensor in self.signature.inputs
         ]
         with torch.inference_mode(), torch.autocast(device, torch.float16, self._row.float16):
             result = self._network(*values)
         results = result if isinstance(result, tuple) else (result,)
         return {
             tensor.name: value.to("cpu", getattr(torch, tensor.dtype)).numpy()
-            for tensor, value in zip(self.outputs, results, strict=True)
+            for tensor, value in zip(self.signature.outputs, results, strict=True)
         }
 
 
