@@ -33,10 +33,13 @@ class ChainTimes(Struct):
 
 
 def chain_times(session: Session, inputs: Arrays, rounds: int = 100) -> ChainTimes | None:
-    """Medians of a session's transfers of host arrays; None without torch, which has the events."""
+    """Medians of a session's transfers of host arrays; None without torch for CUDA."""
     if importlib.util.find_spec("torch") is None:
         return None
     import torch
+
+    if not torch.cuda.is_available():
+        return None
 
     stream = torch.cuda.ExternalStream(session.stream)
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))

@@ -16,7 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
@@ -113,6 +113,10 @@ class Worker:
         self._job = job
         self._last_ms = 0.0
         self._pipeline: Pipeline
+
+    def pid(self) -> int:
+        """The process's id."""
+        return os.getpid()
 
     def load(self) -> float:
         """Loads the row; returns how long that took, in seconds."""
@@ -218,34 +222,26 @@ class RowProcess:
         # a fork would share libraries' threads and the parent's memory
         spawn = multiprocessing.get_context("spawn")
         self._pool = ProcessPoolExecutor(1, spawn, _start, (job, log))
-        self.pid = self._result("start", self._pool.submit(os.getpid))
+        self.pid = self.ask(Worker.pid)
 
     def ask(
         self, method: Callable[Concatenate[Worker, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Calls a method of `Worker` there. RowError where it fails or the process dies."""
         try:
-            future = self._pool.submit(partial(_call, method, *args, **kwargs))
-        except BrokenExecutor as error:
-            future = Future()
-            future.set_exception(error)
-        return self._result(method.__name__, future)
-
-    def close(self) -> None:
-        """Ends the process, whatever it is doing."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
-        self._pool.shutdown()
-
-    def _result(self, name: str, future: Future[T]) -> T:
-        try:
-            return future.result()
+            return self._pool.submit(partial(_call, method, *args, **kwargs)).result()
         except BrokenExecutor:
             text = self._log.read_text("utf-8", "replace").strip() if self._log.exists() else ""
             last = text.splitlines()[-1] if text else "it printed nothing"
-            raise RowError(
-                Code.RUN_FAILED, _shortened(f"its process ended in {name}: {last}")
-            ) from None
+            what = _shortened(f"its process ended in {method.__name__}: {last}")
+            raise RowError(Code.RUN_FAILED, what) from None
+
+    def close(self) -> None:
+        """Ends the process, whatever it is doing."""
+        for child in multiprocessing.active_children():
+            if child.pid == self.pid:
+                child.kill()
+        self._pool.shutdown()
 
 
 _worker: Worker
@@ -349,7 +345,7 @@ class _Run:
                     loaded[row.name] = _Measurement(row, batch, process)
                 except RowError as error:
                     process.close()
-                    self.report.rows.append(Failed(*_identity(row, batch), str(error)))
+                    self.fail(row, batch, error)
             rounds = rounds_for(batch, self.settings.rounds)
             self.say(f"batch {batch}: {rounds} rounds of {', '.join(loaded)}")
             try:
@@ -357,17 +353,20 @@ class _Run:
                     try:
                         loaded[name].take_turn()
                     except RowError as error:
-                        row = loaded.pop(name).row
-                        self.report.rows.append(Failed(*_identity(row, batch), str(error)))
+                        self.fail(loaded.pop(name).row, batch, error)
             finally:
                 # also what an interrupted run has measured so far
-                self.report.rows += [
-                    measurement.result(reference)
-                    for measurement in loaded.values()
-                    if measurement.compute and measurement.end_to_end
-                ]
+                for measurement in loaded.values():
+                    if measurement.compute and measurement.end_to_end:
+                        try:
+                            self.report.rows.append(measurement.result(reference))
+                        except RowError as error:
+                            self.fail(measurement.row, batch, error)
                 order = [row.name for row in ROWS]
                 self.report.rows.sort(key=lambda row: (row.batch, order.index(row.name)))
+
+    def fail(self, row: Row, batch: int, error: RowError) -> None:
+        self.report.rows.append(Failed(*_identity(row, batch), str(error)))
 
     def can_run(self, row: Row, batch: int) -> bool:
         """Whether a row is measured at a batch size; the report says why not."""
