@@ -46,7 +46,7 @@ class Row:
     """A way to train: `phases`, each for the steps of those of the method that it stands for."""
 
     phases: Mapping[str, Sequence[str]]
-    weights: Mapping[str, float | str] = field(default_factory=dict)
+    weights: Mapping[str, Any] = field(default_factory=dict)
     preset: str | None = None
 
 

@@ -301,8 +301,7 @@ def _torch(
 def _chain(row: Row, bundle: Bundle, threads: int, spans: list[Span]) -> Iterator[Pipeline]:
     # a captured graph is one launch, in which neither stages nor layers can be told
     launches = {"graphs": False} if "graphs" in row.load else {"threads": threads}
-    backend = find_backend(row.backend)
-    chain = backend.load(bundle, None, backend.make_options({"sessions": 1, **launches}))
+    chain = find_backend(row.backend).load(bundle, None, {"sessions": 1, **launches})
     assert isinstance(chain, Chain)
     events = {stage: _EventEngine(stage, engine) for stage, engine in chain.engines.items()}
     timed = Chain(chain.device, events, sessions=1, graphs=False)
