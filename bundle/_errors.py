@@ -24,6 +24,7 @@ class Code(StrEnum):
     IMAGE_UNREADABLE = "image_unreadable"  #: not an image, or not a whole one
     IMAGE_MODE = "image_mode"  #: colours where ids belong, or the other way round
     IMAGE_SIZE = "image_size"  #: empty, or more pixels than allowed
+    PERSON_MISSING = "person_missing"  #: not a folder
     PERSON_INCOMPLETE = "person_incomplete"  #: a folder without one of its files
     PERSON_AMBIGUOUS = "person_ambiguous"  #: two files of one kind
     META_INVALID = "meta_invalid"  #: meta.json is not JSON, or lacks a name
