@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 import torch
 from numpy.typing import NDArray
 
@@ -85,10 +86,10 @@ def train_row(config: RunConfig, name: str, data: Path, folder: Path) -> dict[st
     row, full = ROWS[name], folder / FULL.replace(" ", "-")
     output = folder / name.replace(" ", "-")
     knowledge = {network: str(result_of(full, phase)) for network, phase in LEARNT_IN.items()}
-    config = dataclasses.replace(
+    config = msgspec.structs.replace(
         config,
         preset=row.preset or config.preset,
-        weights=dataclasses.replace(config.weights, **row.weights),
+        weights=msgspec.structs.replace(config.weights, **row.weights),
         knowledge=knowledge,
     )
     stages = load_checkpoint(full / CHECKPOINT)[1] if name != FULL else {}
@@ -118,7 +119,7 @@ def ablation(
     done = {(row["name"], row["seed"]) for row in report["rows"]}
     pairs = list(pairs)
     for seed in seeds:
-        own = dataclasses.replace(config, seed=seed)
+        own = msgspec.structs.replace(config, seed=seed)
         for name in rows:
             if (name, seed) in done:
                 continue

@@ -38,6 +38,7 @@ class Code(StrEnum):
     PAIRS_INVALID = "pairs_invalid"  #: a list of pairs that cannot be read
     MAP_MODEL_INVALID = "map_model_invalid"  #: a parser or DensePose model, or its description
     CONFIG_INVALID = "config_invalid"  #: a configuration file or data set of a training
+    TRAINING_DIVERGED = "training_diverged"  #: a loss or gradient that is not finite
     RESULT_INVALID = "result_invalid"  #: not a result of the benchmark
     # where results go
     OUTPUT_FORMAT = "output_format"  #: no picture format, or one that holds fewer pixels

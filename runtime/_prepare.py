@@ -6,7 +6,6 @@ for `parser.onnx`, which `ParserDescription` and `DensePoseDescription` define.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,6 +37,7 @@ from garment_transfer.runtime.photos import (
     Person,
     read_rgb,
     resize,
+    write_meta,
 )
 
 _NUMPY: Final = {"uint8": np.uint8, "float32": np.float32, "tensor(float16)": np.float16}
@@ -541,8 +541,7 @@ def prepare(photo: Path, folder: Path, parser: Parser, densepose: DensePose) -> 
             Image.fromarray(image).save(temporary / "image.png")
         Image.fromarray(ids).save(temporary / "parse.png")
         Image.fromarray(iuv).save(temporary / "densepose.png")
-        meta = {"parse": parser.label_set, "densepose": "iuv-png"}
-        (temporary / "meta.json").write_text(json.dumps(meta) + "\n", encoding="utf-8")
+        write_meta(temporary / "meta.json", parser.label_set, "iuv-png")
     return person
 
 

@@ -33,4 +33,5 @@ from garment_transfer.runtime.photos._parsing import (
 from garment_transfer.runtime.photos._person import (
     Person as Person,
     read_meta as read_meta,
+    write_meta as write_meta,
 )

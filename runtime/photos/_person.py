@@ -12,6 +12,7 @@ Neither the label set nor the encoding can be told from the pixels, so both are 
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -23,7 +24,15 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from garment_transfer.bundle import CLASSES, GARMENT, LABEL_SETS, Code, InputError, label_set
+from garment_transfer.bundle import (
+    CLASSES,
+    GARMENT,
+    LABEL_SETS,
+    Code,
+    InputError,
+    label_set,
+    replacing,
+)
 from garment_transfer.runtime.photos._densepose import (
     ENCODINGS,
     MIN_SHARE,
@@ -284,6 +293,13 @@ def read_meta(
         _name(path, "parse", meta.parse, label_set, LABEL_SETS),
         _name(path, "densepose", meta.densepose, densepose_encoding, ENCODINGS),
     )
+
+
+def write_meta(path: Path, label_set: str, densepose_encoding: str) -> None:
+    """Writes a `meta.json` that `read_meta` reads. Raises OutputError where it cannot."""
+    with replacing(path) as temporary:
+        meta = {"parse": label_set, "densepose": densepose_encoding}
+        temporary.write_text(json.dumps(meta) + "\n", encoding="utf-8")
 
 
 class _Meta(msgspec.Struct):

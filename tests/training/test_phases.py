@@ -254,18 +254,21 @@ def test_all_problems_of_a_data_set_are_listed_at_once(viton, tmp_path):
     with pytest.raises(InputError) as error:
         open_photos(broken)
     message = str(error.value)
-    for due in (
+    for problem in (
         "6 problems",
-        "unknown densepose 'guessed'; available: iuv, iuv-png, parula",
+        "unknown name 'guessed'; expected one of iuv, iuv-png, parula",
         "cloth/000000_1 or 000000_0.* is missing",
         "densepose/000001_0.* is missing",
         "image/000002_0.png is 32x64, most are 64x64",
         "cloth-mask/000003_1.png cannot be read",
-        "000003_0.png has ids that label set classes7 does not know: 19",
+        "000003_0.png has ids that label set classes7 does not have: 19",
     ):
-        assert due in message
-    with pytest.raises(InputError, match="unknown parse 'viton'; available: atr18, cihp20"):
+        assert problem in message
+    with pytest.raises(InputError, match="unknown name 'viton'; expected one of atr18"):
         open_photos(viton, label_set="viton")
+    (broken / "meta.json").write_text("[]")  # also where assertions are off
+    with pytest.raises(InputError, match=r"meta\.json cannot be read"):
+        open_photos(broken)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no photos"):
         open_photos(tmp_path / "empty")
