@@ -315,7 +315,7 @@ def _knowledge(config: TrainingConfig, phase: Phase, device: torch.device) -> Kn
 
 
 def _channels_last(network: nn.Module) -> nn.Module:
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _picture(
