@@ -177,7 +177,7 @@ def main(
         torch.set_num_threads(threads)
     config = read_config(config_file)
     settings = {
-        "config": json.loads(json.dumps(dataclasses.asdict(config))),
+        "config": msgspec.to_builtins(config),
         "pairs": pairs,
         "processor": processor(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",

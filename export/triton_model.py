@@ -20,6 +20,7 @@ import triton_python_backend_utils as pb_utils
 
 from garment_transfer.bundle import GarmentTransferError, InputError
 from garment_transfer.runtime import Pipeline
+from garment_transfer.runtime.backends import DEVICE_BACKENDS
 from garment_transfer.runtime.photos import Person
 
 _Arrays = dict[str, npt.NDArray[Any]]
@@ -46,14 +47,14 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
         folder = Path(args["model_repository"])
-        threads = parameters.get("threads")
+        threads, device = parameters.get("threads"), args["model_instance_device_id"]
         try:
             self._pipeline = Pipeline.load(
                 folder / args["model_version"] / "bundle",
                 parameters["backend"],
-                int(threads) if threads else None,
                 precision=parameters.get("precision"),
-                device=int(args["model_instance_device_id"]),
+                **({"threads": int(threads)} if threads else {}),
+                **({"device": int(device)} if parameters["backend"] in DEVICE_BACKENDS else {}),
             )
             # Triton's own warm-up comes next, and Triton 2.51 crashes where that fails. Here a
             # failure only keeps the model from loading.

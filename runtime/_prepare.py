@@ -251,7 +251,7 @@ class _MapModel:
         self._input = description.input
         self._engine = engine
         self._tensor = self._find_input()
-        given = [tensor.name for tensor in engine.outputs]
+        given = [tensor.name for tensor in engine.signature.outputs]
         for key in ("name", "parts", "u", "v", "coarse", "boxes", "scores"):
             name: str | None = getattr(description.output, key, None)
             if name is not None and name not in given:
@@ -294,7 +294,7 @@ class _MapModel:
 
     def _find_input(self) -> Tensor:
         """The input that takes the photo, compared with the description."""
-        inputs = {tensor.name: tensor for tensor in self._engine.inputs}
+        inputs = {tensor.name: tensor for tensor in self._engine.signature.inputs}
         name = self._input.name or next(iter(inputs))
         if name not in inputs or len(inputs) > 1:
             raise _invalid(
