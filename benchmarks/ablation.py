@@ -177,7 +177,7 @@ def main(
         torch.set_num_threads(threads)
     config = read_config(config_file)
     settings = {
-        "config": msgspec.to_builtins(config),
+        "config": msgspec.json.decode(msgspec.json.encode(config)),
         "pairs": pairs,
         "processor": processor(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
