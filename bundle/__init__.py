@@ -34,7 +34,9 @@ from garment_transfer.bundle._files import (
     schema_error as schema_error,
 )
 from garment_transfer.bundle._json import (
+    InvalidFile as InvalidFile,
     now as now,
+    read_struct as read_struct,
 )
 from garment_transfer.bundle._labels import (
     BACKGROUND as BACKGROUND,
