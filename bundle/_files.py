@@ -108,20 +108,6 @@ def read_json(path: Path) -> Any:
         raise ValueError("brackets are nested too deeply") from None
 
 
-def schema_error(fields: Any, schema: str, package: str) -> str | None:  # TRANSITION
-    import importlib.resources
-
-    import jsonschema
-
-    text = importlib.resources.files(package).joinpath(schema).read_text(encoding="utf-8")
-    error = jsonschema.exceptions.best_match(
-        jsonschema.Draft202012Validator(json.loads(text)).iter_errors(fields)
-    )
-    if error is None:
-        return None
-    return f"{'.'.join(map(str, error.absolute_path)) or 'top level'}: {error.message}"
-
-
 def _target(path: Path) -> Path:
     """Where writing to `path` ends: the path itself, or what it links to."""
     if "\0" in str(path):
