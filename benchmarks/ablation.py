@@ -9,7 +9,6 @@ after a stop, it goes on with the step where it was.
 """
 
 import dataclasses
-import json
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 import torch
 
 import garment_transfer.training.config as training_config
@@ -84,10 +84,10 @@ def train_row(config: RunConfig, name: str, data: Path, folder: Path) -> dict[st
     row, full = ROWS[name], folder / FULL.replace(" ", "-")
     output = folder / name.replace(" ", "-")
     knowledge = {network: str(result_of(full, phase)) for network, phase in LEARNT_IN.items()}
-    config = dataclasses.replace(
+    config = msgspec.structs.replace(
         config,
         preset=row.preset or config.preset,
-        weights=dataclasses.replace(config.weights, **row.weights),
+        weights=msgspec.structs.replace(config.weights, **row.weights),
         knowledge=knowledge,
     )
     stages = load_checkpoint(full / CHECKPOINT)[1] if name != FULL else {}
@@ -142,7 +142,7 @@ def main(
         torch.set_num_threads(threads)
     config = read_config(config_file)
     settings: dict[str, Any] = {
-        "config": json.loads(json.dumps(dataclasses.asdict(config))),
+        "config": msgspec.json.decode(msgspec.json.encode(config)),
         "pairs": pairs,
         "processor": processor(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
@@ -165,7 +165,7 @@ def main(
         if (name, seed) in done:
             continue
         start = time.monotonic()
-        own = dataclasses.replace(config, seed=seed)
+        own = msgspec.structs.replace(config, seed=seed)
         try:
             stages = train_row(own, name, work / "data", work / f"seed-{seed}")
         except GarmentTransferError as error:

@@ -31,7 +31,6 @@ from garment_transfer.bundle._files import (
     read_json as read_json,
     replacing as replacing,
     replacing_folder as replacing_folder,
-    schema_error as schema_error,
 )
 from garment_transfer.bundle._json import (
     InvalidFile as InvalidFile,
