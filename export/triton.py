@@ -159,8 +159,8 @@ def _python_model(
         # What an interrupted build left in a bundle starts with a dot.
         if path.is_file() and not any(part.startswith(".") for part in inside.parts):
             files[f"bundle/{inside}"] = path
-    people = map(Person.load, sample_people())
-    inputs = stage_inputs(*people, size)
+    person, owner = map(Person.load, sample_people())
+    inputs = stage_inputs(person, owner, size)
     return _Model(config, files, {key: array.tobytes() for key, array in inputs.items()})
 
 

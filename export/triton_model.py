@@ -81,7 +81,7 @@ class TritonPythonModel:
             if request.is_cancelled():
                 results[index] = None
                 continue
-            inputs = {
+            inputs: Arrays = {
                 name: np.from_dlpack(pb_utils.get_input_tensor_by_name(request, name))
                 for name in self._names
             }
