@@ -14,6 +14,7 @@ alone, which runs without a GPU). Its Python part, which wants an older NumPy, i
 from __future__ import annotations
 
 import contextlib
+import ctypes.util
 import functools
 import importlib.metadata
 import importlib.util
@@ -35,21 +36,22 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import click
+import onnxruntime
 import psutil
+import tritonclient.grpc as triton
 
 from garment_transfer.benchmarks.measuring import processor
 from garment_transfer.bundle import BackendError, Bundle, Code, replacing
-
-if TYPE_CHECKING:
-    from tritonclient.grpc import InferenceServerClient
+from garment_transfer.export.triton import Serving, write_repository
+from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people, stage_inputs
 
 INSTALL: Final = "pip install --no-deps nvidia-pytriton==0.7.0"
 
 _PYTHON: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
-_LIBRARY: Final = f"libpython{_PYTHON}.so.1.0"
+_LIBRARY: Final = f"python{_PYTHON}"
 
 
 @dataclass(frozen=True)
@@ -140,18 +142,12 @@ def _installed() -> tuple[Path, Path]:
     package = Path(spec.submodule_search_locations[0])
     stubs = package / "tritonserver" / "python_backend_stubs"
     stub = stubs / _PYTHON / "triton_python_backend_stub"
-    if not stub.is_file():
+    if not stub.is_file() or not (_python_libraries() or ctypes.util.find_library(_LIBRARY)):
         raise BackendError(
             Code.BACKEND_UNAVAILABLE,
-            f"the installed Triton server has no Python backend for Python {_PYTHON}",
-            expected=f"Python {', '.join(sorted(path.name for path in stubs.glob('3.*')))}",
-        )
-    system = (Path("/lib/x86_64-linux-gnu"), Path("/usr/lib64"))
-    if not _python_libraries() and not any((folder / _LIBRARY).exists() for folder in system):
-        raise BackendError(
-            Code.BACKEND_UNAVAILABLE,
-            f"Triton's Python backend needs {_LIBRARY}, and this Python has none",
-            fix="run a Python that was built with --enable-shared",
+            f"the Triton server's Python backend does not run in this Python {_PYTHON}",
+            expected=f"one of {', '.join(sorted(path.name for path in stubs.glob('3.*')))} that "
+            "was built with --enable-shared",
         )
     return package, stub
 
@@ -159,7 +155,7 @@ def _installed() -> tuple[Path, Path]:
 def _python_libraries() -> str:
     """The folder of this Python's shared library; empty where it has none of its own."""
     folder = sysconfig.get_config_var("LIBDIR") or ""
-    return folder if Path(folder, _LIBRARY).exists() else ""
+    return folder if Path(folder, f"lib{_LIBRARY}.so.1.0").exists() else ""
 
 
 def _free_ports(count: int) -> list[int]:
@@ -193,18 +189,6 @@ def main(
     seconds: float, turn: float, concurrency: int, threads: int, json_file: Path | None
 ) -> None:
     """Throughput of Triton with one instance, its latency under load, the batches it forms."""
-    import onnxruntime
-    import tritonclient.grpc as triton
-
-    from garment_transfer.export.triton import Serving, write_repository
-    from garment_transfer.runtime import (
-        Person,
-        Pipeline,
-        sample_bundle,
-        sample_people,
-        stage_inputs,
-    )
-
     pipeline = Pipeline.load(sample_bundle(), threads=threads)
     person, owner = (Person.load(folder) for folder in sample_people())
     arrays = {k: v[None] for k, v in stage_inputs(person, owner, pipeline.size).items()}
@@ -213,11 +197,8 @@ def main(
         inputs.append(triton.InferInput(name, list(array.shape), "UINT8"))
         inputs[-1].set_data_from_numpy(array)
 
-    def infer(client: InferenceServerClient) -> None:
+    def infer(client: triton.InferenceServerClient) -> None:
         client.infer("garment_transfer", inputs).as_numpy("image")
-
-    def loop() -> None:
-        pipeline.run(arrays)
 
     serving = Serving()
     turns = max(1, round(seconds / turn))
@@ -232,8 +213,8 @@ def main(
             stack.enter_context(triton.InferenceServerClient(server.grpc))
             for _ in range(concurrency)
         ]
-        calls: dict[str, list[Callable[[], None]]] = {
-            "loop": [loop],
+        calls: dict[str, list[Callable[[], object]]] = {
+            "loop": [functools.partial(pipeline.run, arrays)],
             "triton": [functools.partial(infer, client) for client in clients],
         }
         for name in calls:
@@ -291,11 +272,11 @@ def main(
             temporary.write_text(text, encoding="utf-8")
 
 
-def _repeat(calls: Sequence[Callable[[], None]], seconds: float) -> list[float]:
+def _repeat(calls: Sequence[Callable[[], object]], seconds: float) -> list[float]:
     """Milliseconds of every call within some seconds, each of `calls` in a thread of its own."""
     deadline = time.perf_counter() + seconds
 
-    def repeat(call: Callable[[], None]) -> list[float]:
+    def repeat(call: Callable[[], object]) -> list[float]:
         milliseconds = []
         while (start := time.perf_counter()) < deadline:
             call()
@@ -306,7 +287,7 @@ def _repeat(calls: Sequence[Callable[[], None]], seconds: float) -> list[float]:
         return [value for values in pool.map(repeat, calls) for value in values]
 
 
-def _batches(client: InferenceServerClient) -> dict[int, int]:
+def _batches(client: triton.InferenceServerClient) -> dict[int, int]:
     """How many runs of each batch size the server has made."""
     answer = client.get_inference_statistics("garment_transfer", as_json=True)
     return {

@@ -13,24 +13,20 @@ if TYPE_CHECKING:
     from garment_transfer.bundle import Size
 
 
-@click.command("export")
+@click.command("export", context_settings={"show_default": True})
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The bundle.")
-@click.option("--size", type=SIZE, default="256x192", show_default=True, help="Divisible by 32.")
+@click.option("--size", type=SIZE, default="256x192", help="Divisible by 32.")
 @click.option(
     "--people",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="A folder of people on whom the graphs are compared with torch; the samples if not given.",
 )
-@click.option(
-    "--factory",
-    help="package.module:function that makes networks of the contract from CHECKPOINT.",
-)
+@click.option("--factory", help="package.module:function that makes networks from CHECKPOINT.")
 @click.option(
     "--precision",
     type=click.Choice(["float32", "float16"]),
     default="float32",
-    show_default=True,
     help="float16 adds float16 graphs beside the float32 ones.",
 )
 @click.option(

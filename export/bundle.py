@@ -210,11 +210,9 @@ def to_onnx(network: nn.Module, signature: Signature, size: Size) -> onnx.ModelP
         for tensor in signature.inputs
     )
     batch = torch.export.Dim("N", min=1, max=1024)
-    # they report every package that they do not find and every constant that they do not fold
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    # the exporter warns of every package that it does not find and constant that it does not fold
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -229,8 +227,7 @@ def to_onnx(network: nn.Module, signature: Signature, size: Size) -> onnx.ModelP
                 verbose=False,
             )
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(disabled)
     assert program is not None  # torch returns None only when it writes a file itself
     name_nodes(program.model)
     # paths and stack traces of this machine's source files

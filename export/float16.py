@@ -223,29 +223,22 @@ def _rounded(tensor: TensorProto, name: str) -> TensorProto:
     return numpy_helper.from_array(values.astype(np.float16), name)
 
 
-#: Round to the 11 bits of a float16, by Veltkamp's splitting of a 24-bit float32; and the largest
-#: magnitude, infinity where a value is not a number.
-_FUNCTIONS: Final = (
-    """
-    <opset_import: ["" : 18], domain: "emulation">
-    Round (x) => (rounded) {
-        factor = Constant <value_float: float = 8193.0> ()
-        scaled = Mul (x, factor)
-        rest = Sub (scaled, x)
-        rounded = Sub (scaled, rest)
-    }
-    """,
-    """
-    <opset_import: ["" : 18], domain: "emulation">
-    Largest (x) => (largest) {
-        infinity = Constant <value_float: float = inf> ()
-        nan = IsNaN (x)
-        size = Abs (x)
-        sizes = Where (nan, infinity, size)
-        largest = ReduceMax <keepdims: int = 0> (sizes)
-    }
-    """,
-)
+#: `x` rounded to the 11 bits of a float16, by Veltkamp's splitting of a 24-bit float32, and its
+#: largest magnitude, infinity where a value is not a number.
+_ROUND: Final = """
+<opset_import: ["" : 18], domain: "emulation">
+Round (x) => (rounded, largest) {
+    factor = Constant <value_float: float = 8193.0> ()
+    infinity = Constant <value_float: float = inf> ()
+    scaled = Mul (x, factor)
+    rest = Sub (scaled, x)
+    rounded = Sub (scaled, rest)
+    nan = IsNaN (x)
+    size = Abs (x)
+    sizes = Where (nan, infinity, size)
+    largest = ReduceMax <keepdims: int = 0> (sizes)
+}
+"""
 
 
 class Emulation:
@@ -275,14 +268,13 @@ class Emulation:
                 node.output[index] = exact = names.new(f"{name}_exact")
                 probe = names.new(f"{name}_largest")
                 self._probes[probe] = node.name
-                for function, output in (("Round", name), ("Largest", probe)):
-                    nodes.append(helper.make_node(function, [exact], [output], domain="emulation"))
+                nodes.append(helper.make_node("Round", [exact], [name, probe], domain="emulation"))
         for tensor in emulated.graph.initializer:
             if tensor.data_type == TensorProto.FLOAT16:
                 values = numpy_helper.to_array(tensor).astype(np.float32)
                 tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
         replace_nodes(emulated, nodes)
-        emulated.functions.extend(map(onnx.parser.parse_function, _FUNCTIONS))
+        emulated.functions.append(onnx.parser.parse_function(_ROUND))
         emulated.opset_import.append(helper.make_opsetid("emulation", 1))
         emulated.graph.output.extend(
             helper.make_tensor_value_info(probe, TensorProto.FLOAT, []) for probe in self._probes

@@ -333,19 +333,16 @@ def _check_same_model(path: Path, config: ModelConfig) -> None:
     """Raises OutputError where a model of this name with other inputs or outputs is there."""
     if not path.exists():
         return
+    names = ["backend", "platform", "input", "output"]
     try:
         found = text_format.Parse(path.read_text(encoding="utf-8"), ModelConfig())
-    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
+        names = [name for name in names if getattr(found, name) != getattr(config, name)]
+    except (OSError, UnicodeDecodeError, text_format.ParseError):
+        pass  # nobody knows what it serves
+    if names:
         raise OutputError(
             Code.OUTPUT_EXISTS,
-            f"{path} cannot be read as a model's configuration ({error})",
+            f"{path} is another model's, with another {', '.join(names)}",
+            expected="versions of one model, which share size and form",
             fix="give another --name or repository",
-        ) from error
-    for name in ("backend", "platform", "input", "output"):
-        if getattr(found, name) != getattr(config, name):
-            raise OutputError(
-                Code.OUTPUT_EXISTS,
-                f"{path} is another model's, with another {name}",
-                expected="versions of one model, which share size and form",
-                fix="give another --name or repository",
-            )
+        )
