@@ -16,7 +16,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from onnx import TensorProto, numpy_helper
-from torch import nn
+from torch import Tensor, nn
 
 from garment_transfer.bundle import STAGES, Bundle, Code, ExportError, Size, Stage, contract
 from garment_transfer.cli.main import main
@@ -214,18 +214,18 @@ def test_networks_that_are_not_ours_are_pointed_to_autocast(bundle: Bundle) -> N
 
 
 class _Parsing(nn.Module):
-    def forward(self, *maps: torch.Tensor) -> torch.Tensor:
-        person_parsing, person_densepose, garment_parsing, garment_densepose = maps
-        zero = 0 * (person_densepose.int() + garment_densepose.int())[..., 0]
-        return (person_parsing.int() + 0 * garment_parsing.int() + zero).byte()
+    def forward(self, labels: Tensor, iuv: Tensor, other: Tensor, other_iuv: Tensor) -> Tensor:
+        zero = 0 * (iuv.int() + other_iuv.int())[..., 0]
+        return (labels.int() + 0 * other.int() + zero).byte()
 
 
 class _Warping(nn.Module):
-    def forward(self, *maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        garment_image, garment_parsing, transfer_parsing, person_densepose = maps
-        zero = 0.0 * (garment_parsing.float() + transfer_parsing + person_densepose[..., 0])
+    def forward(
+        self, garment: Tensor, labels: Tensor, new_labels: Tensor, iuv: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        zero = 0.0 * (labels.float() + new_labels + iuv[..., 0])
         flow = zero[:, None].expand(-1, 2, -1, -1) + 0.0
-        return (garment_image.float() + zero[..., None]).byte(), flow
+        return (garment.float() + zero[..., None]).byte(), flow
 
 
 class _Regrowth(nn.Module):
@@ -239,12 +239,11 @@ class _Regrowth(nn.Module):
         with torch.no_grad():
             self.encoder.weight[range(3), range(3)] = scale
 
-    def forward(self, *maps: torch.Tensor) -> torch.Tensor:
-        person_image, person_parsing, transfer_parsing, warped_garment = maps
-        photo = person_image.permute(0, 3, 1, 2).float()
+    def forward(self, person: Tensor, labels: Tensor, new: Tensor, garment: Tensor) -> Tensor:
+        photo = person.permute(0, 3, 1, 2).float()
         # small differences of large numbers
         image = (self.encoder(photo) - (self._scale - 1) * photo).permute(0, 2, 3, 1)
-        zero = 0.0 * (person_parsing.float() + transfer_parsing)[..., None] * warped_garment
+        zero = 0.0 * (labels.float() + new)[..., None] * garment
         return (image + zero).clamp(0, 255).byte()
 
 
