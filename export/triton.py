@@ -22,7 +22,6 @@ from garment_transfer.bundle import (
     EngineSet,
     OutputError,
     Signature,
-    Stage,
     build_command,
     chained,
     contract,
@@ -104,20 +103,10 @@ def write_repository(
         bundle.manifest.graphs_of(precision)
         models = [_python_model(bundle, name, serving, backend, threads, precision)]
         notes = ["install garment-transfer in the Python that tritonserver runs"]
-    elif form == "onnx":
-        models = _ensemble(bundle, name, serving)
-        for stage, signature in contract(bundle.manifest.size).items():
-            config = _stage_config(f"{name}_{stage}", signature, serving, "onnxruntime", "AUTO")
-            config.default_model_filename = "model.onnx"
-            models.append(_Model(config, {"model.onnx": bundle.graph_path(stage, precision)}))
-        notes = []
     else:
-        engines = _tensorrt_engines(bundle, precision, serving)
-        models = _ensemble(bundle, name, serving)
-        for stage, signature in contract(bundle.manifest.size).items():
-            config = _stage_config(f"{name}_{stage}", signature, serving, "tensorrt", "GPU")
-            models.append(_Model(config, _plans(engines, stage, config)))
-        notes = _tensorrt_notes(engines)
+        engines = [] if form == "onnx" else _tensorrt_engines(bundle, precision, serving)
+        models = _ensemble(bundle, name, serving, precision, engines)
+        notes = _tensorrt_notes(engines) if engines else []
     _write(repository, version, models)
     return notes
 
@@ -164,11 +153,18 @@ def _python_model(
     return _Model(config, files, {key: array.tobytes() for key, array in inputs.items()})
 
 
-def _ensemble(bundle: Bundle, name: str, serving: Serving) -> list[_Model]:
-    """The model that runs the stages in a row; a list, for theirs to follow."""
+def _ensemble(
+    bundle: Bundle,
+    name: str,
+    serving: Serving,
+    precision: str | None,
+    engines: Sequence[EngineSet],
+) -> list[_Model]:
+    """The model that runs the stages in a row, and theirs: of engines, or of graphs without any."""
     signatures = contract(bundle.manifest.size)
     config = _config(name, chained(signatures.values()), serving)
     config.platform = "ensemble"
+    models = [_Model(config)]
     for stage, signature in signatures.items():
         config.ensemble_scheduling.step.add(
             model_name=f"{name}_{stage}",
@@ -176,7 +172,18 @@ def _ensemble(bundle: Bundle, name: str, serving: Serving) -> list[_Model]:
             input_map={tensor.name: tensor.name for tensor in signature.inputs},
             output_map={tensor.name: tensor.name for tensor in signature.outputs},
         )
-    return [_Model(config)]
+        backend, kind = ("tensorrt", "GPU") if engines else ("onnxruntime", "AUTO")
+        of_stage = _stage_config(f"{name}_{stage}", signature, serving, backend, kind)
+        files = {} if engines else {"model.onnx": bundle.graph_path(stage, precision)}
+        for engine_set in engines:
+            engine_set.read_plan(stage)  # compares size and hash with the record
+            (capability,) = engine_set.record.compute_capabilities
+            file = f"sm{capability.replace('.', '')}.plan"
+            files[file] = engine_set.path / engine_set.record.stages[stage].file
+            of_stage.cc_model_filenames[capability] = file
+        of_stage.default_model_filename = next(iter(files))
+        models.append(_Model(of_stage, files))
+    return models
 
 
 def _config(name: str, signature: Signature, serving: Serving) -> ModelConfig:
@@ -256,19 +263,6 @@ def _tensorrt_engines(bundle: Bundle, precision: str | None, serving: Serving) -
         engine_set.check_batch(1)
         engine_set.check_batch(serving.max_batch)
     return engines
-
-
-def _plans(engines: Sequence[EngineSet], stage: Stage, config: ModelConfig) -> dict[str, Path]:
-    """The plans of a stage by file name; `config` gets the name for each compute capability."""
-    files = {}
-    for engine_set in engines:
-        engine_set.read_plan(stage)  # compares size and hash with the record
-        (capability,) = engine_set.record.compute_capabilities
-        file = f"sm{capability.replace('.', '')}.plan"
-        files[file] = engine_set.path / engine_set.record.stages[stage].file
-        config.cc_model_filenames[capability] = file
-    config.default_model_filename = next(iter(files))
-    return files
 
 
 def _tensorrt_notes(engines: Sequence[EngineSet]) -> list[str]:
