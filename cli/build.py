@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import click
 
 from garment_transfer.cli.options import BATCH
 
 if TYPE_CHECKING:
-    from garment_transfer.bundle import Batch, PluginChoice
+    from garment_transfer.bundle import Batch, EngineBackend, PluginChoice, Precision
 
 
 @click.command("build")
@@ -50,11 +50,11 @@ if TYPE_CHECKING:
 )
 def command(
     bundle: Path,
-    backend: str,
-    precision: str,
+    backend: EngineBackend,
+    precision: Precision,
     batch: Batch,
     optimization_level: int,
-    plugin: str,
+    plugin: PluginChoice,
     device: int,
     output: Path | None,
 ) -> None:
@@ -87,7 +87,7 @@ def command(
                 precision,
                 batch=batch,
                 optimization_level=optimization_level,
-                plugin=cast("PluginChoice", plugin),
+                plugin=plugin,
                 device=device,
                 progress=progress,
             )

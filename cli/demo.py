@@ -49,7 +49,9 @@ def command(
         raise click.UsageError(
             f'--render needs the package {error.name}: run `pip install "garment-transfer[train]"`'
         ) from error
-    pipelines = {name: Pipeline.load(bundle or sample_bundle(), name, threads) for name in backends}
+    pipelines = {
+        name: Pipeline.load(bundle or sample_bundle(), name, threads=threads) for name in backends
+    }
     blocks = page(pipelines, [*built_in_people(), *rendered])
     try:
         launch(blocks, host, port, in_browser)

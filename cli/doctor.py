@@ -1,4 +1,4 @@
-"""`garment-transfer doctor`: what is installed, what can run here, and what mends the rest."""
+"""`garment-transfer doctor`: what is installed, what can run here, and what fixes the rest."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _BASE: Final = (
     ("numpy", "numpy"),
     ("cv2", "opencv-python-headless"),
     ("PIL", "pillow"),
-    ("jsonschema", "jsonschema"),
+    ("msgspec", "msgspec"),
     ("click", "click"),
     ("tqdm", "tqdm"),
 )
@@ -49,7 +49,7 @@ _BASE: Final = (
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.pass_context
 def command(context: click.Context, as_json: bool) -> None:
-    """Say what is installed, which backends can run here, and what mends those that cannot.
+    """Say what is installed, which backends can run here, and what fixes those that cannot.
 
     The exit status is 1 when a transfer cannot run.
     """
@@ -98,23 +98,23 @@ def _engines() -> dict[str, Any]:
     """What TensorRT engines can be built with and for here; `build` takes what is said here."""
     from garment_transfer.bundle import ENGINE_BACKENDS, RTX_COMPUTE_CAPABILITIES, BackendError
     from garment_transfer.kernels import tensorrt_library
-    from garment_transfer.runtime.backends.tensorrt import TensorRTBackend
+    from garment_transfer.runtime.backends.tensorrt import tensorrt_module
     from garment_transfer.runtime.cuda import CudaDevice
 
-    gpu: dict[str, Any] = {"name": None, "compute_capability": None, "reason": ""}
+    gpu: dict[str, str | None] = {"name": None, "compute_capability": None, "reason": ""}
     try:
         device = CudaDevice()
     except BackendError as error:
-        gpu["reason"] = str(error).partition(";")[0]
+        gpu["reason"] = error.what
     else:
         gpu.update(name=device.name, compute_capability=device.compute_capability)
         if device.compute_capability not in RTX_COMPUTE_CAPABILITIES:
             gpu["reason"] = "TensorRT runs on it, TensorRT-RTX does not"
     backends = []
     for name in ENGINE_BACKENDS:
-        found: dict[str, Any] = {"name": name, "version": None, "builds": False, "reason": ""}
+        found = {"name": name, "version": None, "builds": False, "reason": ""}
         try:
-            found["version"] = TensorRTBackend(name).module().__version__
+            found["version"] = tensorrt_module(name).__version__
         except BackendError as error:
             found["reason"] = str(error)
         else:
@@ -178,7 +178,7 @@ def _describe_engines(engines: dict[str, Any]) -> list[str]:
     if engines["plugin"] is None:
         lines.append("FlowWarp's TensorRT plugin: not built; TensorRT then runs FlowWarp's body")
         lines.append(
-            "  mend: install garment-transfer anew where TensorRT_ROOT names TensorRT's headers "
+            "  fix: install garment-transfer again where TensorRT_ROOT names TensorRT's headers "
             "and there is nvcc"
         )
     else:
@@ -196,13 +196,13 @@ def _describe(findings: dict[str, Any]) -> str:
         ),
     ]
     if findings["missing"]:
-        lines.append(f"  mend: run `pip install {' '.join(findings['missing'])}`")
+        lines.append(f"  fix: run `pip install {' '.join(findings['missing'])}`")
     for backend in findings["backends"]:
         if backend["available"]:
             lines.append(f"backend {backend['name']} {backend['version']}: {backend['details']}")
         else:
             lines.append(f"backend {backend['name']}: cannot run: {backend['reason']}")
-            lines.append(f"  mend: {backend['remedy']}")
+            lines.append(f"  fix: {backend['fix']}")
     if findings["engines"]:
         lines += _describe_engines(findings["engines"])
     if not findings["missing"]:
@@ -212,7 +212,7 @@ def _describe(findings: dict[str, Any]) -> str:
         if absent:
             lines.append(f"extra {extra}: not installed: {', '.join(absent)}")
             lines.append(
-                f'  mend: run `pip install "garment-transfer[{extra}]"`, or '
+                f'  fix: run `pip install "garment-transfer[{extra}]"`, or '
                 f'`pip install ".[{extra}]"` in a copy of the repository'
             )
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import click
 from garment_transfer.cli.options import SHARD
 
 if TYPE_CHECKING:
+    from garment_transfer.bundle import Precision
     from garment_transfer.runtime import Pair, Pipeline
 
 _PATH = click.Path(path_type=Path)
@@ -42,7 +44,8 @@ _PATH = click.Path(path_type=Path)
     "--backend",
     default="onnxruntime",
     show_default=True,
-    help="Inference backend, which `garment-transfer doctor` lists, or auto: the fastest measured.",
+    help="Inference backend, which `garment-transfer doctor` lists, or auto: engines that fit this "
+    "GPU, else ONNX Runtime on CUDA, else on the CPU.",
 )
 @click.option(
     "--precision",
@@ -71,7 +74,7 @@ def command(
     shard: tuple[int, int] | None,
     bundle: Path | None,
     backend: str,
-    precision: str | None,
+    precision: Precision | None,
     rebuild_if_needed: bool,
     threads: int | None,
     label_set: str | None,
@@ -98,47 +101,56 @@ def command(
 
     from garment_transfer.runtime import (
         Pair,
-        Pipeline,
         is_done,
         read_pairs,
         sample_bundle,
         sample_people,
         shard as part_of,
     )
-    from garment_transfer.runtime._choosing import AUTO, fastest_backend  # TRANSITION
     from garment_transfer.runtime.photos import check_output
 
     # Lists and outputs are checked before anything slow is loaded or run.
     rows = read_pairs(pairs) if pairs else []
     if shard:
         rows = part_of(rows, *shard)
-    due = [row for row in rows if not (resume and is_done(row))]
+    missing = [row for row in rows if not (resume and is_done(row))]
     for path in (output, panel):
         if path:
             check_output(path)
     if sample:
         person, garment_owner = sample_people()
     failed = 0
-    if due or not pairs:
-        if backend == AUTO:
-            choice = fastest_backend()
-            click.echo(choice.reason, err=True)
-            backend = choice.name
-        pipeline = Pipeline.load(
-            bundle or sample_bundle(),
-            backend,
-            threads,
-            precision=precision,
-            rebuild_if_needed=rebuild_if_needed,
-        )
+    if missing or not pairs:
+        pipeline = _load(bundle or sample_bundle(), backend, precision, rebuild_if_needed, threads)
         if output and person and garment_owner:
             _transfer(pipeline, Pair(person, garment_owner, output), panel, label_set, densepose)
         else:
-            failed = _transfer_all(pipeline, due, batch or 1, label_set, densepose)
+            failed = _transfer_all(pipeline, missing, batch or 1, label_set, densepose)
     if pairs:
-        there = f", {len(rows) - len(due)} were there" if resume else ""
-        click.echo(f"{len(due) - failed} of {len(rows)} pairs written{there}, {failed} failed")
+        there = f", {len(rows) - len(missing)} were there" if resume else ""
+        click.echo(f"{len(missing) - failed} of {len(rows)} pairs written{there}, {failed} failed")
         context.exit(1 if failed else 0)
+
+
+def _load(
+    path: Path, backend: str, precision: Precision | None, rebuild: bool, threads: int | None
+) -> Pipeline:
+    """The pipeline; what the package logs of its choice of a backend is printed."""
+    from garment_transfer.bundle import ENGINE_BACKENDS, Bundle
+    from garment_transfer.runtime import Pipeline
+
+    log = logging.getLogger("garment_transfer")
+    if not log.handlers:
+        log.addHandler(logging.StreamHandler())
+    log.setLevel(logging.INFO if backend == "auto" else logging.WARNING)
+    bundle = Bundle.load(path)
+    for name in ENGINE_BACKENDS:
+        if rebuild and name == backend:
+            from garment_transfer.export.tensorrt import ensure_engines
+
+            bundle = ensure_engines(bundle, name, precision)
+    options = {} if threads is None else {"threads": threads}
+    return Pipeline.load(bundle, backend, precision=precision, **options)
 
 
 def _transfer_all(

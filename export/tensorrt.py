@@ -1,32 +1,29 @@
 """TensorRT engines from a bundle's graphs, by TensorRT or TensorRT-RTX.
 
-One builder over the API that both backends share. Networks are strongly typed: the precision is
-the graph's. TensorRT builds on the GPU that the engines are for; TensorRT-RTX needs none, and its
+One builder over the API that both share. Networks are strongly typed: the precision is the
+graph's. TensorRT builds on the GPU that the engines are for; TensorRT-RTX needs none, and its
 engines run on several.
 """
 
 from __future__ import annotations
 
 import contextlib
-import datetime
 import functools
 import hashlib
-import os
+import logging
 import re
 import shutil
 import signal
-import tempfile
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any, Final
+from types import FrameType, ModuleType
+from typing import TYPE_CHECKING, Final
 
 from garment_transfer.bundle import (
     DEFAULT_OPTIMIZATION_LEVEL,
-    ENGINE_BACKENDS,
     ENGINES,
     MANIFEST,
     RECORD_VERSION,
@@ -35,26 +32,45 @@ from garment_transfer.bundle import (
     BackendError,
     Batch,
     Bundle,
+    Code,
+    EngineBackend,
     EngineError,
     EngineRecord,
     EngineSet,
-    Graph,
     OutputError,
     Plugin,
     PluginChoice,
+    Precision,
+    Signature,
+    Stage,
     StageEngine,
+    Tensor,
     build_command,
     cache_folder,
+    differences,
     engine_folder,
+    list_engines,
     must_be_copied,
+    now,
     replacing,
     replacing_folder,
     sha256_of,
     write_record,
 )
 from garment_transfer.kernels import tensorrt_library
-from garment_transfer.runtime.backends.tensorrt import TensorRTBackend
+from garment_transfer.runtime.backends.tensorrt import (
+    engines_here,
+    load_plugin,
+    logger_of,
+    take_errors,
+    tensorrt_module,
+)
 from garment_transfer.runtime.cuda import CudaDevice
+
+if TYPE_CHECKING:
+    import tensorrt
+
+_LOG: Final = logging.getLogger(__name__)
 
 PLUGIN_NAME: Final = "FlowWarp"
 PLUGIN_VERSION: Final = "1"
@@ -65,8 +81,8 @@ Progress = Callable[[str, str, float], None]
 
 def build_engines(
     bundle: Bundle,
-    backend: str,
-    precision: str = "float32",
+    backend: EngineBackend,
+    precision: Precision = "float32",
     *,
     batch: Batch | None = None,
     optimization_level: int = DEFAULT_OPTIMIZATION_LEVEL,
@@ -97,18 +113,20 @@ def build_engines(
             for and missing, or TensorRT refuses a graph; with what it logged.
         OutputError: the engines cannot be written.
     """
-    if backend not in ENGINE_BACKENDS:
-        raise EngineError(f"unknown backend {backend!r}; available: {', '.join(ENGINE_BACKENDS)}")
     if not 0 <= optimization_level <= 5:
-        raise EngineError(f"optimization level {optimization_level}; expected 0 to 5")
-    if must_be_copied(bundle.path):
-        command = build_command(bundle.path, backend, precision)
         raise EngineError(
-            f"{bundle.path} may not be changed, since it is part of the package or read-only: "
-            f"have it copied first, as `{command}` does"
+            Code.ARGUMENT_INVALID,
+            f"the optimization level is {optimization_level}",
+            expected="0 to 5",
+        )
+    if must_be_copied(bundle.path):
+        raise EngineError(
+            Code.OUTPUT_UNWRITABLE,
+            f"{bundle.path} may not be changed, since it is part of the package or read-only",
+            fix=f"have it copied first, as `{build_command(bundle.path, backend, precision)}` does",
         )
     graphs = bundle.manifest.graphs_of(precision)
-    trt = TensorRTBackend(backend).module()
+    trt = tensorrt_module(backend)
     builder = _Builder(trt, backend, batch or Batch(), optimization_level, device)
     library = _plugin_library(backend, plugin)
     folder = bundle.path / ENGINES / engine_folder(backend, builder.targets, precision)
@@ -121,7 +139,8 @@ def build_engines(
             built = builder.build(
                 stage,
                 bundle.graph_path(stage, precision),
-                graphs[stage],
+                bundle.read_graph(stage, precision),
+                graphs[stage].signature,
                 library,
                 embed,
                 functools.partial(progress, stage),
@@ -149,13 +168,9 @@ def build_engines(
             precision=precision,
             batch=builder.batch,
             optimization_level=optimization_level,
-            plugin=(
-                Plugin(PLUGIN_NAME, PLUGIN_VERSION, sha256_of(library), embed)
-                if library is not None and plugins
-                else None
-            ),
+            plugin=(_plugin_of(library, embed) if library is not None and plugins else None),
             bundle=bundle.manifest.name,
-            built=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            built=now(),
             stages=stages,
         )
         write_record(temporary, record)
@@ -177,46 +192,101 @@ def copy_bundle(bundle: Bundle, output: Path) -> Bundle:
             same = False
         if not same:
             raise OutputError(
-                f"{output} exists and is not a copy of {bundle.path}: choose another --output"
+                Code.OUTPUT_EXISTS,
+                f"{output} exists and is not a copy of {bundle.path}",
+                fix="choose another --output",
             )
         return Bundle.load(output)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    except OSError as error:
-        raise OutputError(f"{output} cannot be written: {error.strerror}") from error
-    try:
-        temporary.chmod(0o755)
+    with _writing(output) as temporary:
         # contents alone: the permissions of a read-only bundle are not for its copy
         shutil.copytree(bundle.path, temporary, dirs_exist_ok=True, copy_function=shutil.copyfile)
         for folder in (temporary, *(path for path in temporary.rglob("*") if path.is_dir())):
             folder.chmod(0o755)
-        os.replace(temporary, output)
-    except OSError as error:
-        raise OutputError(f"{output} cannot be written: {error.strerror}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return Bundle.load(output)
 
 
-class _Built:
-    """What a stage's build gave."""
+def ensure_engines(
+    bundle: Bundle, backend: EngineBackend, precision: Precision | None = None, device: int = 0
+) -> Bundle:
+    """A bundle whose engines run on this GPU: the one given, built anew where they do not fit.
 
-    def __init__(self, plan: bytes, plugins: int) -> None:
-        self.plan = plan
-        self.plugins = plugins
-        self.layers: str | None = None
-        self.device_memory: int | None = None
+    They are built with the options of those that did not fit. A bundle that may not be changed, as
+    the package's own, is copied into the user's cache (`XDG_CACHE_HOME`) first, and built there
+    once.
+
+    Raises:
+        BackendError: the backend or a GPU is missing, or TensorRT refuses a graph.
+        OutputError: the engines cannot be written.
+    """
+    precision = precision or bundle.manifest.precision
+
+    def problem() -> EngineError | None:
+        try:
+            for stage in STAGES:
+                engines_here(backend, bundle, precision, CudaDevice(device)).read_plan(stage)
+        except EngineError as error:
+            return error
+        return None
+
+    wrong = problem()
+    if wrong is not None and must_be_copied(bundle.path):
+        content = sha256_of(bundle.path / MANIFEST)[:12]
+        copy = cache_folder() / "bundles" / f"{bundle.manifest.name}-{content}"
+        bundle = copy_bundle(bundle, copy)
+        wrong = problem()
+    if wrong is not None:
+        _LOG.warning("%s: building them now", wrong)
+        earlier = _earlier_record(bundle, backend, precision)
+        if earlier is None:
+            build_engines(bundle, backend, precision, device=device)
+        else:
+            embedded = earlier.plugin is not None and earlier.plugin.embedded
+            build_engines(
+                bundle,
+                backend,
+                precision,
+                batch=earlier.batch,
+                optimization_level=earlier.optimization_level,
+                plugin="embed" if embedded else "auto",
+                device=device,
+            )
+    return bundle
+
+
+def _earlier_record(
+    bundle: Bundle, backend: EngineBackend, precision: Precision
+) -> EngineRecord | None:
+    """The record of the bundle's engines of a backend and a precision, for whatever GPU."""
+    with contextlib.suppress(EngineError):
+        for engines in list_engines(bundle):
+            if (engines.record.backend, engines.record.precision) == (backend, precision):
+                return engines.record
+    return None
+
+
+@dataclass
+class _Built:
+    """What a stage's build gave: `layers` and `device_memory` where the engine could be loaded."""
+
+    plan: bytes
+    plugins: int
+    layers: str | None = None
+    device_memory: int | None = None
 
 
 class _Builder:
     """A backend with its options, and the GPUs that its engines are for."""
 
     def __init__(
-        self, trt: Any, backend: str, batch: Batch, optimization_level: int, device: int
+        self,
+        trt: ModuleType,
+        backend: EngineBackend,
+        batch: Batch,
+        optimization_level: int,
+        device: int,
     ) -> None:
         self._trt = trt
-        self._flavour = backend
+        self._backend = backend
         self.batch = batch
         self._level = optimization_level
         self._device: CudaDevice | None = None
@@ -225,9 +295,10 @@ class _Builder:
                 self._device = CudaDevice(device)
             except BackendError as error:
                 raise BackendError(
-                    "TensorRT builds engines on the GPU that they are for, and "
-                    f"{error}; run the same command on the machine that is to run them, or build "
-                    "with `--backend tensorrt-rtx`, which needs no GPU"
+                    Code.BACKEND_UNAVAILABLE,
+                    f"TensorRT builds engines on the GPU that they are for, and {error.what}",
+                    fix="run the same command on the machine that is to run them, or build with "
+                    "`--backend tensorrt-rtx`, which needs no GPU",
                 ) from error
             self.targets: tuple[str, ...] = (self._device.compute_capability,)
         else:
@@ -238,9 +309,10 @@ class _Builder:
 
     def build(
         self,
-        stage: str,
+        stage: Stage,
         path: Path,
-        graph: Graph,
+        graph: bytes,
+        signature: Signature,
         library: Path | None,
         embed: bool,
         progress: Callable[[str, float], None],
@@ -248,12 +320,11 @@ class _Builder:
     ) -> _Built:
         """One stage's engine; EngineError with what TensorRT logged."""
         with self._device.active() if self._device else contextlib.nullcontext():
-            logger = make_logger(self._trt)
-            builder = self._trt.Builder(logger)
+            builder = self._trt.Builder(logger_of(self._trt))
             if library is not None:
-                load_plugin(self._trt, library, logger)
+                load_plugin(self._trt, library, _plugin_of(library, embed))
             network, plugins = parse(
-                self._trt, builder, logger, path, graph, plugin=library is not None
+                self._trt, builder, graph, path, signature, plugin=library is not None
             )
             config = self._configure(builder, network, library if embed else None)
             monitor = _make_monitor(self._trt, progress, interrupted)
@@ -264,24 +335,30 @@ class _Builder:
                 raise KeyboardInterrupt
             if plan is None:
                 raise EngineError(
-                    f"{self._flavour} {self._trt.__version__} builds no engine of {path}: "
-                    f"{said(logger)}; a lower --optimization-level or a smaller --batch needs less "
-                    "memory"
+                    Code.BUILD_FAILED,
+                    f"{self._backend} {self._trt.__version__} builds no engine of the {stage} "
+                    f"graph {path}: {take_errors(self._trt)}",
+                    fix="a lower --optimization-level or a smaller --batch needs less memory",
                 )
             if cache is not None:
                 self._save_timing_cache(cache, config)
             built = _Built(bytes(plan), plugins)
-            self._inspect(built, logger, embed)
+            self._inspect(built, embed)
             return built
 
-    def _configure(self, builder: Any, network: Any, embedded: Path | None) -> Any:
+    def _configure(
+        self,
+        builder: tensorrt.Builder,
+        network: tensorrt.INetworkDefinition,
+        embedded: Path | None,
+    ) -> tensorrt.IBuilderConfig:
         trt = self._trt
         config = builder.create_builder_config()
         config.builder_optimization_level = self._level
         # TF32 would round float32 products to 11 bits, and so FlowWarp's coordinates
         config.clear_flag(trt.BuilderFlag.TF32)
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-        if self._flavour == "tensorrt-rtx":
+        if self._backend == "tensorrt-rtx":
             config.num_compute_capabilities = len(self.targets)
             for index, target in enumerate(self.targets):
                 config.set_compute_capability(self._capabilities[target], index)
@@ -307,7 +384,7 @@ class _Builder:
         gpu = re.sub(r"[^A-Za-z0-9]+", "-", self._device.name)
         return cache_folder() / f"timing-{self._trt.__version__}-{gpu}.cache"
 
-    def _load_timing_cache(self, config: Any) -> Path | None:
+    def _load_timing_cache(self, config: tensorrt.IBuilderConfig) -> Path | None:
         """Start from the timings of earlier builds with this version on such a GPU."""
         path = self._timing_cache_path()
         if path is None:
@@ -317,7 +394,7 @@ class _Builder:
             config.set_timing_cache(config.create_timing_cache(b""), False)
         return path
 
-    def _save_timing_cache(self, path: Path, config: Any) -> None:
+    def _save_timing_cache(self, path: Path, config: tensorrt.IBuilderConfig) -> None:
         cache = config.get_timing_cache()
         # it saves time, and no build is lost for it
         with contextlib.suppress(OSError, OutputError):
@@ -327,7 +404,7 @@ class _Builder:
             with replacing(path) as temporary:
                 temporary.write_bytes(bytes(cache.serialize()))
 
-    def _inspect(self, built: _Built, logger: Any, embed: bool) -> None:
+    def _inspect(self, built: _Built, embed: bool) -> None:
         """Layers and memory of an engine, where it can be loaded: that takes a GPU it is for."""
         trt, device = self._trt, self._device
         if device is None:
@@ -338,12 +415,14 @@ class _Builder:
         if device.compute_capability not in self.targets:
             return
         with device.active():
-            runtime = trt.Runtime(logger)
+            runtime = trt.Runtime(logger_of(trt))
             runtime.engine_host_code_allowed = embed
             engine = runtime.deserialize_cuda_engine(built.plan)
             if engine is None:
                 raise EngineError(
-                    f"{self._flavour} does not load the engine that it has built: {said(logger)}"
+                    Code.ENGINE_REJECTED,
+                    f"{self._backend} does not load the engine that it has built: "
+                    f"{take_errors(trt)}",
                 )
             inspector = engine.create_engine_inspector()
             built.layers = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
@@ -351,124 +430,98 @@ class _Builder:
 
 
 def parse(
-    trt: Any, builder: Any, logger: Any, path: Path, graph: Graph, *, plugin: bool = False
-) -> tuple[Any, int]:
-    """The strongly typed network of an ONNX file, and how many of its layers are the plugin's.
+    trt: ModuleType,
+    builder: tensorrt.Builder,
+    graph: bytes,
+    path: Path,
+    signature: Signature,
+    *,
+    plugin: bool = False,
+) -> tuple[tensorrt.INetworkDefinition, int]:
+    """The strongly typed network of an ONNX graph, and how many of its layers are the plugin's.
 
     Raises:
-        EngineError: TensorRT does not take the file, or with other inputs and outputs than
-            `graph` has, or does not put the plugin in the place of FlowWarp.
+        EngineError: TensorRT does not take the graph, or with other inputs and outputs than
+            `signature`, or does not put the plugin in the place of FlowWarp.
     """
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if flag is None else 1 << int(flag))
-    parser = trt.OnnxParser(network, logger)
+    parser = trt.OnnxParser(network, logger_of(trt))
     if plugin:
         override = getattr(trt.OnnxParserFlag, "ENABLE_PLUGIN_OVERRIDE", None)
         if override is None:
             raise EngineError(
+                Code.BUILD_FAILED,
                 f"TensorRT {trt.__version__} does not put a plugin in the place of an ONNX "
-                "function, which 10.16 and later do; upgrade it, or use `--plugin off`"
+                "function, which 10.16 and later do",
+                fix="upgrade it, or use `--plugin off`",
             )
         parser.set_flag(override)
-    if not parser.parse(path.read_bytes(), str(path)):
-        errors = [parser.get_error(index).desc() for index in range(parser.num_errors)]
+    if not parser.parse(graph, str(path)):
+        errors = [parser.get_error(index).desc().strip() for index in range(parser.num_errors)]
         raise EngineError(
+            Code.BUILD_FAILED,
             f"TensorRT {trt.__version__} does not take {path}: "
-            f"{' | '.join(error.strip() for error in errors) or said(logger)}; export the bundle "
-            "anew with `garment-transfer export CHECKPOINT -o BUNDLE`"
+            f"{' | '.join(errors) or take_errors(trt)}",
+            fix="export the bundle anew with `garment-transfer export CHECKPOINT -o BUNDLE`",
         )
-    _check_signature(trt, network, path, graph)
+    if wrong := differences(signature, _signature_of(trt, network)):
+        raise EngineError(Code.BUILD_FAILED, f"TensorRT reads {path} otherwise: {wrong}")
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     plugins = sum(layer.type == trt.LayerType.PLUGIN_V3 for layer in layers)
     if plugin and not plugins and any(layer.type == trt.LayerType.GRID_SAMPLE for layer in layers):
         raise EngineError(
+            Code.BUILD_FAILED,
             f"TensorRT {trt.__version__} built FlowWarp's body in {path}, though its plugin is "
-            f"loaded: {said(logger)}; use `--plugin off`"
+            f"loaded: {take_errors(trt)}",
+            fix="use `--plugin off`",
         )
     return network, plugins
 
 
-def make_logger(trt: Any) -> Any:
-    """A logger of TensorRT that keeps messages: `messages`, of (severity, text)."""
+def _signature_of(trt: ModuleType, network: tensorrt.INetworkDefinition) -> Signature:
+    names = {trt.DataType.UINT8: "uint8", trt.DataType.FLOAT: "float32"}
 
-    class Logger(trt.ILogger):
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.messages: deque[tuple[Any, str]] = deque(maxlen=20_000)
+    def tensor(found: tensorrt.ITensor) -> Tensor:
+        return Tensor(found.name, names.get(found.dtype, str(found.dtype)), tuple(found.shape))
 
-        def log(self, severity: Any, message: str) -> None:
-            self.messages.append((severity, message))
-
-    return Logger()
+    return Signature(
+        tuple(tensor(network.get_input(index)) for index in range(network.num_inputs)),
+        tuple(tensor(network.get_output(index)) for index in range(network.num_outputs)),
+    )
 
 
-def said(logger: Any) -> str:
-    """The errors that TensorRT logged, in a line."""
-    severity = type(logger).Severity
-    errors = [
-        message.strip()
-        for level, message in logger.messages
-        if level in (severity.ERROR, severity.INTERNAL_ERROR)
-    ]
-    return " | ".join(errors[-5:]) or "it says no more"
+def _plugin_of(library: Path, embedded: bool) -> Plugin:
+    return Plugin(PLUGIN_NAME, PLUGIN_VERSION, sha256_of(library), embedded)
 
 
-def _plugin_library(backend: str, plugin: PluginChoice) -> Path | None:
+def _plugin_library(backend: EngineBackend, plugin: PluginChoice) -> Path | None:
     """The plugin library to build with; None for the function body."""
     if backend == "tensorrt-rtx":
         if plugin == "embed":
             raise EngineError(
-                "TensorRT-RTX takes no plugins: build without `--plugin embed`, or with "
-                "`--backend tensorrt`"
+                Code.ARGUMENT_INVALID,
+                "TensorRT-RTX takes no plugins",
+                fix="build without `--plugin embed`, or with `--backend tensorrt`",
             )
         return None
     library = tensorrt_library() if plugin != "off" else None
     if plugin == "embed" and library is None:
         raise EngineError(
-            "--plugin embed: FlowWarp's plugin is not built; install garment-transfer anew where "
-            "TensorRT_ROOT names TensorRT's headers and there is nvcc, or use `--plugin off`"
+            Code.PLUGIN_MISSING,
+            "--plugin embed: FlowWarp's plugin is not built",
+            fix="install garment-transfer again where TensorRT_ROOT names TensorRT's headers and "
+            "there is nvcc, or use `--plugin off`",
         )
     return library
 
 
-def load_plugin(trt: Any, library: Path, logger: Any) -> None:
-    """Make FlowWarp's plugin known to TensorRT; EngineError where its library does not load."""
-    registry = trt.get_plugin_registry()
-    # a second load of one library is refused, since its creator is there
-    if registry.get_creator(PLUGIN_NAME, PLUGIN_VERSION, "") is not None:
-        return
-    if registry.load_library(str(library)) is None:
-        raise EngineError(
-            f"TensorRT {trt.__version__} does not load FlowWarp's plugin {library}: "
-            f"{said(logger)}; it fits the major version whose headers it was built with: install "
-            "garment-transfer anew where TensorRT_ROOT names this one's, or use `--plugin off`"
-        )
-
-
-def _check_signature(trt: Any, network: Any, path: Path, graph: Graph) -> None:
-    names = {trt.DataType.UINT8: "uint8", trt.DataType.FLOAT: "float32"}
-    for kind, due, count, get in (
-        ("inputs", graph.inputs, network.num_inputs, network.get_input),
-        ("outputs", graph.outputs, network.num_outputs, network.get_output),
-    ):
-        tensors = [get(index) for index in range(count)]
-        found = [
-            (tensor.name, names.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape)[1:])
-            for tensor in tensors
-        ]
-        if found != [(tensor.name, tensor.dtype, tensor.shape[1:]) for tensor in due]:
-            raise EngineError(
-                f"TensorRT finds the {kind} {found} in {path}; expected "
-                f"({', '.join(map(str, due))})"
-            )
-
-
 def _make_monitor(
-    trt: Any, progress: Callable[[str, float], None], interrupted: Callable[[], bool]
-) -> Any:
+    trt: ModuleType, progress: Callable[[str, float], None], interrupted: Callable[[], bool]
+) -> tensorrt.IProgressMonitor:
     """Tells `progress` of the outermost part that has steps; ends the build on an interrupt."""
 
-    class Monitor(trt.IProgressMonitor):
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self._steps: dict[str, int] = {}
@@ -522,7 +575,9 @@ def _writing(folder: Path) -> Iterator[Path]:
         with replacing_folder(folder) as temporary:
             yield temporary
     except OSError as error:
-        raise OutputError(f"{folder} cannot be written: {error.strerror}") from error
+        raise OutputError(
+            Code.OUTPUT_UNWRITABLE, f"{folder} cannot be written: {error.strerror}"
+        ) from error
     finally:
         with contextlib.suppress(OSError):
             folder.parent.rmdir()  # where this build made it and put nothing there

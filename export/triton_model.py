@@ -36,15 +36,18 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
         folder = Path(args["model_repository"])
-        threads = parameters.get("threads")
+        options = {}
+        if "threads" in parameters:
+            options["threads"] = int(parameters["threads"])
+        if args["model_instance_kind"] == "GPU":
+            options["device"] = int(args["model_instance_device_id"])
         self._names = [tensor["name"] for tensor in config["input"]]
         try:
             self._pipeline = Pipeline.load(
                 folder / args["model_version"] / "bundle",
                 parameters["backend"],
-                int(threads) if threads else None,
                 precision=parameters.get("precision"),
-                device=int(args["model_instance_device_id"]),
+                **options,
             )
             # Triton's own warm-up comes next, and Triton 2.51 crashes where that fails. Here a
             # failure only keeps the model from loading.

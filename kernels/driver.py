@@ -5,13 +5,62 @@ Needs cuda-python, which the extra `cuda` brings; importing this needs neither i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Final
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeGuard
+
+if TYPE_CHECKING:
+    from cuda.bindings.driver import CUcontext
 
 INSTALL: Final = 'pip install "garment-transfer[cuda]"'
+
+
+class SupportsCudaArrayInterface(Protocol):
+    """An array that says where its memory is, as PyCUDA's, Numba's and CuPy's do."""
+
+    @property
+    def __cuda_array_interface__(self) -> Mapping[str, Any]:
+        """Pointer, shape, type and strides."""
+
+
+class SupportsDLPack(Protocol):
+    """An array that gives its memory away by DLPack, as torch's and CuPy's do."""
+
+    def __dlpack__(self, *, stream: int | None = None) -> Any:
+        """A capsule."""
+
+
+class SupportsCudaStream(Protocol):
+    """A stream of cuda.core, or of any library that follows it."""
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        """Version of the protocol, and the stream's handle."""
+
+
+class TorchStream(Protocol):
+    """A stream of torch."""
+
+    cuda_stream: int
+
+
+class CupyStream(Protocol):
+    """A stream of CuPy."""
+
+    ptr: int
+
+
+class PyCudaStream(Protocol):
+    """A stream of PyCUDA."""
+
+    handle: int
+
+
+#: What is taken for an array on a GPU, and for a stream.
+DeviceArrayLike = SupportsCudaArrayInterface | SupportsDLPack
+StreamLike = int | SupportsCudaStream | TorchStream | CupyStream | PyCudaStream
 
 
 class CudaError(RuntimeError):
@@ -32,7 +81,7 @@ class Array:
     device: int
 
 
-def driver() -> Any:
+def driver() -> ModuleType:
     """`cuda.bindings.driver`, initialised. CudaError without cuda-python, driver or GPU."""
     try:
         from cuda.bindings import driver as bindings
@@ -62,7 +111,7 @@ def checked(result: tuple[Any, ...]) -> Any:
 
 
 @cache
-def primary_context(device: int) -> Any:
+def primary_context(device: int) -> CUcontext:
     """The primary context of a device, kept for as long as the process runs."""
     bindings = driver()
     return checked(bindings.cuDevicePrimaryCtxRetain(checked(bindings.cuDeviceGet(device))))
@@ -94,12 +143,12 @@ def check_context(array: Array) -> None:
         )
 
 
-def is_device_array(value: Any) -> bool:
+def is_device_array(value: object) -> TypeGuard[DeviceArrayLike]:
     """Whether a value says where its memory is by `__cuda_array_interface__` or DLPack."""
     return hasattr(value, "__cuda_array_interface__") or hasattr(value, "__dlpack__")
 
 
-def array_of(name: str, value: Any, *, written: bool = False) -> Array:
+def array_of(name: str, value: DeviceArrayLike, *, written: bool = False) -> Array:
     """The memory of `value`, which has to be C-contiguous on a GPU, and writable if `written`.
 
     Raises:
@@ -138,20 +187,20 @@ def check_contiguous(name: str, shape: tuple[int, ...], strides: tuple[int, ...]
     """Raises ValueError unless strides, in elements, are those of a C-contiguous array."""
     if strides is None or 0 in shape:
         return
-    due: list[int] = []
+    expected: list[int] = []
     step = 1
     for size in reversed(shape):
-        due.insert(0, step)
+        expected.insert(0, step)
         step *= size
     # where there is only one of something, the way to the next does not matter
-    if any(a != b for a, b, size in zip(strides, due, shape, strict=True) if size > 1):
+    if any(a != b for a, b, size in zip(strides, expected, shape, strict=True) if size > 1):
         raise ValueError(
-            f"{name} of shape {shape} has strides {tuple(strides)}; expected a contiguous "
-            f"array, strides {tuple(due)}: copy it first (`.contiguous()`, `ascontiguousarray`)"
+            f"{name} of shape {shape} has strides {tuple(strides)}; expected a contiguous array, "
+            f"strides {tuple(expected)}: copy it first (`.contiguous()`, `ascontiguousarray`)"
         )
 
 
-def stream_handle(stream: Any) -> int:
+def stream_handle(stream: StreamLike) -> int:
     """The handle of a stream: an int, or an object with `__cuda_stream__` or, as torch's, a name.
 
     Raises TypeError for anything else.

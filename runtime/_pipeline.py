@@ -5,35 +5,51 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, NoReturn, cast
+from types import ModuleType
+from typing import Final, TypeGuard, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from garment_transfer.bundle import STAGES, BackendError, Bundle, InputError, Size, Tensor
+from garment_transfer.bundle import (
+    CLASSES,
+    NUM_PARTS,
+    STAGES,
+    BackendError,
+    Bundle,
+    Code,
+    InputError,
+    Size,
+    Stage,
+    Tensor,
+    chained,
+)
 from garment_transfer.kernels.driver import (
     Array,
     CudaError,
+    DeviceArrayLike,
+    StreamLike,
     is_device_array,
 )
-from garment_transfer.runtime._choosing import AUTO, fastest_backend
 from garment_transfer.runtime.backends import (
+    AUTO,
     DEVICE_BACKENDS,
-    DeviceBackend,
-    DeviceOptions,
-    Engine,
-    HostBackend,
-    check_options,
+    Arrays,
+    HostEngine,
+    choose_backend,
     find_backend,
 )
 from garment_transfer.runtime.cuda import Chain, Session, handle_of
 from garment_transfer.runtime.photos import Fit, Person, compose
 
-_LOG = logging.getLogger(__name__)
+_LOG: Final = logging.getLogger(__name__)
+
+D = TypeVar("D", bound=DeviceArrayLike)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,98 +76,60 @@ class Transfer:
 class Pipeline:
     """A bundle loaded into a backend. One pipeline may be used from several threads at once."""
 
-    def __init__(self, bundle: Bundle, engines: Mapping[str, Engine] | Chain) -> None:
+    def __init__(self, bundle: Bundle, engines: Mapping[Stage, HostEngine] | Chain) -> None:
         """From an engine per stage or a chain of them; `Pipeline.load` is the usual way."""
         self.bundle = bundle
         self._chain = engines if isinstance(engines, Chain) else None
-        self._engines = {} if isinstance(engines, Chain) else engines
+        self._engines = {} if isinstance(engines, Chain) else dict(engines)
         self._closed = False
-        graphs = bundle.manifest.graphs.values()
-        self._outputs = {tensor.name: tensor for graph in graphs for tensor in graph.outputs}
-        # What no stage gives has to be given.
-        self._inputs = {
-            tensor.name: tensor
-            for graph in graphs
-            for tensor in graph.inputs
-            if tensor.name not in self._outputs
-        }
+        self._under_way = 0
+        self._changed = threading.Condition()
+        signature = chained(graph.signature for graph in bundle.manifest.graphs.values())
+        self._inputs = {tensor.name: tensor for tensor in signature.inputs}
+        self._outputs = {tensor.name: tensor for tensor in signature.outputs}
 
     @classmethod
     def load(
         cls,
         bundle: str | os.PathLike[str] | Bundle,
         backend: str = "onnxruntime",
-        threads: int | None = None,
         *,
-        options: Mapping[str, Any] | None = None,
         precision: str | None = None,
-        device: int = DeviceOptions.device,
-        sessions: int = DeviceOptions.sessions,
-        graphs: bool = DeviceOptions.graphs,
-        rebuild_if_needed: bool = DeviceOptions.rebuild_if_needed,
+        **options: object,
     ) -> Pipeline:
         """Loads a bundle, or the bundle in a folder, which is verified.
 
         Args:
             bundle: the bundle or its folder.
-            backend: one of `backends.BACKENDS`, or "auto" for the fastest measured one that runs
-                here; the choice and its reason are logged.
-            threads: CPU threads each graph runs on; None leaves it to the backend.
-            options: what a CPU's backend takes beyond that, such as
-                `{"inference_precision": "default"}` for openvino.
+            backend: one of `backends.BACKENDS`, or "auto" for what `backends.choose_backend`
+                chooses; the choice and its reason are logged.
             precision: "float32" or "float16", in which the bundle has to have graphs (and for
                 TensorRT engines); None is the bundle's main one.
-            device: CUDA's number of the GPU, where the backend uses one, as for what follows.
-            sessions: how many transfers may be under way at once at most. Each has buffers of its
-                own for one batch size, made when first needed; threads beyond wait.
-            graphs: replay a transfer as one CUDA graph where the backend's engines can be captured.
-            rebuild_if_needed: build TensorRT engines that are missing or do not fit.
+            options: those of the backend, by the fields of `Options` in its module:
+                `threads` on a CPU, `device` and `sessions` on a GPU, and its own.
 
-        Raises InputError for less than one thread or session, BundleError, BackendError, or its
-        subclass EngineError, which names the command that builds engines that fit.
+        Raises:
+            InputError: an option has another type or is out of range.
+            BundleError: the bundle is not valid, or has no graphs of that precision.
+            BackendError: the backend is unknown, cannot run here, or has no such option.
+            EngineError: a BackendError; names the command that builds engines that fit.
         """
-        if threads is not None and threads < 1:
-            raise InputError(f"threads is {threads}; expected 1 or more, or None for the default")
-        if sessions < 1:
-            raise InputError(f"sessions is {sessions}; expected 1 or more")
-        if backend == AUTO:
-            choice = fastest_backend()
-            _LOG.info(choice.reason)
-            backend = choice.name
-        found = find_backend(backend)
         if not isinstance(bundle, Bundle):
             bundle = Bundle.load(bundle)
-        if backend in DEVICE_BACKENDS:
-            if options:
-                raise BackendError(
-                    f"backend {backend} has no option {', '.join(options)}; available: none"
-                )
-            on_device = DeviceOptions(
-                precision, device, sessions, graphs, rebuild_if_needed, threads
-            )
-            return cls(bundle, cast(DeviceBackend, found).load(bundle, on_device))
-        host = cast(HostBackend, found)
-        check_options(backend, host, options or {})
-        of_stage = bundle.manifest.graphs_of(precision)
-        return cls(
-            bundle,
-            {
-                stage: host.load(
-                    bundle.graph_path(stage, precision),
-                    of_stage[stage],
-                    threads,
-                    **(options or {}),
-                )
-                for stage in STAGES
-            },
-        )
+        if backend == AUTO:
+            backend, reason = choose_backend(bundle, precision)
+            _LOG.info("backend %s: %s", backend, reason)
+        found = find_backend(backend)
+        return cls(bundle, found.load(bundle, precision, found.make_options(options)))
 
     def close(self) -> None:
-        """Frees what the pipeline holds on the GPU; transfers under way end first.
+        """Frees what the pipeline holds once transfers under way have ended, which it waits for.
 
         A pipeline that is dropped frees it too. Closing twice does no harm.
         """
-        self._closed = True
+        with self._changed:
+            self._closed = True
+            self._changed.wait_for(lambda: not self._under_way)
         self._engines = {}
         if self._chain is not None:
             self._chain.close()
@@ -170,8 +148,9 @@ class Pipeline:
     def transfer(self, person: Person, garment_owner: Person) -> Transfer:
         """Puts the garment that `garment_owner` wears on `person`.
 
-        Raises InputError when the garment owner wears no upper garment, BackendError when a graph
-        fails.
+        Raises:
+            InputError: the garment owner wears no upper garment.
+            BackendError: a graph fails, or the pipeline is closed.
         """
         return self.transfer_batch([person], [garment_owner])[0]
 
@@ -180,61 +159,80 @@ class Pipeline:
     ) -> list[Transfer]:
         """One transfer per pair, all pairs in one run of each graph; photos may differ in size.
 
-        Raises InputError when the lists differ in length or a garment owner wears no upper
-        garment, before anything is run.
+        Raises:
+            InputError: the lists differ in length, or a garment owner wears no upper garment;
+                before anything is run.
+            BackendError: a graph fails, or the pipeline is closed.
         """
         if len(people) != len(garment_owners):
             raise InputError(
-                f"{len(people)} people and {len(garment_owners)} garment owners; expected one "
-                "garment owner per person: repeat an owner for each person who tries the garment on"
+                Code.BATCH_INVALID,
+                f"{len(people)} people and {len(garment_owners)} garment owners",
+                expected="one garment owner per person",
+                fix="repeat an owner for each person who tries the garment on",
             )
         for index, owner in enumerate(garment_owners):
             owner.check_garment(f"garment owner {index}" if len(people) > 1 else "garment owner")
         if not people:
             return []
-
         timings: dict[str, float] = {}
-        with _timed(timings, "fit"):
-            pairs = [
-                stage_inputs(person, owner, self.size)
-                for person, owner in zip(people, garment_owners, strict=True)
-            ]
-            inputs = {name: np.stack([pair[name] for pair in pairs]) for name in self._inputs}
-        outputs = self._run(inputs, timings)
-
+        with self._open():
+            with _timed(timings, "fit"):
+                pairs = [
+                    stage_inputs(person, owner, self.size)
+                    for person, owner in zip(people, garment_owners, strict=True)
+                ]
+                inputs = {name: np.stack([pair[name] for pair in pairs]) for name in self._inputs}
+            outputs = self._run(inputs, timings)
+        image, parsing, garment = (
+            np.asarray(outputs[name], np.uint8)
+            for name in ("image", "transfer_parsing", "warped_garment")
+        )
+        flow = np.asarray(outputs["flow"], np.float32)
         transfers = []
         for index, (person, owner) in enumerate(zip(people, garment_owners, strict=True)):
             own_timings = dict(timings)
-            flow = outputs["flow"][index]
             with _timed(own_timings, "compose"):
                 composed = compose(
                     person,
                     owner,
                     _fit(person, self.size),
                     _fit(owner, self.size),
-                    image=outputs["image"][index],
-                    transfer_parsing=outputs["transfer_parsing"][index],
-                    warped_garment=outputs["warped_garment"][index],
-                    flow=flow,
+                    image=image[index],
+                    transfer_parsing=parsing[index],
+                    warped_garment=garment[index],
+                    flow=flow[index],
                 )
             transfers.append(
                 Transfer(
                     image=composed.image,
                     transfer_parsing=composed.parsing,
                     warped_garment=composed.warped_garment,
-                    flow=flow,
+                    flow=flow[index],
                     timings=own_timings,
                 )
             )
         return transfers
 
+    @overload
+    def run(self, inputs: Arrays) -> dict[str, npt.NDArray[np.generic]]: ...
+
+    @overload
     def run(
         self,
-        inputs: Mapping[str, Any],
+        inputs: Mapping[str, DeviceArrayLike],
         *,
-        out: Mapping[str, Any] | None = None,
-        stream: Any = 0,
-    ) -> dict[str, Any]:
+        out: Mapping[str, D],
+        stream: StreamLike = 0,
+    ) -> dict[str, D]: ...
+
+    def run(
+        self,
+        inputs: Arrays | Mapping[str, DeviceArrayLike],
+        *,
+        out: Mapping[str, D] | None = None,
+        stream: StreamLike = 0,
+    ) -> dict[str, npt.NDArray[np.generic]] | dict[str, D]:
         """Runs the graphs on arrays that are already at the bundle's size, moving bytes only.
 
         `inputs` are the six arrays of `bundle.contract` that no graph gives: `person_image`,
@@ -249,29 +247,37 @@ class Pipeline:
         of these libraries) the transfer comes after what was queued before, and before what is
         queued next.
 
-        Raises InputError for other names, types or shapes (values are taken on trust), arrays on
-        another GPU or in another context; BackendError when a graph fails or after `close`.
+        Raises:
+            InputError: other names, types or shapes, an empty batch, arrays on another GPU or in
+                another context; in host memory also ids that do not exist (`id_out_of_range`), of
+                which those on a GPU are taken on trust.
+            BackendError: a graph fails, or the pipeline is closed.
         """
-        if not any(_is_on_device(array) for array in inputs.values()) and out is None:
-            self._check(inputs, self._inputs, "inputs")
-            return self._run(inputs, {})
+        if out is None and _all_on_host(inputs):
+            _check(inputs, self._inputs, "inputs")
+            _check_ids(inputs)
+            with self._open():
+                return self._run(inputs, {})
         if self._chain is None:
             raise InputError(
-                "some inputs or outputs are not NumPy arrays, and this pipeline runs on the CPU; "
-                "pass NumPy arrays, or load it for arrays on a GPU with one of the backends "
-                f"{', '.join(DEVICE_BACKENDS)}"
+                Code.ARRAY_INVALID,
+                "some inputs or outputs are not NumPy arrays, and this pipeline runs on the CPU",
+                fix="pass NumPy arrays, or load it for arrays on a GPU with one of the backends "
+                f"{', '.join(DEVICE_BACKENDS)}",
             )
         if out is None:
             raise InputError(
-                "the inputs are device arrays, and no `out` says where outputs go; expected device "
-                f"arrays for some of {', '.join(map(str, self._outputs.values()))}"
+                Code.ARRAY_INVALID,
+                "the inputs are device arrays, and no `out` says where outputs go",
+                expected=f"device arrays for some of {', '.join(map(str, self._outputs.values()))}",
             )
         handle = handle_of(stream)
-        sources = self._on_device(inputs, self._inputs, "inputs", written=False)
-        wanted = {name: tensor for name, tensor in self._outputs.items() if name in out}
-        targets = self._on_device(out, wanted or self._outputs, "outputs", written=True)
+        sources = _on_device(self._chain, inputs, self._inputs, "inputs")
+        asked = {name: tensor for name, tensor in self._outputs.items() if name in out}
+        targets = _on_device(self._chain, out, asked or self._outputs, "outputs")
         _check_batches({**sources, **targets})
-        self._chain.run_on_device(sources, targets, handle)
+        with self._open():
+            self._chain.run_on_device(sources, targets, handle)
         return dict(out)
 
     def session(
@@ -283,94 +289,139 @@ class Pipeline:
                 torch.as_tensor(session.inputs["person_image"], device="cuda").copy_(image)
                 session.run(torch.cuda.current_stream())
 
-        Waits while all sessions are in use, at most `timeout` seconds. Raises InputError on a
-        pipeline of the CPU, BackendError when none came free, memory runs out or the pipeline is
-        closed, EngineError for a batch size that the engines do not take.
+        Waits while all sessions are in use, at most `timeout` seconds; a thread that holds one
+        does not wait for another.
+
+        Raises:
+            InputError: the pipeline runs on the CPU.
+            BackendError: no session came free, memory runs out, or the pipeline is closed.
+            EngineError: the engines do not take that batch size.
         """
         if self._chain is None:
             raise InputError(
-                "this pipeline runs on the CPU and has no sessions; load it with one of the "
-                f"backends {', '.join(DEVICE_BACKENDS)}"
+                Code.ARGUMENT_INVALID,
+                "this pipeline runs on the CPU and has no sessions",
+                fix=f"load it with one of the backends {', '.join(DEVICE_BACKENDS)}",
             )
         return self._chain.session(batch, timeout)
 
-    def _run(
-        self, inputs: Mapping[str, npt.NDArray[Any]], timings: dict[str, float]
-    ) -> dict[str, npt.NDArray[Any]]:
+    @contextmanager
+    def _open(self) -> Iterator[None]:
+        """The pipeline is not closed before the block ends. Raises BackendError if it is."""
+        with self._changed:
+            if self._closed:
+                raise BackendError(
+                    Code.PIPELINE_CLOSED, "the pipeline is closed", fix="load it again"
+                )
+            self._under_way += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._under_way -= 1
+                self._changed.notify_all()
+
+    def _run(self, inputs: Arrays, timings: dict[str, float]) -> dict[str, npt.NDArray[np.generic]]:
         if self._chain is not None:
             with _timed(timings, "chain"):
                 return self._chain.run(inputs)
-        if self._closed:
-            raise BackendError("the pipeline is closed; load it anew")
         values = dict(inputs)
-        outputs = {}
         for stage in STAGES:
             engine = self._engines[stage]
             with _timed(timings, stage):
-                given = engine.run({tensor.name: values[tensor.name] for tensor in engine.inputs})
-            values.update(given)
-            outputs.update(given)
-        return outputs
-
-    def _on_device(
-        self, arrays: Mapping[str, Any], due: Mapping[str, Tensor], kind: str, *, written: bool
-    ) -> dict[str, Array]:
-        """The memory of device arrays, whose names, types, shapes and device are checked."""
-        assert self._chain is not None
-        device = self._chain.device
-        found = {}
-        for name, array in arrays.items():
-            if not _is_on_device(array):
-                raise InputError(
-                    f"{name} is a {type(array).__name__}, and others are device arrays; expected "
-                    f"all {kind} on the GPU: move it there first"
-                )
-            try:
-                found[name] = device.array_of(name, array, written=written)
-            except (TypeError, ValueError, CudaError) as error:
-                raise InputError(str(error)) from error
-            if found[name].device != device.index:
-                raise InputError(
-                    f"{name} is on GPU {found[name].device}, and the pipeline on {device.index}; "
-                    "copy it there, or load the pipeline with `device=`"
-                )
-        self._check(found, due, kind)
-        return found
-
-    def _check(self, arrays: Mapping[str, Any], expected: Mapping[str, Tensor], kind: str) -> None:
-        # made where it is needed alone: it takes longer than all of a transfer's other Python
-        def refuse(what: str, mend: str) -> NoReturn:
-            raise InputError(f"{what}; expected {', '.join(map(str, expected.values()))}: {mend}")
-
-        if arrays.keys() != expected.keys():
-            refuse(
-                f"the {kind} are {', '.join(sorted(arrays)) or 'none'}", "pass these and no others"
-            )
-        for name, tensor in expected.items():
-            array = arrays[name]
-            if not isinstance(array, np.ndarray | Array):
-                refuse(
-                    f"{name} is a {type(array).__name__}, not a numpy array",
-                    "numpy.asarray makes one",
-                )
-            if array.dtype != tensor.dtype or array.shape[1:] != tensor.shape[1:]:
-                refuse(
-                    f"{name} is {array.dtype} {list(array.shape)}",
-                    "fit people with pipeline.stage_inputs, or use Pipeline.transfer, which does",
-                )
-        _check_batches(arrays)
+                values |= engine.run({t.name: values[t.name] for t in engine.signature.inputs})
+        return {name: values[name] for name in self._outputs}
 
 
-def _is_on_device(array: Any) -> bool:
+def _all_on_host(
+    arrays: Arrays | Mapping[str, DeviceArrayLike],
+) -> TypeGuard[Arrays]:
+    return not any(_is_on_device(array) for array in arrays.values())
+
+
+def _is_on_device(array: object) -> TypeGuard[DeviceArrayLike]:
     # NumPy's arrays have DLPack too
     return is_device_array(array) and not isinstance(array, np.ndarray)
 
 
-def _check_batches(arrays: Mapping[str, Any]) -> None:
+def _on_device(
+    chain: Chain,
+    arrays: Mapping[str, object],
+    expected: Mapping[str, Tensor],
+    kind: str,
+) -> dict[str, Array]:
+    """The memory of device arrays, whose names, types, shapes and device are checked."""
+    device = chain.device
+    found = {}
+    for name, array in arrays.items():
+        if not _is_on_device(array):
+            raise InputError(
+                Code.ARRAY_INVALID,
+                f"{name} is a {type(array).__name__}, and others are device arrays",
+                expected=f"all {kind} on the GPU",
+                fix="move it there first",
+            )
+        try:
+            found[name] = device.array_of(name, array, written=kind == "outputs")
+        except (TypeError, ValueError, CudaError) as error:
+            raise InputError(Code.ARRAY_INVALID, str(error)) from error
+        if found[name].device != device.index:
+            raise InputError(
+                Code.ARRAY_INVALID,
+                f"{name} is on GPU {found[name].device}, and the pipeline on {device.index}",
+                fix="copy it there, or load the pipeline with `device=`",
+            )
+    _check(found, expected, kind)
+    return found
+
+
+def _check(arrays: Arrays | Mapping[str, Array], expected: Mapping[str, Tensor], kind: str) -> None:
+    """Raises InputError unless arrays have the names, types and shapes of tensors."""
+    what = fix = ""
+    if arrays.keys() != expected.keys():
+        what = f"the {kind} are {', '.join(sorted(arrays)) or 'none'}"
+        fix = "pass these and no others"
+    for name, tensor in expected.items():
+        if what:
+            break
+        array = arrays[name]
+        if not isinstance(array, np.ndarray | Array):
+            what = f"{name} is a {type(array).__name__}, not a numpy array"
+            fix = "numpy.asarray makes one"
+        elif array.dtype != tensor.dtype or array.shape[1:] != tensor.shape[1:]:
+            what = f"{name} is {array.dtype} {list(array.shape)}"
+            fix = "fit people with `stage_inputs`, or use `Pipeline.transfer`, which does"
+    if what:
+        listed = ", ".join(map(str, expected.values()))
+        raise InputError(Code.ARRAY_INVALID, what, expected=listed, fix=fix)
+    _check_batches(arrays)
+
+
+def _check_batches(arrays: Arrays | Mapping[str, Array]) -> None:
     batches = {name: array.shape[0] for name, array in arrays.items()}
-    if len(set(batches.values())) > 1:
-        sizes = ", ".join(f"{name} {size}" for name, size in batches.items())
-        raise InputError(f"batch sizes differ: {sizes}; expected one size for all arrays")
+    if len(set(batches.values())) > 1 or not all(batches.values()):
+        raise InputError(
+            Code.BATCH_INVALID,
+            f"the batch sizes are {', '.join(f'{n} {size}' for n, size in batches.items())}",
+            expected="one size for all arrays, 1 or more",
+        )
+
+
+def _check_ids(arrays: Arrays) -> None:
+    """Raises InputError for class ids or DensePose parts that no graph knows."""
+    for role in ("person", "garment"):
+        for name, ids, count in (
+            (f"{role}_parsing", arrays[f"{role}_parsing"], len(CLASSES)),
+            (f"{role}_densepose", arrays[f"{role}_densepose"][..., 0], NUM_PARTS),
+        ):
+            highest = int(np.asarray(ids, np.uint8).max())
+            if highest >= count:
+                raise InputError(
+                    Code.ID_OUT_OF_RANGE,
+                    f"{name} has the id {highest}",
+                    expected=f"0 to {count - 1}",
+                    fix="ids of a data set become classes by Person.from_arrays(..., label_set=)",
+                )
 
 
 def stage_inputs(
@@ -408,7 +459,7 @@ def _timed(timings: dict[str, float], name: str) -> Iterator[None]:
 
 
 @functools.cache
-def _nvtx() -> Any:
+def _nvtx() -> ModuleType | None:
     """The module whose ranges Nsight Systems shows; None where it is not installed."""
     try:
         import nvtx

@@ -130,7 +130,7 @@ class MapModel:
 
     def _find_input(self) -> Any:
         """The input that takes the photo, compared with the description."""
-        inputs = {tensor.name: tensor for tensor in self._engine.inputs}
+        inputs = {tensor.name: tensor for tensor in self._engine.signature.inputs}
         name = self._input.get("name") or next(iter(inputs))
         listed = ", ".join(map(str, inputs.values()))
         if name not in inputs or len(inputs) > 1:
@@ -162,7 +162,7 @@ class MapModel:
         return tensor
 
     def _check_output(self, key: str) -> None:
-        names = [tensor.name for tensor in self._engine.outputs]
+        names = [tensor.name for tensor in self._engine.signature.outputs]
         if self._output[key] not in names:
             raise InputError(
                 f"{self._json} names the output {self._output[key]!r} ({key}), and {self.path} "

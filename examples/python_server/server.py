@@ -319,7 +319,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Loads the pipeline and runs it once before the worker takes requests."""
     settings: Settings = app.state.settings
     _forget_dead_workers()
-    pipeline = Pipeline.load(settings.bundle or sample_bundle(), settings.backend, settings.threads)
+    pipeline = Pipeline.load(
+        settings.bundle or sample_bundle(), settings.backend, threads=settings.threads
+    )
     pipeline.transfer(*map(Person.load, sample_people()))
     app.state.codecs = anyio.CapacityLimiter(_CODECS)
     app.state.batcher = Batcher(

@@ -10,12 +10,14 @@ from __future__ import annotations
 import ctypes
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from garment_transfer.kernels.driver import (
     INSTALL,
     Array,
     CudaError,
+    DeviceArrayLike,
+    StreamLike,
     array_of,
     check_context,
     checked,
@@ -23,7 +25,12 @@ from garment_transfer.kernels.driver import (
     stream_handle,
 )
 
+if TYPE_CHECKING:
+    from cuda.core import Kernel
+
 Padding = Literal["zeros", "border"]
+
+T = TypeVar("T", bound=DeviceArrayLike)
 
 _PADDINGS: Final = ("zeros", "border")
 _KERNELS: Final = {
@@ -56,15 +63,15 @@ class _Call(ctypes.Structure):
 
 
 def flow_warp(
-    x: Any,
-    coarse_flow: Any,
-    residual: Any,
-    affine: Any,
+    x: DeviceArrayLike,
+    coarse_flow: DeviceArrayLike,
+    residual: DeviceArrayLike,
+    affine: DeviceArrayLike,
     padding: Padding = "zeros",
     *,
-    out: tuple[Any, Any],
-    stream: Any = 0,
-) -> tuple[Any, Any]:
+    out: tuple[T, T],
+    stream: StreamLike = 0,
+) -> tuple[T, T]:
     """FlowWarp in one kernel; shapes, units and border rules: the table of `models.flow_warp`.
 
     Args:
@@ -229,7 +236,7 @@ def _parts(whole: int, part: int) -> int:
 
 
 @cache
-def _kernel(device: int, dtype: str) -> Any:
+def _kernel(device: int, dtype: str) -> Kernel:
     """The kernel of a type, compiled for a device and loaded in its primary context once."""
     from cuda.core import Device, ObjectCode
 
@@ -239,7 +246,10 @@ def _kernel(device: int, dtype: str) -> Any:
 
 
 def _launch(
-    kernel: Any, grid: tuple[int, int, int], arguments: tuple[Any, ...], stream: int
+    kernel: Kernel,
+    grid: tuple[int, int, int],
+    arguments: tuple[ctypes.Structure | ctypes.c_int, ...],
+    stream: int,
 ) -> None:
     from cuda.bindings import driver
 

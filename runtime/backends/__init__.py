@@ -1,149 +1,181 @@
-"""Inference backends: one module each, imported when used.
+"""Inference backends: a module each, imported when used.
 
-A backend of the CPU has `load(path, graph, threads, **options) -> Engine`, a graph of a bundle,
-ready to run on host arrays; the options are its own and have defaults. One of `DEVICE_BACKENDS` has
-`load(bundle, options) -> Chain`, all graphs in a row on a GPU. Either has `status() -> Status`:
-whether it can run here, and if not, why and what mends it.
+To add one, write `runtime/backends/NAME.py` with the three names below and add it to `BACKENDS`:
+
+- `Options`: a struct of what the backend can be told, each with a default;
+- `status() -> Status`: whether it can run here, and if not, why and what fixes it;
+- `load(bundle, precision, options)`: the bundle's graphs, ready to run. A backend of the CPU gives
+  an engine per stage, one of `DEVICE_BACKENDS` a `Chain` of all stages on the GPU.
 """
 
 from __future__ import annotations
 
 import importlib
-import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
+import msgspec
+import numpy as np
 import numpy.typing as npt
 
-from garment_transfer.bundle import BackendError, Bundle, Graph, Tensor
+from garment_transfer.bundle import (
+    ENGINE_BACKENDS,
+    BackendError,
+    Bundle,
+    Code,
+    InputError,
+    Signature,
+    Stage,
+    differences,
+    list_engines,
+)
 
 if TYPE_CHECKING:
     from garment_transfer.runtime.cuda import Chain
 
 #: The backends that run on a GPU.
-DEVICE_BACKENDS: Final = ("onnxruntime-cuda", "tensorrt", "tensorrt-rtx")
+DEVICE_BACKENDS: Final = ("onnxruntime-cuda", *ENGINE_BACKENDS)
 
 #: The backends by name.
 BACKENDS: Final = ("onnxruntime", "openvino", *DEVICE_BACKENDS)
 
+#: The name that stands for the backend that `choose_backend` chooses.
+AUTO: Final = "auto"
 
-class Engine(Protocol):
-    """A loaded graph. `run` may be called from several threads at once."""
+#: Arrays in host memory by the contract's names, uint8 or float32.
+Arrays = Mapping[str, npt.NDArray[np.generic]]
+
+
+class HostEngine(Protocol):
+    """A loaded graph that takes and gives host arrays."""
 
     @property
-    def inputs(self) -> tuple[Tensor, ...]:
-        """What the graph takes."""
+    def signature(self) -> Signature:
+        """What the graph takes and gives."""
 
-    @property
-    def outputs(self) -> tuple[Tensor, ...]:
-        """What the graph gives."""
-
-    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-        """Runs the graph on arrays by input name; new arrays by output name come back."""
+    def run(self, inputs: Arrays) -> dict[str, npt.NDArray[np.generic]]:
+        """Runs the graph; new arrays by output name come back. May be called from many threads."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """Whether a backend can run here; where it cannot, `reason` and `remedy` say more."""
+    """Whether a backend can run here; where it cannot, `reason` says why and `fix` what to do."""
 
     name: str
     available: bool
     version: str | None = None
     details: str = ""
     reason: str = ""
-    remedy: str = ""
+    fix: str = ""
+
+    @classmethod
+    def unavailable(cls, name: str, error: BackendError) -> Status:
+        """The status of a backend that raises an error when it is asked to run."""
+        return cls(name, available=False, reason=error.what, fix=error.fix)
+
+    def require(self) -> None:
+        """Raises BackendError unless the backend can run here."""
+        if not self.available:
+            raise BackendError(Code.BACKEND_UNAVAILABLE, self.reason, fix=self.fix)
+
+
+O = TypeVar("O", bound=msgspec.Struct)  # noqa: E741
 
 
 @dataclass(frozen=True)
-class DeviceOptions:
-    """How a chain is loaded; `Pipeline.load` says what each field does."""
+class Backend(Generic[O]):
+    """A backend's module, by the three names that each has."""
 
-    precision: str | None = None
-    device: int = 0
-    sessions: int = 8
-    graphs: bool = True
-    rebuild_if_needed: bool = False
-    threads: int | None = None
+    name: str
+    options: type[O]
+    status: Callable[[], Status]
+    load: Callable[[Bundle, str | None, O], Mapping[Stage, HostEngine] | Chain]
+
+    def make_options(self, given: Mapping[str, object]) -> O:
+        """The options of keyword arguments; `Options` of the backend's module documents them.
+
+        Raises:
+            BackendError: the backend has no option of that name (`option_unknown`).
+            InputError: an option has another type or is out of range (`option_invalid`).
+        """
+        known = self.options.__struct_fields__
+        unknown = [name for name in given if name not in known]
+        if unknown:
+            raise BackendError(
+                Code.OPTION_UNKNOWN,
+                f"backend {self.name} has no option {', '.join(unknown)}",
+                expected=f"some of {', '.join(known)}",
+            )
+        try:
+            return msgspec.convert(dict(given), self.options)
+        except msgspec.ValidationError as error:
+            text, _, where = str(error).partition(" - at `$.")
+            raise InputError(
+                Code.OPTION_INVALID,
+                f"option {where.rstrip('`')} of backend {self.name} is "
+                f"{given.get(where.rstrip('`'))!r}",
+                expected=text.removeprefix("Expected ").replace("`", ""),
+            ) from error
 
 
-class Backend(Protocol):
-    """What every backend provides."""
+def find_backend(name: str) -> Backend[msgspec.Struct]:
+    """The backend of a name.
 
-    def status(self) -> Status:
-        """Whether the backend can run here."""
-
-
-class HostBackend(Backend, Protocol):
-    """What a backend of the CPU provides."""
-
-    def load(self, path: Path, graph: Graph, threads: int | None, **options: Any) -> Engine:
-        """A graph of a bundle, ready to run on `threads` threads (None: the backend's choice)."""
-
-
-class DeviceBackend(Backend, Protocol):
-    """What a backend of the GPU provides."""
-
-    def load(self, bundle: Bundle, options: DeviceOptions) -> Chain:
-        """A bundle's graphs in a row on the GPU."""
-
-
-def find_backend(name: str) -> HostBackend | DeviceBackend:
-    """The backend of a name; a DeviceBackend for those of `DEVICE_BACKENDS`.
-
-    Raises BackendError where there is none.
+    Raises:
+        BackendError: there is none (`backend_unknown`).
     """
     if name not in BACKENDS:
         raise BackendError(
-            f"unknown backend {name!r}; available: {', '.join(BACKENDS)}; "
-            "`garment-transfer doctor` says which of them can run here"
+            Code.BACKEND_UNKNOWN,
+            f"unknown backend {name!r}",
+            expected=f"one of {', '.join(BACKENDS)}",
+            fix="`garment-transfer doctor` says which of them can run here",
         )
-    if name in ("tensorrt", "tensorrt-rtx"):
-        from garment_transfer.runtime.backends.tensorrt import TensorRTBackend
+    if name in ENGINE_BACKENDS:
+        from garment_transfer.runtime.backends.tensorrt import backend_of
 
-        return TensorRTBackend(name)
+        return backend_of(name)
     module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
-    return cast("HostBackend | DeviceBackend", module)
+    return Backend(name, module.Options, module.status, module.load)
 
 
-def check_options(name: str, backend: HostBackend, options: Mapping[str, Any]) -> None:
-    """Raises BackendError for options that a backend's `load` does not take."""
-    known = list(inspect.signature(backend.load).parameters)[3:]
-    unknown = [option for option in options if option not in known]
-    if unknown:
-        raise BackendError(
-            f"backend {name} has no option {', '.join(unknown)}; available: "
-            f"{', '.join(known) or 'none'}"
-        )
+def choose_backend(bundle: Bundle, precision: str | None = None) -> tuple[str, str]:
+    """What the name "auto" stands for, and why.
 
-
-def check_signature(path: Path, graph: Graph, engine: Engine) -> None:
-    """Raises BackendError unless a loaded graph has the inputs and outputs of its manifest.
-
-    A size that the engine leaves open agrees with any; the batch has to be open.
+    The first of: TensorRT with engines of the bundle that fit this GPU and this version; ONNX
+    Runtime on CUDA; ONNX Runtime on the CPU.
     """
-    for kind, due, found in (
-        ("input", graph.inputs, engine.inputs),
-        ("output", graph.outputs, engine.outputs),
-    ):
-        of_name = {tensor.name: tensor for tensor in found}
-        if set(of_name) != {tensor.name for tensor in due} or not all(
-            _agree(tensor, of_name[tensor.name]) for tensor in due
-        ):
-            raise BackendError(
-                f"{path} has the {kind}s ({', '.join(map(str, found))}), but its manifest says "
-                f"({', '.join(map(str, due))}): write the bundle anew with "
-                "`garment-transfer export CHECKPOINT -o BUNDLE`"
-            )
+    try:
+        engines = list_engines(bundle)
+    except BackendError:  # a record that is not valid
+        engines = []
+    names = {found.record.backend for found in engines}
+    for name in ENGINE_BACKENDS:
+        if name not in names:
+            continue
+        from garment_transfer.runtime.backends.tensorrt import engines_here
+
+        try:
+            return name, f"{engines_here(name, bundle, precision).path} fits this GPU"
+        except BackendError:
+            continue
+    cuda = find_backend("onnxruntime-cuda").status()
+    if cuda.available:
+        return cuda.name, f"no engines in {bundle.path} fit, and there is {cuda.details}"
+    return "onnxruntime", f"no engines in {bundle.path} fit, and onnxruntime-cuda: {cuda.reason}"
 
 
-def _agree(due: Tensor, found: Tensor) -> bool:
-    return (
-        due.dtype == found.dtype
-        and len(due.shape) == len(found.shape)
-        and all(
-            isinstance(have, str) or have == want
-            for want, have in zip(due.shape, found.shape, strict=True)
+def check_signature(path: object, expected: Signature, found: Signature) -> None:
+    """Raises BackendError unless a loaded graph has the inputs and outputs of its manifest."""
+    if wrong := differences(expected, found):
+        raise BackendError(
+            Code.GRAPH_REJECTED,
+            f"{path} is not the graph of its manifest: {wrong}",
+            fix="write the bundle anew with `garment-transfer export CHECKPOINT -o BUNDLE`",
         )
-    )
+
+
+def given_text(arrays: Arrays) -> str:
+    """Names, dtypes and shapes of arrays, for messages."""
+    return ", ".join(f"{name} {array.dtype} {list(array.shape)}" for name, array in arrays.items())

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
+import numpy as np
 import numpy.typing as npt
+from msgspec import Meta, Struct
 
-from garment_transfer.bundle import BackendError, Graph, Tensor, installed_versions
+from garment_transfer.bundle import (
+    STAGES,
+    BackendError,
+    Bundle,
+    Code,
+    Signature,
+    Stage,
+    Tensor,
+    installed_versions,
+)
 from garment_transfer.kernels import onnxruntime_library
-from garment_transfer.runtime.backends import Status, check_signature
+from garment_transfer.runtime.backends import Arrays, Status, check_signature, given_text
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 #: Packages that each install the module `onnxruntime`; two of them overwrite each other's files.
 PACKAGES: Final = ("onnxruntime", "onnxruntime-gpu")
@@ -20,28 +33,39 @@ _INSTALL: Final = "pip install onnxruntime"
 _DTYPES: Final = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
 
+class Options(Struct, frozen=True, kw_only=True):
+    """How ONNX Runtime runs a bundle on the CPU.
+
+    `threads` are those of each graph, None for one per physical core. Without `kernel`, FlowWarp
+    runs by its function body even where its kernel is built. `profile` is how the paths of
+    profiles begin, one per stage, that `OnnxRuntimeEngine.end_profiling` writes.
+    """
+
+    threads: Annotated[int, Meta(ge=1)] | None = None
+    kernel: bool = True
+    profile: str = ""
+
+
 class OnnxRuntimeEngine:
     """One graph in an ONNX Runtime session. Sessions may be run from several threads at once."""
 
-    def __init__(self, session: Any) -> None:
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
         self._session = session
-        self.inputs = tuple(_tensor(value) for value in session.get_inputs())
-        self.outputs = tuple(_tensor(value) for value in session.get_outputs())
-        self._output_names = [tensor.name for tensor in self.outputs]
+        self.signature = signature_of(session)
+        self._output_names = [tensor.name for tensor in self.signature.outputs]
 
-    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    def run(self, inputs: Arrays) -> dict[str, npt.NDArray[np.generic]]:
         """Runs the graph on arrays by input name; new arrays by output name come back."""
         try:
             values = self._session.run(self._output_names, dict(inputs))
         # Its errors share no base class but this.
         except Exception as error:
-            given = ", ".join(
-                f"{name} {array.dtype} {list(array.shape)}" for name, array in inputs.items()
-            )
             raise BackendError(
-                f"ONNX Runtime failed to run a graph that takes "
-                f"({', '.join(map(str, self.inputs))}) on ({given}): {first_line(error)}; "
-                "if the inputs agree, try a smaller batch or another version of onnxruntime"
+                Code.RUN_FAILED,
+                f"ONNX Runtime failed to run a graph on ({given_text(inputs)}): "
+                f"{first_line(error)}",
+                expected=f"({', '.join(map(str, self.signature.inputs))})",
+                fix="if the inputs agree, try a smaller batch or another version of onnxruntime",
             ) from error
         return dict(zip(self._output_names, values, strict=True))
 
@@ -54,33 +78,36 @@ class OnnxRuntimeEngine:
         return Path(self._session.end_profiling()), start
 
 
-def load(
-    path: Path,
-    graph: Graph,
-    threads: int | None,
-    kernel: bool = True,
-    profile: str = "",
-) -> OnnxRuntimeEngine:
-    """A session for the graph file; `threads` per graph, None for one per physical core.
+def load(bundle: Bundle, precision: str | None, options: Options) -> dict[Stage, OnnxRuntimeEngine]:
+    """A session per stage.
 
-    Without `kernel`, FlowWarp runs by its function body even where its kernel is built. `profile`
-    is how the path of a profile begins that `OnnxRuntimeEngine.end_profiling` writes.
-
-    Raises BackendError when ONNX Runtime is not installed, is installed twice, or does not take
-    the file, or when the file's inputs and outputs are not the manifest's.
+    Raises:
+        BackendError: ONNX Runtime is not installed, is installed twice, or does not take a graph,
+            or a graph's inputs and outputs are not the manifest's.
+        BundleError: the bundle has no graphs of that precision, or one changed.
     """
-    engine = open_model(path, threads, kernel, profile)
-    check_signature(path, graph, engine)
-    return engine
+    engines = {}
+    for stage in STAGES:
+        path = bundle.graph_path(stage, precision)
+        prefix = f"{options.profile}{stage}" if options.profile else ""
+        # the bytes that were verified, not a file that may have changed since
+        content = bundle.read_graph(stage, precision)
+        engine = _open(content, path, options.threads, options.kernel, prefix)
+        expected = bundle.manifest.graphs_of(precision)[stage].signature
+        check_signature(path, expected, engine.signature)
+        engines[stage] = engine
+    return engines
 
 
-def open_model(
-    path: Path, threads: int | None, kernel: bool = True, profile: str = ""
+def open_model(path: Path, threads: int | None) -> OnnxRuntimeEngine:
+    """A session for any ONNX file; `threads` as in `Options`. Raises BackendError."""
+    return _open(str(path), path, threads)
+
+
+def _open(
+    model: bytes | str, path: Path, threads: int | None, kernel: bool = True, profile: str = ""
 ) -> OnnxRuntimeEngine:
-    """A session for any ONNX file; arguments as in `load`. Raises BackendError."""
-    current = status()
-    if not current.available:
-        raise BackendError(f"{current.reason}; {current.remedy}")
+    status().require()
     import onnxruntime
 
     options = session_options(threads)
@@ -91,22 +118,23 @@ def open_model(
         options.profile_file_prefix = profile
     try:
         session = onnxruntime.InferenceSession(
-            str(path), sess_options=options, providers=["CPUExecutionProvider"]
+            model, sess_options=options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:
         raise BackendError(
-            f"ONNX Runtime {onnxruntime.__version__} does not load {path}: {first_line(error)}; "
-            "run `pip install --upgrade onnxruntime`, or export it anew"
+            Code.GRAPH_REJECTED,
+            f"ONNX Runtime {onnxruntime.__version__} does not load {path}: {first_line(error)}",
+            fix="run `pip install --upgrade onnxruntime`, or export it anew",
         ) from error
     return OnnxRuntimeEngine(session)
 
 
-def session_options(threads: int | None) -> Any:
-    """What a session is made with; `threads` as in `load`."""
+def session_options(threads: int | None) -> onnxruntime.SessionOptions:
+    """What a session is made with; `threads` as in `Options`."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only; they are raised as well
+    options.log_severity_level = 4  # fatal ones only: errors are raised as well
     # Each graph has its own threads, and waiting in a loop they would hold the cores that the
     # next graph needs: measured, four times slower on two busy cores.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -115,7 +143,7 @@ def session_options(threads: int | None) -> Any:
     return options
 
 
-def register_kernels(options: Any) -> str:
+def register_kernels(options: onnxruntime.SessionOptions) -> str:
     """Lets a session use FlowWarp's kernel; empty, or why it has to use the function body."""
     library = onnxruntime_library()
     if library is None:
@@ -160,9 +188,9 @@ def status() -> Status:
     warp = "FlowWarp by its kernel"
     if without:
         warp = (
-            f"FlowWarp by standard operators, several times slower, because {without}: install "
-            "a C++ compiler and ONNX Runtime's headers (Debian's libonnxruntime-dev, or "
-            "ONNXRUNTIME_ROOT), then install garment-transfer again"
+            f"FlowWarp by standard operators, which takes about 2 ms a transfer longer, because "
+            f"{without}: install a C++ compiler and ONNX Runtime's headers (Debian's "
+            "libonnxruntime-dev, or ONNXRUNTIME_ROOT), then install garment-transfer again"
         )
     return Status(
         "onnxruntime",
@@ -172,14 +200,25 @@ def status() -> Status:
     )
 
 
-def _unavailable(reason: str, remedy: str) -> Status:
-    return Status("onnxruntime", available=False, reason=reason, remedy=remedy)
+def _unavailable(reason: str, fix: str) -> Status:
+    return Status("onnxruntime", available=False, reason=reason, fix=fix)
 
 
-def _tensor(value: Any) -> Tensor:
-    # Sizes that the graph leaves open are strings, or None where they have no name.
-    shape = tuple(size if isinstance(size, int) else str(size or "?") for size in value.shape)
-    return Tensor(value.name, _DTYPES.get(value.type, value.type), shape)
+def signature_of(session: onnxruntime.InferenceSession) -> Signature:
+    """What a session's graph takes and gives."""
+
+    def tensors(values: list[onnxruntime.NodeArg]) -> tuple[Tensor, ...]:
+        return tuple(
+            # sizes that the graph leaves open are strings, or None where they have no name
+            Tensor(
+                value.name,
+                _DTYPES.get(value.type, value.type),
+                tuple(size if isinstance(size, int) else str(size or "?") for size in value.shape),
+            )
+            for value in values
+        )
+
+    return Signature(tensors(session.get_inputs()), tensors(session.get_outputs()))
 
 
 def first_line(error: Exception) -> str:

@@ -8,28 +8,39 @@ graph. Float32 is float32: the provider's TF32, which would cost accuracy, is of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import numpy as np
+from msgspec import Meta, Struct
 
-from garment_transfer.bundle import STAGES, BackendError, Bundle, Graph, InputError, Tensor
+from garment_transfer.bundle import STAGES, BackendError, Bundle, Code, InputError, Signature
 from garment_transfer.kernels import has_cuda_kernels, onnxruntime_library
 from garment_transfer.kernels.driver import INSTALL
-from garment_transfer.runtime.backends import (
-    DeviceOptions,
-    Status,
-    check_signature,
-    onnxruntime as cpu,
-)
+from garment_transfer.runtime.backends import Status, check_signature, onnxruntime as cpu
 from garment_transfer.runtime.cuda import Chain, CudaDevice
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 NAME: Final = "onnxruntime-cuda"
 
 _PROVIDER: Final = "CUDAExecutionProvider"
 _INSTALL: Final = 'pip install "garment-transfer[gpu]"'
+
+
+class Options(Struct, frozen=True, kw_only=True):
+    """How ONNX Runtime runs a bundle on a GPU.
+
+    `device` is CUDA's number of the GPU; `sessions` how many transfers may be under way at once at
+    most, each with buffers of its own; `threads` those of each graph for what runs on the host.
+    """
+
+    device: Annotated[int, Meta(ge=0)] = 0
+    sessions: Annotated[int, Meta(ge=1)] = 8
+    threads: Annotated[int, Meta(ge=1)] | None = None
 
 
 class OnnxRuntimeContext:
@@ -40,10 +51,12 @@ class OnnxRuntimeContext:
     #: The process would end.
     capturable = False
 
-    def __init__(self, session: Any, engine: OnnxRuntimeEngine, batch: int) -> None:
+    def __init__(
+        self, session: onnxruntime.InferenceSession, engine: OnnxRuntimeEngine, batch: int
+    ) -> None:
         import onnxruntime
 
-        self._session = session
+        self._session: onnxruntime.InferenceSession | None = session
         self._engine = engine
         self._batch = batch
         self._binding = session.io_binding()
@@ -55,8 +68,8 @@ class OnnxRuntimeContext:
         """Binds inputs and outputs to memory; done once."""
         engine = self._engine
         for tensors, bind in (
-            (engine.inputs, self._binding.bind_input),
-            (engine.outputs, self._binding.bind_output),
+            (engine.signature.inputs, self._binding.bind_input),
+            (engine.signature.outputs, self._binding.bind_output),
         ):
             for tensor in tensors:
                 bind(
@@ -74,10 +87,16 @@ class OnnxRuntimeContext:
             self._session.run_with_iobinding(self._binding, self._options)
         except Exception as error:
             raise BackendError(
+                Code.RUN_FAILED,
                 f"ONNX Runtime failed to run {self._engine.path} on a batch of {self._batch}: "
-                f"{cpu.first_line(error)}; if the GPU's memory is short, use a smaller batch or "
-                "fewer sessions (`sessions=`)"
+                f"{cpu.first_line(error)}",
+                fix="if the GPU's memory is short, use a smaller batch or fewer sessions "
+                "(`sessions=`)",
             ) from error
+
+    def profile(self, report: Callable[[str, float], None]) -> bool:
+        """ONNX Runtime reports no layers to a caller while it runs on the caller's stream."""
+        return False
 
     def close(self) -> None:
         """Ends the ONNX Runtime session, before its stream ends."""
@@ -86,32 +105,25 @@ class OnnxRuntimeContext:
 
 @dataclass(frozen=True, eq=False)
 class OnnxRuntimeEngine:
-    """A graph file; every context loads it into a session of its own.
+    """A graph's bytes; every context loads them into a session of its own.
 
     `provider` and `memory` are ONNX Runtime's names of what runs it and of where tensors lie.
     """
 
     path: Path
-    graph: Graph
+    content: bytes
+    signature: Signature
     device: int = 0
     threads: int | None = None
     provider: str = _PROVIDER
     memory: str = "cuda"
 
-    @property
-    def inputs(self) -> tuple[Tensor, ...]:
-        """What the graph takes."""
-        return self.graph.inputs
-
-    @property
-    def outputs(self) -> tuple[Tensor, ...]:
-        """What the graph gives."""
-        return self.graph.outputs
-
     def check_batch(self, batch: int) -> None:
-        """Any batch from 1 on will do."""
+        """Raises InputError for an empty batch; any other will do."""
         if batch < 1:
-            raise InputError(f"a batch of {batch}; expected at least one pair")
+            raise InputError(
+                Code.BATCH_INVALID, f"the batch has {batch} pairs", expected="1 or more"
+            )
 
     def context(self, batch: int, stream: int) -> OnnxRuntimeContext:
         """A session on the stream. BackendError when ONNX Runtime does not make one."""
@@ -119,7 +131,7 @@ class OnnxRuntimeEngine:
 
         options = cpu.session_options(self.threads)
         library = onnxruntime_library()
-        provider: Any = self.provider
+        provider: str | tuple[str, dict[str, str]] = self.provider
         if self.provider == _PROVIDER:
             provider = (
                 self.provider,
@@ -137,35 +149,37 @@ class OnnxRuntimeEngine:
             cpu.register_kernels(options)
         try:
             session = onnxruntime.InferenceSession(
-                str(self.path), sess_options=options, providers=[provider]
+                self.content, sess_options=options, providers=[provider]
             )
         except Exception as error:
             raise BackendError(
+                Code.GRAPH_REJECTED,
                 f"ONNX Runtime {onnxruntime.__version__} does not load {self.path} for "
-                f"{self.provider}: {cpu.first_line(error)}; if the GPU's memory is short, use "
-                f"fewer sessions (`sessions=`), otherwise run `{_INSTALL}`"
+                f"{self.provider}: {cpu.first_line(error)}",
+                fix="if the GPU's memory is short, use fewer sessions (`sessions=`), otherwise "
+                f"run `{_INSTALL}`",
             ) from error
         # it falls back to the CPU without an error
         if self.provider not in session.get_providers():
             raise BackendError(
+                Code.BACKEND_UNAVAILABLE,
                 f"ONNX Runtime {onnxruntime.__version__} cannot start its {self.provider} here: "
-                "the libraries of CUDA or cuDNN that it was built for are missing (its own lines "
-                f"above name them); run `{_INSTALL}`"
+                "the libraries of CUDA or cuDNN that it was built for are missing",
+                fix=f"run `{_INSTALL}`",
             )
-        check_signature(self.path, self.graph, cpu.OnnxRuntimeEngine(session))
+        check_signature(self.path, self.signature, cpu.signature_of(session))
         return OnnxRuntimeContext(session, self, batch)
 
 
-def load(bundle: Bundle, options: DeviceOptions) -> Chain:
+def load(bundle: Bundle, precision: str | None, options: Options) -> Chain:
     """A chain over the bundle's graphs.
 
-    Raises BackendError when the backend cannot run here, BundleError when the bundle has no
-    graphs of that precision.
+    Raises:
+        BackendError: the backend cannot run here.
+        BundleError: the bundle has no graphs of that precision, or one changed.
     """
-    graphs = bundle.manifest.graphs_of(options.precision)
-    missing = _missing()
-    if missing is not None:
-        raise BackendError(f"{missing.reason}; {missing.remedy}")
+    graphs = bundle.manifest.graphs_of(precision)
+    _without_gpu().require()
     import onnxruntime
 
     if hasattr(onnxruntime, "preload_dlls"):
@@ -174,54 +188,49 @@ def load(bundle: Bundle, options: DeviceOptions) -> Chain:
     device = CudaDevice(options.device)
     engines = {
         stage: OnnxRuntimeEngine(
-            bundle.graph_path(stage, options.precision),
-            graphs[stage],
+            bundle.graph_path(stage, precision),
+            bundle.read_graph(stage, precision),
+            graphs[stage].signature,
             options.device,
             options.threads,
         )
         for stage in STAGES
     }
-    return Chain(device, engines, sessions=options.sessions, graphs=options.graphs)
+    return Chain(device, engines, sessions=options.sessions, graphs=False)
 
 
 def status() -> Status:
     """Whether the CUDA provider can run here; whether its libraries load shows at the first run."""
-    missing = _missing()
-    if missing is not None:
-        return missing
-    import onnxruntime
-
+    found = _without_gpu()
+    if not found.available:
+        return found
     try:
         device = CudaDevice()
     except BackendError as error:
-        return Status(
-            NAME,
-            available=False,
-            reason=str(error),
-            remedy=f"it needs an NVIDIA GPU with its driver, and `{INSTALL}`",
-        )
+        fix = f"it needs an NVIDIA GPU with its driver, and `{INSTALL}`"
+        return Status(NAME, available=False, reason=error.what, fix=fix)
     library = onnxruntime_library()
     warp = "by its kernel" if library and has_cuda_kernels(library) else "by standard operators"
     return Status(
         NAME,
         available=True,
-        version=onnxruntime.__version__,
+        version=found.version,
         details=f"{device.name}, compute capability {device.compute_capability}; FlowWarp {warp}",
     )
 
 
-def _missing() -> Status | None:
-    """What is missing but a GPU; None where ONNX Runtime has the provider."""
+def _without_gpu() -> Status:
+    """Whether ONNX Runtime has the provider, be there a GPU or not."""
     of_cpu = cpu.status()
     if not of_cpu.available:
-        return Status(NAME, available=False, reason=of_cpu.reason, remedy=of_cpu.remedy)
+        return Status(NAME, available=False, reason=of_cpu.reason, fix=of_cpu.fix)
     import onnxruntime
 
     if _PROVIDER in onnxruntime.get_available_providers():
-        return None
+        return Status(NAME, available=True, version=of_cpu.version)
     return Status(
         NAME,
         available=False,
         reason=f"the installed onnxruntime {onnxruntime.__version__} has no {_PROVIDER}",
-        remedy=f"run `pip uninstall -y onnxruntime`, then `{_INSTALL}`",
+        fix=f"run `pip uninstall -y onnxruntime`, then `{_INSTALL}`",
     )

@@ -9,39 +9,60 @@ from __future__ import annotations
 import functools
 import queue
 import threading
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
+import numpy as np
 import numpy.typing as npt
+from msgspec import Meta, Struct
 
-from garment_transfer.bundle import BackendError, Graph, Tensor
-from garment_transfer.runtime.backends import Status, check_signature
+from garment_transfer.bundle import (
+    STAGES,
+    BackendError,
+    Bundle,
+    Code,
+    Signature,
+    Stage,
+    Tensor,
+)
+from garment_transfer.runtime.backends import Arrays, Status, check_signature, given_text
 
-#: What `inference_precision` may be: float32 whatever the processor has, or OpenVINO's own choice,
-#: which is bfloat16 or float16 on processors that compute them faster.
-PRECISIONS: Final = ("float32", "default")
+if TYPE_CHECKING:
+    import openvino
 
 _INSTALL: Final = "pip install openvino onnx"
 
 _CORE_LOCK: Final = threading.Lock()
 
 
+class Options(Struct, frozen=True, kw_only=True):
+    """How OpenVINO runs a bundle.
+
+    `threads` are those of each graph, None for OpenVINO's choice. `inference_precision` is float32
+    whatever the processor has, or "default", OpenVINO's own choice: bfloat16 or float16 on
+    processors that compute them faster. With `profiling` the engines time their layers.
+    """
+
+    threads: Annotated[int, Meta(ge=1)] | None = None
+    inference_precision: Literal["float32", "default"] = "float32"
+    profiling: bool = False
+
+
 class OpenVinoEngine:
     """One compiled graph, with as many infer requests as were ever run at the same time."""
 
-    def __init__(self, compiled: Any, graph: Graph) -> None:
+    def __init__(self, compiled: openvino.CompiledModel, expected: Signature) -> None:
         self._compiled = compiled
         # An infer request serves one caller at a time; idle ones wait here for the next.
-        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._idle: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
         found = {port.get_any_name(): _tensor(port) for port in compiled.inputs}
         # OpenVINO drops what a graph does not use.
-        self._unused = {tensor.name for tensor in graph.inputs} - set(found)
-        unused = tuple(tensor for tensor in graph.inputs if tensor.name in self._unused)
-        self.inputs = (*found.values(), *unused)
-        self.outputs = tuple(_tensor(port) for port in compiled.outputs)
+        unused = tuple(tensor for tensor in expected.inputs if tensor.name not in found)
+        self._unused = {tensor.name for tensor in unused}
+        self.signature = Signature(
+            (*found.values(), *unused), tuple(_tensor(port) for port in compiled.outputs)
+        )
 
-    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    def run(self, inputs: Arrays) -> dict[str, npt.NDArray[np.generic]]:
         """Runs the graph on arrays by input name; new arrays by output name come back."""
         try:
             request = self._idle.get_nowait()
@@ -49,20 +70,20 @@ class OpenVinoEngine:
             request = self._compiled.create_infer_request()
         try:
             used = {name: array for name, array in inputs.items() if name not in self._unused}
-            found = request.infer(used, share_inputs=True)
+            # copied: a request in the pool would otherwise keep its last caller's arrays alive
+            found = request.infer(used, share_inputs=False)
         # It raises RuntimeError and, for names and types, several others.
         except Exception as error:
-            given = ", ".join(
-                f"{name} {array.dtype} {list(array.shape)}" for name, array in inputs.items()
-            )
             raise BackendError(
-                f"OpenVINO failed to run a graph that takes ({', '.join(map(str, self.inputs))}) "
-                f"on ({given}): {_reason(error)}; if the inputs agree, try a smaller batch or "
-                "another version of openvino"
+                Code.RUN_FAILED,
+                f"OpenVINO failed to run a graph on ({given_text(inputs)}): {_reason(error)}",
+                expected=f"({', '.join(map(str, self.signature.inputs))})",
+                fix="if the inputs agree, try a smaller batch or another version of openvino",
             ) from error
         self._idle.put(request)
         return {
-            tensor.name: value for tensor, value in zip(self.outputs, found.values(), strict=True)
+            tensor.name: value
+            for tensor, value in zip(self.signature.outputs, found.values(), strict=True)
         }
 
     def layers(self) -> list[tuple[str, str, float]]:
@@ -80,52 +101,45 @@ class OpenVinoEngine:
         return layers
 
 
-def load(
-    path: Path,
-    graph: Graph,
-    threads: int | None,
-    inference_precision: str = "float32",
-    profiling: bool = False,
-) -> OpenVinoEngine:
-    """A compiled graph; `threads` per graph, None for OpenVINO's choice.
+def load(bundle: Bundle, precision: str | None, options: Options) -> dict[Stage, OpenVinoEngine]:
+    """A compiled graph per stage.
 
-    `inference_precision` is one of `PRECISIONS`; with `profiling` the engine times its layers.
-
-    Raises BackendError when OpenVINO is not installed or does not take the file, when there is no
-    such precision, or when the file's inputs and outputs are not the manifest's.
+    Raises:
+        BackendError: OpenVINO is not installed or does not take a graph, or a graph's inputs and
+            outputs are not the manifest's.
+        BundleError: the bundle has no graphs of that precision, or one changed.
     """
-    if inference_precision not in PRECISIONS:
-        raise BackendError(
-            f"openvino has no inference precision {inference_precision!r}; available: "
-            f"{', '.join(PRECISIONS)}"
-        )
-    current = status()
-    if not current.available:
-        raise BackendError(f"{current.reason}; {current.remedy}")
+    status().require()
     import openvino
 
     # One stream, or the threads would be divided among several transfers at once.
-    properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
-    if threads is not None:
-        properties["INFERENCE_NUM_THREADS"] = threads
-    if inference_precision == "float32":
+    properties: dict[str, str | int | bool] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+    if options.threads is not None:
+        properties["INFERENCE_NUM_THREADS"] = options.threads
+    if options.inference_precision == "float32":
         properties["INFERENCE_PRECISION_HINT"] = "f32"
-    if profiling:
+    if options.profiling:
         properties["PERF_COUNT"] = True
-    try:
-        core = _core()
-        compiled = core.compile_model(core.read_model(_inlined(path)), "CPU", properties)
-    except Exception as error:
-        raise BackendError(
-            f"OpenVINO {openvino.__version__} does not load {path}: {_reason(error)}; run "
-            "`pip install --upgrade openvino`, or export the bundle anew"
-        ) from error
-    engine = OpenVinoEngine(compiled, graph)
-    check_signature(path, graph, engine)
-    return engine
+    engines = {}
+    for stage in STAGES:
+        path = bundle.graph_path(stage, precision)
+        content = _inlined(bundle.read_graph(stage, precision))
+        try:
+            core = _core()
+            compiled = core.compile_model(core.read_model(content), "CPU", properties)
+        except Exception as error:
+            raise BackendError(
+                Code.GRAPH_REJECTED,
+                f"OpenVINO {openvino.__version__} does not load {path}: {_reason(error)}",
+                fix="run `pip install --upgrade openvino`, or export the bundle anew",
+            ) from error
+        expected = bundle.manifest.graphs_of(precision)[stage].signature
+        engines[stage] = OpenVinoEngine(compiled, expected)
+        check_signature(path, expected, engines[stage].signature)
+    return engines
 
 
-def _core() -> Any:
+def _core() -> openvino.Core:
     """The one Core of this process, never destroyed.
 
     On a processor with AMX every Core gives its thread a stack for signal handlers and takes it
@@ -138,18 +152,19 @@ def _core() -> Any:
 
 
 @functools.cache
-def _make_core() -> Any:
+def _make_core() -> openvino.Core:
     import openvino
 
     return openvino.Core()
 
 
-def _inlined(path: Path) -> bytes:
-    """The graph file with its model-local functions replaced by their bodies."""
+def _inlined(content: bytes) -> bytes:
+    """A graph with its model-local functions replaced by their bodies."""
     import onnx
     import onnx.inliner
 
-    return onnx.inliner.inline_local_functions(onnx.load(path)).SerializeToString()
+    model = onnx.load_model_from_string(content)
+    return onnx.inliner.inline_local_functions(model).SerializeToString()
 
 
 def status() -> Status:
@@ -163,7 +178,7 @@ def status() -> Status:
             "openvino",
             available=False,
             reason=f"{missing} is not installed or does not import ({error})",
-            remedy=f"run `{_INSTALL}`",
+            fix=f"run `{_INSTALL}`",
         )
     return Status(
         "openvino",
@@ -173,7 +188,7 @@ def status() -> Status:
     )
 
 
-def _tensor(port: Any) -> Tensor:
+def _tensor(port: openvino.Output) -> Tensor:
     shape = tuple(
         size.get_length() if size.is_static else str(size) for size in port.get_partial_shape()
     )

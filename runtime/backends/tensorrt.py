@@ -1,41 +1,43 @@
 """TensorRT and TensorRT-RTX: engines that `garment-transfer build` added to the bundle.
 
-One backend for both backends, over the API that they share. EngineSet are found, compared with the
-bundle, the versions and the GPU, and read with their hashes checked before TensorRT sees a byte,
-since a plan is code.
+Both run over the API that they share. Engines are found, compared with the bundle, the versions
+and the GPU, and read with their hashes checked before TensorRT sees a byte, since a plan is code.
 """
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import importlib
 import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Final
+
+from msgspec import Meta, Struct
 
 from garment_transfer.bundle import (
-    MANIFEST,
     RTX_COMPUTE_CAPABILITIES,
     STAGES,
     BackendError,
     Bundle,
+    Code,
+    EngineBackend,
     EngineError,
     EngineSet,
     Plugin,
-    Tensor,
-    cache_folder,
+    Signature,
+    Stage,
     find_engines,
-    list_engines,
-    must_be_copied,
-    sha256_of,
 )
 from garment_transfer.kernels import tensorrt_library
-from garment_transfer.runtime.backends import DeviceOptions, Status
+from garment_transfer.runtime.backends import Backend, Status
 from garment_transfer.runtime.cuda import Chain, CudaDevice, Device
+
+if TYPE_CHECKING:
+    import tensorrt
 
 #: The Python modules of each backend, the first that imports is used. TensorRT-RTX's packages on
 #: PyPI have the bindings alone.
@@ -49,20 +51,184 @@ _INSTALL: Final = {
     "tensorrt-rtx": 'pip install "garment-transfer[rtx]"',
 }
 
-_log = logging.getLogger(__name__)
+_LOG: Final = logging.getLogger(__name__)
+
+
+class Options(Struct, frozen=True, kw_only=True):
+    """How TensorRT runs a bundle's engines.
+
+    `device` is CUDA's number of the GPU; `sessions` how many transfers may be under way at once at
+    most, each with buffers of its own for one batch size; with `graphs` a transfer is replayed as
+    one CUDA graph where the engines can be captured.
+    """
+
+    device: Annotated[int, Meta(ge=0)] = 0
+    sessions: Annotated[int, Meta(ge=1)] = 8
+    graphs: bool = True
+
+
+def backend_of(name: EngineBackend) -> Backend[Options]:
+    """The backend of that name."""
+    return Backend(name, Options, functools.partial(status, name), functools.partial(load, name))
+
+
+def load(name: EngineBackend, bundle: Bundle, precision: str | None, options: Options) -> Chain:
+    """A chain over the bundle's engines for this GPU.
+
+    Raises:
+        BackendError: the backend cannot run here.
+        EngineError: there are no engines that fit; says what differs and the command that builds
+            engines that do.
+    """
+    trt = tensorrt_module(name)
+    device = CudaDevice(options.device)
+    engines = engines_here(name, bundle, precision, device)
+    plans = {stage: engines.read_plan(stage) for stage in STAGES}
+    plugin = engines.record.plugin
+    with device.active():
+        if plugin is not None and not plugin.embedded:
+            load_plugin(trt, tensorrt_library(), plugin)
+        runtime = trt.Runtime(logger_of(trt))
+        # only what was checked against a record that asks for it
+        runtime.engine_host_code_allowed = plugin is not None and plugin.embedded
+        loaded = {
+            stage: TensorRTEngine(trt, runtime, engines, stage, plan)
+            for stage, plan in plans.items()
+        }
+    return Chain(device, loaded, sessions=options.sessions, graphs=options.graphs)
+
+
+def engines_here(
+    name: EngineBackend, bundle: Bundle, precision: str | None, device: Device | None = None
+) -> EngineSet:
+    """The bundle's engines that can run on a device with the installed version.
+
+    Raises:
+        BackendError: TensorRT or the GPU is missing.
+        EngineError: there are none; says what differs and the command that builds them.
+    """
+    version = tensorrt_module(name).__version__
+    device = device or CudaDevice()
+    engines = find_engines(
+        bundle, name, precision or bundle.manifest.precision, device.compute_capability
+    )
+    engines.check(version, device.compute_capability, tensorrt_library())
+    return engines
+
+
+def status(name: EngineBackend) -> Status:
+    """Whether the backend can run here."""
+    try:
+        trt = tensorrt_module(name)
+        device = CudaDevice()
+    except BackendError as error:
+        return Status.unavailable(name, error)
+    plugin = "takes no plugins"
+    if name == "tensorrt":
+        built = tensorrt_library() is not None
+        plugin = f"FlowWarp's plugin is {'there' if built else 'not built'}"
+    elif device.compute_capability not in RTX_COMPUTE_CAPABILITIES:
+        return Status(
+            name,
+            available=False,
+            reason=f"TensorRT-RTX does not run on {device.name}, whose compute capability "
+            f"{device.compute_capability} is none of {', '.join(RTX_COMPUTE_CAPABILITIES)}",
+            fix="use the backend tensorrt or onnxruntime-cuda",
+        )
+    return Status(
+        name,
+        available=True,
+        version=trt.__version__,
+        details=f"{device.name}, compute capability {device.compute_capability}; {plugin}",
+    )
+
+
+def tensorrt_module(name: EngineBackend) -> ModuleType:
+    """The Python module of TensorRT or TensorRT-RTX; BackendError where it is not installed."""
+    failures = []
+    for module in MODULES[name]:
+        try:
+            return importlib.import_module(module)
+        except ImportError as error:
+            failures.append(str(error))
+        except (OSError, RuntimeError) as error:  # its library does not load
+            failures.append(f"{module} does not load: {error}")
+    raise BackendError(
+        Code.BACKEND_UNAVAILABLE,
+        f"{name} is not installed ({', '.join(failures)})",
+        fix=f"run `{_INSTALL[name]}`",
+    )
+
+
+def load_plugin(trt: ModuleType, library: Path | None, plugin: Plugin) -> None:
+    """Makes FlowWarp's plugin known to TensorRT; BackendError where its library does not load."""
+    registry = trt.get_plugin_registry()
+    # one library is not taken twice in a process
+    if registry.get_creator(plugin.name, plugin.version, "") is not None:
+        return
+    if library is None or registry.load_library(str(library)) is None:
+        raise BackendError(
+            Code.PLUGIN_MISSING,
+            f"TensorRT {trt.__version__} does not load FlowWarp's plugin {library}: "
+            f"{take_errors(trt)}",
+            fix="it fits the major version whose headers it was built with: install "
+            "garment-transfer again where TensorRT_ROOT names this one's, or build engines with "
+            "`--plugin off`",
+        )
+
+
+@functools.cache
+def logger_of(trt: ModuleType) -> tensorrt.ILogger:
+    """The one logger of a process: Python's logging gets the messages, `take_errors` the errors.
+
+    TensorRT takes one logger for all of a process's builders and runtimes.
+    """
+    levels = {
+        trt.ILogger.Severity.INTERNAL_ERROR: logging.ERROR,
+        trt.ILogger.Severity.ERROR: logging.ERROR,
+        trt.ILogger.Severity.WARNING: logging.WARNING,
+        trt.ILogger.Severity.INFO: logging.INFO,
+    }
+
+    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: deque[str] = deque(maxlen=5)
+
+        def log(self, severity: tensorrt.ILogger.Severity, message: str) -> None:
+            level = levels.get(severity, logging.DEBUG)
+            if level == logging.ERROR:
+                self.errors.append(message.strip())
+            _LOG.log(level, "%s", message)
+
+    return Logger()
+
+
+def take_errors(trt: ModuleType) -> str:
+    """The last errors that TensorRT logged, in a line; they are forgotten then."""
+    errors = logger_of(trt).errors
+    text = " | ".join(errors) or "TensorRT gives no reason"
+    errors.clear()
+    return text
 
 
 class TensorRTContext:
     """An execution context on one stream, for one batch size; its memory is given to it."""
 
-    def __init__(self, owner: TensorRTEngine, context: Any, batch: int, stream: int) -> None:
+    def __init__(
+        self,
+        owner: TensorRTEngine,
+        context: tensorrt.IExecutionContext,
+        batch: int,
+        stream: int,
+    ) -> None:
         self._owner = owner
-        self._context = context
+        self._context: tensorrt.IExecutionContext | None = context
         self._stream = stream
         owner.require(
             context.set_optimization_profile_async(0, stream), "take its optimisation profile"
         )
-        for tensor in owner.inputs:
+        for tensor in owner.signature.inputs:
             shape = tuple(batch if isinstance(size, str) else size for size in tensor.shape)
             owner.require(context.set_input_shape(tensor.name, shape), f"take {tensor} as {shape}")
         unknown = context.infer_shapes()
@@ -79,7 +245,7 @@ class TensorRTContext:
 
     def bind(self, addresses: Mapping[str, int], activation: int) -> None:
         """Fixes addresses by name; done once."""
-        for tensor in (*self._owner.inputs, *self._owner.outputs):
+        for tensor in (*self._owner.signature.inputs, *self._owner.signature.outputs):
             bound = self._context.set_tensor_address(tensor.name, addresses[tensor.name])
             self._owner.require(bound, f"take an address for {tensor}")
         if self.activation_bytes:
@@ -90,11 +256,11 @@ class TensorRTContext:
         if not self._context.execute_async_v3(self._stream):
             self._owner.require(False, "run")
 
-    def profile(self, report: Callable[[str, float], None]) -> None:
+    def profile(self, report: Callable[[str, float], None]) -> bool:
         """From now on `report` gets name and milliseconds of every layer, and runs wait for it."""
-        trt = self._owner._trt
+        trt = self._owner.trt
 
-        class Profiler(trt.IProfiler):  # type: ignore[name-defined]
+        class Profiler(trt.IProfiler):  # type: ignore[misc, name-defined]
             def __init__(self) -> None:
                 trt.IProfiler.__init__(self)
 
@@ -103,6 +269,7 @@ class TensorRTContext:
 
         self._profiler = Profiler()  # the context does not keep it alive
         self._context.profiler = self._profiler
+        return True
 
     def close(self) -> None:
         """Ends the context, before its memory and its stream."""
@@ -112,34 +279,40 @@ class TensorRTContext:
 class TensorRTEngine:
     """An engine of a bundle, deserialised."""
 
-    def __init__(self, trt: Any, runtime: Any, engines: EngineSet, stage: str, plan: bytes) -> None:
+    def __init__(
+        self,
+        trt: ModuleType,
+        runtime: tensorrt.Runtime,
+        engines: EngineSet,
+        stage: Stage,
+        plan: bytes,
+    ) -> None:
         """From bytes whose hash was checked. EngineError when TensorRT does not take them."""
-        self._trt = trt
+        self.trt = trt
         self._runtime = runtime  # outlives the engine
-        self._logger = _logger(trt)
         self._engines = engines
         self._stage = stage
-        self._record = engines.record.stages[stage]
         self._guard = threading.Lock()
         self._engine = runtime.deserialize_cuda_engine(plan)
+        file = engines.path / engines.record.stages[stage].file
         if self._engine is None:
-            raise EngineError(
-                f"{engines.record.backend} {trt.__version__} does not load "
-                f"{engines.path / self._record.file}: {_said(self._logger)}; run "
-                f"`{engines.build_command}`"
+            self._reject(f"{engines.record.backend} {trt.__version__} does not load {file}")
+        names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
+        if {*names} != {t.name for t in (*self.signature.inputs, *self.signature.outputs)} or any(
+            self._describe(tensor.name) != (tensor.dtype, is_input)
+            for tensors, is_input in (
+                (self.signature.inputs, True),
+                (self.signature.outputs, False),
             )
-        self._check_tensors()
+            for tensor in tensors
+        ):
+            self._reject(f"{file} has the tensors {', '.join(names)}, which are not its record's")
         self._config = self._runtime_config()
 
     @property
-    def inputs(self) -> tuple[Tensor, ...]:
-        """What the engine takes."""
-        return self._record.inputs
-
-    @property
-    def outputs(self) -> tuple[Tensor, ...]:
-        """What the engine gives."""
-        return self._record.outputs
+    def signature(self) -> Signature:
+        """What the engine takes and gives."""
+        return self._engines.record.stages[self._stage].signature
 
     def check_batch(self, batch: int) -> None:
         """EngineError for a batch that the engine's profile does not have."""
@@ -157,37 +330,32 @@ class TensorRTEngine:
         if not done:
             record = self._engines.record
             raise BackendError(
+                Code.RUN_FAILED,
                 f"{record.backend} {record.backend_version} cannot {what} in the {self._stage} "
-                f"engine of {self._engines.path}: {_said(self._logger)}; if the GPU's memory is "
-                "short, use a smaller batch or fewer sessions (`sessions=`), otherwise run "
-                f"`{self._engines.build_command}`"
+                f"engine of {self._engines.path}: {take_errors(self.trt)}",
+                fix="if the GPU's memory is short, use a smaller batch or fewer sessions "
+                f"(`sessions=`), otherwise run `{self._engines.build_command}`",
             )
 
-    def _check_tensors(self) -> None:
-        """EngineError unless the engine has the record's tensors."""
-        trt, engine = self._trt, self._engine
+    def _reject(self, what: str) -> None:
+        raise EngineError(
+            Code.ENGINE_REJECTED,
+            f"{what}: {take_errors(self.trt)}",
+            fix=f"run `{self._engines.build_command}`",
+        )
+
+    def _describe(self, name: str) -> tuple[str | None, bool]:
+        """The dtype of a tensor, None for one that no graph has, and whether it is an input."""
+        trt = self.trt
         types = {trt.DataType.UINT8: "uint8", trt.DataType.FLOAT: "float32"}
-        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-        found = {
-            (
-                name,
-                types.get(engine.get_tensor_dtype(name)),
-                engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT,
-            )
-            for name in names
-        }
-        due = {(tensor.name, tensor.dtype, True) for tensor in self.inputs}
-        due |= {(tensor.name, tensor.dtype, False) for tensor in self.outputs}
-        if found != due:
-            raise EngineError(
-                f"{self._engines.path / self._record.file} has the tensors {', '.join(names)}, and "
-                f"its record says ({', '.join(map(str, self.inputs))}) and "
-                f"({', '.join(map(str, self.outputs))}); run `{self._engines.build_command}`"
-            )
+        is_input = self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
+        return types.get(self._engine.get_tensor_dtype(name)), is_input
 
-    def _runtime_config(self) -> Any:
+    def _runtime_config(
+        self,
+    ) -> tensorrt.IRuntimeConfig | tensorrt.ExecutionContextAllocationStrategy:
         """What contexts are made with: memory that the chain shares among them."""
-        trt = self._trt
+        trt = self.trt
         strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
         if self._engines.record.backend == "tensorrt":
             return strategy
@@ -203,179 +371,3 @@ class TensorRTEngine:
         self._cache = config.create_runtime_cache()
         config.set_runtime_cache(self._cache)
         return config
-
-
-class TensorRTBackend:
-    """The backend of a backend, "tensorrt" or "tensorrt-rtx"."""
-
-    def __init__(self, backend: str) -> None:
-        self.backend = backend
-
-    def load(self, bundle: Bundle, options: DeviceOptions) -> Chain:
-        """A chain over the bundle's engines for this GPU.
-
-        Raises BackendError when the backend cannot run here, EngineError when there are no
-        engines that fit; with `rebuild_if_needed` these are built.
-        """
-        trt = self.module()
-        device = CudaDevice(options.device)
-        precision = options.precision or bundle.manifest.precision
-        library = tensorrt_library()
-        try:
-            engines, plans = self.verified(bundle, precision, device, library)
-        except EngineError as error:
-            if not options.rebuild_if_needed:
-                raise
-            _log.warning("%s: building them now", error)
-            engines, plans = self.rebuilt(bundle, precision, device, library)
-        plugin = engines.record.plugin
-        with device.active():
-            if plugin is not None and not plugin.embedded:
-                _load_plugin(trt, plugin, str(library))
-            runtime = trt.Runtime(_logger(trt))
-            # only what was checked against a record that asks for it
-            runtime.engine_host_code_allowed = plugin is not None and plugin.embedded
-            loaded = {
-                stage: TensorRTEngine(trt, runtime, engines, stage, plan)
-                for stage, plan in plans.items()
-            }
-        return Chain(device, loaded, sessions=options.sessions, graphs=options.graphs)
-
-    def status(self) -> Status:
-        """Whether the backend can run here."""
-        try:
-            trt = self.module()
-            device = CudaDevice()
-        except BackendError as error:
-            reason, _, remedy = str(error).partition("; ")
-            return Status(self.backend, available=False, reason=reason, remedy=remedy)
-        warp = "takes no plugins"
-        if self.backend == "tensorrt":
-            built = tensorrt_library() is not None
-            warp = f"FlowWarp's plugin is {'there' if built else 'not built'}"
-        elif device.compute_capability not in RTX_COMPUTE_CAPABILITIES:
-            return Status(
-                self.backend,
-                available=False,
-                reason=f"TensorRT-RTX does not run on {device.name}, whose compute capability "
-                f"{device.compute_capability} is none of {', '.join(RTX_COMPUTE_CAPABILITIES)}",
-                remedy="use the backend tensorrt or onnxruntime-cuda",
-            )
-        return Status(
-            self.backend,
-            available=True,
-            version=trt.__version__,
-            details=f"{device.name}, compute capability {device.compute_capability}; {warp}",
-        )
-
-    def module(self) -> Any:
-        """The backend's Python module; BackendError where it is not installed."""
-        failures = []
-        for name in MODULES[self.backend]:
-            try:
-                return importlib.import_module(name)
-            except ImportError as error:
-                failures.append(str(error))
-            except (OSError, RuntimeError) as error:  # its library does not load
-                failures.append(f"{name} does not load: {error}")
-        raise BackendError(
-            f"{self.backend} is not installed ({', '.join(failures)}); run "
-            f"`{_INSTALL[self.backend]}`"
-        )
-
-    def verified(
-        self, bundle: Bundle, precision: str, device: Device, library: Path | None
-    ) -> tuple[EngineSet, dict[str, bytes]]:
-        """EngineSet that can run on the device, and their bytes by stage.
-
-        EngineError says what differs and names the command that mends it. `library` is FlowWarp's
-        plugin, where there is one.
-        """
-        engines = find_engines(bundle, self.backend, precision, device.compute_capability)
-        engines.check(self.module().__version__, device.compute_capability, library)
-        return engines, {stage: engines.read_plan(stage) for stage in STAGES}
-
-    def rebuilt(
-        self, bundle: Bundle, precision: str, device: Device, library: Path | None
-    ) -> tuple[EngineSet, dict[str, bytes]]:
-        """As `verified`, of engines built now, with the options of those that did not fit.
-
-        A bundle that may not be changed, as the package's own, is copied into the user's cache
-        (`XDG_CACHE_HOME`) first, and built there once.
-        """
-        # the runtime does without, unless it is asked for
-        from garment_transfer.export.tensorrt import build_engines, copy_bundle
-
-        if must_be_copied(bundle.path):
-            bundle = copy_bundle(bundle, _copy_of(bundle))
-            with contextlib.suppress(EngineError):
-                return self.verified(bundle, precision, device, library)
-        build_engines(
-            bundle,
-            self.backend,
-            precision,
-            device=device.index,
-            **self._earlier_options(bundle, precision),
-        )
-        return self.verified(bundle, precision, device, library)
-
-    def _earlier_options(self, bundle: Bundle, precision: str) -> dict[str, Any]:
-        """With what the bundle's engines of that precision were built; nothing without any."""
-        with contextlib.suppress(EngineError):
-            for engines in list_engines(bundle):
-                record = engines.record
-                if (record.backend, record.precision) == (self.backend, precision):
-                    plugin = record.plugin
-                    return {
-                        "batch": record.batch,
-                        "optimization_level": record.optimization_level,
-                        "plugin": "embed" if plugin is not None and plugin.embedded else "auto",
-                    }
-        return {}
-
-
-def _copy_of(bundle: Bundle) -> Path:
-    """Where the copy of a bundle lies that engines are added to."""
-    content = sha256_of(bundle.path / MANIFEST)[:12]
-    return cache_folder() / "bundles" / f"{bundle.manifest.name}-{content}"
-
-
-def _load_plugin(trt: Any, plugin: Plugin, library: str) -> None:
-    registry = trt.get_plugin_registry()
-    # one library is not taken twice in a process
-    known = registry.get_creator(plugin.name, plugin.version, "") is not None
-    if not known and registry.load_library(library) is None:
-        raise BackendError(
-            f"TensorRT does not load FlowWarp's plugin {library}: {_said(_logger(trt))}; install "
-            "garment-transfer anew where TensorRT_ROOT names the headers of this version"
-        )
-
-
-@cache
-def _logger(trt: Any) -> Any:
-    """TensorRT's messages as Python's logging has them; the last errors are kept for ours."""
-    levels = {
-        trt.ILogger.Severity.INTERNAL_ERROR: logging.ERROR,
-        trt.ILogger.Severity.ERROR: logging.ERROR,
-        trt.ILogger.Severity.WARNING: logging.WARNING,
-    }
-
-    class Logger(trt.ILogger):
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.errors: deque[str] = deque(maxlen=2)
-
-        def log(self, severity: Any, message: str) -> None:
-            level = levels.get(severity, logging.DEBUG)
-            if level == logging.ERROR:
-                self.errors.append(message)
-            _log.log(level, "%s", message)
-
-    return Logger()
-
-
-def _said(logger: Any) -> str:
-    """What TensorRT last complained of."""
-    said = " | ".join(logger.errors) or "it says no more"
-    logger.errors.clear()
-    return said

@@ -5,9 +5,8 @@ from garment_transfer.runtime.cuda._chain import (
     Chain as Chain,
     Context as Context,
     DeviceArray as DeviceArray,
-    Engine as Engine,
+    DeviceEngine as DeviceEngine,
     Session as Session,
-    chain_signature as chain_signature,
     handle_of as handle_of,
 )
 from garment_transfer.runtime.cuda._device import (

@@ -1,6 +1,6 @@
 """The chain: a bundle's engines in a row on a GPU, with nothing in between.
 
-Written once for every backend that runs on a GPU. An `Engine` is a loaded graph; it gives a
+Written once for every backend that runs on a GPU. A `DeviceEngine` is a loaded graph; it gives a
 `Context` per batch size and session. A `Session` is all that one transfer at a time needs: a
 stream, a context per engine, buffers, and a CUDA graph of the whole chain. A `Chain` keeps a pool
 of sessions, so that threads work side by side.
@@ -17,20 +17,29 @@ device arrays are copied into its buffers. Who writes into `Session.inputs` save
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final, Protocol
+from typing import Final, NamedTuple, NoReturn, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from garment_transfer.bundle import BackendError, InputError, Tensor
-from garment_transfer.kernels.driver import Array, OutOfMemory, stream_handle
+from garment_transfer.bundle import (
+    BackendError,
+    Code,
+    InputError,
+    Signature,
+    Tensor,
+    chained,
+)
+from garment_transfer.kernels.driver import Array, OutOfMemory, StreamLike, stream_handle
 from garment_transfer.runtime.cuda._device import Device
 
 #: Of every tensor in a block, in bytes: what TensorRT asks of addresses.
@@ -54,26 +63,40 @@ class Context(Protocol):
     def enqueue(self) -> None:
         """Queues the engine on its stream. BackendError when the backend refuses."""
 
+    def profile(self, report: Callable[[str, float], None]) -> bool:
+        """From now on `report` gets name and milliseconds of every layer of every run.
+
+        False where the backend does not tell them.
+        """
+
     def close(self) -> None:
-        """Lets go of everything; the stream, which has nothing left to do, is still there."""
+        """Frees everything; the stream, which has nothing left to do, is still there."""
 
 
-class Engine(Protocol):
+class DeviceEngine(Protocol):
     """A loaded graph, shared by all sessions."""
 
     @property
-    def inputs(self) -> tuple[Tensor, ...]:
-        """What the graph takes."""
-
-    @property
-    def outputs(self) -> tuple[Tensor, ...]:
-        """What the graph gives."""
+    def signature(self) -> Signature:
+        """What the graph takes and gives."""
 
     def check_batch(self, batch: int) -> None:
         """Raises a GarmentTransferError where the engine does not take that batch size."""
 
     def context(self, batch: int, stream: int) -> Context:
         """A new context. The device is active. BackendError where the backend refuses."""
+
+
+HostArray = npt.NDArray[np.generic]
+
+
+class _Arrays(NamedTuple):
+    """A session's tensors by name, in both memories."""
+
+    inputs: dict[str, DeviceArray]
+    outputs: dict[str, DeviceArray]
+    host_inputs: dict[str, HostArray]
+    host_outputs: dict[str, HostArray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,22 +108,22 @@ class DeviceArray:
 
     pointer: int
     shape: tuple[int, ...]
-    dtype: npt.DTypeLike
+    dtype: str
 
     @property
     def nbytes(self) -> int:
         """Size in bytes."""
-        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+        return _nbytes(self.shape, self.dtype)
 
     @property
-    def __cuda_array_interface__(self) -> dict[str, Any]:
+    def __cuda_array_interface__(self) -> dict[str, object]:
         return {
             "shape": self.shape,
             "typestr": np.dtype(self.dtype).str,
             "data": (self.pointer, False),
             "strides": None,
             "version": 3,
-            # no stream: who writes and reads it says so to `Session.enqueue`
+            # no stream: who writes and reads it says so to `Session.run`
             "stream": None,
         }
 
@@ -119,8 +142,7 @@ class _Block:
         for tensor in tensors:
             shape = tuple(batch if isinstance(size, str) else size for size in tensor.shape)
             placed.append((tensor, shape, offset))
-            bytes_ = int(np.prod(shape, dtype=np.int64)) * np.dtype(tensor.dtype).itemsize
-            offset += -(-bytes_ // ALIGNMENT) * ALIGNMENT
+            offset += -(-_nbytes(shape, tensor.dtype) // ALIGNMENT) * ALIGNMENT
         return cls(tuple(placed), offset)
 
     def on_device(self, base: int) -> dict[str, DeviceArray]:
@@ -129,12 +151,11 @@ class _Block:
             for tensor, shape, offset in self.tensors
         }
 
-    def on_host(self, memory: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
-        arrays = {}
-        for tensor, shape, offset in self.tensors:
-            array: npt.NDArray[Any] = np.ndarray(shape, tensor.dtype, memory, offset)
-            arrays[tensor.name] = array
-        return arrays
+    def on_host(self, memory: npt.NDArray[np.uint8]) -> dict[str, HostArray]:
+        return {
+            tensor.name: np.ndarray(shape, np.dtype(tensor.dtype), memory, offset)
+            for tensor, shape, offset in self.tensors
+        }
 
 
 class Session:
@@ -148,15 +169,17 @@ class Session:
     """
 
     def __init__(
-        self, device: Device, engines: Mapping[str, Engine], batch: int, graphs: bool
+        self, device: Device, engines: Mapping[str, DeviceEngine], batch: int, graphs: bool
     ) -> None:
         """`Chain.session` is the usual way. BackendError when memory runs out."""
         self.batch = batch
         self._device = device
         self._caller: int | None = None
         self._host_in_use = False
-        needed, given = chain_signature(engines)
-        inputs, outputs = _Block.of(needed, batch), _Block.of(given, batch)
+        #: Whether one of its own calls failed, so that what state it is in is not known.
+        self.broken = False
+        signature = chained(engine.signature for engine in engines.values())
+        inputs, outputs = _Block.of(signature.inputs, batch), _Block.of(signature.outputs, batch)
         with device.active(), ExitStack() as resources:
             self.stream = device.create_stream()
             resources.callback(device.destroy_stream, self.stream)
@@ -174,14 +197,16 @@ class Session:
             at = int(on_host.ctypes.data)
             self._upload = (on_device, at, inputs.size)
             self._download = (at + inputs.size, on_device + inputs.size, outputs.size)
-            self._arrays = (
+            self._arrays = _Arrays(
                 inputs.on_device(on_device),
                 outputs.on_device(on_device + inputs.size),
                 inputs.on_host(on_host[: inputs.size]),
                 outputs.on_host(on_host[inputs.size :]),
             )
             addresses = {
-                name: array.pointer for arrays in self._arrays[:2] for name, array in arrays.items()
+                name: array.pointer
+                for arrays in (self._arrays.inputs, self._arrays.outputs)
+                for name, array in arrays.items()
             }
             for context in self._contexts:
                 context.bind(addresses, on_device + inputs.size + outputs.size)
@@ -203,22 +228,22 @@ class Session:
     @property
     def inputs(self) -> Mapping[str, DeviceArray]:
         """The chain's inputs on the GPU, by name, to be written into."""
-        return MappingProxyType(self._open()[0])
+        return MappingProxyType(self._open().inputs)
 
     @property
     def outputs(self) -> Mapping[str, DeviceArray]:
         """The outputs of all engines on the GPU, by name."""
-        return MappingProxyType(self._open()[1])
+        return MappingProxyType(self._open().outputs)
 
     @property
-    def host_inputs(self) -> Mapping[str, npt.NDArray[Any]]:
+    def host_inputs(self) -> Mapping[str, HostArray]:
         """What `upload` copies."""
-        return MappingProxyType(self._open()[2])
+        return MappingProxyType(self._open().host_inputs)
 
     @property
-    def host_outputs(self) -> Mapping[str, npt.NDArray[Any]]:
+    def host_outputs(self) -> Mapping[str, HostArray]:
         """What `download` fills once `synchronize` has returned."""
-        return MappingProxyType(self._open()[3])
+        return MappingProxyType(self._open().host_outputs)
 
     @property
     def replays(self) -> bool:
@@ -227,54 +252,48 @@ class Session:
 
     def upload(self) -> None:
         """Queues one copy of `host_inputs` to `inputs`."""
-        self._open()
-        self._host_in_use = True
-        with self._device.active():
+        with self._working():
+            self._host_in_use = True
             self._device.copy(*self._upload, self.stream)
 
-    def run(self, stream: Any = None) -> None:
+    def run(self, stream: StreamLike | None = None) -> None:
         """Queues the chain.
 
         With a caller's `stream` (a handle as an int, or an object of torch, CuPy, PyCUDA or
         cuda.core) it runs after what is queued there, and what is queued there later runs after
         it. The stream has to live until the session is given back.
         """
-        self._open()
-        with self._device.active():
-            if stream is None:
-                self._launch()
-            else:
-                self._caller = handle_of(stream)
-                self._after(self._caller)
-                self._launch()
-                self._before(self._caller)
+        caller = None if stream is None else handle_of(stream)
+        with self._working():
+            if caller is not None:
+                self._caller = caller
+                self._wait_for(caller)
+            self._launch()
+            if caller is not None:
+                self._signal(caller)
 
     def download(self) -> None:
         """Queues one copy of `outputs` to `host_outputs`."""
-        self._open()
-        self._host_in_use = True
-        with self._device.active():
+        with self._working():
+            self._host_in_use = True
             self._device.copy(*self._download, self.stream)
 
     def synchronize(self) -> None:
         """Waits for all that was queued."""
-        self._open()
-        with self._device.active():
+        with self._working():
             self._device.synchronize(self.stream)
-        self._host_in_use = False
+            self._host_in_use = False
 
-    def transfer(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    def transfer(self, inputs: Mapping[str, HostArray]) -> dict[str, HostArray]:
         """Host arrays in, new host arrays out; their types and shapes have been checked."""
-        _, _, host_inputs, host_outputs = self._open()
+        arrays = self._open()
         for name, array in inputs.items():
-            host_inputs[name][...] = array
-        device = self._device
-        with device.active():
-            device.copy(*self._upload, self.stream)
-            self._launch()
-            device.copy(*self._download, self.stream)
-            device.synchronize(self.stream)
-        return {name: array.copy() for name, array in host_outputs.items()}
+            arrays.host_inputs[name][...] = array
+        self.upload()
+        self.run()
+        self.download()
+        self.synchronize()
+        return {name: array.copy() for name, array in arrays.host_outputs.items()}
 
     def transfer_on_device(
         self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], stream: int
@@ -284,18 +303,17 @@ class Session:
         On the caller's stream it looks like one kernel: it starts after what was queued there, and
         what is queued there next starts after it.
         """
-        own_inputs, own_outputs, *_ = self._open()
-        device = self._device
-        with device.active():
-            self._after(stream)
+        arrays = self._open()
+        with self._working():
+            self._wait_for(stream)
             for name, array in inputs.items():
-                own = own_inputs[name]
-                device.copy(own.pointer, array.pointer, own.nbytes, self.stream)
+                own = arrays.inputs[name]
+                self._device.copy(own.pointer, array.pointer, own.nbytes, self.stream)
             self._launch()
             for name, array in outputs.items():
-                own = own_outputs[name]
-                device.copy(array.pointer, own.pointer, own.nbytes, self.stream)
-            self._before(stream)
+                own = arrays.outputs[name]
+                self._device.copy(array.pointer, own.pointer, own.nbytes, self.stream)
+            self._signal(stream)
 
     def settle(self) -> None:
         """Makes the session safe for its next holder.
@@ -303,25 +321,36 @@ class Session:
         Copies between host and GPU that nobody waited for are waited for, and what the caller's
         stream holds by now goes before whatever the next holder queues.
         """
-        self._open()
         if self._host_in_use:
             self.synchronize()
         if self._caller is not None:
-            with self._device.active():
-                self._after(self._caller)
+            with self._working():
+                self._wait_for(self._caller)
             self._caller = None
 
     def close(self) -> None:
         """Waits for what is queued and frees everything. Closing twice does no harm."""
         self._finalizer()
 
-    def _open(self) -> tuple[Any, ...]:
+    def _open(self) -> _Arrays:
         if not self._finalizer.alive:
             raise BackendError(
-                "the session is closed, and its memory is freed; take one inside "
-                "`with pipeline.session() as session:` and use it there"
+                Code.SESSION_CLOSED,
+                "the session is closed, and its memory is freed",
+                fix="take one inside `with pipeline.session() as session:` and use it there",
             )
         return self._arrays
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """The device is active in the block, and a block that fails breaks the session."""
+        self._open()
+        try:
+            with self._device.active():
+                yield
+        except BaseException:
+            self.broken = True
+            raise
 
     def _enqueue(self) -> None:
         for context in self._contexts:
@@ -333,11 +362,13 @@ class Session:
         else:
             self._device.launch(self._graph, self.stream)
 
-    def _after(self, stream: int) -> None:
+    def _wait_for(self, stream: int) -> None:
+        """What is queued on the session's stream from now on waits for what is queued there."""
         self._device.record(self._event, stream)
         self._device.wait(self.stream, self._event)
 
-    def _before(self, stream: int) -> None:
+    def _signal(self, stream: int) -> None:
+        """What is queued there from now on waits for what is queued on the session's stream."""
         self._device.record(self._event, self.stream)
         self._device.wait(stream, self._event)
 
@@ -348,7 +379,7 @@ class Chain:
     def __init__(
         self,
         device: Device,
-        engines: Mapping[str, Engine],
+        engines: Mapping[str, DeviceEngine],
         *,
         sessions: int,
         graphs: bool,
@@ -359,19 +390,19 @@ class Chain:
         When all are there, an idle one of another batch size makes room, and when all are in use,
         threads wait for one. `graphs=False` queues engines one by one instead of replaying.
         """
-        if sessions < 1:
-            raise InputError(f"sessions is {sessions}; expected 1 or more")
         self.device = device
         self._engines = engines
         self._graphs = graphs
         self._limit = sessions
         self._idle: list[Session] = []  # the longest idle first
+        # Sessions that are there, and by thread those that it holds.
         self._count = 0
+        self._held: Counter[int] = Counter()
         self._closed = False
         self._changed = threading.Condition()
 
     @property
-    def engines(self) -> Mapping[str, Engine]:
+    def engines(self) -> Mapping[str, DeviceEngine]:
         """The engines by stage, in the order in which they run."""
         return self._engines
 
@@ -379,23 +410,28 @@ class Chain:
     def session(self, batch: int, timeout: float | None = None) -> Iterator[Session]:
         """A session for a batch size, given back at the end.
 
-        Waits for one while all are in use, at most `timeout` seconds. Raises BackendError when
-        none came free, when the chain is closed or memory runs out, and a GarmentTransferError
-        for a batch size that an engine does not take.
+        Waits for one while all are in use, at most `timeout` seconds. An exception of the caller's
+        in the block costs the session nothing; one of its own calls ends it.
+
+        Raises:
+            BackendError: none came free, or this thread holds one already and none is free, which
+                it might wait for forever (`sessions_in_use`); the chain is closed; memory runs out.
+            GarmentTransferError: an engine does not take that batch size.
         """
         for engine in self._engines.values():
             engine.check_batch(batch)
-        session = self._take(batch, timeout)
+        holder = threading.get_ident()
+        session = self._take(batch, timeout, holder)
         try:
             yield session
-            session.settle()
-        except BaseException:
-            # what state it is in is not known
-            self._drop(session)
-            raise
-        self._give_back(session)
+        finally:
+            try:
+                if not session.broken:
+                    session.settle()
+            finally:
+                self._give_back(session, holder)
 
-    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    def run(self, inputs: Mapping[str, HostArray]) -> dict[str, HostArray]:
         """A transfer from host arrays, which have been checked, to new host arrays."""
         with self.session(len(next(iter(inputs.values())))) as session:
             return session.transfer(inputs)
@@ -408,7 +444,11 @@ class Chain:
             session.transfer_on_device(inputs, outputs, stream)
 
     def close(self) -> None:
-        """Frees all sessions; those in use follow when they are given back."""
+        """Waits for the sessions that other threads use, and frees all of them.
+
+        A session that the calling thread itself holds is freed when it is given back.
+        """
+        holder = threading.get_ident()
         with self._changed:
             self._closed = True
             idle, self._idle = self._idle, []
@@ -416,26 +456,31 @@ class Chain:
             self._changed.notify_all()
         for session in idle:
             session.close()
+        with self._changed:
+            self._changed.wait_for(lambda: self._count <= self._held[holder])
 
-    def _take(self, batch: int, timeout: float | None) -> Session:
+    def _take(self, batch: int, timeout: float | None, holder: int) -> Session:
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._changed:
             while True:
                 if self._closed:
-                    raise BackendError("the pipeline is closed; load it anew")
+                    raise BackendError(
+                        Code.PIPELINE_CLOSED, "the pipeline is closed", fix="load it again"
+                    )
                 for session in reversed(self._idle):
                     if session.batch == batch:
                         self._idle.remove(session)
+                        self._held[holder] += 1
                         return session
                 if self._count < self._limit or self._idle:
                     break
                 left = None if deadline is None else deadline - time.monotonic()
+                if self._held[holder]:
+                    self._refuse("and this thread, which holds one, would wait for itself")
                 if left is not None and left <= 0:
-                    raise BackendError(
-                        f"all {self._limit} sessions are in use, and none came free within "
-                        f"{timeout:g} s; load the pipeline with more (`sessions=`), or wait longer"
-                    )
+                    self._refuse(f"and none came free within {timeout:g} s")
                 self._changed.wait(left)
+            self._held[holder] += 1
             if self._count < self._limit:
                 evicted = None
                 self._count += 1
@@ -447,50 +492,46 @@ class Chain:
                 evicted.close()
             return Session(self.device, self._engines, batch, self._graphs)
         except BaseException:
-            self._forget()
+            self._forget(holder)
             raise
 
-    def _give_back(self, session: Session) -> None:
-        with self._changed:
-            if not self._closed:
-                self._idle.append(session)
-                self._changed.notify()
-                return
-        self._drop(session)
+    def _refuse(self, why: str) -> NoReturn:
+        raise BackendError(
+            Code.SESSIONS_IN_USE,
+            f"all {self._limit} sessions are in use, {why}",
+            fix="use the session that is held (`session.run`), load the pipeline with more "
+            "(`sessions=`), or wait longer",
+        )
 
-    def _drop(self, session: Session) -> None:
+    def _give_back(self, session: Session, holder: int) -> None:
+        with self._changed:
+            if not self._closed and not session.broken:
+                self._idle.append(session)
+                self._held[holder] -= 1
+                self._changed.notify_all()
+                return
         try:
             session.close()
         finally:
-            self._forget()
+            self._forget(holder)
 
-    def _forget(self) -> None:
+    def _forget(self, holder: int) -> None:
         with self._changed:
             self._count -= 1
-            self._changed.notify()
+            self._held[holder] -= 1
+            self._changed.notify_all()
 
 
-def handle_of(stream: Any) -> int:
+def handle_of(stream: StreamLike) -> int:
     """A stream's handle, as `kernels.driver.stream_handle`; InputError where it is none."""
     try:
         return stream_handle(stream)
     except TypeError as error:
-        raise InputError(str(error)) from error
+        raise InputError(Code.ARGUMENT_INVALID, str(error)) from error
 
 
-def chain_signature(
-    engines: Mapping[str, Engine],
-) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """What a chain takes, which is what no engine gives, and what it gives, which is all."""
-    outputs = tuple(tensor for engine in engines.values() for tensor in engine.outputs)
-    given = {tensor.name for tensor in outputs}
-    inputs = {
-        tensor.name: tensor
-        for engine in engines.values()
-        for tensor in engine.inputs
-        if tensor.name not in given
-    }
-    return tuple(inputs.values()), outputs
+def _nbytes(shape: tuple[int, ...], dtype: str) -> int:
+    return math.prod(shape) * np.dtype(dtype).itemsize
 
 
 def _allocate(
@@ -508,10 +549,11 @@ def _allocate(
     except OutOfMemory as error:
         free, total = device.memory()
         raise BackendError(
+            Code.OUT_OF_MEMORY,
             f"a session for a batch of {batch} needs {_mib(needed)} of device memory (inputs "
             f"{_mib(inputs.size)}, outputs {_mib(outputs.size)}, activations {_mib(activation)}), "
-            f"and GPU {device.index} ({device.name}) has {_mib(free)} of {_mib(total)} free; use a "
-            "smaller batch, fewer sessions (`sessions=`), or end what else uses the GPU"
+            f"and GPU {device.index} ({device.name}) has {_mib(free)} of {_mib(total)} free",
+            fix="use a smaller batch, fewer sessions (`sessions=`), or end what else uses the GPU",
         ) from error
     resources.callback(device.free, on_device)
     size = inputs.size + outputs.size
@@ -519,9 +561,11 @@ def _allocate(
         on_host = device.allocate_host(size)
     except OutOfMemory as error:
         raise BackendError(
+            Code.OUT_OF_MEMORY,
             f"a session for a batch of {batch} needs {_mib(size)} of page-locked host memory, and "
-            "there is not so much; use a smaller batch, fewer sessions (`sessions=`), or raise the "
-            "limit of locked memory (`ulimit -l`)"
+            "there is not so much",
+            fix="use a smaller batch, fewer sessions (`sessions=`), or raise the limit of locked "
+            "memory (`ulimit -l`)",
         ) from error
     resources.callback(device.free_host, on_host)
     return on_device, on_host

@@ -11,14 +11,17 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from garment_transfer.bundle import BackendError
+from garment_transfer.bundle import BackendError, Code
 from garment_transfer.kernels import driver as cuda
-from garment_transfer.kernels.driver import Array
+from garment_transfer.kernels.driver import Array, DeviceArrayLike
+
+if TYPE_CHECKING:
+    from cuda.bindings import driver
 
 
 class Device(Protocol):
@@ -63,16 +66,16 @@ class Device(Protocol):
     def destroy_stream(self, stream: int) -> None:
         """Ends a stream that has nothing left to do."""
 
-    def create_event(self) -> Any:
+    def create_event(self) -> driver.CUevent:
         """An event without timing."""
 
-    def destroy_event(self, event: Any) -> None:
+    def destroy_event(self, event: driver.CUevent) -> None:
         """Ends an event."""
 
-    def record(self, event: Any, stream: int) -> None:
+    def record(self, event: driver.CUevent, stream: int) -> None:
         """The event stands for all that is queued on the stream now."""
 
-    def wait(self, stream: int, event: Any) -> None:
+    def wait(self, stream: int, event: driver.CUevent) -> None:
         """What is queued on the stream from now on runs after what the event stands for."""
 
     def copy(self, destination: int, source: int, size: int, stream: int) -> None:
@@ -81,16 +84,16 @@ class Device(Protocol):
     def synchronize(self, stream: int) -> None:
         """Waits until all that is queued on the stream has run."""
 
-    def capture(self, stream: int, enqueue: Callable[[], None]) -> Any:
+    def capture(self, stream: int, enqueue: Callable[[], None]) -> driver.CUgraphExec:
         """A graph of what `enqueue` queues on the stream, which is not run now."""
 
-    def launch(self, graph: Any, stream: int) -> None:
+    def launch(self, graph: driver.CUgraphExec, stream: int) -> None:
         """Queues a graph."""
 
-    def destroy_graph(self, graph: Any) -> None:
+    def destroy_graph(self, graph: driver.CUgraphExec) -> None:
         """Ends a graph that has nothing left to do."""
 
-    def array_of(self, name: str, value: Any, *, written: bool = False) -> Array:
+    def array_of(self, name: str, value: DeviceArrayLike, *, written: bool = False) -> Array:
         """The memory of a caller's array, as `kernels.driver.array_of` and `check_context`."""
 
 
@@ -104,8 +107,9 @@ class CudaDevice:
             count = cuda.checked(driver.cuDeviceGetCount())
             if not 0 <= index < count:
                 raise BackendError(
-                    f"device is {index}, and CUDA sees {count}, numbered from 0: choose one of "
-                    "them, or see what CUDA_VISIBLE_DEVICES hides"
+                    Code.BACKEND_UNAVAILABLE,
+                    f"device is {index}, and CUDA sees {count}, numbered from 0",
+                    fix="choose one of them, or see what CUDA_VISIBLE_DEVICES hides",
                 )
             handle = cuda.checked(driver.cuDeviceGet(index))
             name = cuda.checked(driver.cuDeviceGetName(256, handle))
@@ -120,8 +124,9 @@ class CudaDevice:
             cuda.primary_context(index)
         except cuda.CudaError as error:
             raise BackendError(
-                f"no GPU can be used here: {error}; `garment-transfer transfer` without --backend "
-                "runs on the CPU"
+                Code.BACKEND_UNAVAILABLE,
+                f"no GPU can be used here: {error}",
+                fix="`garment-transfer transfer` without --backend runs on the CPU",
             ) from error
         self.index = index
         self.name = name.split(b"\0")[0].decode()
@@ -134,8 +139,10 @@ class CudaDevice:
                 yield
         except cuda.CudaError as error:
             raise BackendError(
-                f"GPU {self.index} ({self.name}): {error}; if it happens again, the process has to "
-                "be started anew, and `compute-sanitizer` finds who spoils the GPU's memory"
+                Code.CUDA_FAILED,
+                f"GPU {self.index} ({self.name}): {error}",
+                fix="if it happens again, start the process anew; `compute-sanitizer` finds what "
+                "writes beyond its memory",
             ) from error
 
     def memory(self) -> tuple[int, int]:
@@ -164,17 +171,17 @@ class CudaDevice:
     def destroy_stream(self, stream: int) -> None:
         cuda.checked(self._driver.cuStreamDestroy(stream))
 
-    def create_event(self) -> Any:
+    def create_event(self) -> driver.CUevent:
         flags = self._driver.CUevent_flags.CU_EVENT_DISABLE_TIMING
         return cuda.checked(self._driver.cuEventCreate(flags))
 
-    def destroy_event(self, event: Any) -> None:
+    def destroy_event(self, event: driver.CUevent) -> None:
         cuda.checked(self._driver.cuEventDestroy(event))
 
-    def record(self, event: Any, stream: int) -> None:
+    def record(self, event: driver.CUevent, stream: int) -> None:
         cuda.checked(self._driver.cuEventRecord(event, stream))
 
-    def wait(self, stream: int, event: Any) -> None:
+    def wait(self, stream: int, event: driver.CUevent) -> None:
         cuda.checked(self._driver.cuStreamWaitEvent(stream, event, 0))
 
     def copy(self, destination: int, source: int, size: int, stream: int) -> None:
@@ -184,7 +191,7 @@ class CudaDevice:
     def synchronize(self, stream: int) -> None:
         cuda.checked(self._driver.cuStreamSynchronize(stream))
 
-    def capture(self, stream: int, enqueue: Callable[[], None]) -> Any:
+    def capture(self, stream: int, enqueue: Callable[[], None]) -> driver.CUgraphExec:
         driver = self._driver
         # thread-local: what other threads allocate meanwhile does not spoil the capture
         mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
@@ -206,13 +213,13 @@ class CudaDevice:
         cuda.checked(driver.cuGraphUpload(executable, stream))
         return executable
 
-    def launch(self, graph: Any, stream: int) -> None:
+    def launch(self, graph: driver.CUgraphExec, stream: int) -> None:
         cuda.checked(self._driver.cuGraphLaunch(graph, stream))
 
-    def destroy_graph(self, graph: Any) -> None:
+    def destroy_graph(self, graph: driver.CUgraphExec) -> None:
         cuda.checked(self._driver.cuGraphExecDestroy(graph))
 
-    def array_of(self, name: str, value: Any, *, written: bool = False) -> Array:
+    def array_of(self, name: str, value: DeviceArrayLike, *, written: bool = False) -> Array:
         array = cuda.array_of(name, value, written=written)
         cuda.check_context(array)
         return array

@@ -22,6 +22,7 @@ from garment_transfer.bundle import (
     EngineError,
     Graph,
     OutputError,
+    Plugin,
     Tensor,
     contract,
     find_engines,
@@ -32,12 +33,10 @@ from garment_transfer.export.flow_warp import OPSET, attach_flow_warp
 from garment_transfer.export.tensorrt import (
     build_engines,
     copy_bundle,
-    load_plugin,
-    make_logger,
     parse,
-    said,
 )
 from garment_transfer.runtime import sample_bundle
+from garment_transfer.runtime.backends.tensorrt import load_plugin, logger_of, take_errors
 
 RTX = "tensorrt-rtx"
 PRECISIONS = ("float32", "float16")
@@ -76,9 +75,8 @@ def own(built, tmp_path):
 
 
 def _parse(trt, path, graph):
-    logger = make_logger(trt)
-    builder = trt.Builder(logger)
-    network, plugins = parse(trt, builder, logger, path, graph)
+    builder = trt.Builder(logger_of(trt))
+    network, plugins = parse(trt, builder, path.read_bytes(), path, graph.signature)
     assert plugins == 0
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     return builder, network, layers
@@ -118,7 +116,8 @@ def test_progress_is_told(built, parts):
         shares = [share for name, _, share in parts if name == stage]
         assert max(shares) == 1.0
         assert all(0 <= share <= 1 for share in shares)
-        assert len({part for name, part, _ in parts if name == stage}) >= 1
+        # more than the start and the end, and within a part never backwards
+        assert len(set(shares)) > 2
     # each stage of each precision came to its end
     assert sum(share == 1.0 for _, _, share in parts) >= 2 * len(STAGES)
 
@@ -223,9 +222,10 @@ def test_border_padding_clamps(trt, tmp_path):
 # What TensorRT's parser does with a creator of FlowWarp's name. TensorRT-RTX has the same parser,
 # but cannot build with plugins, and ends the process when a network with one goes: hence the child.
 _CHOOSE = """
-import os, sys
+import logging, os, sys
 import tensorrt_rtx_bindings as trt
-from garment_transfer.export.engines import make_logger
+from garment_transfer.runtime.backends.tensorrt import logger_of
+logging.basicConfig(level=logging.DEBUG, stream=sys.stdout)
 
 class Plugin(trt.IPluginV3, trt.IPluginV3OneCore, trt.IPluginV3OneBuild, trt.IPluginV3OneRuntime):
     def __init__(self):
@@ -258,7 +258,7 @@ class Creator(trt.IPluginCreatorV3One):
         print("created with", *(field.name for field in fields), flush=True)
         return Plugin()
 
-logger = make_logger(trt)
+logger = logger_of(trt)
 builder = trt.Builder(logger)
 creator = Creator()
 assert trt.get_plugin_registry().register_creator(creator, "")
@@ -267,9 +267,6 @@ parser = trt.OnnxParser(network, logger)
 if sys.argv[2] == "override":
     parser.set_flag(trt.OnnxParserFlag.ENABLE_PLUGIN_OVERRIDE)
 parser.parse(open(sys.argv[1], "rb").read())
-for _, message in logger.messages:
-    if "FlowWarp" in message and "registered plugin" in message:
-        print("log:", message, flush=True)
 kinds = [network.get_layer(i).type for i in range(network.num_layers)]
 print("sampling:", kinds.count(trt.LayerType.GRID_SAMPLE), flush=True)
 os._exit(0)
@@ -298,18 +295,25 @@ def test_the_parser_puts_a_plugin_in_the_place_of_the_function(trt, tmp_path):
 
 
 def test_a_plugin_that_the_parser_passes_over_is_an_error(bundle, trt):
-    logger = make_logger(trt)
-    graph = bundle.manifest.graphs["warping"]
+    path = bundle.graph_path("warping")
     # no creator is registered in this process
     with pytest.raises(EngineError, match=r"built FlowWarp's body .*`--plugin off`"):
-        parse(trt, trt.Builder(logger), logger, bundle.graph_path("warping"), graph, plugin=True)
+        parse(
+            trt,
+            trt.Builder(logger_of(trt)),
+            path.read_bytes(),
+            path,
+            bundle.manifest.graphs["warping"].signature,
+            plugin=True,
+        )
 
 
 def test_a_plugin_library_that_does_not_load(trt, tmp_path):
     library = tmp_path / "libplugin.so"
     library.write_bytes(b"no library")
-    with pytest.raises(EngineError, match=r"does not load FlowWarp's plugin .*libplugin\.so: .+"):
-        load_plugin(trt, library, make_logger(trt))
+    plugin = Plugin("FlowWarp", "1", "0" * 64, embedded=False)
+    with pytest.raises(BackendError, match=r"does not load FlowWarp's plugin .*libplugin\.so: .+"):
+        load_plugin(trt, library, plugin)
 
 
 def test_a_truncated_plan_and_an_altered_one_are_not_read(own):
@@ -364,8 +368,15 @@ def test_an_interrupt_leaves_the_bundle_as_it_was(own):
 def test_a_graph_that_tensorrt_refuses(bundle, trt, tmp_path):
     own = tmp_path / "bundle"
     shutil.copytree(bundle.path, own)
+    content = b"no graph"
+    (own / "parsing.onnx").write_bytes(content)
+    manifest = json.loads((own / "manifest.json").read_text())
+    manifest["graphs"]["parsing"] |= {
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    (own / "manifest.json").write_text(json.dumps(manifest))
     loaded = Bundle.load(own)
-    loaded.graph_path("parsing").write_bytes(b"no graph")
     with pytest.raises(EngineError, match=r"does not take .*parsing\.onnx: .+; export the bundle"):
         build_engines(loaded, RTX)
     assert not (own / "engines").exists()
@@ -442,11 +453,11 @@ def test_tensorrt_without_its_package_or_a_gpu_says_what_to_do(own_tiny_bundle):
 
 
 def test_messages_of_tensorrt_are_kept(trt):
-    logger = make_logger(trt)
-    assert said(logger) == "it says no more"
-    logger.log(trt.ILogger.Severity.WARNING, "a warning")
-    logger.log(trt.ILogger.Severity.ERROR, "an error\n")
-    assert said(logger) == "an error"
+    take_errors(trt)
+    logger_of(trt).log(trt.ILogger.Severity.WARNING, "a warning")
+    logger_of(trt).log(trt.ILogger.Severity.ERROR, "an error\n")
+    assert take_errors(trt) == "an error"
+    assert take_errors(trt) == "TensorRT gives no reason"
 
 
 @pytest.mark.gpu

@@ -24,6 +24,7 @@ from garment_transfer.bundle import (
     EngineError,
     InputError,
 )
+from garment_transfer.export.tensorrt import ensure_engines
 from garment_transfer.kernels.driver import checked
 from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people, stage_inputs
 from garment_transfer.runtime.backends import DEVICE_BACKENDS, find_backend
@@ -339,7 +340,7 @@ def test_engines_that_do_not_fit(
         record.write_text(json.dumps(fields), encoding="utf-8")
     with pytest.raises(EngineError, match=r"run `garment-transfer build"):
         Pipeline.load(folder, backend)
-    with Pipeline.load(folder, backend, rebuild_if_needed=True) as pipeline:
+    with Pipeline.load(ensure_engines(Bundle.load(folder), backend), backend) as pipeline:
         pipeline.run(some(pipeline, 1))
 
 

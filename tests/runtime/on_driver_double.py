@@ -79,7 +79,8 @@ def check_pipeline(device: CudaDevice, folder: Path) -> None:
     engines = {
         stage: OnnxRuntimeEngine(
             bundle.graph_path(stage),
-            bundle.manifest.graphs[stage],
+            bundle.read_graph(stage),
+            bundle.manifest.graphs[stage].signature,
             threads=1,
             provider="CPUExecutionProvider",
             memory="cpu",

@@ -1,5 +1,7 @@
 import builtins
+import hashlib
 import importlib.metadata
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -10,7 +12,8 @@ import onnx
 import onnx.parser
 import pytest
 
-from garment_transfer.bundle import BackendError, Bundle
+from garment_transfer.bundle import BackendError, Bundle, BundleError, Code
+from garment_transfer.runtime import Pipeline
 from garment_transfer.runtime.backends import BACKENDS, find_backend, onnxruntime as backend
 
 
@@ -18,32 +21,48 @@ def test_every_backend_has_a_status() -> None:
     for name in BACKENDS:
         status = find_backend(name).status()
         assert status.name == name
-        assert status.available or (status.reason and status.remedy)
+        assert status.available or (status.reason and status.fix)
 
 
 def test_unknown_backend() -> None:
     with pytest.raises(
-        BackendError, match=r"unknown backend 'tpu'; available: onnxruntime.*doctor"
+        BackendError, match=r"unknown backend 'tpu'; expected one of onnxruntime.*doctor"
     ):
         find_backend("tpu")
 
 
 def test_engine(tiny_bundle: Path) -> None:
     bundle = Bundle.load(tiny_bundle)
-    graph = bundle.manifest.graphs["parsing"]
-    engine = backend.load(bundle.graph_path("parsing"), graph, threads=1)
-    assert [tensor.name for tensor in engine.inputs] == [tensor.name for tensor in graph.inputs]
-    assert engine.inputs[0].dtype == "uint8"
-    assert engine.inputs[0].shape == ("N", 64, 32)
+    engine = backend.load(bundle, None, backend.Options(threads=1))["parsing"]
+    assert engine.signature == bundle.manifest.graphs["parsing"].signature
     with pytest.raises(BackendError, match=r"failed to run.*person_parsing uint8.*if the inputs"):
         engine.run({"person_parsing": np.zeros((1, 64, 32), np.uint8)})
 
 
-def test_file_that_does_not_load(tiny_bundle: Path, tmp_path: Path) -> None:
-    (tmp_path / "bad.onnx").write_bytes(b"not a graph")
-    graph = Bundle.load(tiny_bundle).manifest.graphs["parsing"]
-    with pytest.raises(BackendError, match=r"does not load .*bad\.onnx.*pip install --upgrade"):
-        backend.load(tmp_path / "bad.onnx", graph, threads=1)
+def replace_graph(folder: Path, content: bytes) -> Bundle:
+    """A bundle whose parsing graph has other bytes, with a manifest that says so."""
+    (folder / "parsing.onnx").write_bytes(content)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["graphs"]["parsing"] |= {
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return Bundle.load(folder)
+
+
+def test_file_that_does_not_load(own_tiny_bundle: Path) -> None:
+    bundle = replace_graph(own_tiny_bundle, b"not a graph")
+    with pytest.raises(BackendError, match=r"does not load .*parsing\.onnx.*--upgrade") as error:
+        backend.load(bundle, None, backend.Options())
+    assert error.value.code == Code.GRAPH_REJECTED
+
+
+def test_what_is_loaded_is_what_was_verified(own_tiny_bundle: Path) -> None:
+    bundle = Bundle.load(own_tiny_bundle)
+    (own_tiny_bundle / "parsing.onnx").write_bytes(b"another graph")
+    with pytest.raises(BundleError, match=r"parsing\.onnx is truncated"):
+        backend.load(bundle, None, backend.Options())
 
 
 @pytest.mark.parametrize(
@@ -56,15 +75,14 @@ def test_file_that_does_not_load(tiny_bundle: Path, tmp_path: Path) -> None:
         "garment_parsing, uint8[N,32,64,3] garment_densepose) => (uint8[N,32,64] transfer_parsing)",
     ],
 )
-def test_graph_against_its_manifest(tiny_bundle: Path, tmp_path: Path, signature: str) -> None:
+def test_graph_against_its_manifest(own_tiny_bundle: Path, signature: str) -> None:
     model = onnx.parser.parse_model(
         f'<ir_version: 8, opset_import: ["": 18]> g {signature} '
         "{ transfer_parsing = Identity (person_parsing) }"
     )
-    onnx.save(model, tmp_path / "g.onnx")
-    graph = Bundle.load(tiny_bundle).manifest.graphs["parsing"]
-    with pytest.raises(BackendError, match=r"g\.onnx has the inputs .*manifest says .*export"):
-        backend.load(tmp_path / "g.onnx", graph, threads=1)
+    bundle = replace_graph(own_tiny_bundle, model.SerializeToString())
+    with pytest.raises(BackendError, match=r"not the graph of its manifest: the inputs .*export"):
+        backend.load(bundle, None, backend.Options())
 
 
 def pretend_installed(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
@@ -81,7 +99,7 @@ def test_both_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     status = backend.status()
     assert not status.available
     assert "both installed" in status.reason
-    assert "pip uninstall -y onnxruntime onnxruntime-gpu" in status.remedy
+    assert "pip uninstall -y onnxruntime onnxruntime-gpu" in status.fix
 
 
 def test_no_package(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,18 +113,18 @@ def test_no_package(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
     monkeypatch.setattr(builtins, "__import__", no_onnxruntime)
-    graph = Bundle.load(tiny_bundle).manifest.graphs["parsing"]
     with pytest.raises(
         BackendError, match=r"onnxruntime is not installed.*pip install onnxruntime"
-    ):
-        backend.load(tiny_bundle / "parsing.onnx", graph, threads=None)
+    ) as error:
+        Pipeline.load(tiny_bundle)
+    assert error.value.code == Code.BACKEND_UNAVAILABLE
 
 
 def test_remains_of_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", ModuleType("onnxruntime"))
     status = backend.status()
     assert not status.available
-    assert "pip uninstall" in status.remedy
+    assert "pip uninstall" in status.fix
 
 
 @pytest.mark.parametrize("what", ["none", "broken"])
@@ -122,5 +140,4 @@ def test_without_the_kernel_the_function_body_serves(
     assert "FlowWarp by standard operators" in details
     assert ("its kernel is not built" if library is None else "does not load") in details
     assert "libonnxruntime-dev" in details
-    graph = Bundle.load(tiny_bundle).manifest.graphs["parsing"]
-    assert backend.load(Bundle.load(tiny_bundle).graph_path("parsing"), graph, threads=1)
+    assert backend.load(Bundle.load(tiny_bundle), None, backend.Options(threads=1))

@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from garment_transfer.bundle import STAGES, BackendError, Bundle, InputError
+from garment_transfer.bundle import STAGES, BackendError, Bundle, Code, InputError, chained
 from garment_transfer.kernels.driver import Array, OutOfMemory, check_contiguous
 from garment_transfer.runtime import Person, Pipeline, stage_inputs
 from garment_transfer.runtime.backends.onnxruntime_cuda import OnnxRuntimeEngine
-from garment_transfer.runtime.cuda import Chain, chain_signature
+from garment_transfer.runtime.cuda import Chain
 
 MakePerson = Callable[..., Person]
 RUBBISH = 0xCC
@@ -205,7 +205,7 @@ class DoubleEngine:
         self.engine = engine
         self.activation_bytes = activation_bytes
         self.capturable = capturable
-        self.inputs, self.outputs = engine.inputs, engine.outputs
+        self.signature = engine.signature
         self.enqueued = 0
         self.fail = False
         self.fail_late = False
@@ -233,15 +233,18 @@ class DoubleContext:
         self._context.bind(addresses, activation)
         self._activation = activation
 
+    def profile(self, report: Callable[[str, float], None]) -> bool:
+        return self._context.profile(report)
+
     def enqueue(self) -> None:
         if self._engine.fail:
-            raise BackendError("the engine refuses")
+            raise BackendError(Code.RUN_FAILED, "the engine refuses")
         self._engine.enqueued += 1
         self._engine.double.queue(self._stream, self._work)
 
     def _work(self) -> None:
         if self._engine.fail_late:
-            raise BackendError("a kernel fails")
+            raise BackendError(Code.RUN_FAILED, "a kernel fails")
         double, size = self._engine.double, self.activation_bytes
         if size:
             assert double._inside(self._activation, size)
@@ -274,7 +277,8 @@ class Setup:
                 self.double,
                 OnnxRuntimeEngine(
                     bundle.graph_path(stage),
-                    bundle.manifest.graphs[stage],
+                    bundle.read_graph(stage),
+                    bundle.manifest.graphs[stage].signature,
                     threads=1,
                     provider="CPUExecutionProvider",
                     memory="cpu",
@@ -397,10 +401,10 @@ def test_outputs_are_inputs_in_place_and_activations_are_shared(
     assert bound[0] == bound[1] == bound[2]  # one address per name, whoever reads or writes
     assert all(pointer % 256 == 0 for pointer in bound[0].values())
     ((_, size),) = setup.double.memories.values()
-    needed, given = chain_signature(setup.engines)
+    signature = chained(engine.signature for engine in setup.engines.values())
     tensors = sum(
         -(-2 * int(np.prod(t.shape[1:])) * np.dtype(t.dtype).itemsize // 256) * 256
-        for t in (*needed, *given)
+        for t in (*signature.inputs, *signature.outputs)
     )
     assert size == tensors + 5000
 
@@ -563,14 +567,18 @@ def test_eight_threads(
 
 def test_exhaustion(tiny_bundle: Path, pairs: list[dict[str, np.ndarray]]) -> None:
     pipeline = Setup(tiny_bundle, sessions=1).pipeline
-    with (
-        pipeline.session(),
-        pytest.raises(
+
+    def ask() -> None:
+        with pipeline.session(timeout=0.01):
+            pass
+
+    with ThreadPoolExecutor(1) as pool, pipeline.session():
+        asked = pool.submit(ask)
+        with pytest.raises(
             BackendError, match=r"all 1 sessions are in use.*within 0\.01 s.*`sessions=`"
-        ),
-        pipeline.session(timeout=0.01),
-    ):
-        pass
+        ) as error:
+            asked.result(60)
+        assert error.value.code == Code.SESSIONS_IN_USE
     # whoever waits without a limit gets the session when it is given back
     with ThreadPoolExecutor(1) as pool:
         with pipeline.session(batch=2):
@@ -581,6 +589,85 @@ def test_exhaustion(tiny_bundle: Path, pairs: list[dict[str, np.ndarray]]) -> No
             "flow",
             "image",
         }
+
+
+def test_a_thread_does_not_wait_for_itself(
+    tiny_bundle: Path, cpu: Pipeline, pairs: list[dict[str, np.ndarray]]
+) -> None:
+    setup = Setup(tiny_bundle, sessions=1)
+    with setup.pipeline.session() as session:
+        with pytest.raises(BackendError, match=r"would wait for itself.*session\.run") as error:
+            setup.pipeline.run(batch_of(pairs, 0))
+        assert error.value.code == Code.SESSIONS_IN_USE
+        assert_same(session.transfer(batch_of(pairs, 0)), cpu.run(batch_of(pairs, 0)))
+    # with one more that is free, a holder may run
+    setup = Setup(tiny_bundle, sessions=2)
+    with setup.pipeline.session():
+        assert_same(setup.pipeline.run(batch_of(pairs, 1)), cpu.run(batch_of(pairs, 1)))
+
+
+def test_threads_that_hold_one_each_and_want_another_do_not_wait(tiny_bundle: Path) -> None:
+    pipeline = Setup(tiny_bundle, sessions=2).pipeline
+    barrier = threading.Barrier(2)
+
+    def hold_and_ask() -> Code:
+        with pipeline.session():
+            barrier.wait(60)
+            try:
+                with pytest.raises(BackendError) as error, pipeline.session():
+                    pass
+                return error.value.code
+            finally:
+                barrier.wait(60)
+
+    with ThreadPoolExecutor(2) as pool:
+        codes = [future.result(60) for future in [pool.submit(hold_and_ask) for _ in range(2)]]
+    assert codes == [Code.SESSIONS_IN_USE] * 2
+
+
+def test_a_callers_exception_costs_the_session_nothing(
+    tiny_bundle: Path, cpu: Pipeline, pairs: list[dict[str, np.ndarray]]
+) -> None:
+    setup = Setup(tiny_bundle, sessions=1)
+    with setup.pipeline.session() as first:
+        pass
+
+    def fail_inside() -> None:
+        with setup.pipeline.session() as session:
+            assert session is first
+            session.host_inputs["person_image"][...] = 0
+            session.upload()
+            raise KeyError("of the caller's")
+
+    for _ in range(3):
+        with pytest.raises(KeyError):
+            fail_inside()
+    assert setup.double.counts["create_stream"] == 1
+    assert_same(setup.pipeline.run(batch_of(pairs, 1)), cpu.run(batch_of(pairs, 1)))
+
+
+def test_close_waits_for_the_sessions_of_others(tiny_bundle: Path) -> None:
+    setup = Setup(tiny_bundle)
+    held, let_go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with setup.pipeline.session():
+            held.set()
+            assert let_go.wait(60)
+
+    with ThreadPoolExecutor(2) as pool:
+        holding = pool.submit(hold)
+        assert held.wait(60)
+        closing = pool.submit(setup.pipeline.close)
+        while not setup.chain._closed:
+            pass
+        assert not closing.done()
+        assert setup.double.memories
+        let_go.set()
+        closing.result(60)
+        holding.result(60)
+    assert not setup.double.memories
+    assert_nothing_left(setup.double)
 
 
 def test_use_after_close(setup: Setup, pairs: list[dict[str, np.ndarray]]) -> None:
@@ -597,7 +684,7 @@ def test_use_after_close(setup: Setup, pairs: list[dict[str, np.ndarray]]) -> No
     session.close()
     pipeline.close()
     assert not setup.double.memories
-    with pytest.raises(BackendError, match=r"pipeline is closed; load it anew"):
+    with pytest.raises(BackendError, match=r"pipeline is closed; load it again"):
         pipeline.run(batch_of(pairs, 0))
 
 
@@ -605,7 +692,7 @@ def test_close_wakes_those_who_wait(tiny_bundle: Path, pairs: list[dict[str, np.
     pipeline = Setup(tiny_bundle, sessions=1).pipeline
     with ThreadPoolExecutor(1) as pool, pipeline.session():
         future = pool.submit(pipeline.run, batch_of(pairs, 0))
-        pipeline.close()
+        pipeline._chain.close()  # type: ignore[union-attr]
         with pytest.raises(BackendError, match="pipeline is closed"):
             future.result(timeout=60)
 
@@ -693,13 +780,13 @@ def test_close_waits_for_what_is_under_way(
         ("mixed", r"person_parsing is a ndarray, and others are device arrays.*move it there"),
         ("dtype", r"person_parsing is int16 \[1, 64, 32\]; expected person_parsing uint8"),
         ("shape", r"person_parsing is uint8 \[1, 32, 64\]; expected"),
-        ("batch", r"batch sizes differ: .*person_parsing 2"),
+        ("batch", r"the batch sizes are .*person_parsing 2"),
         ("strides", r"person_parsing of shape \(1, 64, 32\) has strides.*expected a contiguous"),
         ("device", r"person_parsing is on GPU 1, and the pipeline on 0; .*`device=`"),
         ("missing", r"the inputs are garment_densepose, .*expected person_parsing uint8"),
         ("no out", r"no `out` says where outputs go; expected .*image uint8"),
         ("unknown out", r"the outputs are image, picture; expected image uint8"),
-        ("out batch", r"batch sizes differ: .*image 2"),
+        ("out batch", r"the batch sizes are .*image 2"),
         ("host out", r"image is a ndarray, and others are device arrays"),
     ],
 )
@@ -755,12 +842,8 @@ def test_the_cpu_takes_no_device_arrays(cpu: Pipeline, pairs: list[dict[str, np.
         cpu.session()
 
 
-def test_numbers_of_batches_and_sessions(
-    setup: Setup, tiny_bundle: Path, pairs: list[dict[str, np.ndarray]]
-) -> None:
-    with pytest.raises(InputError, match=r"batch of 0; expected at least one"):
+def test_empty_batches(setup: Setup, pairs: list[dict[str, np.ndarray]]) -> None:
+    with pytest.raises(InputError, match=r"expected one size for all arrays, 1 or more"):
         setup.pipeline.run({name: array[:0] for name, array in batch_of(pairs, 0).items()})
-    with pytest.raises(InputError, match=r"sessions is 0; expected 1 or more"):
-        Pipeline.load(tiny_bundle, sessions=0)
-    with pytest.raises(InputError, match=r"sessions is 0; expected 1 or more"):
-        Setup(tiny_bundle, sessions=0)
+    with pytest.raises(InputError, match=r"the batch has 0 pairs"), setup.pipeline.session(0):
+        pass

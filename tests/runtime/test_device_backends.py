@@ -19,6 +19,7 @@ from garment_transfer.bundle import (
     BackendError,
     Batch,
     Bundle,
+    Code,
     EngineError,
     EngineSet,
 )
@@ -51,7 +52,7 @@ without_gpu = pytest.mark.skipif(gpu_is_there(), reason="there is a GPU; tests/g
 def rtx() -> Any:
     """TensorRT-RTX's module; skips where it is not installed."""
     try:
-        return find_backend(RTX).module()  # type: ignore[union-attr]
+        return backend.tensorrt_module(RTX)
     except BackendError as error:
         pytest.skip(str(error))
 
@@ -82,9 +83,16 @@ def gpu(compute_capability: str = "8.9") -> Any:
     return SimpleNamespace(index=0, name="GPU", compute_capability=compute_capability)
 
 
-def verified(bundle: Bundle, compute_capability: str = "8.9") -> tuple[Any, Any]:
-    found = backend.TensorRTBackend(RTX)
-    return found.verified(bundle, "float32", gpu(compute_capability), None)
+def gpu_to_run_on(index: int | None = None) -> Any:
+    """`CudaDevice` of a machine on whose GPU engines are chosen for, and none can be loaded."""
+    if index is None:
+        raise BackendError(Code.BACKEND_UNAVAILABLE, "no GPU that engines can be loaded on")
+    return gpu()
+
+
+def verified(bundle: Bundle, compute_capability: str = "8.9") -> tuple[EngineSet, dict[str, bytes]]:
+    engines = backend.engines_here(RTX, bundle, None, gpu(compute_capability))
+    return engines, {stage: engines.read_plan(stage) for stage in STAGES}
 
 
 def names_build(error: pytest.ExceptionInfo[EngineError], bundle: Bundle) -> bool:
@@ -103,7 +111,7 @@ def test_every_attribute_of_tensorrt_that_is_used_exists(rtx: Any) -> None:
     """Reads the backend's source: what stands behind these names has to have what it asks for."""
     classes = {
         "trt": rtx,
-        "self._trt": rtx,
+        "self.trt": rtx,
         "runtime": rtx.Runtime,
         "registry": rtx.IPluginRegistry,
         "engine": rtx.ICudaEngine,
@@ -172,10 +180,10 @@ def test_the_status_knows_the_gpus_of_the_flavour(
     rtx: Any, monkeypatch: pytest.MonkeyPatch, compute_capability: str, runs: bool
 ) -> None:
     monkeypatch.setattr(backend, "CudaDevice", lambda: gpu(compute_capability))
-    status = backend.TensorRTBackend(RTX).status()
+    status = find_backend(RTX).status()
     assert status.available == runs
     assert compute_capability in (status.details if runs else status.reason)
-    assert status.remedy == ("" if runs else "use the backend tensorrt or onnxruntime-cuda")
+    assert status.fix == ("" if runs else "use the backend tensorrt or onnxruntime-cuda")
 
 
 @pytest.mark.parametrize("change", [lambda plan: plan[:-1], lambda plan: plan[:-1] + b"?"])
@@ -193,7 +201,7 @@ def test_a_plan_that_is_not_whole(
 def test_what_tensorrt_refuses_is_said_in_its_words(put: Callable[..., Bundle], rtx: Any) -> None:
     bundle = put()
     engines, plans = verified(bundle)
-    runtime = rtx.Runtime(backend._logger(rtx))
+    runtime = rtx.Runtime(backend.logger_of(rtx))
     with pytest.raises(
         EngineError, match=r"does not load .*parsing\.plan: .*(Assertion|Error)"
     ) as error:
@@ -201,24 +209,17 @@ def test_what_tensorrt_refuses_is_said_in_its_words(put: Callable[..., Bundle], 
     assert names_build(error, bundle)
 
 
-def test_batches_of_the_profile(put: Callable[..., Bundle], rtx: Any) -> None:
-    engines, _ = verified(put())
-    engine = backend.TensorRTEngine.__new__(backend.TensorRTEngine)
-    engine._engines = engines
-    engine.check_batch(4)
-    with pytest.raises(EngineError, match=r"a batch of 5; expected 1 to 4; .*--batch 1:1:5"):
-        engine.check_batch(5)
-
-
-def test_engines_that_do_not_fit_are_built_anew(put: Callable[..., Bundle], rtx: Any) -> None:
+def test_engines_that_do_not_fit_are_built_anew(
+    put: Callable[..., Bundle], rtx: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(builder, "CudaDevice", gpu_to_run_on)
     pytest.importorskip("onnx")
     bundle = put(backend_version="1.2.0.54", batch=Batch(1, 2, 3), optimization_level=1)
-    engines, plans = backend.TensorRTBackend(RTX).rebuilt(bundle, "float32", gpu(), None)
+    assert builder.ensure_engines(bundle, RTX).path == bundle.path
+    engines, plans = verified(bundle)
     record = engines.record
     assert (record.backend_version, record.batch) == (rtx.__version__, Batch(1, 2, 3))
     assert record.optimization_level == 1
-    assert engines.bundle.path == bundle.path
-    assert verified(bundle)[1] == plans
     assert all(len(plan) > 1000 for plan in plans.values())
 
 
@@ -227,16 +228,15 @@ def test_a_bundle_that_may_not_be_changed_is_copied_once(
 ) -> None:
     pytest.importorskip("onnx")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(builder, "CudaDevice", gpu_to_run_on)
     # whoever runs the tests may be allowed to write anywhere
-    for module in (backend, builder):
-        monkeypatch.setattr(module, "must_be_copied", lambda path: path == own_tiny_bundle)
-    found = backend.TensorRTBackend(RTX)
+    monkeypatch.setattr(builder, "must_be_copied", lambda path: path == own_tiny_bundle)
     bundle = Bundle.load(own_tiny_bundle)
-    engines, plans = found.rebuilt(bundle, "float32", gpu(), None)
+    engines, plans = verified(builder.ensure_engines(bundle, RTX))
     assert engines.path.is_relative_to(tmp_path / "cache" / "garment-transfer" / "bundles")
     assert not (own_tiny_bundle / ENGINES).exists()
     built = (engines.path / "record.json").stat().st_mtime_ns
-    again, same = found.rebuilt(bundle, "float32", gpu(), None)
+    again, same = verified(builder.ensure_engines(bundle, RTX))
     assert (again.path, same) == (engines.path, plans)
     assert (engines.path / "record.json").stat().st_mtime_ns == built
 
@@ -247,7 +247,7 @@ def test_without_a_gpu(tiny_bundle: Path, name: str) -> None:
     status = find_backend(name).status()
     assert not status.available
     assert status.reason
-    assert status.remedy
+    assert status.fix
     with pytest.raises(BackendError) as error:
         Pipeline.load(tiny_bundle, backend=name)
     assert status.reason in str(error.value)
@@ -282,7 +282,9 @@ def test_a_provider_that_does_not_start(tiny_bundle: Path) -> None:
         pytest.skip("the provider starts here")
     bundle = Bundle.load(tiny_bundle)
     engine = onnxruntime_cuda.OnnxRuntimeEngine(
-        bundle.graph_path("parsing"), bundle.manifest.graphs["parsing"]
+        bundle.graph_path("parsing"),
+        bundle.read_graph("parsing"),
+        bundle.manifest.graphs["parsing"].signature,
     )
     with pytest.raises(BackendError, match=r"CUDAExecutionProvider.*garment-transfer\[gpu\]"):
         engine.context(1, 1)

@@ -147,7 +147,7 @@ class _OfOne:
 
     def __init__(self, engine: Any) -> None:
         self.engine = engine
-        self.inputs, self.outputs = engine.inputs, engine.outputs
+        self.signature = engine.signature
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if len(next(iter(inputs.values()))) > 1:

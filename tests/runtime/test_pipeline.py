@@ -1,3 +1,5 @@
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,8 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
-from garment_transfer.bundle import BackendError, Bundle, InputError, border_width
+from garment_transfer.bundle import BackendError, Bundle, Code, InputError, border_width
 from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people, stage_inputs
+from garment_transfer.runtime.backends import Arrays, HostEngine, choose_backend, onnxruntime
 
 MakePerson = Callable[..., Person]
 
@@ -57,15 +60,17 @@ def test_transfer_at_the_bundles_size(
     pipeline: Pipeline, make_person: MakePerson, tiny: SimpleNamespace
 ) -> None:
     person, owner = make_person(), make_person(garment=OTHER_GARMENT, seed=1)
+    start = time.perf_counter()
     transfer = pipeline.transfer(person, owner)
-    due = expected(person, owner, tiny)
-    for name, array in due.items():
+    took = 1000 * (time.perf_counter() - start)
+    for name, array in expected(person, owner, tiny).items():
         assert (getattr(transfer, name) == array).all(), name
     assert transfer.flow.shape == (2, 64, 32)
     assert transfer.flow.dtype == np.float32
     assert (transfer.flow == np.float32(tiny.flow)[:, None, None]).all()
     assert set(transfer.timings) == {"fit", "parsing", "warping", "regrowth", "compose"}
-    assert all(milliseconds >= 0 for milliseconds in transfer.timings.values())
+    # what a stage takes is inside what the whole call took
+    assert 0 < sum(transfer.timings.values()) < took
 
 
 def test_run_moves_arrays_only(
@@ -130,7 +135,7 @@ def test_owner_without_a_garment(pipeline: Pipeline, make_person: MakePerson) ->
 
 
 @pytest.mark.parametrize(
-    ("change", "due"),
+    ("change", "words"),
     [
         (
             {"person_image": None},
@@ -147,25 +152,112 @@ def test_owner_without_a_garment(pipeline: Pipeline, make_person: MakePerson) ->
         ),
         (
             {"person_image": np.zeros((2, 64, 32, 3), np.uint8)},
-            r"batch sizes differ: .*person_image 2",
+            r"the batch sizes are .*person_image 2",
         ),
         ({"garment_parsing": np.zeros((1, 32, 64), np.uint8)}, r"garment_parsing .*stage_inputs"),
     ],
 )
 def test_run_checks_its_inputs(
-    pipeline: Pipeline, make_person: MakePerson, change: dict[str, Any], due: str
+    pipeline: Pipeline, make_person: MakePerson, change: dict[str, Any], words: str
 ) -> None:
     inputs = {**inputs_of([make_person()], [make_person()]), **change}
-    with pytest.raises(InputError, match=due):
+    with pytest.raises(InputError, match=words):
         pipeline.run({name: array for name, array in inputs.items() if array is not None})
 
 
 def test_load(tiny_bundle: Path, tiny: SimpleNamespace) -> None:
     assert Pipeline.load(Bundle.load(tiny_bundle)).size == tiny.size
-    with pytest.raises(BackendError, match=r"unknown backend 'nope'; available: "):
+    with pytest.raises(BackendError, match=r"unknown backend 'nope'; expected one of ") as error:
         Pipeline.load(tiny_bundle, backend="nope")
-    with pytest.raises(InputError, match=r"threads is 0; expected 1 or more"):
-        Pipeline.load(tiny_bundle, threads=0)
+    assert error.value.code == Code.BACKEND_UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("backend", "options", "code", "words"),
+    [
+        ("onnxruntime", {"device": 7}, "option_unknown", "expected some of threads, kernel, pro"),
+        ("onnxruntime", {"threads": 1, "graphs": False}, "option_unknown", "no option graphs"),
+        ("openvino", {"kernel": True}, "option_unknown", "threads, inference_precision, prof"),
+        ("tensorrt", {"threads": 2}, "option_unknown", "expected some of device, sessions, graphs"),
+        ("onnxruntime", {"threads": 0}, "option_invalid", "threads .* is 0; expected int >= 1"),
+        ("onnxruntime", {"threads": "2"}, "option_invalid", "threads .* is '2'; expected int"),
+        ("tensorrt", {"sessions": 0}, "option_invalid", "sessions .* is 0; expected int >= 1"),
+        ("openvino", {"inference_precision": "int8"}, "option_invalid", "'int8'"),
+    ],
+)
+def test_options_are_never_ignored(
+    tiny_bundle: Path, backend: str, options: dict[str, Any], code: str, words: str
+) -> None:
+    with pytest.raises((BackendError, InputError), match=words) as error:
+        Pipeline.load(tiny_bundle, backend, **options)
+    assert error.value.code == code
+
+
+def test_auto_is_the_cpu_without_engines_and_a_gpu(
+    tiny_bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    name, reason = choose_backend(Bundle.load(tiny_bundle))
+    if name != "onnxruntime":
+        pytest.skip("there is a GPU")
+    assert "no engines" in reason
+    assert "onnxruntime-cuda: " in reason
+    with caplog.at_level("INFO", "garment_transfer"):
+        Pipeline.load(tiny_bundle, "auto", threads=1)
+    assert f"backend onnxruntime: {reason}" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["person_parsing", "garment_parsing", "garment_densepose"])
+def test_ids_that_do_not_exist_are_refused(
+    pipeline: Pipeline, make_person: MakePerson, name: str
+) -> None:
+    inputs = inputs_of([make_person()], [make_person()])
+    inputs[name][0, 3, 4] = 200
+    with pytest.raises(InputError, match=rf"{name} has the id 200; expected 0 to") as error:
+        pipeline.run(inputs)
+    assert error.value.code == Code.ID_OUT_OF_RANGE
+
+
+def test_an_empty_batch_is_refused(pipeline: Pipeline, make_person: MakePerson) -> None:
+    inputs = {k: v[:0] for k, v in inputs_of([make_person()], [make_person()]).items()}
+    with pytest.raises(InputError, match=r"expected one size for all arrays, 1 or more") as error:
+        pipeline.run(inputs)
+    assert error.value.code == Code.BATCH_INVALID
+
+
+class _Slow:
+    """An engine that waits inside its run until it is let go."""
+
+    def __init__(self, engine: HostEngine) -> None:
+        self.signature = engine.signature
+        self._engine = engine
+        self.running = threading.Event()
+        self.let_go = threading.Event()
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        self.running.set()
+        assert self.let_go.wait(60)
+        return self._engine.run(inputs)
+
+
+def test_close_waits_for_transfers_under_way(tiny_bundle: Path, make_person: MakePerson) -> None:
+    bundle = Bundle.load(tiny_bundle)
+    engines = onnxruntime.load(bundle, None, onnxruntime.Options(threads=1))
+    slow = _Slow(engines["parsing"])
+    pipeline = Pipeline(bundle, {**engines, "parsing": slow})
+    person = make_person()
+    with ThreadPoolExecutor(2) as pool:
+        transfer = pool.submit(pipeline.transfer, person, person)
+        assert slow.running.wait(60)
+        closing = pool.submit(pipeline.close)
+        while not pipeline._closed:
+            pass
+        with pytest.raises(BackendError) as error:
+            pipeline.transfer(person, person)
+        assert error.value.code == Code.PIPELINE_CLOSED
+        assert not closing.done()
+        slow.let_go.set()
+        assert transfer.result(60).image.shape == person.image.shape
+        closing.result(60)
 
 
 def test_the_shipped_bundle_transfers_the_shipped_people() -> None:
