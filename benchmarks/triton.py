@@ -300,7 +300,7 @@ def _cpu_seconds(process: int) -> float:
     """The processor time that a process and its descendants have used."""
     root = psutil.Process(process)
     times = [one.cpu_times() for one in (root, *root.children(recursive=True))]
-    return sum(one.user + one.system for one in times)
+    return float(sum(one.user + one.system for one in times))
 
 
 def _percentiles(values: Sequence[float]) -> dict[str, float]:

@@ -197,7 +197,7 @@ class _Conversion:
         if (to == TensorProto.FLOAT16) == (name in self._float16_tensors):
             return name
         if (name, to) not in self._casts:
-            # "half": names of tensors are part of the graphs that are shipped
+            # tensors keep the names that they have in bundles already exported
             suffix = "half" if to == TensorProto.FLOAT16 else "float"
             target = self._names.new(f"{name}_{suffix}")
             self._casts[name, to] = target
