@@ -372,9 +372,8 @@ def _random_people(size: Size) -> list[Arrays]:
     shape = (size.height, size.width)
 
     def blocks(values: int, side: int) -> npt.NDArray[np.uint8]:
-        small = random.integers(values, size=(-(-shape[0] // side), -(-shape[1] // side)))
-        large = np.repeat(np.repeat(small, side, axis=0), side, axis=1)
-        return large[: shape[0], : shape[1]].astype(np.uint8)
+        small = random.integers(values, size=(size.height // side, size.width // side))
+        return np.kron(small, np.ones((side, side))).astype(np.uint8)
 
     people = []
     for side in (1, 16):
