@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes.util
+import dataclasses
 import functools
 import importlib.metadata
 import importlib.util
@@ -34,7 +35,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -54,7 +54,7 @@ _PYTHON: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
 _LIBRARY: Final = f"python{_PYTHON}"
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Server:
     """A server that answers: "host:port" of HTTP, gRPC and metrics, its process and its log."""
 
@@ -200,6 +200,9 @@ def main(
     def infer(client: triton.InferenceServerClient) -> None:
         client.infer("garment_transfer", inputs).as_numpy("image")
 
+    def loop() -> None:
+        pipeline.run(arrays)
+
     serving = Serving()
     turns = max(1, round(seconds / turn))
     times: dict[str, list[float]] = {"loop": [], "triton": []}
@@ -213,8 +216,8 @@ def main(
             stack.enter_context(triton.InferenceServerClient(server.grpc))
             for _ in range(concurrency)
         ]
-        calls: dict[str, list[Callable[[], object]]] = {
-            "loop": [functools.partial(pipeline.run, arrays)],
+        calls: dict[str, list[Callable[[], None]]] = {
+            "loop": [loop],
             "triton": [functools.partial(infer, client) for client in clients],
         }
         for name in calls:
@@ -242,9 +245,7 @@ def main(
         "size": [pipeline.size.height, pipeline.size.width],
         "threads": threads,
         "concurrency": concurrency,
-        "instances": serving.instances,
-        "max_batch": serving.max_batch,
-        "max_delay_ms": serving.max_delay_ms,
+        **dataclasses.asdict(serving),
         "turns": turns,
         "turn_seconds": turn,
         "pairs_per_second": {name: statistics.median(values) for name, values in rates.items()},
@@ -272,11 +273,11 @@ def main(
             temporary.write_text(text, encoding="utf-8")
 
 
-def _repeat(calls: Sequence[Callable[[], object]], seconds: float) -> list[float]:
+def _repeat(calls: Sequence[Callable[[], None]], seconds: float) -> list[float]:
     """Milliseconds of every call within some seconds, each of `calls` in a thread of its own."""
     deadline = time.perf_counter() + seconds
 
-    def repeat(call: Callable[[], object]) -> list[float]:
+    def repeat(call: Callable[[], None]) -> list[float]:
         milliseconds = []
         while (start := time.perf_counter()) < deadline:
             call()
