@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import logging
 import os
 import threading
@@ -120,7 +121,7 @@ class Pipeline:
             backend, reason = choose_backend(bundle, precision)
             _LOG.info("backend %s: %s", backend, reason)
         found = find_backend(backend)
-        return cls(bundle, found.load(bundle, precision, found.make_options(options)))
+        return cls(bundle, found.load(bundle, precision, options))
 
     def close(self) -> None:
         """Frees what the pipeline holds once transfers under way have ended, which it waits for.
@@ -462,7 +463,6 @@ def _timed(timings: dict[str, float], name: str) -> Iterator[None]:
 def _nvtx() -> ModuleType | None:
     """The module whose ranges Nsight Systems shows; None where it is not installed."""
     try:
-        import nvtx
+        return importlib.import_module("nvtx")
     except ImportError:
         return None
-    return nvtx

@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -84,42 +84,56 @@ O = TypeVar("O", bound=msgspec.Struct)  # noqa: E741
 
 
 @dataclass(frozen=True)
-class Backend(Generic[O]):
-    """A backend's module, by the three names that each has."""
+class Backend:
+    """A backend by its name: whether it can run here, and a loader that takes keyword options.
+
+    `load` raises BackendError for an option that the backend does not have (`option_unknown`), and
+    InputError for one of another type or out of range (`option_invalid`).
+    """
 
     name: str
-    options: type[O]
     status: Callable[[], Status]
-    load: Callable[[Bundle, str | None, O], Mapping[Stage, HostEngine] | Chain]
+    load: Callable[[Bundle, str | None, Mapping[str, object]], Mapping[Stage, HostEngine] | Chain]
 
-    def make_options(self, given: Mapping[str, object]) -> O:
-        """The options of keyword arguments; `Options` of the backend's module documents them.
-
-        Raises:
-            BackendError: the backend has no option of that name (`option_unknown`).
-            InputError: an option has another type or is out of range (`option_invalid`).
-        """
-        known = self.options.__struct_fields__
-        unknown = [name for name in given if name not in known]
-        if unknown:
-            raise BackendError(
-                Code.OPTION_UNKNOWN,
-                f"backend {self.name} has no option {', '.join(unknown)}",
-                expected=f"some of {', '.join(known)}",
-            )
-        try:
-            return msgspec.convert(dict(given), self.options)
-        except msgspec.ValidationError as error:
-            text, _, where = str(error).partition(" - at `$.")
-            raise InputError(
-                Code.OPTION_INVALID,
-                f"option {where.rstrip('`')} of backend {self.name} is "
-                f"{given.get(where.rstrip('`'))!r}",
-                expected=text.removeprefix("Expected ").replace("`", ""),
-            ) from error
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        options: type[O],
+        status: Callable[[], Status],
+        load: Callable[[Bundle, str | None, O], Mapping[Stage, HostEngine] | Chain],
+    ) -> Backend:
+        """From the three names that a backend's module has."""
+        return cls(
+            name,
+            status,
+            lambda bundle, precision, given: load(
+                bundle, precision, _make_options(name, options, given)
+            ),
+        )
 
 
-def find_backend(name: str) -> Backend[msgspec.Struct]:
+def _make_options(name: str, kind: type[O], given: Mapping[str, object]) -> O:
+    unknown = [option for option in given if option not in kind.__struct_fields__]
+    if unknown:
+        raise BackendError(
+            Code.OPTION_UNKNOWN,
+            f"backend {name} has no option {', '.join(unknown)}",
+            expected=f"some of {', '.join(kind.__struct_fields__)}",
+        )
+    try:
+        return msgspec.convert(dict(given), kind)
+    except msgspec.ValidationError as error:
+        text, _, where = str(error).partition(" - at `$.")
+        option = where.rstrip("`")
+        raise InputError(
+            Code.OPTION_INVALID,
+            f"option {option} of backend {name} is {given.get(option)!r}",
+            expected=text.removeprefix("Expected ").replace("`", ""),
+        ) from error
+
+
+def find_backend(name: str) -> Backend:
     """The backend of a name.
 
     Raises:
@@ -137,7 +151,7 @@ def find_backend(name: str) -> Backend[msgspec.Struct]:
 
         return backend_of(name)
     module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
-    return Backend(name, module.Options, module.status, module.load)
+    return Backend.of(name, module.Options, module.status, module.load)
 
 
 def choose_backend(bundle: Bundle, precision: str | None = None) -> tuple[str, str]:

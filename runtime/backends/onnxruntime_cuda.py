@@ -56,7 +56,7 @@ class OnnxRuntimeContext:
     ) -> None:
         import onnxruntime
 
-        self._session: onnxruntime.InferenceSession | None = session
+        self._session = session
         self._engine = engine
         self._batch = batch
         self._binding = session.io_binding()
@@ -100,7 +100,7 @@ class OnnxRuntimeContext:
 
     def close(self) -> None:
         """Ends the ONNX Runtime session, before its stream ends."""
-        self._binding = self._session = None
+        del self._binding, self._session
 
 
 @dataclass(frozen=True, eq=False)

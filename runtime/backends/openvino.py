@@ -164,7 +164,8 @@ def _inlined(content: bytes) -> bytes:
     import onnx.inliner
 
     model = onnx.load_model_from_string(content)
-    return onnx.inliner.inline_local_functions(model).SerializeToString()
+    inlined: bytes = onnx.inliner.inline_local_functions(model).SerializeToString()
+    return inlined
 
 
 def status() -> Status:

@@ -67,9 +67,9 @@ class Options(Struct, frozen=True, kw_only=True):
     graphs: bool = True
 
 
-def backend_of(name: EngineBackend) -> Backend[Options]:
+def backend_of(name: EngineBackend) -> Backend:
     """The backend of that name."""
-    return Backend(name, Options, functools.partial(status, name), functools.partial(load, name))
+    return Backend.of(name, Options, functools.partial(status, name), functools.partial(load, name))
 
 
 def load(name: EngineBackend, bundle: Bundle, precision: str | None, options: Options) -> Chain:
@@ -223,7 +223,7 @@ class TensorRTContext:
         stream: int,
     ) -> None:
         self._owner = owner
-        self._context: tensorrt.IExecutionContext | None = context
+        self._context = context
         self._stream = stream
         owner.require(
             context.set_optimization_profile_async(0, stream), "take its optimisation profile"
@@ -273,7 +273,7 @@ class TensorRTContext:
 
     def close(self) -> None:
         """Ends the context, before its memory and its stream."""
-        self._context = None
+        del self._context
 
 
 class TensorRTEngine:

@@ -36,6 +36,7 @@ from garment_transfer.bundle import (
     Code,
     InputError,
     Signature,
+    Stage,
     Tensor,
     chained,
 )
@@ -169,7 +170,7 @@ class Session:
     """
 
     def __init__(
-        self, device: Device, engines: Mapping[str, DeviceEngine], batch: int, graphs: bool
+        self, device: Device, engines: Mapping[Stage, DeviceEngine], batch: int, graphs: bool
     ) -> None:
         """`Chain.session` is the usual way. BackendError when memory runs out."""
         self.batch = batch
@@ -379,7 +380,7 @@ class Chain:
     def __init__(
         self,
         device: Device,
-        engines: Mapping[str, DeviceEngine],
+        engines: Mapping[Stage, DeviceEngine],
         *,
         sessions: int,
         graphs: bool,
@@ -402,7 +403,7 @@ class Chain:
         self._changed = threading.Condition()
 
     @property
-    def engines(self) -> Mapping[str, DeviceEngine]:
+    def engines(self) -> Mapping[Stage, DeviceEngine]:
         """The engines by stage, in the order in which they run."""
         return self._engines
 
