@@ -9,26 +9,25 @@ after a stop, it goes on with the step where it was.
 """
 
 import dataclasses
-import json
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 import torch
-from numpy.typing import NDArray
 
 import garment_transfer.training.config as training_config
-from garment_transfer.benchmarks.measuring import processor
+from garment_transfer.benchmarks.measuring import processor, write_json
 from garment_transfer.bundle import (
     STAGES,
     GarmentTransferError,
     check_writable,
     read_json,
-    replacing,
 )
 from garment_transfer.models.checkpoint import load_checkpoint
 from garment_transfer.training.config import RunConfig, read_config
@@ -85,10 +84,10 @@ def train_row(config: RunConfig, name: str, data: Path, folder: Path) -> dict[st
     row, full = ROWS[name], folder / FULL.replace(" ", "-")
     output = folder / name.replace(" ", "-")
     knowledge = {network: str(result_of(full, phase)) for network, phase in LEARNT_IN.items()}
-    config = dataclasses.replace(
+    config = msgspec.structs.replace(
         config,
         preset=row.preset or config.preset,
-        weights=dataclasses.replace(config.weights, **row.weights),
+        weights=msgspec.structs.replace(config.weights, **row.weights),
         knowledge=knowledge,
     )
     stages = load_checkpoint(full / CHECKPOINT)[1] if name != FULL else {}
@@ -105,33 +104,6 @@ def stages_of(name: str) -> list[str]:
     return [s for s in STAGES if s in {PHASES[p].network for p in ROWS[name].phases}]
 
 
-def ablation(
-    config: RunConfig,
-    rows: Sequence[str],
-    seeds: Sequence[int],
-    folder: Path,
-    pairs: Iterable[Mapping[str, NDArray]],
-    report: dict[str, Any],
-    save: Callable[[], None],
-) -> None:
-    """Add to `report["rows"]` what is not there yet, and `save()` after each row."""
-    done = {(row["name"], row["seed"]) for row in report["rows"]}
-    pairs = list(pairs)
-    for seed in seeds:
-        own = dataclasses.replace(config, seed=seed)
-        for name in rows:
-            if (name, seed) in done:
-                continue
-            start = time.monotonic()
-            stages = train_row(own, name, folder / "data", folder / f"seed-{seed}")
-            seconds = time.monotonic() - start
-            figures = evaluate_held_out(Networks(stages), pairs)[0]
-            entry = {**figures, "name": name, "seed": seed, "stages": stages_of(name)}
-            # of this session: a row that was stopped before took longer
-            report["rows"].append({**entry, "seconds": round(seconds)})
-            save()
-
-
 def _named(ctx: click.Context, param: click.Parameter, value: str | None) -> list[str]:
     names = [name.strip() for name in value.split(",")] if value else list(ROWS)
     if unknown := [name for name in names if name not in ROWS]:
@@ -140,15 +112,9 @@ def _named(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
     return [FULL, *(name for name in ROWS if name in names and name != FULL)]
 
 
-def _numbers(ctx: click.Context, param: click.Parameter, value: str) -> list[int]:
-    if not all(part.strip().isdigit() for part in value.split(",")):
-        raise click.BadParameter(f"{value!r} are not whole numbers such as 0,1,2")
-    return [int(part) for part in value.split(",")]
-
-
 @click.command()
 @click.option("--rows", callback=_named, help="Names, parted by commas; all if not given.")
-@click.option("--seeds", callback=_numbers, default="0", show_default=True)
+@click.option("--seeds", default="0", show_default=True, help="Whole numbers, parted by commas.")
 @click.option("--json", "json_file", required=True, type=click.Path(path_type=Path))
 @click.option("--work", type=click.Path(path_type=Path), default="runs/ablation", show_default=True)
 @click.option(
@@ -162,7 +128,7 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: str) -> list[int
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of torch.")
 def main(
     rows: list[str],
-    seeds: list[int],
+    seeds: str,
     json_file: Path,
     work: Path,
     config_file: Path,
@@ -175,15 +141,15 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     config = read_config(config_file)
-    settings = {
-        "config": json.loads(json.dumps(dataclasses.asdict(config))),
+    settings: dict[str, Any] = {
+        "config": msgspec.json.decode(msgspec.json.encode(config)),
         "pairs": pairs,
         "processor": processor(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "python": platform.python_version(),
     }
-    report: dict[str, Any] = {**settings, "rows": []}
+    report = {**settings, "rows": []}
     if json_file.exists():
         report = read_json(json_file)
         for key in ("config", "pairs"):
@@ -192,16 +158,24 @@ def main(
                     f"{json_file} holds results of another {key}: choose another file"
                 )
 
-    def save() -> None:
-        with replacing(json_file) as temporary:
-            temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-
     write_shards(work / "data", range(config.groups), config.size, workers)
-    rendered = held_out_pairs(range(pairs), config.size, workers)
-    try:
-        ablation(config, rows, seeds, work, rendered, report, save)
-    except GarmentTransferError as error:
-        raise click.ClickException(str(error)) from error
+    rendered = list(held_out_pairs(range(pairs), config.size, workers))
+    done = {(row["name"], row["seed"]) for row in report["rows"]}
+    for seed, name in product(map(int, seeds.split(",")), rows):
+        if (name, seed) in done:
+            continue
+        start = time.monotonic()
+        own = msgspec.structs.replace(config, seed=seed)
+        try:
+            stages = train_row(own, name, work / "data", work / f"seed-{seed}")
+        except GarmentTransferError as error:
+            raise click.ClickException(str(error)) from error
+        # of this session: a row that was stopped before took longer
+        seconds = round(time.monotonic() - start)
+        figures = evaluate_held_out(Networks(stages), rendered)[0]
+        entry = {"name": name, "seed": seed, "stages": stages_of(name), "seconds": seconds}
+        report["rows"].append({**figures, **entry})
+        write_json(json_file, report)
 
 
 if __name__ == "__main__":

@@ -7,22 +7,32 @@ torch's interpolate, add and grid_sample; and for few channels OpenCV's remap, w
 finished positions and channels-last pixels. All but torch write into arrays that are there. Arrays
 stay in the caches that hold them, as in a network, where the operator before has just written x.
 On a GPU, where torch sees one: the CUDA kernel beside torch's eager chain and torch.compile of it,
-all as replays of CUDA graphs timed by events. `ratios` maps peer/shape to the peer's time over the
-kernel's.
+all as replays of CUDA graphs timed by events.
 """
 
-import json
+from __future__ import annotations
+
 import platform
-import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import click
 import numpy as np
 from numpy.typing import NDArray
 
-from garment_transfer.benchmarks.measuring import interleaved, medians, processor
+from garment_transfer.benchmarks.measuring import (
+    in_turn,
+    interleaved,
+    medians,
+    processor,
+    write_json,
+)
+
+if TYPE_CHECKING:
+    import onnxruntime
+    import torch
 
 #: Channels, height, width.
 CPU_SHAPES = ((64, 128, 96), (256, 64, 48), (4, 1024, 768))
@@ -30,6 +40,19 @@ CPU_SHAPES = ((64, 128, 96), (256, 64, 48), (4, 1024, 768))
 GPU_SHAPES = ((1, 64, 128, 96), (1, 256, 64, 48), (1, 4, 1024, 768), (64, 64, 128, 96))
 
 Arrays = dict[str, NDArray[np.float32]]
+
+
+class Row(TypedDict):
+    """Medians of every way by name, and the kernel's throughput beside that of a copy."""
+
+    device: str
+    shape: str
+    median_ms: dict[str, float]
+    bytes: int
+    gb_per_s: float
+    copy_gb_per_s: float
+    share_of_copy: float
+    largest_difference: NotRequired[float]
 
 
 def arguments(n: int, c: int, h: int, w: int) -> Arrays:
@@ -59,7 +82,9 @@ def moved_bytes(n: int, c: int, h: int, w: int, element: int) -> int:
     return n * h * w * (2 * c * element + 2 * 2 * 4 + 2)
 
 
-def torch_chain(x: Any, coarse: Any, residual: Any, affine: Any) -> Any:
+def torch_chain(
+    x: torch.Tensor, coarse: torch.Tensor, residual: torch.Tensor, affine: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """What a model without FlowWarp runs: upsample, add, positions, grid_sample."""
     import torch
     import torch.nn.functional as F
@@ -73,7 +98,9 @@ def torch_chain(x: Any, coarse: Any, residual: Any, affine: Any) -> Any:
     return F.grid_sample(x, (grid + moved).to(x.dtype), align_corners=False), flow
 
 
-def torch_short_chain(x: Any, coarse: Any, residual: Any) -> Any:
+def torch_short_chain(
+    x: torch.Tensor, coarse: torch.Tensor, residual: torch.Tensor
+) -> torch.Tensor:
     """interpolate, add, grid_sample and nothing else: a bound that torch's chain cannot beat.
 
     It takes the flow for normalised positions, which costs the same and skips the affine.
@@ -84,41 +111,62 @@ def torch_short_chain(x: Any, coarse: Any, residual: Any) -> Any:
     return F.grid_sample(x, flow.permute(0, 2, 3, 1), align_corners=False)
 
 
-def _session(graph: bytes | str, threads: int, library: Path | None, profile: str = "") -> Any:
+def _bound(
+    graph: bytes, threads: int, library: Path | None, arrays: Arrays
+) -> tuple[Callable[[], None], NDArray[np.float32]]:
+    """A run of ONNX Runtime into arrays that are there, and its y: Python's copies do not count."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     # as the runtime sets it: a session that waits in a loop would hold the cores of the next run
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if profile:
-        options.enable_profiling = True
-        options.profile_file_prefix = profile
     if library:
         options.register_custom_ops_library(str(library))
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-
-
-def _bound(session: Any, arrays: Arrays) -> tuple[Callable[[], Any], NDArray[np.float32]]:
-    """A run of the session into arrays that are there, and its y: Python's copies do not count."""
-    import onnxruntime
-
-    made = {name: np.empty_like(arrays[name]) for name in ("x", "residual")}
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     binding = session.io_binding()
-    values = {
-        name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()
-    }
-    for name, value in values.items():
-        binding.bind_ortvalue_input(name, value)
-    for name, like in (("y", "x"), ("flow", "residual")):
-        array = made[like]
+    for name, array in arrays.items():
+        binding.bind_cpu_input(name, array)
+    made = {"y": np.empty_like(arrays["x"]), "flow": np.empty_like(arrays["residual"])}
+    for name, array in made.items():
         binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
-    # what is bound lives as long as the function
-    return lambda _keep=(values, made): session.run_with_iobinding(binding), made["x"]
+    return partial(_run_bound, session, binding, made, arrays), made["y"]
 
 
-def measure_cpu(threads: int, rounds: int, library: Path) -> tuple[list[dict], dict[str, float]]:
-    """Rows and ratios of the CPU."""
+def _run_bound(
+    session: onnxruntime.InferenceSession, binding: onnxruntime.IOBinding, *_: Arrays
+) -> None:
+    # the arrays are arguments so that they live as long as the run
+    session.run_with_iobinding(binding)
+
+
+def _remap(arrays: Arrays) -> Callable[[], object]:
+    """OpenCV on finished positions."""
+    import cv2
+
+    height, width = arrays["x"].shape[2:]
+    image = np.ascontiguousarray(arrays["x"][0].transpose(1, 2, 0))
+    xs, ys = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    at = (xs + arrays["residual"][0, 0], ys + arrays["residual"][0, 1])
+    return partial(cv2.remap, image, *at, cv2.INTER_LINEAR, np.empty_like(image))
+
+
+def _row(device: str, shape: str, moved: int, copied: int, median: dict[str, float]) -> Row:
+    copy_gb_per_s = copied / median.pop("copy") / 1e6
+    gb_per_s = moved / median["kernel"] / 1e6
+    return {
+        "device": device,
+        "shape": shape,
+        "median_ms": median,
+        "bytes": moved,
+        "gb_per_s": gb_per_s,
+        "copy_gb_per_s": copy_gb_per_s,
+        "share_of_copy": gb_per_s / copy_gb_per_s,
+    }
+
+
+def measure_cpu(threads: int, rounds: int, library: Path) -> list[Row]:
+    """A row per shape on the CPU."""
     import cv2
     import torch
 
@@ -127,183 +175,91 @@ def measure_cpu(threads: int, rounds: int, library: Path) -> tuple[list[dict], d
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
     graph = flow_warp_model().SerializeToString()
-    with_kernel, without = (_session(graph, threads, lib) for lib in (library, None))
-    rows, ratios = [], {}
+    rows = []
     for c, h, w in CPU_SHAPES:
         arrays = arguments(1, c, h, w)
-        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        short = [tensors[name] for name in ("x", "coarse_flow", "residual")]
-
-        def chain(call: Callable[..., Any], values: list[Any]) -> Callable[[], Any]:
-            return torch.inference_mode()(lambda: call(*values))
-
-        by_kernel, y = _bound(with_kernel, arrays)
-        by_body, due = _bound(without, arrays)
+        tensors = [torch.from_numpy(array) for array in arrays.values()]
+        by_kernel, y = _bound(graph, threads, library, arrays)
+        by_body, expected = _bound(graph, threads, None, arrays)
+        moved = moved_bytes(1, c, h, w, 4)
+        # of as many bytes, which then lie in the same cache as the kernel's
+        source, target = (torch.zeros(moved // 2, dtype=torch.uint8) for _ in range(2))
         runs: dict[str, Callable[[], object]] = {
             "kernel": by_kernel,
             "onnxruntime's function body": by_body,
-            "torch": chain(torch_chain, list(tensors.values())),
-            "torch, no affine": chain(torch_short_chain, short),
+            "torch": partial(torch.inference_mode()(torch_chain), *tensors),
+            "torch, no affine": partial(torch.inference_mode()(torch_short_chain), *tensors[:3]),
+            "copy": partial(target.copy_, source),
         }
         if c <= 4:
-            image = np.ascontiguousarray(arrays["x"][0].transpose(1, 2, 0))
-            xs, ys = np.meshgrid(np.arange(w, dtype=np.float32), np.arange(h, dtype=np.float32))
-            at_x, at_y = xs + arrays["residual"][0, 0], ys + arrays["residual"][0, 1]
-            out = np.empty_like(image)
-            runs["cv2.remap"] = lambda i=image, x=at_x, y=at_y, o=out: cv2.remap(  # type: ignore[misc]
-                i, x, y, cv2.INTER_LINEAR, o
-            )
-        moved = moved_bytes(1, c, h, w, 4)
-        # of as many bytes, which then lie in the same cache as the kernel's
-        halves = [torch.zeros(moved // 2, dtype=torch.uint8) for _ in range(2)]
-        runs["copy"] = lambda to=halves[0], of=halves[1]: to.copy_(of)  # type: ignore[misc]
+            runs["cv2.remap"] = _remap(arrays)
         median = medians(interleaved(runs, rounds))
-        copied = moved / median.pop("copy") / 1e6
-        error = float(np.abs(y - due).max())
-        shape = f"{c}x{h}x{w}"
-        rows.append(
-            {
-                "device": "cpu",
-                "shape": shape,
-                "median_ms": median,
-                "bytes": moved,
-                "gb_per_s": moved / median["kernel"] / 1e6,
-                "copy_gb_per_s": copied,
-                "share_of_copy": moved / median["kernel"] / 1e6 / copied,
-                "largest_difference": error,
-            }
-        )
-        for peer, value in median.items():
-            if peer != "kernel":
-                ratios[f"{peer}/{shape}"] = value / median["kernel"]
-    return rows, ratios
+        rows.append(_row("cpu", f"{c}x{h}x{w}", moved, moved, median))
+        rows[-1]["largest_difference"] = float(np.abs(y - expected).max())
+    return rows
 
 
-def measure_stage(threads: int, rounds: int, library: Path, folder: Path) -> dict[str, float]:
-    """The share of FlowWarp in the warping stage of the shipped bundle, by ONNX Runtime's profile.
-
-    Without the kernel the function body is many nodes; its share is what they cost beyond the
-    nodes that both graphs have.
-    """
-    from garment_transfer.bundle import Bundle
-    from garment_transfer.runtime import (
-        Person,
-        Pipeline,
-        sample_bundle,
-        sample_people,
-        stage_inputs,
-    )
-
-    bundle = Bundle.load(sample_bundle())
-    pipeline = Pipeline.load(sample_bundle(), threads=threads)
-    person, owner = (Person.load(f) for f in sample_people())
-    inputs = {k: v[None] for k, v in stage_inputs(person, owner, pipeline.size).items()}
-    inputs["transfer_parsing"] = pipeline.run(inputs)["transfer_parsing"]
-    path = str(bundle.graph_path("warping"))
-    sessions = {
-        name: _session(path, threads, lib, str(folder / name))
-        for name, lib in (("with", library), ("without", None))
-    }
-    feeds = {v.name: inputs[v.name] for v in sessions["with"].get_inputs()}
-    interleaved(
-        {name: lambda s=made: s.run(None, feeds) for name, made in sessions.items()},  # type: ignore[misc]
-        rounds,
-    )
-    stage: dict[str, float] = {}
-    warp = 0.0
-    for name, made in sessions.items():
-        events = json.loads(Path(made.end_profiling()).read_text(encoding="utf-8"))
-        nodes: dict[str, list[float]] = {}
-        kernel: set[str] = set()
-        for event in events:
-            if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-                nodes.setdefault(event["name"], []).append(event["dur"] / 1000)
-                if event["args"]["op_name"] == "FlowWarp":
-                    kernel.add(event["name"])
-        median = {node: statistics.median(times) for node, times in nodes.items()}
-        stage[name] = sum(median.values())
-        warp += sum(median[node] for node in kernel)
-    return {
-        "stage_ms_with_kernel": stage["with"],
-        "stage_ms_without": stage["without"],
-        "flow_warp_ms": warp,
-        "share_with_kernel": warp / stage["with"],
-        "share_without": (stage["without"] - stage["with"] + warp) / stage["without"],
-    }
-
-
-def measure_gpu(rounds: int) -> tuple[list[dict], dict[str, float]]:
-    """Rows and ratios of the GPU that torch sees: replays of CUDA graphs, timed by events."""
+def measure_gpu(rounds: int) -> list[Row]:
+    """A row per shape and type on the GPU that torch sees: replays of CUDA graphs, by events."""
     import torch
 
     from garment_transfer.kernels.flow_warp import flow_warp
 
     compiled = torch.compile(torch_chain, mode="max-autotune-no-cudagraphs", dynamic=False)
-    properties = torch.cuda.get_device_properties(0)
+    name = torch.cuda.get_device_name(0)
     big = [torch.empty(1 << 30, dtype=torch.uint8, device="cuda") for _ in range(2)]
 
-    def replayed(call: Callable[[], object]) -> Callable[[], object]:
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(3):
-                call()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            call()
-        return graph.replay
+    def ours(values: Sequence[torch.Tensor], out: tuple[torch.Tensor, torch.Tensor]) -> None:
+        x, coarse_flow, residual, affine = values
+        stream = torch.cuda.current_stream()
+        flow_warp(x, coarse_flow, residual, affine, out=out, stream=stream)
 
-    def time_of(replay: Callable[[], object]) -> float:
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        for _ in range(10):
-            replay()
-        end.record()
-        end.synchronize()
-        return begin.elapsed_time(end) / 10
-
-    rows, ratios = [], {}
+    rows = []
     for n, c, h, w in GPU_SHAPES:
         for dtype in (torch.float32, torch.float16):
-            arrays = arguments(n, c, h, w)
-            values = [torch.from_numpy(array).cuda() for array in arrays.values()]
+            values = [torch.from_numpy(a).cuda() for a in arguments(n, c, h, w).values()]
             values[0] = values[0].to(dtype)
             out = (torch.empty_like(values[0]), torch.empty_like(values[2]))
-
-            def ours(v: list[Any] = values, o: tuple[Any, Any] = out) -> object:
-                return flow_warp(*v, out=o, stream=torch.cuda.current_stream())
-
             replays = {
-                "kernel": replayed(ours),
-                "torch eager": replayed(lambda v=values: torch_chain(*v)),  # type: ignore[misc]
-                "torch.compile": replayed(lambda v=values: compiled(*v)),  # type: ignore[misc]
-                "copy": replayed(lambda: big[0].copy_(big[1])),
+                "kernel": _replayed(partial(ours, values, out)),
+                "torch eager": _replayed(partial(torch_chain, *values)),
+                "torch.compile": _replayed(partial(compiled, *values)),
+                "copy": _replayed(partial(big[0].copy_, big[1])),
             }
-            times: dict[str, list[float]] = {name: [] for name in replays}
-            for _ in range(rounds):
-                for name, replay in replays.items():
-                    times[name].append(time_of(replay))
-            median = medians(times)
-            copied = 2 * big[0].numel() / median.pop("copy") / 1e6
+            times: dict[str, list[float]] = {way: [] for way in replays}
+            for way in in_turn(replays, rounds):
+                times[way].append(_replay_ms(replays[way]))
             moved = moved_bytes(n, c, h, w, values[0].element_size())
             shape = f"{n}x{c}x{h}x{w} {str(dtype).removeprefix('torch.')}"
-            rows.append(
-                {
-                    "device": properties.name,
-                    "shape": shape,
-                    "median_ms": median,
-                    "bytes": moved,
-                    "l2_bytes": properties.L2_cache_size,
-                    "gb_per_s": moved / median["kernel"] / 1e6,
-                    "copy_gb_per_s": copied,
-                    "share_of_copy": moved / median["kernel"] / 1e6 / copied,
-                }
-            )
-            for peer, value in median.items():
-                if peer != "kernel":
-                    ratios[f"{peer}/{shape}"] = value / median["kernel"]
-    return rows, ratios
+            rows.append(_row(name, shape, moved, 2 * big[0].numel(), medians(times)))
+    return rows
+
+
+def _replayed(call: Callable[[], object]) -> torch.cuda.CUDAGraph:
+    import torch
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph
+
+
+def _replay_ms(graph: torch.cuda.CUDAGraph) -> float:
+    import torch
+
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    for _ in range(10):
+        graph.replay()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 10
 
 
 @click.command()
@@ -311,60 +267,43 @@ def measure_gpu(rounds: int) -> tuple[list[dict], dict[str, float]]:
 @click.option("--rounds", default=60, show_default=True, help="Timed rounds, after 10 untimed.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the result here.")
 def main(threads: int, rounds: int, json_file: Path | None) -> None:
-    """Time FlowWarp's kernels beside their peers."""
-    import tempfile
-
+    """Time FlowWarp's kernels beside what else computes the same."""
     import cv2
     import onnxruntime
     import torch
 
-    from garment_transfer.bundle import replacing
     from garment_transfer.kernels import onnxruntime_library
 
     library = onnxruntime_library()
     if library is None:
         raise click.ClickException(
-            "ONNX Runtime's kernel is not built: `garment-transfer doctor` says what mends it"
+            "ONNX Runtime's kernel is not built: `garment-transfer doctor` says what fixes it"
         )
-    rows, ratios = measure_cpu(threads, rounds, library)
-    with tempfile.TemporaryDirectory() as folder:
-        stage = measure_stage(threads, rounds, library, Path(folder))
-    gpu: dict[str, Any] = {"measured": False, "reason": "torch sees no GPU on this machine"}
-    if torch.cuda.is_available():
-        gpu_rows, gpu_ratios = measure_gpu(rounds)
-        rows += gpu_rows
-        ratios |= gpu_ratios
-        gpu = {"measured": True, "name": torch.cuda.get_device_name(0)}
-    report = {
-        "what": "FlowWarp, medians of rounds in which all take turns",
-        "threads": threads,
-        "rounds": rounds,
-        "rows": rows,
-        "ratios": ratios,
-        "warping_stage": stage,
-        "gpu": gpu,
-        "machine": {
-            "processor": processor(),
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "onnxruntime": onnxruntime.__version__,
-            "opencv": cv2.__version__,
-        },
-    }
+    rows = measure_cpu(threads, rounds, library)
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        rows += measure_gpu(rounds)
     for row in rows:
-        times = ", ".join(f"{name} {value:.3f} ms" for name, value in row["median_ms"].items())
+        times = ", ".join(f"{way} {ms:.3f} ms" for way, ms in row["median_ms"].items())
         click.echo(f"{row['device']} {row['shape']}: {times}; {row['share_of_copy']:.0%} of a copy")
-    for name, ratio in ratios.items():
-        click.echo(f"{name:<45} {ratio:6.2f} times the kernel's time")
-    click.echo(
-        f"warping stage: FlowWarp is {stage['share_with_kernel']:.1%} of it with the kernel, "
-        f"{stage['share_without']:.1%} without"
-    )
-    if not gpu["measured"]:
-        click.echo(f"GPU: not measured: {gpu['reason']}")
+    if not on_gpu:
+        click.echo("GPU: not measured: torch sees no GPU on this machine")
     if json_file:
-        with replacing(json_file) as temporary:
-            temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        report = {
+            "what": "FlowWarp, medians of rounds in which all take turns",
+            "threads": threads,
+            "rounds": rounds,
+            "rows": rows,
+            "gpu": {"measured": on_gpu},
+            "machine": {
+                "processor": processor(),
+                "python": platform.python_version(),
+                "torch": str(torch.__version__),
+                "onnxruntime": onnxruntime.__version__,
+                "opencv": cv2.__version__,
+            },
+        }
+        write_json(json_file, report)
 
 
 if __name__ == "__main__":

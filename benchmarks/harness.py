@@ -8,41 +8,53 @@ all alike. A report is saved after each batch size, and when the run is interrup
 from __future__ import annotations
 
 import contextlib
-import datetime
-import json
+import dataclasses
 import multiprocessing
-import random
-import re
+import os
+import signal
+import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import Any, Final
+from typing import Concatenate, Final, Literal, ParamSpec, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
-from garment_transfer.benchmarks.environment import (
-    DRIFT_LIMIT,
-    Watch,
-    environment,
-    lost_share,
-    quietness,
+from garment_transfer.benchmarks import measuring
+from garment_transfer.benchmarks.chain import ChainTimes, chain_times
+from garment_transfer.benchmarks.measuring import in_turn, quantiles, settled, timed
+from garment_transfer.benchmarks.report import (
+    CannotRun,
+    Clients,
+    Failed,
+    Measured,
+    Memory,
+    Parity,
+    Report,
+    Skipped,
+    Subject,
+    Times,
 )
-from garment_transfer.benchmarks.parity import parity
-from garment_transfer.benchmarks.rows import ROWS, Row, find_checkpoint, unavailable
-from garment_transfer.benchmarks.samples import Summary, drift, summarise, warm_up_calls
-from garment_transfer.benchmarks.worker import Job, serve
+from garment_transfer.benchmarks.rows import ROWS, Row, find_checkpoint, load_row, unavailable
 from garment_transfer.bundle import (
     Bundle,
+    Code,
     GarmentTransferError,
     InputError,
-    list_engines,
-    replacing,
-    schema_error,
+    Precision,
+    now,
 )
+from garment_transfer.runtime import Person, Pipeline, sample_people, stage_inputs
 
-SCHEMA_VERSION: Final = 1
+P = ParamSpec("P")
+T = TypeVar("T")
+Outputs = dict[str, npt.NDArray[np.generic]]
 
 #: The rows that can be the reference of parity, the first that runs: both compute in float32, and
 #: the first does not depend on the bundle's graphs.
@@ -54,18 +66,13 @@ MIN_ROUNDS: Final = 6
 _WARM_UP_CALLS: Final = 15
 _WARM_UP_SECONDS: Final = 4.0
 
+#: Calls longer than this are timed without an untimed one before: they bring the caches back
+#: themselves, and take long enough.
+_LONG_CALL_MS: Final = 250.0
+
 #: Seconds of one point of the clients' curve, and how often each point has its turn.
 _CLIENT_SECONDS: Final = 1.0
 _CLIENT_TURNS: Final = 3
-
-_COMPUTE_INCLUDED: Final = {
-    "cpu": "uint8 arrays to uint8 arrays at the bundle's size; no copies to a device",
-    "cuda": "uint8 arrays to uint8 arrays at the bundle's size; copies to the GPU and back",
-}
-_END_TO_END_INCLUDED: Final = (
-    "reading both people's files, fitting, the three graphs with their copies, composing at the "
-    "photo's size; writing the picture is not included"
-)
 
 
 class RowError(GarmentTransferError):
@@ -83,77 +90,181 @@ class Settings:
     rounds: int = 60
     clients: Sequence[int] = ()
     checkpoint: Path | None = None
+    #: Of the bundle's graphs; None is its main one.
+    precision: Precision | None = None
     #: The rows that were asked for by name, not by "all".
     named: frozenset[str] = field(default_factory=frozenset)
 
-    def __post_init__(self) -> None:
-        for name, values in (("batch", self.batches), ("clients", self.clients)):
-            if any(value < 1 for value in values):
-                raise InputError(f"{name} is {list(values)}; expected 1 or more each")
-        if self.rounds < 1:
-            raise InputError(f"rounds is {self.rounds}; expected at least 1 timed round")
-        if self.threads < 1:
-            raise InputError(f"threads is {self.threads}; expected 1 or more")
+
+@dataclass(frozen=True)
+class Job:
+    """A row to run at a batch size. `finished` is an .npz file of outputs for the row "empty"."""
+
+    row: Row
+    batch: int
+    settings: Settings
+    finished: Path | None = None
+
+
+class Worker:
+    """A row in its own process, which alone counts for its memory. Times are in milliseconds."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._last_ms = 0.0
+        self._pipeline: Pipeline
+
+    def pid(self) -> int:
+        """The process's id."""
+        return os.getpid()
+
+    def load(self) -> float:
+        """Loads the row; returns how long that took, in seconds."""
+        import cv2
+
+        job, settings = self._job, self._job.settings
+        cv2.setNumThreads(settings.threads)
+        finished = dict(np.load(job.finished)) if job.finished else {}
+        bundle = Bundle.load(settings.bundle)
+        checkpoint = find_checkpoint(bundle, settings.checkpoint)
+        start = time.perf_counter()
+        self._pipeline = load_row(
+            job.row, bundle, checkpoint, settings.threads, settings.precision, finished
+        )
+        seconds = time.perf_counter() - start
+        # each of the two people receives the other's garment in turn
+        folders = sample_people()
+        self._folders = [(folders[i % 2], folders[1 - i % 2]) for i in range(job.batch)]
+        both = [Person.load(folder) for folder in folders]
+        pairs = [
+            stage_inputs(both[i % 2], both[1 - i % 2], bundle.manifest.size)
+            for i in range(job.batch)
+        ]
+        self._inputs = {name: np.stack([pair[name] for pair in pairs]) for name in pairs[0]}
+        return seconds
+
+    def warm_up(self) -> float:
+        """Runs it for a while; milliseconds of the first run, in which some backends compile."""
+        first = timed(self._run)
+        self._transfer()
+        end = time.monotonic() + _WARM_UP_SECONDS
+        for call in range(_WARM_UP_CALLS):
+            self._last_ms = timed(self._run)
+            if call >= 2 and time.monotonic() > end:
+                break
+        return first
+
+    def compute(self) -> float:
+        """Milliseconds from arrays to arrays at the bundle's size."""
+        return self._settled(self._run)
+
+    def end_to_end(self) -> tuple[float, dict[str, float]]:
+        """Milliseconds from files to pictures in memory, and those of its parts."""
+        return self._settled(self._transfer), self._parts
+
+    def outputs(self) -> Outputs:
+        """The outputs of a run."""
+        return self._pipeline.run(self._inputs)
+
+    def clients(self, count: int, seconds: float) -> tuple[list[float], float]:
+        """`count` threads that share the pipeline: milliseconds of their calls, seconds in all."""
+
+        def client(end: float) -> list[float]:
+            times = [timed(self._run)]
+            while time.perf_counter() < end:
+                times.append(timed(self._run))
+            return times
+
+        with ThreadPoolExecutor(count) as threads:
+            list(threads.map(lambda _: self._run(), range(count)))
+            start = time.perf_counter()
+            times = list(threads.map(client, [start + seconds] * count))
+            return [t for own in times for t in own], time.perf_counter() - start
+
+    def chain(self) -> ChainTimes | None:
+        """Where the time of a chain on a GPU goes; None for other rows."""
+        if self._job.row.device == "cpu" or self._job.row.backend == "torch":
+            return None
+        with self._pipeline.session(self._job.batch) as session:
+            return chain_times(session, self._inputs)
+
+    def memory(self) -> Memory:
+        """Peak memory of this process on the host and what it holds on the GPU."""
+        on_device = measuring.device_mib()
+        return Memory(
+            round(measuring.peak_host_mib(), 1), None if on_device is None else round(on_device, 1)
+        )
+
+    def _run(self) -> None:
+        self._pipeline.run(self._inputs)
+
+    def _transfer(self) -> None:
+        start = time.perf_counter()
+        people = [(Person.load(person), Person.load(owner)) for person, owner in self._folders]
+        read = 1000 * (time.perf_counter() - start)
+        transfers = self._pipeline.transfer_batch([p for p, _ in people], [o for _, o in people])
+        self._parts = {
+            "read": read,
+            **transfers[0].timings,
+            "compose": sum(transfer.timings["compose"] for transfer in transfers),
+        }
+
+    def _settled(self, call: Callable[[], None]) -> float:
+        self._last_ms = settled(call, warm=self._last_ms < _LONG_CALL_MS)
+        return self._last_ms
 
 
 class RowProcess:
     """The process of a row at a batch size."""
 
     def __init__(self, job: Job, log: Path) -> None:
-        self.job = job
         self._log = log
         # a fork would share libraries' threads and the parent's memory
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs, job, log), daemon=True)
-        self._process.start()
-        theirs.close()
-        self._waiting = False
+        spawn = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(1, spawn, _start, (job, log))
+        self.pid = self.ask(Worker.pid)
 
-    @property
-    def pid(self) -> int:
-        """The process's id."""
-        return self._process.pid or 0
-
-    def ask(self, name: str, *arguments: Any) -> Any:
+    def ask(
+        self, method: Callable[Concatenate[Worker, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         """Calls a method of `Worker` there. RowError where it fails or the process dies."""
         try:
-            if self._waiting:  # for the answer to a question that was interrupted
-                self._connection.recv()
-            self._waiting = True
-            self._connection.send((name, arguments))
-            state, value = self._connection.recv()
-            self._waiting = False
-        except (EOFError, OSError):
-            self._process.join(5)
-            raise RowError(self._death(name)) from None
-        if state == "failed":
-            raise RowError(_shortened(value))
-        return value
+            return self._pool.submit(partial(_call, method, *args, **kwargs)).result()
+        except BrokenExecutor:
+            text = self._log.read_text("utf-8", "replace").strip() if self._log.exists() else ""
+            last = text.splitlines()[-1] if text else "it printed nothing"
+            what = _shortened(f"its process ended in {method.__name__}: {last}")
+            raise RowError(Code.RUN_FAILED, what) from None
 
     def close(self) -> None:
-        """Ends the process."""
-        self._connection.close()
-        self._process.join(5)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
-
-    def _death(self, name: str) -> str:
-        text = self._log.read_text("utf-8", "replace").strip() if self._log.exists() else ""
-        last = text.splitlines()[-1] if text else "it printed nothing"
-        return _shortened(
-            f"its process ended in {name} with status {self._process.exitcode}: {last}"
-        )
+        """Ends the process, whatever it is doing."""
+        for child in multiprocessing.active_children():
+            if child.pid == self.pid:
+                child.kill()
+        self._pool.shutdown()
 
 
-def interleaving(names: Sequence[str], rounds: int, seed: int = 0) -> Iterator[list[str]]:
-    """The order of every round: each name once, shuffled anew, so that each follows each."""
-    rng = random.Random(seed)
-    for _ in range(rounds):
-        order = list(names)
-        rng.shuffle(order)
-        yield order
+_worker: Worker
+
+
+def _start(job: Job, log: Path) -> None:
+    global _worker
+    # Ctrl-C reaches the whole group; the parent decides what becomes of the row.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # what libraries print would spoil the parent's lines; the end of it explains a crash
+    with log.open("wb") as file:
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
+    _worker = Worker(job)
+
+
+def _call(method: Callable[Concatenate[Worker, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    try:
+        return method(_worker, *args, **kwargs)
+    except Exception as error:
+        # others' exceptions may not be pickled
+        text = _shortened(str(error) or type(error).__name__)
+        raise RowError(Code.RUN_FAILED, text) from None
 
 
 def rounds_for(batch: int, rounds: int) -> int:
@@ -162,372 +273,229 @@ def rounds_for(batch: int, rounds: int) -> int:
 
 
 def run_benchmark(
-    settings: Settings, save: Callable[[dict[str, Any]], None], say: Callable[[str], None]
-) -> dict[str, Any]:
-    """Measures and returns the report, valid by `benchmark.schema.json`.
+    settings: Settings, save: Callable[[Report], None], say: Callable[[str], None]
+) -> Report:
+    """Measures and returns the report.
 
     `save` gets the report so far after each batch size; `say` gets lines of progress. A
     KeyboardInterrupt ends the run early: what was measured until then is in the report, whose
     `interrupted` is true.
     """
-    bundle = Bundle.load(settings.bundle)
-    checkpoint = find_checkpoint(bundle, settings.checkpoint)
-    report = _report(settings, bundle)
-    watch = Watch()
-    lost = [lost_share()]
-    try:
-        with tempfile.TemporaryDirectory(prefix="garment-transfer-") as folder:
-            runnable = []
-            for row in settings.rows:
-                reason = unavailable(row, bundle, checkpoint)
-                if reason:
-                    report["rows"] += [
-                        _idle_row(row, batch, "cannot run", reason) for batch in settings.batches
-                    ]
-                else:
-                    runnable.append(row)
-            for batch in settings.batches:
-                _measure_batch(
-                    settings, bundle, runnable, batch, checkpoint, Path(folder), watch, report, say
-                )
-                lost.append(lost_share())
-                _finish(report, watch, lost)
-                save(report)
-            if settings.clients:
-                _measure_clients(settings, runnable, checkpoint, Path(folder), watch, report, say)
-    except KeyboardInterrupt:
-        report["interrupted"] = True
-    _finish(report, watch, lost)
-    save(report)
-    return report
-
-
-def write_report(report: dict[str, Any], path: Path) -> None:
-    """Writes a report as JSON, whole or not at all. Raises OutputError, or ValueError where it is
-    not valid by the schema."""
-    validate(report)
-    text = json.dumps(report, indent=1, allow_nan=False)
-    # one line per list of numbers: samples would take one line each
-    text = re.sub(r"\[[\s\d.,e+-]+\]", lambda match: re.sub(r"\s+", " ", match[0]), text)
-    with replacing(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
-
-
-def validate(report: Any) -> None:
-    """Raises ValueError unless a report is valid by `benchmark.schema.json`."""
-    error = schema_error(report, "benchmark.schema.json", "garment_transfer.benchmarks")
-    if error is not None:
-        raise ValueError(error)
-
-
-def _report(settings: Settings, bundle: Bundle) -> dict[str, Any]:
-    manifest = bundle.manifest
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "bundle": {
-            "name": manifest.name,
-            "size": [manifest.size.height, manifest.size.width],
-            "precision": manifest.precision,
-            "checkpoint": manifest.checkpoint.sha256,
-            "parameters": sum(manifest.checkpoint.parameters.values()),
-        },
-        "threads": settings.threads,
-        "rounds": settings.rounds,
-        "interrupted": False,
-        "reference": None,
-        "included": {"compute": _COMPUTE_INCLUDED, "end_to_end": _END_TO_END_INCLUDED},
-        "environment": environment(),
-        "quietness": quietness(0, 0, ()),
-        "overhead": None,
-        "rows": [],
-        "clients": [],
-    }
-
-
-def _idle_row(row: Row, batch: int, status: str, reason: str) -> dict[str, Any]:
-    return {
-        "name": row.name,
-        "label": row.label,
-        "device": row.device,
-        "batch": batch,
-        "status": status,
-        "reason": reason,
-    }
-
-
-def _measure_batch(
-    settings: Settings,
-    bundle: Bundle,
-    rows: Sequence[Row],
-    batch: int,
-    checkpoint: Path | None,
-    folder: Path,
-    watch: Watch,
-    report: dict[str, Any],
-    say: Callable[[str], None],
-) -> None:
-    reference, name = _reference(settings, bundle, batch, checkpoint, folder)
-    report["reference"] = name
-    finished = folder / "finished.npz"
-    np.savez(finished, **reference)
-    with contextlib.ExitStack() as stack:
-        loaded: dict[str, _Measurement] = {}
-        for row in rows:
-            # a CPU compiles for minutes, and for each shape anew
-            if (
-                row.compile
-                and row.device == "cpu"
-                and batch != settings.batches[0]
-                and row.name not in settings.named
-            ):
-                report["rows"].append(
-                    _idle_row(
-                        row,
-                        batch,
-                        "skipped",
-                        "each batch size is compiled anew, which takes minutes on a CPU: "
-                        f"`--backends {row.name} --batch {batch}` measures it",
-                    )
-                )
-                continue
-            say(f"batch {batch}: loading {row.name}")
-            job = Job(
-                row.name,
-                settings.bundle,
-                checkpoint,
-                batch,
-                settings.threads,
-                finished if row.kind == "empty" else None,
-            )
-            process = RowProcess(job, folder / f"{row.name}.log")
-            stack.callback(process.close)
-            measurement = _Measurement(row, batch, process)
-            try:
-                measurement.load()
-            except RowError as error:
-                process.close()
-                report["rows"].append(_idle_row(row, batch, "failed", str(error)))
-                continue
-            loaded[row.name] = measurement
-        rounds = rounds_for(batch, settings.rounds)
-        say(f"batch {batch}: {rounds} rounds of {', '.join(loaded)}")
-        watch.start(measurement.process.pid for measurement in loaded.values())
+    with tempfile.TemporaryDirectory(prefix="garment-transfer-") as folder:
+        run = _Run(settings, Path(folder), say)
         try:
-            for order in interleaving(list(loaded), rounds):
-                for turn in order:
-                    if turn in loaded:
+            for batch in settings.batches:
+                run.measure_batch(batch)
+                save(run.report)
+            if settings.clients:
+                run.measure_clients()
+        except KeyboardInterrupt:
+            run.report.interrupted = True
+    save(run.report)
+    return run.report
+
+
+class _Run:
+    """A run of the benchmark and its report so far."""
+
+    def __init__(self, settings: Settings, folder: Path, say: Callable[[str], None]) -> None:
+        self.settings = settings
+        self.bundle = bundle = Bundle.load(settings.bundle)
+        checkpoint = find_checkpoint(bundle, settings.checkpoint)
+        self.folder = folder
+        self.say = say
+        manifest = bundle.manifest
+        self.report = Report(
+            created=now(),
+            bundle=Subject(
+                manifest.name,
+                (manifest.size.height, manifest.size.width),
+                settings.precision or manifest.precision,
+                manifest.checkpoint.sha256,
+                sum(manifest.checkpoint.parameters.values()),
+            ),
+            threads=settings.threads,
+            rounds=settings.rounds,
+            environment=measuring.environment(),
+            rows=[],
+            clients=[],
+        )
+        self.reasons = {
+            row.name: unavailable(row, bundle, checkpoint)
+            for row in ROWS
+            if row in settings.rows or row.name in REFERENCES
+        }
+
+    def process(self, row: Row, batch: int, settings: Settings | None = None) -> RowProcess:
+        finished = self.folder / "finished.npz" if row.backend == "empty" else None
+        job = Job(row, batch, settings or self.settings, finished)
+        return RowProcess(job, self.folder / f"{row.name}.log")
+
+    def measure_batch(self, batch: int) -> None:
+        reference = self.reference(batch)
+        np.savez(self.folder / "finished.npz", **reference)  # type: ignore[arg-type]
+        with contextlib.ExitStack() as stack:
+            loaded: dict[str, _Measurement] = {}
+            for row in self.settings.rows:
+                if not self.can_run(row, batch):
+                    continue
+                self.say(f"batch {batch}: loading {row.name}")
+                process = stack.enter_context(contextlib.closing(self.process(row, batch)))
+                try:
+                    loaded[row.name] = _Measurement(row, batch, process)
+                except RowError as error:
+                    process.close()
+                    self.fail(row, batch, error)
+            rounds = rounds_for(batch, self.settings.rounds)
+            self.say(f"batch {batch}: {rounds} rounds of {', '.join(loaded)}")
+            try:
+                for name in in_turn(loaded, rounds):
+                    try:
+                        loaded[name].take_turn()
+                    except RowError as error:
+                        self.fail(loaded.pop(name).row, batch, error)
+            finally:
+                # also what an interrupted run has measured so far
+                for measurement in loaded.values():
+                    if measurement.compute and measurement.end_to_end:
                         try:
-                            loaded[turn].take_turn()
+                            self.report.rows.append(measurement.result(reference))
                         except RowError as error:
-                            row = loaded.pop(turn).row
-                            report["rows"].append(_idle_row(row, batch, "failed", str(error)))
-        finally:
-            # also what an interrupted run has measured so far
-            watch.stop()
-            for measurement in loaded.values():
-                if measurement.compute and measurement.end_to_end:
-                    report["rows"].append(measurement.result(reference, bundle))
+                            self.fail(measurement.row, batch, error)
+                order = [row.name for row in ROWS]
+                self.report.rows.sort(key=lambda row: (row.batch, order.index(row.name)))
 
+    def fail(self, row: Row, batch: int, error: RowError) -> None:
+        self.report.rows.append(Failed(*_identity(row, batch), str(error)))
 
-def _reference(
-    settings: Settings, bundle: Bundle, batch: int, checkpoint: Path | None, folder: Path
-) -> tuple[dict[str, Any], str]:
-    reasons = []
-    for name in REFERENCES:
-        row = next(row for row in ROWS if row.name == name)
-        reason = unavailable(row, bundle, checkpoint)
-        if reason:
-            reasons.append(f"{name}: {reason}")
-            continue
-        job = Job(name, settings.bundle, checkpoint, batch, settings.threads, None)
-        with contextlib.closing(RowProcess(job, folder / "reference.log")) as process:
-            process.ask("load")
-            outputs: dict[str, Any] = process.ask("outputs")
-        return outputs, name
-    raise InputError(f"no float32 reference can run here: {'; '.join(reasons)}")
+    def can_run(self, row: Row, batch: int) -> bool:
+        """Whether a row is measured at a batch size; the report says why not."""
+        settings = self.settings
+        if self.reasons[row.name]:
+            self.report.rows.append(CannotRun(*_identity(row, batch), self.reasons[row.name]))
+            return False
+        first = batch == settings.batches[0] or row.name in settings.named
+        if row.compile and row.device == "cpu" and not first:
+            reason = (
+                "each batch size is compiled anew, which takes minutes on a CPU: "
+                f"`--backends {row.name} --batch {batch}` measures it"
+            )
+            self.report.rows.append(Skipped(*_identity(row, batch), reason))
+            return False
+        return True
+
+    def reference(self, batch: int) -> Outputs:
+        """The outputs that the others' are compared with."""
+        for name in REFERENCES:
+            if not self.reasons[name]:
+                row = next(row for row in ROWS if row.name == name)
+                self.report.reference = name
+                float32 = dataclasses.replace(self.settings, precision=None)
+                with contextlib.closing(self.process(row, batch, float32)) as process:
+                    process.ask(Worker.load)
+                    return process.ask(Worker.outputs)
+        raise InputError(
+            Code.BACKEND_UNAVAILABLE,
+            "no float32 reference can run here: "
+            + "; ".join(f"{name}: {self.reasons[name]}" for name in REFERENCES),
+        )
+
+    def measure_clients(self) -> None:
+        """Latency and throughput of one process whose threads share a pipeline, points in turn."""
+        with contextlib.ExitStack() as stack:
+            processes: dict[str, RowProcess] = {}
+            rows = {row.name: row for row in self.settings.rows}
+            for name, row in rows.items():
+                if row.backend in ("empty", "torch") or self.reasons[name]:
+                    continue
+                process = stack.enter_context(contextlib.closing(self.process(row, 1)))
+                try:
+                    process.ask(Worker.load)
+                    process.ask(Worker.outputs)
+                except RowError as error:
+                    self.say(f"clients: {name}: {error}")
+                    continue
+                processes[name] = process
+            counts = self.settings.clients
+            self.say(f"clients: {', '.join(map(str, counts))} of {', '.join(processes)}")
+            points: dict[tuple[str, int], list[tuple[list[float], float]]] = {}
+            try:
+                for name, count in in_turn(list(product(processes, counts)), _CLIENT_TURNS):
+                    turn = processes[name].ask(Worker.clients, count, _CLIENT_SECONDS)
+                    points.setdefault((name, count), []).append(turn)
+            finally:
+                for name, count in product(processes, counts):
+                    if not (turns := points.get((name, count))):
+                        continue
+                    times = [time for own, _ in turns for time in own]
+                    self.report.clients.append(
+                        Clients(
+                            name=name,
+                            label=rows[name].label,
+                            clients=count,
+                            calls=len(times),
+                            **quantiles(times),
+                            pairs_per_s=round(len(times) / sum(wall for _, wall in turns), 3),
+                        )
+                    )
 
 
 class _Measurement:
-    """What is known of a row at a batch size while it is measured."""
+    """A row at a batch size, loaded, and what was measured of it so far."""
 
     def __init__(self, row: Row, batch: int, process: RowProcess) -> None:
         self.row = row
-        self.process = process
         self.compute: list[float] = []
         self.end_to_end: list[float] = []
         self._batch = batch
+        self._process = process
         self._parts: list[dict[str, float]] = []
-
-    def load(self) -> None:
-        self._load_s = self.process.ask("load")["load_s"]
-        self._first = [self.process.ask("first_call")]
-        self.process.ask("end_to_end")
-        end = time.monotonic() + _WARM_UP_SECONDS
-        for call in range(_WARM_UP_CALLS):
-            self._first.append(self.process.ask("compute_unsettled"))
-            if time.monotonic() > end and call >= 2:
-                break
+        self._load_s = process.ask(Worker.load)
+        self._first_ms = process.ask(Worker.warm_up)
 
     def take_turn(self) -> None:
-        self.compute.append(self.process.ask("compute"))
+        self.compute.append(self._process.ask(Worker.compute))
         # Large batches spend most of it on the host, in the same code for all: half as often.
         if self._batch > 1 and len(self.compute) % 2 == 0:
             return
-        milliseconds, parts = self.process.ask("end_to_end")
+        milliseconds, parts = self._process.ask(Worker.end_to_end)
         self.end_to_end.append(milliseconds)
         self._parts.append(parts)
 
-    def _warping_and_regrowth(self) -> float | None:
-        """What the field publishes as the time of the networks; None for a chain on a GPU."""
-        if "warping" not in self._parts[0]:
-            return None
-        return round(float(np.median([p["warping"] + p["regrowth"] for p in self._parts])), 3)
-
-    def result(self, reference: dict[str, Any], bundle: Bundle) -> dict[str, Any]:
-        row = self.row
-        steady = summarise(self.compute)
-        build_s = _engine_build_s(bundle, row)
-        if row.compile:
-            build_s = (self._first[0] - steady.p50) / 1000
-        memory = self.process.ask("memory")
-        return {
-            "name": row.name,
-            "label": row.label,
-            "device": row.device,
-            "batch": self._batch,
-            "status": "measured",
-            "load_s": round(self._load_s, 3),
-            "build_s": None if build_s is None else round(build_s, 3),
-            "first_call_ms": round(self._first[0], 3),
-            "warm_up": {
-                "calls": warm_up_calls(self._first, steady),
-                "tried": len(self._first),
+    def result(self, reference: Outputs) -> Measured:
+        networks = None
+        if "warping" in self._parts[0]:
+            networks = _median([parts["warping"] + parts["regrowth"] for parts in self._parts])
+        return Measured(
+            *_identity(self.row, self._batch),
+            load_s=round(self._load_s, 3),
+            first_call_ms=round(self._first_ms, 3),
+            memory=self._process.ask(Worker.memory),
+            parity=Parity.of(self._process.ask(Worker.outputs), reference),
+            compute=_times(self.compute, self._batch),
+            end_to_end=_times(self.end_to_end, self._batch),
+            parts_ms={
+                name: _median([parts[name] for parts in self._parts]) for name in self._parts[0]
             },
-            "memory": {
-                key: None if value is None else round(value, 1) for key, value in memory.items()
-            },
-            "parity": parity(self.process.ask("outputs"), reference),
-            "compute": _times(self.compute, self._batch),
-            "end_to_end": _times(self.end_to_end, self._batch),
-            "parts_ms": {
-                name: round(float(np.median([parts[name] for parts in self._parts])), 3)
-                for name in self._parts[0]
-            },
-            "warping_and_regrowth_ms": self._warping_and_regrowth(),
-        }
+            warping_and_regrowth_ms=networks,
+            chain=self._process.ask(Worker.chain),
+        )
 
 
-def _times(samples: Sequence[float], batch: int) -> dict[str, Any]:
-    return {
-        **_quantiles(summarise(samples)),
-        "pairs_per_s": _significant(1000 * batch / float(np.mean(samples))),
-        "drift": round(drift(samples), 4),
-        "samples_ms": [round(sample, 3) for sample in samples],
-    }
+def _identity(row: Row, batch: int) -> tuple[str, str, Literal["cpu", "cuda"], int]:
+    return row.name, row.label, row.device, batch
 
 
-def _quantiles(summary: Summary) -> dict[str, float]:
-    return {
-        f"{name}_ms": round(getattr(summary, name), 4) for name in ("p50", "p90", "p99", "mean")
-    }
+def _median(samples: Sequence[float]) -> float:
+    return round(statistics.median(samples), 3)
 
 
-def _measure_clients(
-    settings: Settings,
-    rows: Sequence[Row],
-    checkpoint: Path | None,
-    folder: Path,
-    watch: Watch,
-    report: dict[str, Any],
-    say: Callable[[str], None],
-) -> None:
-    """Latency and throughput of one process whose threads share a pipeline, points in turn."""
-    with contextlib.ExitStack() as stack:
-        processes: dict[str, RowProcess] = {}
-        for row in rows:
-            if row.kind != "backend":
-                continue
-            job = Job(row.name, settings.bundle, checkpoint, 1, settings.threads, None)
-            process = RowProcess(job, folder / f"{row.name}.log")
-            stack.callback(process.close)
-            try:
-                process.ask("load")
-                process.ask("first_call")
-            except RowError as error:
-                say(f"clients: {row.name}: {error}")
-                continue
-            processes[row.name] = process
-        say(f"clients: {', '.join(map(str, settings.clients))} of {', '.join(processes)}")
-        points: dict[tuple[str, int], tuple[list[float], float]] = {}
-        watch.start(process.pid for process in processes.values())
-        try:
-            for order in interleaving(list(processes), _CLIENT_TURNS):
-                for clients in settings.clients:
-                    for name in order:
-                        times, wall = processes[name].ask("clients", clients, _CLIENT_SECONDS)
-                        before, walls = points.get((name, clients), ([], 0.0))
-                        points[name, clients] = (before + times, walls + wall)
-        finally:
-            watch.stop()
-            report["clients"] = [
-                {
-                    "name": row.name,
-                    "label": row.label,
-                    "clients": clients,
-                    "calls": len(points[row.name, clients][0]),
-                    **_quantiles(summarise(points[row.name, clients][0])),
-                    "pairs_per_s": _significant(
-                        len(points[row.name, clients][0]) / points[row.name, clients][1]
-                    ),
-                }
-                for row in rows
-                for clients in settings.clients
-                if (row.name, clients) in points
-            ]
-
-
-def _finish(report: dict[str, Any], watch: Watch, lost: Sequence[float]) -> None:
-    """Sorts the rows and adds what depends on all of them."""
-    order = {row.name: index for index, row in enumerate(ROWS)}
-    report["rows"].sort(key=lambda row: (row["batch"], order[row["name"]]))
-    measured = [row for row in report["rows"] if row["status"] == "measured"]
-    report["quietness"] = quietness(
-        watch.others_share,
-        float(np.median(lost)),
-        [
-            f"{row['name']} at batch {row['batch']}"
-            for row in measured
-            if row["name"] != "empty" and row["compute"]["drift"] > DRIFT_LIMIT
-        ],
+def _times(samples: Sequence[float], batch: int) -> Times:
+    return Times(
+        **quantiles(samples),
+        pairs_per_s=float(f"{1000 * batch / statistics.mean(samples):.5g}"),
+        samples_ms=[round(sample, 3) for sample in samples],
     )
-    empty = [row for row in measured if row["name"] == "empty"]
-    others = [row for row in measured if row["name"] != "empty" and row["batch"] == 1]
-    if empty and others and empty[0]["batch"] == 1:
-        fastest = min(others, key=lambda row: row["compute"]["p50_ms"])
-        cost = empty[0]["compute"]["p50_ms"]
-        report["overhead"] = {
-            "empty_ms": cost,
-            "fastest": fastest["name"],
-            "share": round(cost / fastest["compute"]["p50_ms"], 6),
-        }
-
-
-def _engine_build_s(bundle: Bundle, row: Row) -> float | None:
-    """How long a bundle's engines took to build, by their record; None where a row has none."""
-    found = [
-        engines.record
-        for engines in list_engines(bundle)
-        if engines.record.backend == row.backend
-        and (row.plugin is None or (engines.record.plugin is not None) == row.plugin)
-    ]
-    if len(found) != 1:
-        return None
-    return sum(stage.build_seconds for stage in found[0].stages.values())
-
-
-def _significant(value: float) -> float:
-    return float(f"{value:.5g}")
 
 
 def _shortened(text: str, length: int = 400) -> str:

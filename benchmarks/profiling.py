@@ -1,9 +1,7 @@
 """Where the time of a transfer goes: stages on the host, and layers by the backend's own profiler.
 
-The transfers that are timed are whole ones, from files to a picture in memory. Layers come from
-ONNX Runtime's profiler, torch's profiler, OpenVINO's counters, or TensorRT's IProfiler; on a GPU
-the stages of the chain are timed by CUDA events. Profilers slow a run down: shares count, not
-milliseconds.
+The transfers that are timed are whole ones, from files to a picture in memory. On a GPU the stages
+of the chain are timed by CUDA events. Profilers slow a run down: shares count, not milliseconds.
 """
 
 from __future__ import annotations
@@ -11,27 +9,35 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Final
 
+import msgspec
+import numpy as np
 import numpy.typing as npt
 
-from garment_transfer.benchmarks.peers import torch_engines
-from garment_transfer.benchmarks.rows import ROWS, Row, find_checkpoint, unavailable
-from garment_transfer.bundle import STAGES, BackendError, Bundle, InputError, replacing
+from garment_transfer.benchmarks.rows import ROWS, Row, find_checkpoint, torch_engines, unavailable
+from garment_transfer.bundle import (
+    STAGES,
+    BackendError,
+    Bundle,
+    Code,
+    InputError,
+    replacing,
+)
 from garment_transfer.kernels.driver import checked, driver
 from garment_transfer.runtime import Person, Pipeline, sample_people
-from garment_transfer.runtime.backends import (
-    DEVICE_BACKENDS,
-    DeviceBackend,
-    DeviceOptions,
-    Engine,
-    find_backend,
-)
-from garment_transfer.runtime.backends.tensorrt import TensorRTContext
-from garment_transfer.runtime.cuda import Chain, Context, Engine as ChainEngine
+from garment_transfer.runtime.backends import Arrays, HostEngine, find_backend
+from garment_transfer.runtime.cuda import Chain, Context, DeviceEngine
+
+if TYPE_CHECKING:
+    from cuda.bindings.driver import CUevent
+
+Layers = Iterable[tuple[str, str, float]]
 
 #: Calls before the timed ones, at most as many as those.
 _WARM_UP: Final = 3
@@ -46,6 +52,12 @@ TRACKS: Final = {
 
 #: What a stage's time outside its layers is called.
 OUTSIDE: Final = "outside layers"
+
+_LAYERS_FROM: Final = {
+    "onnxruntime": "ONNX Runtime's profiler",
+    "openvino": "OpenVINO's counters, which have no starts: layers are drawn end to end",
+    "torch": "torch's profiler",
+}
 
 
 @dataclass(frozen=True)
@@ -77,18 +89,16 @@ class Profile:
 
     def stages(self) -> dict[str, float]:
         """Milliseconds per transfer of every stage in order; "other" is what lies between."""
-        in_time = sorted(self.spans, key=lambda span: span.start)
-        names = dict.fromkeys(span.name for span in in_time if _is_stage(span))
-        found = {
-            name: self._per_transfer(s for s in self.spans if _is_stage(s) and s.name == name)
-            for name in names
-        }
-        total = self.total_ms()
-        return {**found, "other": total - sum(found.values())}
+        found: dict[str, float] = defaultdict(float)
+        for span in sorted(self.spans, key=lambda span: span.start):
+            if span.stage and span.name == span.stage and not span.op:
+                found[span.name] += 1000 * span.seconds / self.transfers
+        return {**found, "other": self.total_ms() - sum(found.values())}
 
     def total_ms(self) -> float:
         """Milliseconds of a transfer."""
-        return self._per_transfer(s for s in self.spans if s.track == "transfer" and not s.stage)
+        whole = (s.seconds for s in self.spans if s.track == "transfer" and not s.stage)
+        return 1000 * sum(whole) / self.transfers
 
     def bound_by(self) -> str:
         """The stage that takes most of a transfer."""
@@ -101,19 +111,18 @@ class Profile:
         A stage has an entry `OUTSIDE` for what its layers leave, or one of type "host" for all of
         it where it has no layers.
         """
-        times: dict[tuple[str, str, str], list[Span]] = {}
+        times: dict[tuple[str, str, str], float] = defaultdict(float)
         for span in self.spans:
             if span.op:
-                times.setdefault((span.stage, span.name, span.op), []).append(span)
-        found = [(*key, self._per_transfer(spans)) for key, spans in times.items()]
+                times[span.stage, span.name, span.op] += 1000 * span.seconds / self.transfers
         for stage, milliseconds in self.stages().items():
-            inside = [entry[3] for entry in found if entry[0] == stage]
+            inside = [ms for key, ms in times.items() if key[0] == stage]
             name, op = (OUTSIDE, OUTSIDE) if inside else ("whole stage", "host")
-            found.append((stage, name, op, milliseconds - sum(inside)))
-        return sorted(found, key=lambda entry: -entry[3])
+            times[stage, name, op] = milliseconds - sum(inside)
+        return sorted(((*key, ms) for key, ms in times.items()), key=lambda entry: -entry[3])
 
-    def to_dict(self) -> dict[str, Any]:
-        """Stages and layers with their shares, as `json.dump` takes them."""
+    def to_dict(self) -> dict[str, object]:
+        """Stages and layers with their shares, as JSON has them."""
         total = self.total_ms()
         return {
             "row": self.row.name,
@@ -132,9 +141,6 @@ class Profile:
             ],
         }
 
-    def _per_transfer(self, spans: Any) -> float:
-        return 1000 * sum(span.seconds for span in spans) / self.transfers
-
 
 def profile_row(
     name: str,
@@ -147,60 +153,40 @@ def profile_row(
 
     Raises InputError for an unknown row or one without layers, BackendError where it cannot run.
     """
-    if transfers < 1:
-        raise InputError(f"transfers is {transfers}; expected at least 1")
-    known = {row.name: row for row in ROWS if row.kind != "empty" and not row.compile}
+    known = {row.name: row for row in ROWS if row.backend != "empty" and not row.compile}
     if name not in known:
-        raise InputError(f"unknown backend {name!r}; available: {', '.join(known)}")
+        raise InputError(
+            Code.BACKEND_UNKNOWN, f"unknown backend {name!r}", expected=f"one of {', '.join(known)}"
+        )
     row = known[name]
     checkpoint = find_checkpoint(bundle, checkpoint)
-    reason = unavailable(row, bundle, checkpoint)
-    if reason:
-        raise BackendError(f"{name} cannot run here: {reason}")
-    profiled = _profiler(row, bundle, checkpoint, threads)
-    spans, layers_from = profiled(transfers)
+    if reason := unavailable(row, bundle, checkpoint):
+        raise BackendError(Code.BACKEND_UNAVAILABLE, f"{name} cannot run here: {reason}")
+    spans: list[Span] = []
+    if row.backend == "torch":
+        profiled = _torch(row, bundle, checkpoint, threads, spans)
+    else:
+        by = {"onnxruntime": _onnxruntime, "openvino": _openvino}.get(row.backend, _chain)
+        profiled = by(row, bundle, threads, spans)
+    with profiled as pipeline:
+        first = _transfers(pipeline, spans, transfers, threads)
+    spans = [span for span in spans if span.start >= first]
+    in_chain = "nothing: CUDA events time the stages alone"
+    if any(span.op for span in spans):
+        in_chain = f"{row.backend}'s profiler, which gives no starts: layers are drawn end to end"
+    layers_from = _LAYERS_FROM.get(row.backend, in_chain)
     return Profile(row, str(bundle.manifest.size), threads, transfers, layers_from, spans)
 
 
-class _TimedEngine:
-    """An engine whose runs are spans; `after` is called with each."""
-
-    def __init__(self, stage: str, engine: Engine, spans: list[Span]) -> None:
-        self.inputs = engine.inputs
-        self.outputs = engine.outputs
-        self.engine = engine
-        self._stage = stage
-        self._spans = spans
-
-    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-        """The engine's run."""
-        start = time.time_ns()
-        outputs = self.engine.run(inputs)
-        end = time.time_ns()
-        self._spans.append(
-            Span(self._stage, start / 1e9, (end - start) / 1e9, "transfer", self._stage)
-        )
-        return outputs
-
-
-def _profiler(row: Row, bundle: Bundle, checkpoint: Path | None, threads: int) -> Any:
-    """The function from a number of transfers to spans and the name of what timed the layers."""
-    if row.backend in DEVICE_BACKENDS:
-        return lambda transfers: _profile_chain(row, bundle, threads, transfers)
-    by = {"onnxruntime": _profile_onnxruntime, "openvino": _profile_openvino, "": _profile_torch}
-    return lambda transfers: by[row.backend](row, bundle, checkpoint, threads, transfers)
-
-
-def _transfers(pipeline: Pipeline, spans: list[Span], count: int, threads: int) -> None:
-    """Runs transfers and adds their spans, and those of the stages that the host takes."""
+def _transfers(pipeline: Pipeline, spans: list[Span], count: int, threads: int) -> float:
+    """Runs transfers, adds their spans on the host, and returns when the first timed one began."""
     import cv2
 
     cv2.setNumThreads(threads)
     person, owner = sample_people()
     warm_up = min(_WARM_UP, count)
-    for index in range(warm_up + count):
-        if index == warm_up:
-            spans.clear()
+    starts = []
+    for _ in range(warm_up + count):
         start = time.time()
         people = Person.load(person), Person.load(owner)
         read = time.time()
@@ -213,156 +199,128 @@ def _transfers(pipeline: Pipeline, spans: list[Span], count: int, threads: int) 
             Span("fit", read, timings["fit"] / 1000, "transfer", "fit"),
             Span("compose", end - compose, compose, "transfer", "compose"),
         ]
+        starts.append(start)
+    return starts[warm_up]
 
 
-def _timed(bundle: Bundle, engines: Mapping[str, Engine], spans: list[Span]) -> Pipeline:
-    return Pipeline(
-        bundle, {stage: _TimedEngine(stage, engine, spans) for stage, engine in engines.items()}
-    )
+class _TimedEngine:
+    """An engine whose runs are spans, with the layers that `layers` tells of the last run."""
+
+    def __init__(
+        self,
+        stage: str,
+        engine: HostEngine,
+        spans: list[Span],
+        layers: Callable[[], Layers] = tuple,
+    ) -> None:
+        self.signature = engine.signature
+        self._stage = stage
+        self._engine = engine
+        self._spans = spans
+        self._layers = layers
+
+    def run(self, inputs: Arrays) -> dict[str, npt.NDArray[np.generic]]:
+        """Runs the engine."""
+        start = time.time()
+        outputs = self._engine.run(inputs)
+        self._spans.append(Span(self._stage, start, time.time() - start, "transfer", self._stage))
+        for name, op, milliseconds in self._layers():
+            self._spans.append(Span(name, start, milliseconds / 1000, "layers", self._stage, op))
+            start += milliseconds / 1000
+        return outputs
 
 
-def _profile_onnxruntime(
-    row: Row, bundle: Bundle, checkpoint: Path | None, threads: int, transfers: int
-) -> tuple[list[Span], str]:
+@contextmanager
+def _onnxruntime(row: Row, bundle: Bundle, threads: int, spans: list[Span]) -> Iterator[Pipeline]:
     from garment_transfer.runtime.backends import onnxruntime
 
-    spans: list[Span] = []
     with tempfile.TemporaryDirectory(prefix="garment-transfer-") as folder:
-        engines = {
-            stage: onnxruntime.load(
-                bundle.graph_path(stage),
-                bundle.manifest.graphs[stage],
-                threads,
-                kernel=bool(row.kernel),
-                profile=str(Path(folder, stage)),
-            )
-            for stage in STAGES
-        }
-        _transfers(_timed(bundle, engines, spans), spans, transfers, threads)
-        first = min(span.start for span in spans)
+        given = {**row.load, "threads": threads, "profile": f"{folder}/"}
+        engines = onnxruntime.load(bundle, None, msgspec.convert(given, onnxruntime.Options))
+        timed = {stage: _TimedEngine(stage, engine, spans) for stage, engine in engines.items()}
+        yield Pipeline(bundle, timed)
         for stage, engine in engines.items():
             path, start_ns = engine.end_profiling()
             for event in json.loads(path.read_text(encoding="utf-8")):
-                start = start_ns / 1e9 + event["ts"] / 1e6
-                # the warm-up came before
-                if event.get("cat") == "Node" and start >= first:
+                if event.get("cat") == "Node":
+                    start = start_ns / 1e9 + event["ts"] / 1e6
                     name = event["name"].removesuffix("_kernel_time")
                     op = event["args"]["op_name"]
                     spans.append(Span(name, start, event["dur"] / 1e6, "layers", stage, op))
-    return spans, "ONNX Runtime's profiler"
 
 
-def _profile_openvino(
-    row: Row, bundle: Bundle, checkpoint: Path | None, threads: int, transfers: int
-) -> tuple[list[Span], str]:
+@contextmanager
+def _openvino(row: Row, bundle: Bundle, threads: int, spans: list[Span]) -> Iterator[Pipeline]:
     from garment_transfer.runtime.backends import openvino
 
-    spans: list[Span] = []
-
-    class Counted:
-        """Adds the layers of every run, one after the other from the run's start on."""
-
-        def __init__(self, stage: str) -> None:
-            self.engine = openvino.load(
-                bundle.graph_path(stage),
-                bundle.manifest.graphs[stage],
-                threads,
-                profiling=True,
-                **row.load["options"],
-            )
-            self.inputs, self.outputs = self.engine.inputs, self.engine.outputs
-            self.stage = stage
-
-        def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-            start = time.time()
-            outputs = self.engine.run(inputs)
-            spans.append(Span(self.stage, start, time.time() - start, "transfer", self.stage))
-            for name, op, milliseconds in self.engine.layers():
-                seconds = milliseconds / 1000
-                spans.append(Span(name, start, seconds, "layers", self.stage, op))
-                start += seconds
-            return outputs
-
-    _transfers(
-        Pipeline(bundle, {stage: Counted(stage) for stage in STAGES}), spans, transfers, threads
-    )
-    return spans, "OpenVINO's counters, which have no starts: layers are drawn end to end"
+    given = {**row.load, "threads": threads, "profiling": True}
+    engines = openvino.load(bundle, None, msgspec.convert(given, openvino.Options))
+    timed = {
+        stage: _TimedEngine(stage, engine, spans, engine.layers)
+        for stage, engine in engines.items()
+    }
+    yield Pipeline(bundle, timed)
 
 
-def _profile_torch(
-    row: Row, bundle: Bundle, checkpoint: Path | None, threads: int, transfers: int
-) -> tuple[list[Span], str]:
+@contextmanager
+def _torch(
+    row: Row, bundle: Bundle, checkpoint: Path | None, threads: int, spans: list[Span]
+) -> Iterator[Pipeline]:
     from torch.profiler import ProfilerActivity, profile, record_function
 
-    spans: list[Span] = []
-    if checkpoint is None:
-        raise BackendError(f"{row.name} needs the checkpoint of {bundle.path}; give it")
-    pipeline = _timed(bundle, torch_engines(row, bundle, checkpoint, threads), spans)
-    activities = [ProfilerActivity.CPU]
-    if row.device == "cuda":
-        activities.append(ProfilerActivity.CUDA)
+    engines = torch_engines(row, bundle, checkpoint, threads)
+    timed = {stage: _TimedEngine(stage, engine, spans) for stage, engine in engines.items()}
+    activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * (row.device == "cuda")]
     marker = "garment_transfer.clock"
     with profile(activities=activities, record_shapes=True) as profiler:
         began = time.time()
         with record_function(marker):
             pass
-        _transfers(pipeline, spans, transfers, threads)
+        yield Pipeline(bundle, timed)
     events = list(profiler.events())
     # the profiler's clock has its own zero
     offset = began - next(e.time_range.start for e in events if e.name == marker) / 1e6
     stages = [span for span in spans if span.name in STAGES]
     for event in events:
         on_device = "CUDA" in str(event.device_type)
-        if event.name == marker or (not on_device and event.cpu_parent is not None):
-            continue
         start = offset + event.time_range.start / 1e6
-        stage = _stage_at(stages, start)
-        if not stage:
+        stage = next((s.stage for s in stages if s.start <= start <= s.start + s.seconds), "")
+        if not stage or not (on_device or event.cpu_parent is None):
             continue
-        shape = next((list(s) for s in event.input_shapes or () if s), "")
         seconds = event.time_range.elapsed_us() / 1e6
         if on_device:
             # host layers already count this time: they wait for it at a stage's end
             spans.append(Span(event.name, start, seconds, "device", stage))
         else:
-            spans.append(
-                Span(f"{event.name} {shape}".strip(), start, seconds, "layers", stage, event.name)
-            )
-    return spans, "torch's profiler"
+            shape = next((list(s) for s in event.input_shapes or () if s), "")
+            name = f"{event.name} {shape}".strip()
+            spans.append(Span(name, start, seconds, "layers", stage, event.name))
 
 
-def _profile_chain(
-    row: Row, bundle: Bundle, threads: int, transfers: int
-) -> tuple[list[Span], str]:
+@contextmanager
+def _chain(row: Row, bundle: Bundle, threads: int, spans: list[Span]) -> Iterator[Pipeline]:
     # a captured graph is one launch, in which neither stages nor layers can be told
-    options = DeviceOptions(sessions=1, graphs=False, threads=threads)
-    chain = cast(DeviceBackend, find_backend(row.backend)).load(bundle, options)
+    launches = {"graphs": False} if "graphs" in row.load else {"threads": threads}
+    chain = find_backend(row.backend).load(bundle, None, {"sessions": 1, **launches})
+    assert isinstance(chain, Chain)
     events = {stage: _EventEngine(stage, engine) for stage, engine in chain.engines.items()}
     timed = Chain(chain.device, events, sessions=1, graphs=False)
-    spans: list[Span] = []
     with Pipeline(bundle, timed) as pipeline:
-        _transfers(pipeline, spans, transfers, threads)
-        first = min(span.start for span in spans)
+        yield pipeline
         with chain.device.active():
-            found = [span for engine in events.values() for span in engine.spans()]
-    spans += [span for span in found if span.start >= first]
-    if any(span.op for span in spans):
-        return spans, "TensorRT's IProfiler, which gives no starts: layers are drawn end to end"
-    return spans, "nothing: CUDA events time the stages alone"
+            for engine in events.values():
+                spans += engine.spans()
 
 
 class _EventEngine:
     """An engine of a chain whose runs are timed by CUDA events on its stream."""
 
-    def __init__(self, stage: str, engine: ChainEngine) -> None:
-        self.inputs, self.outputs = engine.inputs, engine.outputs
+    def __init__(self, stage: str, engine: DeviceEngine) -> None:
+        self.signature = engine.signature
+        self.check_batch = engine.check_batch
         self._stage = stage
         self._engine = engine
         self._contexts: list[_EventContext] = []
-
-    def check_batch(self, batch: int) -> None:
-        """The engine's check."""
-        self._engine.check_batch(batch)
 
     def context(self, batch: int, stream: int) -> _EventContext:
         """A context that records an event before and after each run."""
@@ -382,37 +340,31 @@ class _EventEngine:
 
 
 class _EventContext:
-    """A context between CUDA events; TensorRT's also reports its layers."""
+    """A context between CUDA events, with its layers where its backend reports them."""
 
     capturable = False
 
     def __init__(self, context: Context, stream: int) -> None:
         self._context = context
         self._stream = stream
-        self._events: list[tuple[Any, Any]] = []
+        self._events: list[tuple[CUevent, CUevent]] = []
         self._layers: list[list[tuple[str, float]]] = []
         self.activation_bytes = context.activation_bytes
-        if isinstance(context, TensorRTContext):
-            context.profile(lambda name, ms: self._layers[-1].append((name, ms)))
+        self.bind = context.bind
+        self.profile = context.profile
+        self.close = context.close
+        context.profile(lambda name, ms: self._layers[-1].append((name, ms)))
         # one moment on both clocks
         self._zero = self._record()
         checked(driver().cuStreamSynchronize(stream))
         self._zero_s = time.time()
 
-    def bind(self, addresses: Mapping[str, int], activation: int) -> None:
-        """The context's bind."""
-        self._context.bind(addresses, activation)
-
     def enqueue(self) -> None:
-        """The context's run, between two events."""
+        """Queues a run between two events."""
         self._layers.append([])
         begin = self._record()
         self._context.enqueue()
         self._events.append((begin, self._record()))
-
-    def close(self) -> None:
-        """The context's end."""
-        self._context.close()
 
     def runs(self) -> Iterator[tuple[float, float, list[tuple[str, float]]]]:
         """Start in seconds since the epoch, seconds and layers of every run."""
@@ -420,38 +372,25 @@ class _EventContext:
             start = self._zero_s + checked(driver().cuEventElapsedTime(self._zero, begin)) / 1000
             yield start, checked(driver().cuEventElapsedTime(begin, end)) / 1000, layers
 
-    def _record(self) -> Any:
+    def _record(self) -> CUevent:
         event = checked(driver().cuEventCreate(0))
         checked(driver().cuEventRecord(event, self._stream))
         return event
 
 
-def _stage_at(stages: Sequence[Span], moment: float) -> str:
-    return next(
-        (s.stage for s in stages if s.start <= moment <= s.start + s.seconds),
-        "",
-    )
-
-
-def _is_stage(span: Span) -> bool:
-    return bool(span.stage) and span.name == span.stage and not span.op
-
-
-def trace(profile: Profile) -> dict[str, Any]:
+def trace(profile: Profile) -> dict[str, object]:
     """The spans as Chrome's trace events, which Perfetto opens: host and device on one time line.
 
     Microseconds count from the first transfer's start.
     """
     zero = min(span.start for span in profile.spans)
     used = {span.track for span in profile.spans}
-    events: list[dict[str, Any]] = []
-    for track, (pid, tid) in TRACKS.items():
-        if track in used:
-            process = "device" if pid == 2 else "host"
-            for kind, name in (("process_name", process), ("thread_name", track)):
-                events.append(
-                    {"ph": "M", "pid": pid, "tid": tid, "name": kind, "args": {"name": name}}
-                )
+    events: list[dict[str, object]] = [
+        {"ph": "M", "pid": pid, "tid": tid, "name": kind, "args": {"name": name}}
+        for track, (pid, tid) in TRACKS.items()
+        if track in used
+        for kind, name in (("process_name", ("host", "device")[pid - 1]), ("thread_name", track))
+    ]
     for span in sorted(profile.spans, key=lambda span: (span.start, -span.seconds)):
         pid, tid = TRACKS[span.track]
         events.append(
@@ -497,37 +436,29 @@ def describe(profile: Profile, top: int) -> str:
     return "\n".join(lines)
 
 
-def write_trace(profile: Profile, path: Path) -> None:
-    """Writes the trace. OutputError where the path cannot be written."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(trace(profile)) + "\n", encoding="utf-8")
-
-
 def write_plot(profile: Profile, path: Path) -> None:
     """Writes a bar per stage, stacked by types of layers. OutputError."""
     from matplotlib.figure import Figure
 
-    by_stage: dict[str, dict[str, float]] = {stage: {} for stage in profile.stages()}
-    totals: dict[str, float] = {}
+    types: dict[str, float] = defaultdict(float)
+    for _, _, op, ms in profile.layers():
+        if op != OUTSIDE:
+            types[op] += ms
+    shown = sorted(types, key=lambda op: -types[op])[:9]
+    bars: dict[str, dict[str, float]] = {name: {} for name in (*shown, "other types", OUTSIDE)}
     for stage, _, op, ms in profile.layers():
-        by_stage[stage][op] = by_stage[stage].get(op, 0) + ms
-        totals[op] = totals.get(op, 0) + ms
-    shown = sorted((op for op in totals if op != OUTSIDE), key=lambda op: -totals[op])[:9]
+        bar = bars[op if op in bars else "other types"]
+        bar[stage] = bar.get(stage, 0) + max(0, ms)
+    names = list(profile.stages())
+    left = np.zeros(len(names))
     figure = Figure(figsize=(9, 4))
     axis = figure.subplots()
-    names = list(by_stage)
-    left = [0.0] * len(names)
-    for op in [*shown, "other types", OUTSIDE]:
-        widths = [
-            sum(ms for o, ms in by_stage[n].items() if o not in (*shown, OUTSIDE))
-            if op == "other types"
-            else max(0.0, by_stage[n].get(op, 0.0))
-            for n in names
-        ]
-        if any(widths):
+    for op, bar in bars.items():
+        widths = np.array([bar.get(name, 0) for name in names])
+        if widths.any():
             color = "lightgrey" if op == OUTSIDE else None
             axis.barh(names, widths, left=left, label=op, color=color)
-            left = [a + b for a, b in zip(left, widths, strict=True)]
+            left += widths
     axis.invert_yaxis()
     axis.set_xlabel("ms per transfer")
     axis.set_title(f"{profile.row.label}: bound by {profile.bound_by()}")

@@ -1,4 +1,8 @@
-"""What the benchmark measures: one entry per row, and whether it can run here."""
+"""What the benchmark measures: one entry per row, whether it can run here, and its pipeline.
+
+The peers are the networks in torch. They and a finished result are engines of a pipeline, so that
+everything around the networks is the same code for all rows.
+"""
 
 from __future__ import annotations
 
@@ -8,121 +12,115 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
-from garment_transfer.bundle import BackendError, Bundle, InputError, sha256_of
-from garment_transfer.runtime.backends import find_backend
+import numpy as np
+import numpy.typing as npt
 
-#: Where `Row.compile` is one of torch.compile's modes, it compiles for one shape at a time.
-CompileMode = Literal["", "default", "max-autotune"]
+from garment_transfer.bundle import (
+    ENGINE_BACKENDS,
+    STAGES,
+    BackendError,
+    Bundle,
+    Code,
+    InputError,
+    Precision,
+    Signature,
+    Stage,
+    contract,
+    list_engines,
+    sha256_of,
+)
+from garment_transfer.runtime import Pipeline
+from garment_transfer.runtime.backends import Arrays, find_backend
+
+if TYPE_CHECKING:
+    import torch
+
+Device = Literal["cpu", "cuda"]
+
+#: The peers by device, each as it is and compiled in two ways; with float16 or without.
+_PEERS: Final[tuple[tuple[Device, bool], ...]] = (("cpu", False), ("cuda", False), ("cuda", True))
 
 
 @dataclass(frozen=True)
 class Row:
     """One way to run a bundle.
 
-    `kind` says what runs: "empty" hands out a finished result, "torch" runs the checkpoint that
-    the bundle was exported from, "backend" is `Pipeline.load` with `backend` and the arguments
-    `load`. `kernel` asks for FlowWarp's kernel in ONNX Runtime, `plugin` for TensorRT engines that
-    were built with its plugin, or without.
+    `backend` is one of `Pipeline.load`, which gets the options `load`; or "torch", which runs the
+    checkpoint that the bundle was exported from; or "empty", which hands out a finished result.
+    `plugin` asks for TensorRT engines that were built with FlowWarp's plugin, or without. Torch
+    compiles in the mode `compile`, for one shape at a time; with `float16` it runs autocast,
+    channels last.
     """
 
     name: str
     label: str
-    kind: Literal["empty", "torch", "backend"]
-    device: Literal["cpu", "cuda"] = "cpu"
-    backend: str = ""
-    load: Mapping[str, Any] = field(default_factory=dict)
-    kernel: bool | None = None
+    backend: str
+    device: Device = "cpu"
+    load: Mapping[str, bool | int | str] = field(default_factory=dict)
     plugin: bool | None = None
-    compile: CompileMode = ""
-    channels_last: bool = False
-    half: bool = False
+    compile: str = ""
+    float16: bool = False
+
+
+def _peer(device: Device, compile: str, float16: bool) -> Row:
+    how = {"default": "compile", "max-autotune": "compile-max-autotune"}.get(compile, "eager")
+    name = ["torch", *["cuda"] * (device == "cuda"), *["float16"] * float16, how]
+    label = {"default": "torch.compile", "max-autotune": "torch.compile, max-autotune"}
+    return Row(
+        "-".join(name),
+        label.get(compile, "torch eager")
+        + ", GPU" * (device == "cuda")
+        + ", channels last, float16" * float16,
+        "torch",
+        device,
+        compile=compile,
+        float16=float16,
+    )
 
 
 ROWS: Final = (
     Row("empty", "empty: a finished result is handed out", "empty"),
-    Row("torch-eager", "torch eager", "torch"),
-    Row("torch-compile", "torch.compile", "torch", compile="default"),
-    Row(
-        "torch-compile-max-autotune",
-        "torch.compile, max-autotune",
-        "torch",
-        compile="max-autotune",
-    ),
-    Row("torch-cuda-eager", "torch eager, GPU", "torch", "cuda"),
-    Row("torch-cuda-compile", "torch.compile, GPU", "torch", "cuda", compile="default"),
-    Row(
-        "torch-cuda-compile-max-autotune",
-        "torch.compile, max-autotune, GPU",
-        "torch",
-        "cuda",
-        compile="max-autotune",
-    ),
-    Row(
-        "torch-cuda-half",
-        "torch eager, GPU, channels last, float16",
-        "torch",
-        "cuda",
-        channels_last=True,
-        half=True,
-    ),
-    Row(
-        "torch-cuda-half-compile-max-autotune",
-        "torch.compile, max-autotune, GPU, channels last, float16",
-        "torch",
-        "cuda",
-        compile="max-autotune",
-        channels_last=True,
-        half=True,
+    *(
+        _peer(device, compile, float16)
+        for device, float16 in _PEERS
+        for compile in ("", "default", "max-autotune")
     ),
     Row(
         "onnxruntime",
         "ONNX Runtime with the FlowWarp kernel",
-        "backend",
-        backend="onnxruntime",
-        load={"options": {"kernel": True}},
-        kernel=True,
+        "onnxruntime",
+        load={"kernel": True},
     ),
     Row(
         "onnxruntime-standard",
         "ONNX Runtime, standard operators",
-        "backend",
-        backend="onnxruntime",
-        load={"options": {"kernel": False}},
-        kernel=False,
+        "onnxruntime",
+        load={"kernel": False},
     ),
     Row(
         "onnxruntime-cuda",
         "ONNX Runtime, CUDA provider, I/O binding",
-        "backend",
+        "onnxruntime-cuda",
         "cuda",
-        backend="onnxruntime-cuda",
     ),
-    Row(
-        "openvino",
-        "OpenVINO, float32",
-        "backend",
-        backend="openvino",
-        load={"options": {"inference_precision": "float32"}},
-    ),
+    Row("openvino", "OpenVINO, float32", "openvino", load={"inference_precision": "float32"}),
     Row(
         "openvino-default",
         "OpenVINO, its default precision",
-        "backend",
-        backend="openvino",
-        load={"options": {"inference_precision": "default"}},
+        "openvino",
+        load={"inference_precision": "default"},
     ),
     *(
         Row(
             f"tensorrt{'' if plugin else '-no-plugin'}{'' if graphs else '-no-graphs'}",
             f"TensorRT, {'plugin' if plugin else 'no plugin'}, "
             f"{'CUDA graphs' if graphs else 'plain launches'}",
-            "backend",
+            "tensorrt",
             "cuda",
-            backend="tensorrt",
-            load={"graphs": graphs},
-            plugin=plugin,
+            {"graphs": graphs},
+            plugin,
         )
         for plugin in (True, False)
         for graphs in (True, False)
@@ -131,10 +129,9 @@ ROWS: Final = (
         Row(
             f"tensorrt-rtx{'' if graphs else '-no-graphs'}",
             f"TensorRT-RTX, {'CUDA graphs' if graphs else 'plain launches'}",
-            "backend",
+            "tensorrt-rtx",
             "cuda",
-            backend="tensorrt-rtx",
-            load={"graphs": graphs},
+            {"graphs": graphs},
         )
         for graphs in (True, False)
     ),
@@ -149,19 +146,17 @@ def select_rows(patterns: str, bundle: Bundle, checkpoint: Path | None) -> tuple
     """
     chosen = {"empty"}
     for pattern in (part.strip() for part in patterns.split(",")):
-        matching = [
-            row.name
-            for row in ROWS
-            if fnmatch.fnmatchcase(row.name, "*" if pattern == "all" else pattern)
-        ]
+        matching = fnmatch.filter([row.name for row in ROWS], "*" if pattern == "all" else pattern)
         if not matching:
             states = (
                 f"{row.name} ({unavailable(row, bundle, checkpoint) or 'can run here'})"
                 for row in ROWS
             )
             raise InputError(
-                f"unknown backend {pattern!r}; expected `all`, or names or patterns such as "
-                f"'onnxruntime*' of: {'; '.join(states)}"
+                Code.BACKEND_UNKNOWN,
+                f"unknown backend {pattern!r}",
+                expected="`all`, or names or patterns such as 'onnxruntime*' of: "
+                + "; ".join(states),
             )
         chosen.update(matching)
     return tuple(row for row in ROWS if row.name in chosen)
@@ -172,51 +167,48 @@ def find_checkpoint(bundle: Bundle, checkpoint: Path | None) -> Path | None:
 
     None where it is not at hand. Raises InputError when the one given is another.
     """
-    due = bundle.manifest.checkpoint.sha256
-    if checkpoint is not None:
-        if not checkpoint.is_file():
-            raise InputError(f"{checkpoint} does not exist; --checkpoint names a .safetensors file")
-        if sha256_of(checkpoint) != due:
-            raise InputError(
-                f"{checkpoint} is not what {bundle.path} was exported from (SHA-256 {due[:16]}...)"
-                "; give that one, or leave --checkpoint away"
-            )
-        return checkpoint
-    # an editable install has several folders; models itself would import torch
-    spec = importlib.util.find_spec("garment_transfer.models")
-    for folder in (spec and spec.submodule_search_locations) or ():
-        for path in sorted(Path(folder, "checkpoints").glob("*.safetensors")):
-            if sha256_of(path) == due:
-                return path
-    return None
+    expected = bundle.manifest.checkpoint.sha256
+    if checkpoint is None:
+        shipped = Path(__file__).parents[1] / "models" / "checkpoints"
+        return next((p for p in shipped.glob("*.safetensors") if sha256_of(p) == expected), None)
+    if not checkpoint.is_file():
+        raise InputError(
+            Code.CHECKPOINT_INVALID,
+            f"{checkpoint} does not exist",
+            fix="name a .safetensors file by --checkpoint",
+        )
+    if sha256_of(checkpoint) != expected:
+        raise InputError(
+            Code.CHECKPOINT_INVALID,
+            f"{checkpoint} is not what {bundle.path} was exported from",
+            expected=f"the checkpoint of SHA-256 {expected[:16]}...",
+            fix="give that one, or leave --checkpoint away",
+        )
+    return checkpoint
 
 
 def unavailable(row: Row, bundle: Bundle, checkpoint: Path | None) -> str:
-    """Why a row cannot run here and what mends it; empty where nothing is known to forbid it."""
-    if row.kind == "torch":
+    """Why a row cannot run here and what fixes it; empty where nothing is known to forbid it."""
+    if row.backend == "empty":
+        return ""
+    if row.backend == "torch":
         return _torch_unavailable(row, bundle, checkpoint)
-    if row.kind == "backend":
-        try:
-            backend = find_backend(row.backend)
-        except BackendError as error:
-            return str(error)
-        status = backend.status()
-        if not status.available:
-            return f"{status.reason}; {status.remedy}"
-        if row.kernel:
-            from garment_transfer.runtime.backends.onnxruntime import kernel_problem
+    try:
+        status = find_backend(row.backend).status()
+    except BackendError as error:
+        return str(error)
+    if not status.available:
+        return f"{status.reason}; {status.fix}"
+    if row.load.get("kernel"):
+        from garment_transfer.runtime.backends.onnxruntime import kernel_problem
 
-            problem = kernel_problem()
-            if problem:
-                return f"FlowWarp's kernel: {problem}; `garment-transfer doctor` says what mends it"
-        if row.plugin is not None:
-            return _plugin_problem(row, bundle)
-    return ""
+        problem = kernel_problem()
+        if problem:
+            return f"FlowWarp's kernel: {problem}; `garment-transfer doctor` says what fixes it"
+    return "" if row.plugin is None else _plugin_problem(row, bundle)
 
 
 def _plugin_problem(row: Row, bundle: Bundle) -> str:
-    from garment_transfer.bundle import list_engines
-
     engines = [found for found in list_engines(bundle) if found.record.backend == row.backend]
     if any((found.record.plugin is not None) == row.plugin for found in engines):
         return ""
@@ -244,3 +236,92 @@ def _torch_unavailable(row: Row, bundle: Bundle, checkpoint: Path | None) -> str
     if row.compile and not (shutil.which("g++") or shutil.which("clang++")):
         return "torch.compile needs a C++ compiler for the CPU; install g++"
     return ""
+
+
+def load_row(
+    row: Row,
+    bundle: Bundle,
+    checkpoint: Path | None,
+    threads: int,
+    precision: Precision | None = None,
+    finished: Arrays | None = None,
+) -> Pipeline:
+    """The pipeline of a row.
+
+    `finished` are the outputs that the row "empty" gives. Raises BackendError or CheckpointError
+    where it cannot be loaded.
+    """
+    if row.backend == "empty":
+        signatures = contract(bundle.manifest.size)
+        return Pipeline(bundle, {s: FinishedEngine(signatures[s], finished or {}) for s in STAGES})
+    if row.backend == "torch":
+        return Pipeline(bundle, torch_engines(row, bundle, checkpoint, threads))
+    options = dict(row.load)
+    if row.backend not in ENGINE_BACKENDS:
+        options["threads"] = threads
+    return Pipeline.load(bundle, row.backend, precision=precision, **options)
+
+
+class FinishedEngine:
+    """Gives what it was told to, whatever it is given: the cost of everything but the networks."""
+
+    def __init__(self, signature: Signature, finished: Arrays) -> None:
+        self.signature = signature
+        self._finished = {tensor.name: finished[tensor.name] for tensor in signature.outputs}
+
+    def run(self, inputs: Arrays) -> dict[str, npt.NDArray[np.generic]]:
+        """The finished outputs."""
+        return dict(self._finished)
+
+
+class TorchEngine:
+    """A network in torch, from arrays to arrays; on a GPU that includes the copies."""
+
+    def __init__(self, network: torch.nn.Module, signature: Signature, row: Row) -> None:
+        import torch
+
+        network = network.to(row.device)
+        if row.float16:
+            network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network = (
+            torch.compile(network, mode=row.compile, dynamic=False) if row.compile else network
+        )
+        self._row = row
+        self.signature = signature
+
+    def run(self, inputs: Arrays) -> dict[str, npt.NDArray[np.generic]]:
+        """Runs the network; new arrays come back."""
+        import torch
+
+        device = self._row.device
+        values = [
+            torch.from_numpy(np.require(inputs[tensor.name], requirements=["C", "W"])).to(device)
+            for tensor in self.signature.inputs
+        ]
+        with torch.inference_mode(), torch.autocast(device, torch.float16, self._row.float16):
+            result = self._network(*values)
+        results = result if isinstance(result, tuple) else (result,)
+        return {
+            tensor.name: value.to("cpu", getattr(torch, tensor.dtype)).numpy()
+            for tensor, value in zip(self.signature.outputs, results, strict=True)
+        }
+
+
+def torch_engines(
+    row: Row, bundle: Bundle, checkpoint: Path | None, threads: int
+) -> dict[Stage, TorchEngine]:
+    """The networks of a checkpoint as engines, by stage. CheckpointError where it is none."""
+    import torch
+
+    from garment_transfer.models.checkpoint import load_checkpoint
+
+    if checkpoint is None:
+        raise BackendError(
+            Code.CHECKPOINT_INVALID,
+            f"{row.name} needs the checkpoint of {bundle.path}",
+            fix="name it by --checkpoint",
+        )
+    torch.set_num_threads(threads)
+    signatures = contract(bundle.manifest.size)
+    _, networks = load_checkpoint(checkpoint)
+    return {stage: TorchEngine(networks[stage], signatures[stage], row) for stage in STAGES}

@@ -7,327 +7,287 @@ rewrites what stands between `<!-- table: NAME -->` and `<!-- end -->`, and wher
 """
 
 import hashlib
-import json
 import re
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
+
+from garment_transfer.benchmarks.report import Report, read_report
+from garment_transfer.benchmarks.views import network_times, threads_of, write_plot
+from garment_transfer.bundle import read_json
 
 RESULTS = Path(__file__).parent / "results"
 
 _TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def _read(name: str) -> dict:
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+def _read(name: str) -> Any:
+    return read_json(RESULTS / f"{name}.json")
 
 
-def _markdown(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+def _benchmark() -> Report:
+    return read_report(RESULTS / "benchmark-cpu.json")
+
+
+def _table(
+    rows: Iterable[Mapping[str, str | float | None]], columns: Mapping[str, tuple[str, str]]
+) -> str:
+    """Markdown with a column per heading: a row's key, and the template for its value."""
+    lines = [list(columns), ["---", *["---:"] * (len(columns) - 1)]]
+    lines += [
+        ["-" if row.get(key) is None else text.format(row[key]) for key, text in columns.values()]
+        for row in rows
+    ]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def held_out() -> str:
     """The method and its baselines on the held-out rendered pairs."""
-    rows = [
-        [
-            row["name"],
-            f"{row['garment_iou']:.3f}",
-            f"{row['skin_iou']:.3f}",
-            f"{row['changed_ssim']:.3f}",
-            f"{row['garment_psnr_db']:.1f} dB",
-            f"{row['whole_ssim']:.3f}",
-        ]
-        for row in _read("evaluate-lite")["rows"]
-    ]
-    header = [
-        "on 256 held-out pairs",
-        "garment IoU",
-        "skin IoU",
-        "SSIM, changed pixels",
-        "PSNR in the garment",
-        "SSIM, whole image",
-    ]
-    return _markdown(header, rows)
+    columns = {
+        "on 256 held-out pairs": ("name", "{}"),
+        "garment IoU": ("garment_iou", "{:.3f}"),
+        "skin IoU": ("skin_iou", "{:.3f}"),
+        "SSIM, changed pixels": ("changed_ssim", "{:.3f}"),
+        "PSNR in the garment": ("garment_psnr_db", "{:.1f} dB"),
+        "SSIM, whole image": ("whole_ssim", "{:.3f}"),
+    }
+    return _table(_read("evaluate-lite")["rows"], columns)
 
 
 def real() -> str:
     """Real people's own garments given back."""
-    figures = ("changed_ssim", "flat_ssim", "cycle_ssim", "garment_iou", "skin_iou", "arms_iou")
-    rows = [
-        [row["name"], *(f"{row[key]:.3f}" if key in row else "-" for key in figures)]
-        for row in _read("evaluate-lite")["given_back"]
-    ]
-    header = [
-        "own garment given back",
-        "SSIM, garment and skin",
-        "same, flat colour instead",
-        "same, by way of the others",
-        "garment IoU",
-        "skin IoU",
-        "arms IoU",
-    ]
-    return _markdown(header, rows)
-
-
-def _benchmark(name: str = "benchmark-cpu") -> tuple[dict, list[dict]]:
-    """A result of the benchmark and its measured rows."""
-    report = _read(name)
-    return report, [row for row in report["rows"] if row["status"] == "measured"]
+    columns = {
+        "own garment given back": ("name", "{}"),
+        "SSIM, garment and skin": ("changed_ssim", "{:.3f}"),
+        "same, flat colour instead": ("flat_ssim", "{:.3f}"),
+        "same, by way of the others": ("cycle_ssim", "{:.3f}"),
+        "garment IoU": ("garment_iou", "{:.3f}"),
+        "skin IoU": ("skin_iou", "{:.3f}"),
+        "arms IoU": ("arms_iou", "{:.3f}"),
+    }
+    return _table(_read("evaluate-lite")["given_back"], columns)
 
 
 def latency() -> str:
     """Every backend at batch 1, how it compares with torch eager, and whether it is right."""
-    from garment_transfer.benchmarks.published import threads_of
-
-    report, measured = _benchmark()
-    rows = [row for row in measured if row["batch"] == 1]
-    eager = next(row for row in rows if row["name"] == "torch-eager")["compute"]["p50_ms"]
+    report = _benchmark()
+    rows = [row for row in report.measured if row.batch == 1]
+    eager = next(row.compute.p50_ms for row in rows if row.name == "torch-eager")
+    psnr = {row.name: row.parity.image_psnr_db for row in rows}
     cells = [
-        [
-            row["label"],
-            *(f"{row['compute'][f'{name}_ms']:.1f}" for name in ("p50", "p90", "p99")),
-            "-" if row["name"] == "empty" else f"{eager / row['compute']['p50_ms']:.2f}",
-            f"{row['end_to_end']['p50_ms']:.0f}",
-            f"{row['memory']['host_mib']:.0f}",
-            f"{row['load_s']:.1f}",
-            f"{row['parity']['labels_differ']:.2%}",
-            "equal"
-            if row["parity"]["image_psnr_db"] is None
-            else f"{row['parity']['image_psnr_db']:.0f} dB",
-        ]
+        {
+            "label": row.label,
+            "p50": row.compute.p50_ms,
+            "p90": row.compute.p90_ms,
+            "p99": row.compute.p99_ms,
+            "ratio": None if row.name == "empty" else eager / row.compute.p50_ms,
+            "end to end": row.end_to_end.p50_ms,
+            "mib": row.memory.host_mib,
+            "load": row.load_s,
+            "labels": row.parity.labels_differ,
+            "psnr": "equal" if psnr[row.name] is None else f"{psnr[row.name]:.0f} dB",
+        }
         for row in rows
     ]
-    header = [
-        f"one pair, {report['environment']['processor']}, {threads_of(report)}",
-        "p50, ms",
-        "p90",
-        "p99",
-        "times as fast as torch eager",
-        "end to end, ms",
-        "peak MiB",
-        "load, s",
-        "labels differ",
-        "PSNR",
-    ]
-    return f"{report['quietness']['statement']}\n\n{_markdown(header, cells)}"
+    machine = f"one pair, {report.environment.processor}, {threads_of(report)}"
+    columns = {
+        machine: ("label", "{}"),
+        "p50, ms": ("p50", "{:.1f}"),
+        "p90": ("p90", "{:.1f}"),
+        "p99": ("p99", "{:.1f}"),
+        "times as fast as torch eager": ("ratio", "{:.2f}"),
+        "end to end, ms": ("end to end", "{:.0f}"),
+        "peak MiB": ("mib", "{:.0f}"),
+        "load, s": ("load", "{:.1f}"),
+        "labels differ": ("labels", "{:.2%}"),
+        "PSNR": ("psnr", "{}"),
+    }
+    return _table(cells, columns)
 
 
 def batches() -> str:
     """Throughput at every batch size, and of threads that share one pipeline."""
-    report, measured = _benchmark()
-    sizes = sorted({row["batch"] for row in measured})
-    counts = sorted({point["clients"] for point in report["clients"]})
-    of_batch = {
-        (row["label"], row["batch"]): row["compute"]["pairs_per_s"]
-        for row in measured
-        if row["name"] != "empty"
-    }
-    of_clients = {
-        (point["label"], point["clients"]): f"{point['pairs_per_s']:.1f} ({point['p50_ms']:.0f} ms)"
-        for point in report["clients"]
-    }
-    rows = [
-        [
-            label,
-            *(
-                f"{of_batch[label, size]:.1f}" if (label, size) in of_batch else "-"
-                for size in sizes
-            ),
-            *(of_clients.get((label, count), "-") for count in counts),
-        ]
-        for label in dict.fromkeys(label for label, _ in of_batch)
-    ]
-    header = [
-        "pairs/s",
-        *(f"batch {size}" for size in sizes),
-        *(f"{count} client{'s' if count > 1 else ''} (p50)" for count in counts),
-    ]
-    return _markdown(header, rows)
+    report = _benchmark()
+    rows: dict[str, dict[str, str | float | None]] = {}
+    columns = {"pairs/s": ("label", "{}")}
+    for row in report.measured:
+        if row.name != "empty":
+            found = rows.setdefault(row.label, {"label": row.label})
+            found[f"batch {row.batch}"] = row.compute.pairs_per_s
+            columns[f"batch {row.batch}"] = (f"batch {row.batch}", "{:.1f}")
+    for point in report.clients:
+        heading = f"{point.clients} client{'s' if point.clients > 1 else ''} (p50)"
+        rows[point.label][heading] = f"{point.pairs_per_s:.1f} ({point.p50_ms:.0f} ms)"
+        columns[heading] = (heading, "{}")
+    return _table(rows.values(), columns)
 
 
 def published() -> str:
     """Published times of the networks beside ours with the same exclusions."""
-    from garment_transfer.benchmarks.published import network_time_rows
-
-    return _markdown(
-        ["networks, 256x192, batch 1, float32", "ms", "origin"],
-        network_time_rows(_benchmark()[0]),
-    )
+    headings = ("networks, 256x192, batch 1, float32", "ms", "origin")
+    rows = (dict(zip(headings, row, strict=True)) for row in network_times(_benchmark()))
+    return _table(rows, {heading: (heading, "{}") for heading in headings})
 
 
 def flow_warp() -> str:
-    """FlowWarp's kernel beside its peers."""
+    """FlowWarp's kernel beside what else computes the same."""
     report = _read("flow-warp")
-    peers = list(dict.fromkeys(peer for row in report["rows"] for peer in row["median_ms"]))
+    ways = list(dict.fromkeys(way for row in report["rows"] for way in row["median_ms"]))
     rows = [
-        [
-            f"{row['device']}, {row['shape']}",
-            *(
-                f"{row['median_ms'][peer]:.2f}" if peer in row["median_ms"] else "-"
-                for peer in peers
-            ),
-            f"{row['gb_per_s']:.0f} GB/s",
-        ]
+        {**row["median_ms"], "what": f"{row['device']}, {row['shape']}", "moved": row["gb_per_s"]}
         for row in report["rows"]
     ]
+    columns = {
+        "median ms": ("what", "{}"),
+        **{way: (way, "{:.2f}") for way in ways},
+        "moved by the kernel": ("moved", "{:.0f} GB/s"),
+    }
+    table = _table(rows, columns)
     if not report["gpu"]["measured"]:
-        rows.append(["GPU", *("not measured" for _ in peers), "not measured"])
-    return _markdown(["median ms", *peers, "moved by the kernel"], rows)
+        table += f"| {' | '.join(['GPU', *['not measured'] * (len(ways) + 1)])} |\n"
+    return table
 
 
 def triton() -> str:
     """Triton's Python backend beside the pipeline in a loop."""
     report = _read("triton")
     rate, cpu = report["pairs_per_second"], report["cpu_ms_per_pair"]
-    loop, served = report["loop_ms"], report["triton_ms"]
-    batches = ", ".join(f"{count} of {size}" for size, count in report["batches"].items())
     rows = [
-        [
-            "`Pipeline` in a loop",
-            f"{rate['loop']:.1f}",
-            "-",
-            f"{loop['p50']:.0f}",
-            f"{loop['p99']:.0f}",
-            f"{cpu['loop']:.0f}",
-            "1",
-        ],
-        [
-            f"Triton, {report['concurrency']} requests at a time",
-            f"{rate['triton']:.1f}",
-            f"{report['ratio']:.0%}",
-            f"{served['p50']:.0f}",
-            f"{served['p99']:.0f}",
-            f"{cpu['server']:.0f} + {cpu['client']:.0f}",
-            batches,
-        ],
+        {
+            "what": "`Pipeline` in a loop",
+            "rate": rate["loop"],
+            **report["loop_ms"],
+            "cpu": f"{cpu['loop']:.0f}",
+            "runs": "1",
+        },
+        {
+            "what": f"Triton, {report['concurrency']} requests at a time",
+            "rate": rate["triton"],
+            "share": report["ratio"],
+            **report["triton_ms"],
+            "cpu": f"{cpu['server']:.0f} + {cpu['client']:.0f}",
+            "runs": ", ".join(f"{count} of {size}" for size, count in report["batches"].items()),
+        },
     ]
-    header = [
-        f"{report['threads']} CPU threads, one instance",
-        "pairs/s",
-        "share of the loop's",
-        "median, ms",
-        "99th percentile, ms",
-        "processor time per pair, ms",
-        "runs by batch size",
-    ]
-    return _markdown(header, rows)
+    columns = {
+        f"{report['threads']} CPU threads, one instance": ("what", "{}"),
+        "pairs/s": ("rate", "{:.1f}"),
+        "share of the loop's": ("share", "{:.0%}"),
+        "median, ms": ("p50", "{:.0f}"),
+        "99th percentile, ms": ("p99", "{:.0f}"),
+        "processor time per pair, ms": ("cpu", "{}"),
+        "runs by batch size": ("runs", "{}"),
+    }
+    return _table(rows, columns)
+
+
+#: The figures of the ablation that a stage decides, and whether more of them is better.
+_DECIDED = {
+    "parsing": (("garment_iou", 1), ("skin_iou", 1)),
+    "warping": (("changed_ssim", 1), ("garment_psnr_db", 1)),
+    "regrowth": (("skin_error", -1),),
+}
 
 
 def ablation() -> str:
     """What each kind of knowledge is worth: means over the seeds, and how far they spread."""
     report = _read("ablation")
-    names = list(dict.fromkeys(row["name"] for row in report["rows"]))
-    figures = {
-        name: {
-            key: [row[key] for row in report["rows"] if row["name"] == name]
-            for key in ("garment_iou", "skin_iou", "changed_ssim", "garment_psnr_db", "skin_error")
-        }
-        for name in names
+    digits = {
+        "garment_iou": 3,
+        "skin_iou": 3,
+        "changed_ssim": 3,
+        "garment_psnr_db": 1,
+        "skin_error": 1,
     }
-    # the figures that a stage decides, and whether more of them is better
-    decided = {
-        "parsing": (("garment_iou", 1), ("skin_iou", 1)),
-        "warping": (("changed_ssim", 1), ("garment_psnr_db", 1)),
-        "regrowth": (("skin_error", -1),),
-    }
+    runs: dict[str, list[Any]] = {}
+    for row in report["rows"]:
+        runs.setdefault(row["name"], []).append(row)
 
-    def cell(name: str, key: str, digits: int) -> str:
-        values = figures[name][key]
-        middle = f"{sum(values) / len(values):.{digits}f}"
-        if len(values) == 1:
-            return middle
-        return f"{middle} ± {(max(values) - min(values)) / 2:.{digits}f}"
+    def mean(name: str, key: str) -> float:
+        return statistics.mean(run[key] for run in runs[name])
 
-    def verdict(row: dict) -> str:
+    def cell(name: str, key: str) -> str:
+        values = [run[key] for run in runs[name]]
+        text = f"{mean(name, key):.{digits[key]}f}"
+        if len(values) > 1:
+            text += f" ± {(max(values) - min(values)) / 2:.{digits[key]}f}"
+        return text
+
+    def verdict(name: str, base: str) -> str:
         """Whether what was left out is missed, in each figure that the stage decides."""
-        if len(row["stages"]) > 1:
+        stages = runs[name][0]["stages"]
+        if len(stages) > 1:
             return "-"
-        base = figures[names[0]]
-        words = []
-        for key, sign in decided[row["stages"][0]]:
-            without, full = (sum(x[key]) / len(x[key]) for x in (figures[row["name"]], base))
-            words.append("worse" if sign * (without - full) < 0 else "not worse")
-        return words[0] if len(set(words)) == 1 else "mixed"
+        words = {
+            "worse" if sign * (mean(name, key) - mean(base, key)) < 0 else "not worse"
+            for key, sign in _DECIDED[stages[0]]
+        }
+        return words.pop() if len(words) == 1 else "mixed"
 
+    base = next(iter(runs))
     rows = [
-        [
-            name,
-            cell(name, "garment_iou", 3),
-            cell(name, "skin_iou", 3),
-            cell(name, "changed_ssim", 3),
-            cell(name, "garment_psnr_db", 1),
-            cell(name, "skin_error", 1),
-            verdict(next(row for row in report["rows"] if row["name"] == name)),
-        ]
-        for name in names
+        {"name": name, **{key: cell(name, key) for key in digits}, "verdict": verdict(name, base)}
+        for name in runs
     ]
     height, width = report["config"]["size"]
-    header = [
-        f"{report['pairs']} held-out pairs at {height}x{width}",
-        "garment IoU",
-        "skin IoU",
-        "SSIM, changed pixels",
-        "PSNR in the garment, dB",
-        "error of regrown skin",
-        "than the full method",
-    ]
-    return _markdown(header, rows)
+    headings = {
+        f"{report['pairs']} held-out pairs at {height}x{width}": "name",
+        "garment IoU": "garment_iou",
+        "skin IoU": "skin_iou",
+        "SSIM, changed pixels": "changed_ssim",
+        "PSNR in the garment, dB": "garment_psnr_db",
+        "error of regrown skin": "skin_error",
+        "than the full method": "verdict",
+    }
+    return _table(rows, {heading: (key, "{}") for heading, key in headings.items()})
 
 
 def serve() -> str:
     """The example server under load."""
     report = _read("serve-cpu")
-    names = {
+    phases = {
         "capacity": f"capacity, {report['capacity']['clients']} clients that wait",
         "steady": f"80 %, {report['steady']['minutes']:g} minutes",
         "overload": "200 %",
         "kill": "30 %, one worker killed",
     }
     rows = []
-    for phase, name in names.items():
+    for phase, name in phases.items():
         figures = report[phase]
-        statuses, latency = figures["statuses"], figures["latency_ms"]
-        known = {"200", "429", "none"}
+        statuses = {"200": 0, "429": 0, "none": 0, **figures["statuses"]}
         rows.append(
-            [
-                name,
-                f"{figures.get('asked_per_second') or figures['per_second']:.2f}",
-                *(str(statuses.get(status, 0)) for status in ("200", "429", "none")),
-                str(sum(count for status, count in statuses.items() if status not in known)),
-                *(f"{latency[key] / 1000:.1f}" for key in ("p50", "p99", "max")),
-                str(figures["memory_mb"]["last_third"]) if "memory_mb" in figures else "-",
-            ]
+            {
+                "name": name,
+                "asked": figures.get("asked_per_second") or figures["per_second"],
+                **statuses,
+                "errors": sum(n for s, n in statuses.items() if s not in ("200", "429", "none")),
+                **{key: ms / 1000 for key, ms in figures["latency_ms"].items()},
+                "memory": figures.get("memory_mb", {}).get("last_third"),
+            }
         )
-    header = [
-        f"{report['workers']} workers",
-        "asked/s",
-        "200",
-        "429",
-        "lost with the worker",
-        "other errors",
-        "p50, s",
-        "p99, s",
-        "max, s",
-        "memory, MB",
-    ]
+    columns = {
+        f"{report['workers']} workers": ("name", "{}"),
+        "asked/s": ("asked", "{:.2f}"),
+        "200": ("200", "{}"),
+        "429": ("429", "{}"),
+        "lost with the worker": ("none", "{}"),
+        "other errors": ("errors", "{}"),
+        "p50, s": ("p50", "{:.1f}"),
+        "p99, s": ("p99", "{:.1f}"),
+        "max, s": ("max", "{:.1f}"),
+        "memory, MB": ("memory", "{}"),
+    }
     replaced = report["kill"]["replaced_after_seconds"]
-    return _markdown(header, rows) + f"\nThe killed worker was replaced after {replaced:g} s.\n"
+    return f"{_table(rows, columns)}\nThe killed worker was replaced after {replaced:g} s.\n"
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "held_out": held_out,
-    "real": real,
-    "latency": latency,
-    "batches": batches,
-    "published": published,
-    "flow_warp": flow_warp,
-    "triton": triton,
-    "serve": serve,
-    "ablation": ablation,
+    table.__name__: table
+    for table in (held_out, real, latency, batches, published, flow_warp, triton, serve, ablation)
 }
-
 
 #: The plot, from the folder of the document that shows it.
 PLOT = "docs/benchmark.png"
@@ -363,10 +323,8 @@ def main(files: tuple[Path, ...]) -> None:
         file.write_text(filled(text), encoding="utf-8")
         plot = file.parent / PLOT
         if PLOT in text and not is_current(plot):
-            from garment_transfer.benchmarks.report import write_plot
-
             plot.parent.mkdir(exist_ok=True)
-            write_plot(_read("benchmark-cpu"), plot, _hash())
+            write_plot(_benchmark(), plot, _hash())
 
 
 if __name__ == "__main__":

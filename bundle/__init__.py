@@ -31,10 +31,11 @@ from garment_transfer.bundle._files import (
     read_json as read_json,
     replacing as replacing,
     replacing_folder as replacing_folder,
-    schema_error as schema_error,
 )
 from garment_transfer.bundle._json import (
+    InvalidFile as InvalidFile,
     now as now,
+    read_struct as read_struct,
 )
 from garment_transfer.bundle._labels import (
     BACKGROUND as BACKGROUND,

@@ -24,6 +24,7 @@ class Code(StrEnum):
     IMAGE_UNREADABLE = "image_unreadable"  #: not an image, or not a whole one
     IMAGE_MODE = "image_mode"  #: colours where ids belong, or the other way round
     IMAGE_SIZE = "image_size"  #: empty, or more pixels than allowed
+    PERSON_MISSING = "person_missing"  #: not a folder
     PERSON_INCOMPLETE = "person_incomplete"  #: a folder without one of its files
     PERSON_AMBIGUOUS = "person_ambiguous"  #: two files of one kind
     META_INVALID = "meta_invalid"  #: meta.json is not JSON, or lacks a name
@@ -37,6 +38,7 @@ class Code(StrEnum):
     PAIRS_INVALID = "pairs_invalid"  #: a list of pairs that cannot be read
     MAP_MODEL_INVALID = "map_model_invalid"  #: a parser or DensePose model, or its description
     CONFIG_INVALID = "config_invalid"  #: a configuration file or data set of a training
+    TRAINING_DIVERGED = "training_diverged"  #: a loss or gradient that is not finite
     RESULT_INVALID = "result_invalid"  #: not a result of the benchmark
     # where results go
     OUTPUT_FORMAT = "output_format"  #: no picture format, or one that holds fewer pixels

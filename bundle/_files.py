@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -13,46 +14,73 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from garment_transfer.bundle._errors import OutputError
+from garment_transfer.bundle._errors import Code, OutputError
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """An empty file beside `path`, of the same suffix, that takes its place at the block's end.
 
-    A block that raises leaves `path` as it was and nothing beside it. Where `path` is a link, the
-    file it leads to is replaced. OutputError when the file cannot be made or put in place.
+    It takes the permissions of the file that it replaces, and is on the disk before it does, so
+    that a crash of the machine leaves one of the two whole. A block that raises leaves `path` as
+    it was and nothing beside it. Where `path` is a link, the file it leads to is replaced.
+
+    Raises:
+        OutputError: the file cannot be made, written or put in place.
     """
     path = _target(path)
     temporary = _create_beside(path)
     try:
+        mode = stat.S_IMODE((path if path.exists() else temporary).stat().st_mode)
+        # before the block, as what it writes may be for its owner's eyes alone
+        temporary.chmod(mode | stat.S_IWUSR)
         yield temporary
-        try:
-            os.replace(temporary, path)
-        except OSError as error:
-            raise _cannot_write(path, error) from error
+        temporary.chmod(mode)  # the block may have made the file anew
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync_names(path.parent)
+    except OSError as error:
+        if _is_of_another(error, temporary):
+            raise
+        raise _cannot_write(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
+def replacing_folder(path: Path, *, exist_ok: bool = True) -> Iterator[Path]:
     """An empty folder beside `path` that takes its place at the block's end, as `replacing`.
 
-    A block that raises leaves `path` as it was and nothing beside it. Folders above `path` are
-    made. OutputError when the folder cannot be made or put in place.
+    Folders above `path` are made. Nothing of an older folder is kept but its permissions; without
+    `exist_ok` an older one is an error, and stays.
+
+    Raises:
+        OutputError: the folder cannot be made, written or put in place, or is there already.
     """
+    if not exist_ok and os.path.lexists(path):
+        raise OutputError(
+            Code.OUTPUT_EXISTS, f"{path} exists", fix="remove it or choose another place"
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     except OSError as error:
-        raise _folder_error(path, error) from error
+        raise _cannot_write(path, error) from error
     try:
         yield temporary
-        try:
-            _put_folder(temporary, path)
-        except OSError as error:
-            raise _folder_error(path, error) from error
+        # mkdtemp's 0700 would hide a new folder from a server's user
+        temporary.chmod(stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o755)
+        for written in (*temporary.rglob("*"), temporary):
+            if written.is_dir():
+                _sync_names(written)
+            elif written.is_file():
+                _sync(written)
+        _put_folder(temporary, path, exist_ok)
+        _sync_names(path.parent)
+    except OSError as error:
+        if _is_of_another(error, temporary):
+            raise
+        raise _cannot_write(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -80,26 +108,13 @@ def read_json(path: Path) -> Any:
         raise ValueError("brackets are nested too deeply") from None
 
 
-def schema_error(fields: Any, schema: str, package: str) -> str | None:  # TRANSITION
-    import importlib.resources
-
-    import jsonschema
-
-    text = importlib.resources.files(package).joinpath(schema).read_text(encoding="utf-8")
-    error = jsonschema.exceptions.best_match(
-        jsonschema.Draft202012Validator(json.loads(text)).iter_errors(fields)
-    )
-    if error is None:
-        return None
-    return f"{'.'.join(map(str, error.absolute_path)) or 'top level'}: {error.message}"
-
-
 def _target(path: Path) -> Path:
     """Where writing to `path` ends: the path itself, or what it links to."""
     if "\0" in str(path):
         raise OutputError(
-            f"{str(path)!r} is no path: it holds a NUL character; remove it from where the path "
-            "was written"
+            Code.OUTPUT_UNWRITABLE,
+            f"{str(path)!r} is not a path: it holds a NUL character",
+            fix="remove it from where the path was written",
         )
     try:
         linked = stat.S_ISLNK(path.lstat().st_mode)
@@ -112,15 +127,18 @@ def _target(path: Path) -> Path:
     target = Path(os.path.realpath(path))
     if target.is_symlink():
         raise OutputError(
-            f"{path} cannot be written: it is a link that leads back to itself; remove it or "
-            "choose another path"
+            Code.OUTPUT_UNWRITABLE,
+            f"{path} cannot be written: it is a link that leads back to itself",
+            fix="remove it or choose another path",
         )
     return target
 
 
 def _create_beside(path: Path) -> Path:
     if path.is_dir():
-        raise OutputError(f"{path} is a folder; give the path of a file")
+        raise OutputError(
+            Code.OUTPUT_UNWRITABLE, f"{path} is a folder", fix="give the path of a file"
+        )
     # Shorter than most names, so that a name which the file system takes is not too long here.
     temporary = path.with_name(f".{secrets.token_hex(4)}{path.suffix}")
     try:
@@ -130,10 +148,9 @@ def _create_beside(path: Path) -> Path:
     return temporary
 
 
-def _put_folder(temporary: Path, path: Path) -> None:
+def _put_folder(temporary: Path, path: Path, exist_ok: bool) -> None:
     """Moves a finished folder to its place; an older one goes only once the new one is there."""
-    temporary.chmod(0o755)  # mkdtemp's 0700 would hide it from a server's user
-    if not path.exists():
+    if not (exist_ok and path.exists()):
         os.replace(temporary, path)
         return
     aside = temporary.with_name(temporary.name + ".old")
@@ -146,12 +163,30 @@ def _put_folder(temporary: Path, path: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _folder_error(path: Path, error: OSError) -> OutputError:
-    return OutputError(f"{path} cannot be written: {error.strerror}")
+def _sync(path: Path) -> None:
+    """Waits until what a file holds, or a folder lists, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_names(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # some file systems cannot, and some folders are not read
+        _sync(folder)
+
+
+def _is_of_another(error: OSError, temporary: Path) -> bool:
+    """Whether an error is of a file that a block read, not of what it wrote."""
+    return error.filename is not None and not str(error.filename).startswith(str(temporary))
 
 
 def _cannot_write(path: Path, error: OSError) -> OutputError:
     return OutputError(
-        f"{path} cannot be written: {error.strerror} (folder {path.parent}); create the folder, or "
-        "choose a path that you may write to"
+        Code.OUTPUT_UNWRITABLE,
+        f"{path} cannot be written: {error.strerror or error} (folder {path.parent})",
+        fix="free some space, or choose another place"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT)
+        else "create the folder, or choose a path that you may write to",
     )

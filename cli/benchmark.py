@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from garment_transfer.cli.options import COUNTS
+
+if TYPE_CHECKING:
+    from garment_transfer.benchmarks.report import Report
+    from garment_transfer.bundle import Precision
 
 _PATH = click.Path(path_type=Path)
 
@@ -28,6 +32,11 @@ _PATH = click.Path(path_type=Path)
 )
 @click.option("--clients", type=COUNTS, help="Threads that share a pipeline, such as 1,2,4,8.")
 @click.option("--checkpoint", type=_PATH, help="Checkpoint of the bundle, for the torch rows.")
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "float16"]),
+    help="Of the bundle's graphs; default: its main one.",
+)
 @click.option("--json", "json_file", type=_PATH, help="Write the result here.")
 @click.option("--plot", "plot_file", type=_PATH, help="Write a plot here.")
 @click.option("--html", "html_file", type=_PATH, help="Write a page with everything here.")
@@ -41,6 +50,7 @@ def command(
     rounds: int,
     clients: tuple[int, ...] | None,
     checkpoint: Path | None,
+    precision: Precision | None,
     json_file: Path | None,
     plot_file: Path | None,
     html_file: Path | None,
@@ -49,9 +59,10 @@ def command(
 
     A row that cannot run is listed with the reason. An interrupted run keeps what it measured.
     """
-    from garment_transfer.benchmarks.environment import usable_cores
-    from garment_transfer.benchmarks.harness import Settings, run_benchmark, write_report
+    from garment_transfer.benchmarks.harness import Settings, run_benchmark
+    from garment_transfer.benchmarks.measuring import usable_cores, write_json
     from garment_transfer.benchmarks.rows import find_checkpoint, select_rows
+    from garment_transfer.benchmarks.views import check_plot, describe, write_page, write_plot
     from garment_transfer.bundle import Bundle, check_writable
     from garment_transfer.runtime import sample_bundle
 
@@ -59,8 +70,6 @@ def command(
         if path:
             check_writable(path)
     if plot_file or html_file:
-        from garment_transfer.benchmarks.report import check_plot
-
         check_plot(plot_file)
     loaded = Bundle.load(bundle or sample_bundle())
     rows = select_rows(backends, loaded, find_checkpoint(loaded, checkpoint))
@@ -72,25 +81,20 @@ def command(
         rounds=rounds,
         clients=clients or (),
         checkpoint=checkpoint,
+        precision=precision,
         named=frozenset(part.strip() for part in backends.split(",")),
     )
 
-    def save(report: dict[str, Any]) -> None:
+    def save(report: Report) -> None:
         if json_file:
-            write_report(report, json_file)
+            write_json(json_file, report)
 
     # a scheduler's stop is the keyboard's: what was measured is kept
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     report = run_benchmark(settings, save, lambda line: click.echo(line, err=True))
-    _show(report, plot_file, html_file)
-    context.exit(130 if report["interrupted"] else 0)
-
-
-def _show(report: dict[str, Any], plot_file: Path | None, html_file: Path | None) -> None:
-    from garment_transfer.benchmarks.report import describe, write_page, write_plot
-
     click.echo(describe(report))
     if plot_file:
         write_plot(report, plot_file)
     if html_file:
         write_page(report, html_file)
+    context.exit(130 if report.interrupted else 0)

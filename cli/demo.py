@@ -40,8 +40,8 @@ def command(
 
     The people in the package are there, and photos with their maps can be uploaded.
     """
+    from garment_transfer import Pipeline, sample_bundle
     from garment_transfer.cli.page import built_in_people, launch, page, rendered_people
-    from garment_transfer.runtime import Pipeline, sample_bundle
 
     try:
         rendered = rendered_people(render)
@@ -49,9 +49,9 @@ def command(
         raise click.UsageError(
             f'--render needs the package {error.name}: run `pip install "garment-transfer[train]"`'
         ) from error
-    pipelines = {
-        name: Pipeline.load(bundle or sample_bundle(), name, threads=threads) for name in backends
-    }
+    bundle = bundle or sample_bundle()
+    options = {} if threads is None else {"threads": threads}
+    pipelines = {name: Pipeline.load(bundle, name, precision=None, **options) for name in backends}
     blocks = page(pipelines, [*built_in_people(), *rendered])
     try:
         launch(blocks, host, port, in_browser)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 import click
 
@@ -22,6 +23,9 @@ COLUMNS = {
 }
 #: Classes in the second table, of the method alone.
 CLASSES = ("background", "hair", "face", "skin", "garment", "lower", "legs")
+
+
+Rows: TypeAlias = list[dict[str, float | str]]
 
 
 @click.command("evaluate")
@@ -103,7 +107,7 @@ def command(
     real = {folder.name: Person.load(folder) for folder in folders}
     for person in real.values():
         person.check_garment("person")
-    report: dict[str, object] = {"pairs": pairs, "size": list(size)}
+    report: dict[str, int | list[int] | Rows] = {"pairs": pairs, "size": list(size)}
     pictures: list[list[NDArray]] = []
     if pairs:
         _, networks = load_checkpoint(without_stn or shipped_checkpoint("lite-without-stn"))
@@ -121,13 +125,15 @@ def command(
         rendered = tqdm(
             held_out_pairs(range(pairs), size, workers=workers), total=pairs, desc="held out"
         )
-        report["rows"] = evaluate_held_out(pipeline, rendered, networks["warping"], keep)
-        _print(report["rows"])
-        _print_classes(report["rows"])
+        rows = evaluate_held_out(pipeline, rendered, networks["warping"], keep)
+        report["rows"] = rows
+        _print(rows)
+        _print_classes(rows)
         pictures += [shown[index] for index in cases(similarity)]
     if real:
-        report["given_back"], images = evaluate_real(pipeline, real)
-        _print(report["given_back"])
+        rows, images = evaluate_real(pipeline, real)
+        report["given_back"] = rows
+        _print(rows)
         for name, person in real.items():
             pictures.append([person.image, *(images[name, other] for other in real)])
     if json_file:
@@ -147,8 +153,7 @@ def _people_in(folder: Path) -> list[Path]:
     return folders
 
 
-def _print(rows: object) -> None:
-    assert isinstance(rows, list)
+def _print(rows: Rows) -> None:
     columns = [c for c in COLUMNS if all(c in row for row in rows)]
     width = max(len(str(row["name"])) for row in rows)
     click.echo(" " * width + "".join(f"{COLUMNS[c]:>14}" for c in columns))
@@ -156,7 +161,6 @@ def _print(rows: object) -> None:
         click.echo(f"{row['name']:<{width}}" + "".join(f"{row[c]:>14.4f}" for c in columns))
 
 
-def _print_classes(rows: object) -> None:
-    assert isinstance(rows, list)
-    known = [name for name in CLASSES if f"iou_{name}" in rows[0]]
-    click.echo("IoU of " + ", ".join(f"{name} {rows[0][f'iou_{name}']:.4f}" for name in known))
+def _print_classes(rows: Rows) -> None:
+    names = [name for name in CLASSES if f"iou_{name}" in rows[0]]
+    click.echo("IoU of " + ", ".join(f"{name} {rows[0][f'iou_{name}']:.4f}" for name in names))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 from msgspec import to_builtins
 
-if TYPE_CHECKING:
-    from garment_transfer.bundle import Bundle
+from garment_transfer.bundle import Bundle, EngineRecord, Graph, list_engines
+from garment_transfer.runtime import sample_bundle
 
 
 @click.command("inspect")
@@ -21,68 +21,67 @@ def command(bundle: Path | None, as_json: bool) -> None:
 
     Without BUNDLE it is the one that ships in the package.
     """
-    from garment_transfer.bundle import Bundle
-    from garment_transfer.runtime import sample_bundle
-
     loaded = Bundle.load(bundle or sample_bundle())
+    engines = list_engines(loaded)
     if as_json:
         click.echo(json.dumps({"path": str(loaded.path), **to_builtins(loaded.manifest)}, indent=2))
-    else:
-        click.echo(_describe(loaded))
+        return
+    for line in _manifest(loaded):
+        click.echo(line)
+    for each in engines:
+        click.echo(_engines(each.path.name, each.record))
 
 
-def _describe(bundle: Bundle) -> str:
-    from garment_transfer.bundle import list_engines
-
+def _manifest(bundle: Bundle) -> Iterator[str]:
     manifest = bundle.manifest
-    parameters = manifest.checkpoint.parameters
-    lines = [
-        f"{bundle.path}: bundle {manifest.name}, whole (sizes and hashes agree)",
-        f"  written   {manifest.created} by {manifest.producer.package} "
-        f"{manifest.producer.version}",
-        f"  size      {manifest.size} (height x width), {manifest.precision}, "
-        f"opset {manifest.opset}, schema {manifest.schema_version}",
-        f"  classes   {', '.join(manifest.classes)}",
-        f"  weights   preset {manifest.checkpoint.preset}, {sum(parameters.values()):,} "
-        f"parameters, checkpoint sha256 {manifest.checkpoint.sha256}",
-        f"  versions  {', '.join(f'{name} {text}' for name, text in manifest.versions.items())}",
-    ]
+    checkpoint = manifest.checkpoint
+    yield f"{bundle.path}: bundle {manifest.name}, valid (sizes and SHA-256 match the manifest)"
+    yield (
+        f"  created     {manifest.created} by {manifest.producer.package} "
+        f"{manifest.producer.version}"
+    )
+    yield (
+        f"  size        {manifest.size} (height x width), {manifest.precision}, "
+        f"opset {manifest.opset}, schema version {manifest.schema_version}"
+    )
+    yield f"  classes     {', '.join(manifest.classes)}"
+    yield (
+        f"  checkpoint  preset {checkpoint.preset}, {sum(checkpoint.parameters.values()):,} "
+        f"parameters, sha256 {checkpoint.sha256}"
+    )
+    yield f"  versions    {', '.join(f'{name} {text}' for name, text in manifest.versions.items())}"
     for stage, graph in manifest.graphs.items():
-        lines += [
-            "",
-            f"graph {stage}: {graph.file}, {graph.bytes:,} bytes, "
-            f"{parameters.get(stage, 0):,} parameters",
-            f"  sha256    {graph.sha256}",
-            *(f"  input     {tensor}" for tensor in graph.inputs),
-            *(f"  output    {tensor}" for tensor in graph.outputs),
-        ]
-        lines += [
-            f"  parity    {name}: largest difference {parity.max_abs_difference:g}; "
-            f"{parity.share_within_tolerance:.4%} within {parity.tolerance:g} ({parity.inputs})"
-            for name, parity in manifest.parity[stage].items()
-        ]
+        yield f"\n{_graph(stage, graph)}, {checkpoint.parameters.get(stage, 0):,} parameters"
+        yield f"  sha256      {graph.sha256}"
+        yield from (f"  input       {tensor}" for tensor in graph.inputs)
+        yield from (f"  output      {tensor}" for tensor in graph.outputs)
+        for name, parity in manifest.parity[stage].items():
+            yield (
+                f"  parity      {name}: max abs difference {parity.max_abs_difference:g}; "
+                f"{parity.share_within_tolerance:.4%} within {parity.tolerance:g} "
+                f"({parity.inputs})"
+            )
     for precision, variant in manifest.variants.items():
         accuracy = variant.accuracy
-        lines += [
-            "",
-            *(
-                f"{precision} graph {stage}: {graph.file}, {graph.bytes:,} bytes"
-                for stage, graph in variant.graphs.items()
-            ),
-            f"  against float32: {accuracy.different_labels:.4%} of labels differ, PSNR of image "
-            f"{accuracy.image_psnr:.1f} dB, of warped_garment "
-            f"{accuracy.warped_garment_psnr:.1f} dB, flow within "
-            f"{accuracy.flow_difference:.2g} pixels ({accuracy.inputs})",
-        ]
-    for engines in list_engines(bundle):
-        record = engines.record
-        plugin = record.plugin
-        warp = "inlined" if plugin is None else f"by plugin {plugin.name} {plugin.version}"
-        lines += [
-            "",
-            f"engines {engines.path.name}: {record.backend} {record.backend_version}, compute "
-            f"capability {', '.join(record.compute_capabilities)}, batch {record.batch}, "
-            f"optimization level {record.optimization_level}, FlowWarp {warp}, built "
-            f"{record.built}",
-        ]
-    return "\n".join(lines)
+        yield f"\nvariant {precision}"
+        yield from (f"  {_graph(stage, graph)}" for stage, graph in variant.graphs.items())
+        yield (
+            f"  against {manifest.precision}: {accuracy.different_labels:.4%} of labels differ, "
+            f"PSNR of image {accuracy.image_psnr:.1f} dB, of warped_garment "
+            f"{accuracy.warped_garment_psnr:.1f} dB, flow within {accuracy.flow_difference:.2g} "
+            f"pixels ({accuracy.inputs})"
+        )
+
+
+def _graph(stage: str, graph: Graph) -> str:
+    return f"graph {stage}: {graph.file}, {graph.bytes:,} bytes"
+
+
+def _engines(folder: str, record: EngineRecord) -> str:
+    return (
+        f"\nengines {folder}: {record.backend} {record.backend_version}, compute capability "
+        f"{', '.join(record.compute_capabilities)}, batch {record.batch}, optimization level "
+        f"{record.optimization_level}, FlowWarp "
+        f"{f'by plugin {record.plugin}' if record.plugin else 'by its function body'}, built "
+        f"{record.built}"
+    )

@@ -8,37 +8,28 @@ from __future__ import annotations
 
 import errno
 import importlib
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import click
 
 from garment_transfer.bundle import GarmentTransferError, package_version
 
-
-@dataclass(frozen=True)
-class _Command:
-    """What is known of a command before its module is imported."""
-
-    help: str
-    extra: str
-
-
+#: What is known of a command before its module is imported: its help, and the extra that it needs.
 _COMMANDS: Final = {
-    "transfer": _Command("Put the garment of one person on another.", "cpu"),
-    "prepare": _Command("Make a person's folder from a photo, by your own models.", "cpu"),
-    "demo": _Command("Serve a page to try it on.", "demo"),
-    "inspect": _Command("Verify a bundle and say what is in it.", "cpu"),
-    "doctor": _Command("Say what is installed and which backends can run here.", "cpu"),
-    "export": _Command("Turn a checkpoint into a bundle.", "export"),
-    "build": _Command("Add TensorRT engines to a bundle.", "rtx"),
-    "triton": _Command("Write a model repository for NVIDIA Triton.", "triton"),
-    "train": _Command("Train the networks on rendered people.", "train"),
-    "evaluate": _Command("Measure the method and its baselines.", "train"),
-    "render": _Command("Render people to train on.", "train"),
-    "benchmark": _Command("Measure every backend side by side.", "benchmark"),
-    "compare": _Command("Tell regressions between two results of benchmark.", "benchmark"),
-    "profile": _Command("Say where the time of a transfer goes.", "benchmark"),
+    "transfer": ("Put the garment of one person on another.", "cpu"),
+    "prepare": ("Make a person's folder from a photo, by your own models.", "cpu"),
+    "demo": ("Serve a page to try it on.", "demo"),
+    "inspect": ("Verify a bundle and say what is in it.", "cpu"),
+    "doctor": ("Say what is installed and which backends can run here.", "cpu"),
+    "export": ("Turn a checkpoint into a bundle.", "export"),
+    "build": ("Add TensorRT engines to a bundle.", "rtx"),
+    "triton": ("Write a model repository for NVIDIA Triton.", "triton"),
+    "train": ("Train the networks on rendered people.", "train"),
+    "evaluate": ("Measure the method and its baselines.", "train"),
+    "render": ("Render people to train on.", "train"),
+    "benchmark": ("Measure every backend side by side.", "benchmark"),
+    "compare": ("Tell regressions between two results of benchmark.", "benchmark"),
+    "profile": ("Say where the time of a transfer goes.", "benchmark"),
 }
 
 
@@ -59,11 +50,11 @@ class _Group(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, entry.help) for name, entry in _COMMANDS.items()])
+            formatter.write_dl([(name, text) for name, (text, _) in _COMMANDS.items()])
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: click.Context) -> None:
         try:
-            return super().invoke(ctx)
+            super().invoke(ctx)
         except (GarmentTransferError, OSError, ModuleNotFoundError) as error:
             message = _message(error, ctx.invoked_subcommand)
             if message is None or ctx.params["debug"]:
@@ -79,14 +70,12 @@ def main(debug: bool) -> None:
 
 
 def _message(error: Exception, command: str | None) -> str | None:
-    """One line for an error that the user can mend; None for any other."""
-    if isinstance(error, GarmentTransferError):
-        return str(error)
+    """One line for an error that the user can fix; None for any other."""
     if isinstance(error, ModuleNotFoundError):
         package = (error.name or "").partition(".")[0]
         if package in ("", "garment_transfer") or command not in _COMMANDS:
             return None
-        extra = _COMMANDS[command].extra
+        extra = _COMMANDS[command][1]
         return (
             f"{command} needs the package {package}, which is not installed; run "
             f'`pip install "garment-transfer[{extra}]"`, or `pip install ".[{extra}]"` in a copy '
@@ -96,5 +85,6 @@ def _message(error: Exception, command: str | None) -> str | None:
         # A reader that went away (`| head`) is click's to handle.
         if error.errno == errno.EPIPE:
             return None
-        return f"{error.filename}: {error.strerror}" if error.filename else str(error)
-    return None
+        if error.filename:
+            return f"{error.filename}: {error.strerror}"
+    return str(error)

@@ -3,98 +3,67 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Generic, TypeVar
 
 import click
+import msgspec
 
-if TYPE_CHECKING:
-    from garment_transfer.bundle import Batch, Size
+from garment_transfer.bundle import Batch, Size
+
+T = TypeVar("T")
 
 
-class SizeType(click.ParamType):
-    """HxW, such as 256x192."""
+class Parsed(click.ParamType, Generic[T]):
+    """A value written in parts, such as 256x192."""
 
-    name = "HxW"
+    def __init__(self, name: str, what: str, pattern: str, make: Callable[..., T]) -> None:
+        """`make` takes the groups of `pattern`; `what` completes "'x' is not ..."."""
+        self.name = name
+        self._what = what
+        self._pattern = pattern
+        self._make = make
 
     def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Size:
-        """A `Size` from text, or a usage error."""
-        # Here, because it imports numpy, which `--help` does not need.
-        from garment_transfer.bundle import Size
-
-        if isinstance(value, Size):
+        self, value: str | T, param: click.Parameter | None, ctx: click.Context | None
+    ) -> T:
+        """The value from text, or a usage error; a default is taken as it is."""
+        if not isinstance(value, str):
             return value
-        match = re.fullmatch(r"(\d+)x(\d+)", str(value))
+        match = re.fullmatch(self._pattern, value)
         if not match:
-            self.fail(f"{value!r} is not HEIGHTxWIDTH, such as 256x192", param, ctx)
-        size = Size(int(match[1]), int(match[2]))
-        if not size.height or not size.width or size.height % 32 or size.width % 32:
-            self.fail(f"{value}: height and width have to be divisible by 32", param, ctx)
-        return size
-
-
-class CountsType(click.ParamType):
-    """Whole numbers of at least 1, such as 1,8,32."""
-
-    name = "N,N,..."
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        """Numbers in ascending order from text, or a usage error."""
-        if isinstance(value, tuple):
-            return value
-        parts = str(value).split(",")
-        if not all(re.fullmatch(r" *0*[1-9]\d* *", part) for part in parts):
-            self.fail(f"{value!r} is not whole numbers of at least 1, such as 1,8,32", param, ctx)
-        return tuple(sorted({int(part) for part in parts}))
-
-
-SIZE = SizeType()
-COUNTS = CountsType()
-
-
-class BatchType(click.ParamType):
-    """MIN:OPT:MAX, such as 1:1:8."""
-
-    name = "MIN:OPT:MAX"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Batch:
-        """A `Batch` from text, or a usage error."""
-        from garment_transfer.bundle import Batch
-
-        if isinstance(value, Batch):
-            return value
-        match = re.fullmatch(r"(\d+):(\d+):(\d+)", str(value))
-        if not match:
-            self.fail(f"{value!r} is not MIN:OPT:MAX, such as 1:1:8", param, ctx)
+            self.fail(f"{value!r} is not {self._what}", param, ctx)
         try:
-            return Batch(*map(int, match.groups()))
+            return self._make(*match.groups())
         except ValueError as error:
-            self.fail(str(error), param, ctx)
+            self.fail(f"{value}: {error}", param, ctx)
 
 
-BATCH = BatchType()
+def _size(height: str, width: str) -> Size:
+    try:
+        return msgspec.convert({"height": int(height), "width": int(width)}, Size)
+    except msgspec.ValidationError:
+        raise ValueError("expected sides of 32 to 8192 pixels, divisible by 32") from None
 
 
-class ShardType(click.ParamType):
-    """I/N, such as 0/4: part I, counted from 0, of N."""
-
-    name = "I/N"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
-        """Index and count from text, or a usage error."""
-        if isinstance(value, tuple):
-            return value
-        match = re.fullmatch(r"(\d+)/(\d+)", str(value))
-        if not match:
-            self.fail(f"{value!r} is not I/N, such as 0/4 for the first of four", param, ctx)
-        return int(match[1]), int(match[2])
+def _batch(*sizes: str) -> Batch:
+    return Batch(*map(int, sizes))
 
 
-SHARD = ShardType()
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(sorted({int(part) for part in text.split(",")}))
+
+
+def _shard(index: str, count: str) -> tuple[int, int]:
+    return int(index), int(count)
+
+
+SIZE = Parsed("HxW", "HEIGHTxWIDTH, such as 256x192", r"(\d+)x(\d+)", _size)
+BATCH = Parsed("MIN:OPT:MAX", "MIN:OPT:MAX, such as 1:1:8", r"(\d+):(\d+):(\d+)", _batch)
+COUNTS = Parsed(
+    "N,N,...",
+    "whole numbers of at least 1, such as 1,8,32",
+    r"( *0*[1-9]\d* *(?:, *0*[1-9]\d* *)*)",
+    _counts,
+)
+SHARD = Parsed("I/N", "I/N, such as 0/4 for the first of four", r"(\d+)/(\d+)", _shard)

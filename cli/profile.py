@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -47,9 +46,9 @@ def command(
     Layers come from the backend's own profiler, which slows it down: shares count.
     """
     from garment_transfer.benchmarks import profiling
-    from garment_transfer.benchmarks.environment import usable_cores
-    from garment_transfer.benchmarks.report import check_plot
-    from garment_transfer.bundle import Bundle, check_writable, replacing
+    from garment_transfer.benchmarks.measuring import usable_cores, write_json
+    from garment_transfer.benchmarks.views import check_plot
+    from garment_transfer.bundle import Bundle, check_writable
     from garment_transfer.runtime import sample_bundle
 
     for path in (json_file, plot_file, trace_file):
@@ -66,9 +65,8 @@ def command(
     )
     click.echo(profiling.describe(profile, top))
     if json_file:
-        with replacing(json_file) as temporary:
-            temporary.write_text(json.dumps(profile.to_dict(), indent=2) + "\n", encoding="utf-8")
+        write_json(json_file, profile.to_dict())
     if plot_file:
         profiling.write_plot(profile, plot_file)
     if trace_file:
-        profiling.write_trace(profile, trace_file)
+        write_json(trace_file, profiling.trace(profile))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,8 +45,12 @@ def command(
     """
     if output is None and sheet is None:
         raise click.UsageError("say where to: --output FOLDER, --sheet FILE, or both")
-    from garment_transfer.bundle import replacing
-    from garment_transfer.runtime.photos import check_output, check_written_side, write_rgb
+    from garment_transfer.runtime.photos import (
+        check_output,
+        check_written_side,
+        write_meta,
+        write_rgb,
+    )
 
     # What is asked for is checked before anything slow is loaded or rendered.
     columns = min(_COLUMNS, count)
@@ -88,9 +91,7 @@ def command(
             write_rgb(folder / "image.png", person.image)
             write_rgb(folder / "parse.png", parsing)
             write_rgb(folder / "densepose.png", densepose)
-            meta = {"parse": "classes7", "densepose": "iuv-png"}
-            with replacing(folder / "meta.json") as temporary:
-                temporary.write_text(json.dumps(meta) + "\n", encoding="utf-8")
+            write_meta(folder / "meta.json", "classes7", "iuv-png")
     if output is not None:
         click.echo(f"wrote {count} people to {output}")
     if sheet is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -121,7 +121,7 @@ def command(
     initial: Path | None,
     weights: dict[str, str],
     knowledge: dict[str, str],
-    **options: Any,
+    **options: str | float | None,
 ) -> None:
     """Train one PHASE after the other; goes on where a stopped run was.
 
@@ -136,19 +136,16 @@ def command(
     import torch
     from torch.utils.tensorboard import SummaryWriter
 
-    from garment_transfer.training.config import config_from, read_toml
+    from garment_transfer.training.config import RunConfig, override, read_config
     from garment_transfer.training.data import Photos
     from garment_transfer.training.phases import PHASES
     from garment_transfer.training.photos import open_photos
     from garment_transfer.training.synthetic import write_shards
     from garment_transfer.training.trainer import open_data, phases_of, train
 
-    values = read_toml(config_file) if config_file else {}
-    given = {name: value for name, value in options.items() if value is not None}
-    if size:
-        given["size"] = [size.height, size.width]
-    _override(values, given, weights, knowledge)
-    config = config_from(values, str(config_file) if config_file else "the command")
+    config = read_config(config_file) if config_file else RunConfig()
+    pixels = (size.height, size.width) if size else None
+    config = override(config, {**options, "size": pixels}, weights, knowledge)
     if threads:
         torch.set_num_threads(threads)
     folder = data or output / "data"
@@ -178,29 +175,3 @@ def command(
 
             checkpoint = train(phase, log, show, opened)
         click.echo(f"wrote {checkpoint}")
-
-
-def _override(
-    values: dict[str, Any],
-    given: dict[str, Any],
-    weights: dict[str, str],
-    knowledge: dict[str, str],
-) -> None:
-    """Options of the command over those of its file; a step count holds for every phase."""
-    phases = values.get("phases", {})
-    for name in ("steps", "batch", "learning_rate"):
-        if name in given and isinstance(phases, dict):
-            for table in phases.values():
-                if isinstance(table, dict):
-                    table.pop(name, None)
-    values.update(given)
-    for table, changes in (("weights", weights), ("knowledge", knowledge)):
-        if changes:
-            values[table] = {**values.get(table, {}), **{k: _number(v) for k, v in changes.items()}}
-
-
-def _number(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text

@@ -15,7 +15,8 @@ import pycuda.driver as cuda
 from PIL import Image
 from pycuda import gpuarray
 
-from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people, stage_inputs
+from garment_transfer import Person, Pipeline, sample_bundle, sample_people
+from garment_transfer.runtime import stage_inputs
 
 
 def main() -> None:

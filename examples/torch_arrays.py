@@ -10,7 +10,8 @@ import argparse
 import torch
 from PIL import Image
 
-from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people, stage_inputs
+from garment_transfer import Person, Pipeline, sample_bundle, sample_people
+from garment_transfer.runtime import stage_inputs
 
 
 def main() -> None:

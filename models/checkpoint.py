@@ -9,14 +9,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from garment_transfer.bundle import GarmentTransferError, replacing
+from garment_transfer.bundle import Code, GarmentTransferError, replacing
 from garment_transfer.models.presets import NETWORKS, PRESETS, build_network
 
 _FORMAT = "garment-transfer checkpoint 1"
 
 
 class CheckpointError(GarmentTransferError):
-    """A checkpoint that cannot be used; the message says why and what would mend it."""
+    """A checkpoint that cannot be used."""
 
 
 def save_checkpoint(
@@ -44,14 +44,15 @@ def save_checkpoint(
         with replacing(path) as temporary:
             metadata = {"format": _FORMAT, "preset": preset, "phase": phase}
             save_file(tensors, temporary, metadata=metadata)
-            temporary.chmod(0o644)  # safetensors makes it 0600
 
 
 def check_preset(path: Path, preset: str) -> None:
     """Raises CheckpointError unless `path` could be written to, or added to, for a preset."""
     if path.exists() and (present := _read(path)[0]) != preset:
         raise CheckpointError(
-            f"{path} holds preset {present!r}, not {preset!r}: choose another output"
+            Code.CHECKPOINT_INVALID,
+            f"{path} holds preset {present!r}, not {preset!r}",
+            fix="choose another output",
         )
 
 
@@ -59,15 +60,16 @@ def load_checkpoint(path: Path) -> tuple[str, dict[str, nn.Module]]:
     """The preset's name and the networks that `path` holds, by name, in evaluation mode.
 
     Raises:
-        CheckpointError: the file is missing, is no checkpoint of this package, names an unknown
+        CheckpointError: the file is missing, is not a checkpoint of this package, names an unknown
             preset, or its weights do not fit that preset.
     """
     preset, _, tensors = _read(path)
     names = {key.split(".")[0] for key in tensors}
     if unknown := names - set(NETWORKS):
         raise CheckpointError(
-            f"{path} has unknown networks {', '.join(sorted(unknown))}; known: "
-            f"{', '.join(NETWORKS)}"
+            Code.CHECKPOINT_INVALID,
+            f"{path} has unknown networks {', '.join(sorted(unknown))}",
+            expected=f"some of {', '.join(NETWORKS)}",
         )
     networks = {}
     for name in (n for n in NETWORKS if n in names):
@@ -76,7 +78,8 @@ def load_checkpoint(path: Path) -> tuple[str, dict[str, nn.Module]]:
             network.load_state_dict(_weights(tensors, name))
         except RuntimeError as error:
             raise CheckpointError(
-                f"{path}: the weights of {name} do not fit preset {preset!r}: {error}"
+                Code.CHECKPOINT_INVALID,
+                f"{path}: the weights of {name} do not fit preset {preset!r}: {error}",
             ) from error
         networks[name] = network
     return preset, networks
@@ -94,21 +97,25 @@ def load_network(path: Path, preset: str, name: str, phases: Sequence[str] = ())
     Raises:
         CheckpointError: as `load_checkpoint`, or it holds another network, preset or phase.
     """
-    found, phase, _ = _read(path)
-    configurations = [getattr(PRESETS[p], name) for p in (found, preset)]
-    if configurations[0] != configurations[1]:
+    own, phase, _ = _read(path)
+    if getattr(PRESETS[own], name) != getattr(PRESETS[preset], name):
         raise CheckpointError(
-            f"{path} is of preset {found!r}, whose {name} is not that of {preset!r}: give a "
-            f"checkpoint of {preset!r}"
+            Code.CHECKPOINT_INVALID,
+            f"{path} is of preset {own!r}, whose {name} is not that of {preset!r}",
+            fix=f"give a checkpoint of {preset!r}",
         )
     if phases and phase and phase not in phases:
         raise CheckpointError(
-            f"{path} comes from phase {phase!r}; expected {' or '.join(map(repr, phases))}"
+            Code.CHECKPOINT_INVALID,
+            f"{path} comes from phase {phase!r}",
+            expected=" or ".join(map(repr, phases)),
         )
     _, networks = load_checkpoint(path)
     if name not in networks:
         raise CheckpointError(
-            f"{path} holds {', '.join(networks)} of preset {found!r}; expected {name}"
+            Code.CHECKPOINT_INVALID,
+            f"{path} holds {', '.join(networks)} of preset {own!r}",
+            expected=name,
         )
     return networks[name]
 
@@ -121,21 +128,30 @@ def _weights(tensors: Mapping[str, torch.Tensor], name: str) -> dict[str, torch.
 def _read(path: Path) -> tuple[str, str, dict[str, torch.Tensor]]:
     """Preset, phase and tensors of a checkpoint, not yet fitted into networks."""
     if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {path}: `garment-transfer train` writes one")
+        raise CheckpointError(
+            Code.CHECKPOINT_INVALID,
+            f"no checkpoint at {path}",
+            fix="`garment-transfer train` writes one",
+        )
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise CheckpointError(f"{path} is no readable safetensors file: {error}") from error
+        raise CheckpointError(
+            Code.CHECKPOINT_INVALID, f"{path} is not a readable safetensors file: {error}"
+        ) from error
     if metadata.get("format") != _FORMAT:
         raise CheckpointError(
-            f"{path} has format {metadata.get('format')!r}; expected {_FORMAT!r}, "
-            "as `garment-transfer train` writes it"
+            Code.CHECKPOINT_INVALID,
+            f"{path} has format {metadata.get('format')!r}",
+            expected=f"{_FORMAT!r}, as `garment-transfer train` writes it",
         )
     preset = metadata.get("preset", "")
     if preset not in PRESETS:
         raise CheckpointError(
-            f"{path} is of preset {preset!r}; this version knows {', '.join(PRESETS)}"
+            Code.CHECKPOINT_INVALID,
+            f"{path} is of preset {preset!r}",
+            expected=f"one of {', '.join(PRESETS)}",
         )
     return preset, metadata.get("phase", ""), tensors

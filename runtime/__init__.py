@@ -47,7 +47,14 @@ if TYPE_CHECKING:
     )
     from garment_transfer.runtime._prepare import (
         DensePose as DensePose,
+        DensePoseDescription as DensePoseDescription,
+        DensePoseHeads as DensePoseHeads,
+        DensePosePicture as DensePosePicture,
+        InputSize as InputSize,
+        ModelInput as ModelInput,
         Parser as Parser,
+        ParserDescription as ParserDescription,
+        ParserOutput as ParserOutput,
         prepare as prepare,
     )
     from garment_transfer.runtime.photos import Person as Person
@@ -58,7 +65,21 @@ _MODULES: Final = {
         ("Outcome", "Pair", "is_done", "read_pairs", "shard", "transfer_pairs"), "_pairs"
     ),
     **dict.fromkeys(("PICTURES", "flow_colours", "flow_wheel", "panel"), "_panel"),
-    **dict.fromkeys(("DensePose", "Parser", "prepare"), "_prepare"),
+    **dict.fromkeys(
+        (
+            "DensePose",
+            "DensePoseDescription",
+            "DensePoseHeads",
+            "DensePosePicture",
+            "InputSize",
+            "ModelInput",
+            "Parser",
+            "ParserDescription",
+            "ParserOutput",
+            "prepare",
+        ),
+        "_prepare",
+    ),
     "Person": "photos",
 }
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from garment_transfer.bundle import GarmentTransferError, InputError
+from garment_transfer.bundle import Code, GarmentTransferError, InputError
 from garment_transfer.runtime._pipeline import Pipeline, Transfer
 from garment_transfer.runtime.photos import Person, check_output, write_rgb
 
@@ -33,27 +33,35 @@ class Pair:
 
 
 def read_pairs(path: Path) -> list[Pair]:
-    """The pairs of a CSV file; relative paths in it start from its folder.
+    """The pairs of a CSV file with the header `person,garment_owner,output`.
 
-    InputError names the line when a cell is missing or two pairs have one output, and says what
-    is due when the file has another header, no pairs, or cannot be read.
+    Args:
+        path: the file; relative paths in it start from its folder.
+
+    Raises:
+        InputError: it cannot be read, has another header or no pairs, lacks a cell, or gives two
+            pairs one output.
     """
     header = ",".join(COLUMNS)
+
+    def invalid(what: str, expected: str = "", fix: str = "") -> InputError:
+        return InputError(Code.PAIRS_INVALID, f"{path}{what}", expected=expected, fix=fix)
+
     try:
         # utf-8-sig: spreadsheets begin UTF-8 files with a mark that would join the first name.
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, skipinitialspace=True)
-            found = tuple(reader.fieldnames or ())
+            names = tuple(reader.fieldnames or ())
             rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(
-            f"{path} cannot be read as a list of pairs ({error}); expected a UTF-8 CSV file with "
-            f"the header {header}"
+        raise invalid(
+            f" cannot be read as a list of pairs ({error})",
+            expected=f"a UTF-8 CSV file with the header {header}",
         ) from error
-    if found != COLUMNS:
-        raise InputError(
-            f"{path} has the header {','.join(found) or '(none)'}; expected {header} as its first "
-            "line"
+    if names != COLUMNS:
+        raise invalid(
+            f" has the header {','.join(names) or '(none)'}",
+            expected=f"{header} as its first line",
         )
     pairs: list[Pair] = []
     line_of: dict[Path, int] = {}
@@ -61,17 +69,20 @@ def read_pairs(path: Path) -> list[Pair]:
         cells = [row[name] for name in COLUMNS]
         # DictReader puts surplus cells under None.
         if not all(cells) or None in row:
-            raise InputError(f"{path}, line {line}: expected three cells, {header}")
+            raise invalid(
+                f", line {line}: a cell is empty, missing or surplus",
+                expected=f"three cells, {header}",
+            )
         pair = Pair(*(path.parent / cell for cell in cells))
         if pair.output in line_of:
-            raise InputError(
-                f"{path}, line {line}: the output {cells[2]} is that of line "
-                f"{line_of[pair.output]} too; give each pair its own"
+            raise invalid(
+                f", line {line}: the output {cells[2]} is that of line {line_of[pair.output]} too",
+                fix="give each pair its own",
             )
         line_of[pair.output] = line
         pairs.append(pair)
     if not pairs:
-        raise InputError(f"{path} lists no pairs; add a line below its header {header}")
+        raise invalid(" lists no pairs", fix=f"add a line below its header {header}")
     return pairs
 
 
@@ -79,11 +90,15 @@ def shard(pairs: Sequence[Pair], index: int, count: int) -> list[Pair]:
     """Part `index`, from 0, of `count` parts of a list; together they are the list.
 
     Neighbours go to different parts, as the pairs of one person often stand together.
+
+    Raises:
+        InputError: there is no such part.
     """
     if not 0 <= index < count:
         raise InputError(
-            f"shard {index}/{count}: expected I/N with I from 0 to N-1, such as 0/4 for the first "
-            "of four machines"
+            Code.ARGUMENT_INVALID,
+            f"there is no shard {index}/{count}",
+            expected="I/N with I from 0 to N-1, such as 0/4 for the first of four machines",
         )
     return list(pairs[index::count])
 
@@ -122,12 +137,21 @@ def transfer_pairs(
     label_set: str | None = None,
     densepose_encoding: str | None = None,
 ) -> Iterator[Outcome]:
-    """Transfers pairs and writes their pictures; an outcome per pair, in order.
+    """Transfers pairs and writes their pictures.
 
-    `batch` pairs share a run of each graph. While they run, threads read the people of the next
-    ones and write the pictures of those before: three batches are in memory, however long the
-    list. A pair that fails costs no other anything: should a run of several fail, each is run
-    alone.
+    While pairs run, threads read the people of the next ones and write the pictures of those
+    before: three batches are in memory, however long the list. A pair that fails costs no other
+    anything: should a run of several fail, each is run alone.
+
+    Args:
+        pipeline: what transfers them.
+        pairs: as `read_pairs` gives them.
+        batch: how many pairs share a run of each graph.
+        label_set: overrides the people's `meta.json`.
+        densepose_encoding: overrides the people's `meta.json`.
+
+    Yields:
+        An outcome per pair, in order.
     """
     pairs = iter(pairs)
     groups = iter(lambda: list(itertools.islice(pairs, batch)), [])

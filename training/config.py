@@ -1,32 +1,32 @@
-"""The configuration file of a training: TOML, read into dataclasses, every slip named at once."""
+"""The configuration of a training: a TOML file, which msgspec reads and checks, and options."""
 
-import dataclasses
-import tomllib
-import typing
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from types import UnionType
-from typing import Any
+from typing import Annotated
 
-from garment_transfer.bundle import InputError
+import msgspec
+from msgspec import Meta, Struct
+
+from garment_transfer.bundle import Code, InputError
 from garment_transfer.models.presets import NETWORKS, PRESETS
 from garment_transfer.training.phases import PHASES, Weights
 from garment_transfer.training.trainer import TrainingConfig
 
+_Count = Annotated[int, Meta(ge=1)]
+_Rate = Annotated[float, Meta(gt=0)]
+_Side = Annotated[int, Meta(ge=32, multiple_of=32)]
 
-@dataclass(frozen=True)
-class PhaseConfig:
+
+class PhaseConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """What a table `[phases.NAME]` may say; the file's own values hold where it is silent."""
 
-    steps: int | None = None
-    batch: int | None = None
-    learning_rate: float | None = None
+    steps: _Count | None = None
+    batch: _Count | None = None
+    learning_rate: _Rate | None = None
     initial: str | None = None
 
 
-@dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """A training of several phases.
 
     Attributes:
@@ -40,38 +40,48 @@ class RunConfig:
     """
 
     preset: str = "lite"
-    seed: int = 0
-    steps: int = 4000
-    batch: int = 8
-    learning_rate: float = 1e-3
-    average: float = 0.998
-    save_every: int = 200
-    size: tuple[int, int] = (256, 192)
-    groups: int = 2000
+    seed: Annotated[int, Meta(ge=0)] = 0
+    steps: _Count = 4000
+    batch: _Count = 8
+    learning_rate: _Rate = 1e-3
+    average: Annotated[float, Meta(ge=0, le=1)] = 0.998
+    save_every: _Count = 200
+    size: tuple[_Side, _Side] = (256, 192)
+    groups: _Count = 2000
     label_set: str | None = None
     densepose: str | None = None
-    weights: Weights = field(default_factory=Weights)
-    knowledge: Mapping[str, str] = field(default_factory=dict)
-    phases: Mapping[str, PhaseConfig] = field(default_factory=dict)
+    weights: Weights = Weights()
+    knowledge: dict[str, str] = {}
+    phases: dict[str, PhaseConfig] = {}
+
+    def __post_init__(self) -> None:
+        names: tuple[tuple[str, Collection[str], Collection[str]], ...] = (
+            ("preset", (self.preset,), PRESETS),
+            ("network", self.knowledge, NETWORKS),
+            ("phase", self.phases, PHASES),
+        )
+        for kind, given, available in names:
+            for name in given:
+                if name not in available:
+                    raise ValueError(f"Unknown {kind} {name!r}, not one of {', '.join(available)}")
 
     def phase(
         self, name: str, data: Path, output: Path, initial: Path | None = None
     ) -> TrainingConfig:
         """The configuration of one phase."""
         own = self.phases.get(name, PhaseConfig())
-        start = initial or (Path(own.initial) if own.initial else None)
         return TrainingConfig(
             phase=name,
             preset=self.preset,
             data=data,
             output=output,
-            steps=self.steps if own.steps is None else own.steps,
-            batch=self.batch if own.batch is None else own.batch,
-            learning_rate=self.learning_rate if own.learning_rate is None else own.learning_rate,
+            steps=own.steps or self.steps,
+            batch=own.batch or self.batch,
+            learning_rate=own.learning_rate or self.learning_rate,
             average=self.average,
             seed=self.seed,
             save_every=self.save_every,
-            initial=start,
+            initial=initial or (Path(own.initial) if own.initial else None),
             weights=self.weights,
             knowledge={network: Path(file) for network, file in self.knowledge.items()},
             label_set=self.label_set,
@@ -81,111 +91,50 @@ class RunConfig:
 
 
 def read_config(path: Path) -> RunConfig:
-    """The configuration in a TOML file; what it leaves out has its default. Raises InputError."""
-    return config_from(read_toml(path), str(path))
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """The values in a TOML file; InputError where it cannot be read as one."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{path} cannot be read as TOML: {error}") from error
-
-
-def config_from(values: Mapping[str, Any], source: str) -> RunConfig:
-    """A `RunConfig` from plain values, as a TOML file holds them; `source` names them in errors.
+    """The configuration in a TOML file; what it leaves out has its default.
 
     Raises:
-        InputError: lists every unknown name and wrong value.
+        InputError: the file cannot be read, or the first wrong name or value in it.
     """
-    problems: list[str] = []
-    tables = {
-        key: value if isinstance(value, dict) else {}
-        for key, value in values.items()
-        if key in ("weights", "knowledge", "phases")
-    }
-    problems += [f"{key} is no table" for key in tables if not isinstance(values[key], dict)]
-    plain = _fields(RunConfig, {k: v for k, v in values.items() if k not in tables}, "", problems)
-    weights = _fields(Weights, tables.get("weights", {}), "weights.", problems)
-    phases = {
-        name: PhaseConfig(**_fields(PhaseConfig, table, f"phases.{name}.", problems))
-        for name, table in tables.get("phases", {}).items()
-        if isinstance(table, dict)
-    }
-    for kind, names, known in (
-        ("phase", tables.get("phases", {}), PHASES),
-        ("network", tables.get("knowledge", {}), NETWORKS),
-    ):
-        problems += [
-            f"unknown {kind} {name!r}; available: {', '.join(known)}"
-            for name in names
-            if name not in known
-        ]
-    if plain.get("preset", "lite") not in PRESETS:
-        problems.append(f"unknown preset {plain['preset']!r}; available: {', '.join(PRESETS)}")
-    problems += [
-        f"weights.{name} is {value}; expected 0 or more"
-        for name, value in weights.items()
-        if isinstance(value, float) and value < 0
-    ]
-    counts = {f"{name}": plain.get(name) for name in ("steps", "batch", "groups", "save_every")}
-    counts |= {
-        f"phases.{phase}.{name}": getattr(config, name)
-        for phase, config in phases.items()
-        for name in ("steps", "batch")
-    }
-    problems += [
-        f"{name} is {value}; expected 1 or more"
-        for name, value in counts.items()
-        if value is not None and value < 1
-    ]
-    if problems:
-        listed = "".join(f"\n  {problem}" for problem in problems)
-        raise InputError(f"{source} is no configuration of a training:{listed}")
-    return RunConfig(
-        **plain,
-        weights=Weights(**weights),
-        knowledge={name: str(file) for name, file in tables.get("knowledge", {}).items()},
-        phases=phases,
+    try:
+        return msgspec.toml.decode(path.read_bytes(), type=RunConfig)
+    except (OSError, UnicodeDecodeError, msgspec.DecodeError) as error:
+        raise _invalid(str(path), error) from error
+
+
+def override(
+    config: RunConfig,
+    options: Mapping[str, str | float | tuple[int, int] | None],
+    weights: Mapping[str, str],
+    knowledge: Mapping[str, str],
+) -> RunConfig:
+    """A configuration with the options of a command over it.
+
+    Args:
+        config: what holds where no option is given.
+        options: fields of `RunConfig`, None where not given; steps, batch and learning rate hold
+            for every phase.
+        weights: values by the names of `Weights`, as they were typed.
+        knowledge: checkpoints by network.
+
+    Raises:
+        InputError: the first wrong name or value.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    values = msgspec.to_builtins(config)
+    values["weights"] |= weights
+    values["knowledge"] |= knowledge
+    for phase in values["phases"].values():
+        phase.update(dict.fromkeys(phase.keys() & given.keys()))
+    try:
+        return msgspec.convert({**values, **given}, RunConfig, strict=False)
+    except msgspec.ValidationError as error:
+        raise _invalid("the command's options", error) from error
+
+
+def _invalid(source: str, error: Exception) -> InputError:
+    return InputError(
+        Code.CONFIG_INVALID,
+        f"{source}: no configuration of a training: {error}",
+        fix="training/configs has whole ones, and RunConfig lists the names",
     )
-
-
-def _fields(
-    kind: type, values: Mapping[str, Any], prefix: str, problems: list[str]
-) -> dict[str, Any]:
-    """Those of `values` that fit the fields of a dataclass, whole numbers as floats where due."""
-    types = typing.get_type_hints(kind)
-    known = [f.name for f in dataclasses.fields(kind) if f.name not in ("phases", "knowledge")]
-    found = {}
-    for name, value in values.items():
-        if name not in known:
-            problems.append(f"unknown name {prefix}{name}; available: {', '.join(known)}")
-            continue
-        try:
-            found[name] = _value(value, types[name])
-        except ValueError as error:
-            problems.append(f"{prefix}{name} is {value!r}; expected {error}")
-    return found
-
-
-def _value(value: Any, due: Any) -> Any:
-    """`value` as a field of type `due` takes it; ValueError says what it expects."""
-    origin = typing.get_origin(due)
-    if origin is UnionType:
-        due = next(t for t in typing.get_args(due) if t is not type(None))
-        origin = None
-    if origin is typing.Literal:
-        if value not in typing.get_args(due):
-            raise ValueError(" or ".join(map(repr, typing.get_args(due))))
-        return value
-    if origin is tuple:
-        whole = isinstance(value, list) and [type(v) for v in value] == [int, int]
-        if not whole or any(v < 32 or v % 32 for v in value):
-            raise ValueError("[height, width], both divisible by 32")
-        return tuple(value)
-    if due is float and type(value) is int:
-        return float(value)
-    if type(value) is not due:
-        raise ValueError({int: "a whole number", float: "a number", str: "text"}[due])
-    return value

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from garment_transfer.bundle import GARMENT, InputError
+from garment_transfer.bundle import GARMENT, Code, InputError
 from garment_transfer.training.synthetic import held_out_pair
 from garment_transfer.training.synthetic.groups import KEYS, SHOP_KEYS, one_thread, shard_paths
 
@@ -172,16 +172,17 @@ class Groups:
         )
         if not numbers:
             raise InputError(
-                f"{folder} holds no shards of rendered groups; `garment-transfer train` without "
-                "--data renders them"
+                Code.CONFIG_INVALID,
+                f"{folder} holds no shards of rendered groups",
+                fix="`garment-transfer train` without --data renders them",
             )
-        found = [shard_paths(folder, n) for n in numbers]
+        shards = [shard_paths(folder, n) for n in numbers]
         #: Whether every shard has the garments in the shop; those written before there was one
         #: lack it until `write_shards` adds it.
-        self.has_shop = all(paths[key].is_file() for paths in found for key in SHOP_KEYS)
+        self.has_shop = all(paths[key].is_file() for paths in shards for key in SHOP_KEYS)
         keys = KEYS + SHOP_KEYS if self.has_shop else KEYS
         self._shards = [
-            {key: np.load(paths[key], mmap_mode="r") for key in keys} for paths in found
+            {key: np.load(paths[key], mmap_mode="r") for key in keys} for paths in shards
         ]
         self._index = [
             (shard, group)

@@ -20,9 +20,10 @@ docstrings say what is done here and why.
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
+from msgspec import Meta, Struct
 from torch import Tensor, nn
 
 from garment_transfer.bundle import BACKGROUND, FACE, GARMENT, HAIR, LEGS, LOWER, SKIN
@@ -76,9 +77,11 @@ from garment_transfer.training.losses import (
     smoothness,
 )
 
+_Weight = Annotated[float, Meta(ge=0)]
+_N = TypeVar("_N", bound=nn.Module)
 
-@dataclass(frozen=True)
-class Weights:
+
+class Weights(Struct, frozen=True, forbid_unknown_fields=True):
     """How much each kind of knowledge counts; 0 switches it off, and with it what it needs.
 
     Attributes:
@@ -97,14 +100,14 @@ class Weights:
             rectangles at random, which is how inpainting is usually trained.
     """
 
-    response: float = 1.0
-    feature: float = 1.0
-    cycle: float = 1.0
-    hard: float = 1.0
-    content: float = 1.0
-    shape: float = 1.0
-    smooth: float = 0.25
-    annotation: float = 1.0
+    response: _Weight = 1.0
+    feature: _Weight = 1.0
+    cycle: _Weight = 1.0
+    hard: _Weight = 1.0
+    content: _Weight = 1.0
+    shape: _Weight = 1.0
+    smooth: _Weight = 0.25
+    annotation: _Weight = 1.0
     erasing: Literal["garments", "rectangles"] = "garments"
 
 
@@ -114,6 +117,12 @@ class Knowledge:
 
     weights: Weights = field(default_factory=Weights)
     networks: Mapping[str, nn.Module] = field(default_factory=dict)
+
+    def network(self, name: str, kind: type[_N]) -> _N:
+        """A network by name, of the class that it is known to have."""
+        network = self.networks[name]
+        assert isinstance(network, kind)
+        return network
 
 
 Loss = Callable[[Any, Any, Knowledge], tuple[Tensor, Scalars]]
@@ -277,7 +286,7 @@ def _teach(batch: Photos, knowledge: Knowledge) -> Reasoned:
 
     Somebody's own garment given back need not be asked of it: the photo says what comes of that.
     """
-    teacher = cast(TryOnParsingNetwork, knowledge.networks["try_on_parsing"])
+    teacher = knowledge.network("try_on_parsing", TryOnParsingNetwork)
     weights, densepose = knowledge.weights, batch.person_densepose
     with torch.no_grad():
         # it has seen lower garments that end anywhere in its cycle alone
@@ -402,7 +411,7 @@ def worn_content(image: Tensor, mask: Tensor, places: Tensor) -> Content:
 
 def taught_content(batch: Photos, knowledge: Knowledge, parsing: Tensor, who: Tensor) -> Content:
     """`T_w` puts the owner's garment from the shop on somebody: [N,H,W] parsing, their IUV."""
-    teacher = cast(WarpingNetwork, knowledge.networks["try_on_warping"])
+    teacher = knowledge.network("try_on_warping", WarpingNetwork)
     with torch.no_grad():
         shop = shop_parsing(_given(batch.garment_shop_mask))
         image = _given(batch.garment_shop_image)
@@ -466,7 +475,7 @@ def _try_on_warping(
 def reasoned_transfer(batch: Photos, knowledge: Knowledge) -> Tensor:
     """The person in the owner's garment as `S_p` reasons it: uint8 [N,H,W]."""
     with torch.no_grad():
-        return cast(ParsingNetwork, knowledge.networks["parsing"])(
+        return knowledge.network("parsing", ParsingNetwork)(
             batch.person_parsing,
             batch.person_densepose,
             batch.garment_parsing,

@@ -15,18 +15,26 @@ All pictures have one size, both sides divisible by 32.
 
 from collections import Counter
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from garment_transfer.bundle import LABEL_SETS, InputError, Size, read_json
-from garment_transfer.runtime.photos import ENCODINGS, Fit, Person, read_indices, read_rgb
+from garment_transfer.bundle import LABEL_SETS, Code, InputError, Size
+from garment_transfer.runtime.photos import (
+    PICTURE_SUFFIXES,
+    Fit,
+    Person,
+    read_indices,
+    read_meta,
+    read_rgb,
+    write_meta,
+    write_rgb,
+)
 from garment_transfer.training.data import PhotoSet, RenderedPhotos
 
-_PICTURES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 #: Problems that a message lists; of more it gives the number.
 _LISTED: Final = 40
 
@@ -48,7 +56,9 @@ def open_photos(
         InputError: it is none of the three, or lists every problem with its files.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder: give one with photos to train on")
+        raise InputError(
+            Code.CONFIG_INVALID, f"{folder} is not a folder", fix="give one with photos to train on"
+        )
     if any(folder.glob("shard-*.image.npy")):
         return RenderedPhotos(folder)
     if (folder / "image").is_dir():
@@ -56,10 +66,13 @@ def open_photos(
     if any(folder.glob("*/meta.json")):
         return PeoplePhotos(folder, size)
     raise InputError(
-        f"{folder} holds no photos: expected rendered shards (shard-*.npy), a data set in VITON's "
-        "layout (folders image, image-parse, densepose, cloth, cloth-mask), or folders of people "
-        "with image, maps and meta.json; `garment-transfer train` without --data renders shards, "
-        "`garment-transfer render` people"
+        Code.CONFIG_INVALID,
+        f"{folder} holds no photos",
+        expected="rendered shards (shard-*.npy), a data set in VITON's layout (folders image, "
+        "image-parse, densepose, cloth, cloth-mask), or folders of people with image, maps and "
+        "meta.json",
+        fix="`garment-transfer train` without --data renders shards, `garment-transfer render` "
+        "people",
     )
 
 
@@ -72,18 +85,22 @@ class VitonPhotos:
         self, folder: Path, label_set: str | None = None, densepose: str | None = None
     ) -> None:
         problems: list[str] = []
-        self._meta = _meta(folder, {"parse": label_set, "densepose": densepose}, problems)
+        self._label_set = self._encoding = ""
+        try:
+            self._label_set, self._encoding = read_meta(folder / "meta.json", label_set, densepose)
+        except InputError as error:
+            problems.append(str(error))
         self.has_shop = (folder / "cloth").is_dir() or (folder / "cloth-mask").is_dir()
         parses = folder / "image-parse"
         parses = parses / "sg" if (parses / "sg").is_dir() else parses
         folders = {
-            "image": (folder / "image", _PICTURES),
+            "image": (folder / "image", PICTURE_SUFFIXES),
             "parse": (parses, (".png",)),
-            "densepose": (folder / "densepose", (".npy", *_PICTURES)),
+            "densepose": (folder / "densepose", (".npy", *PICTURE_SUFFIXES)),
         }
         if self.has_shop:
-            folders["shop_image"] = (folder / "cloth", _PICTURES)
-            folders["shop_mask"] = (folder / "cloth-mask", _PICTURES)
+            folders["shop_image"] = (folder / "cloth", PICTURE_SUFFIXES)
+            folders["shop_mask"] = (folder / "cloth-mask", PICTURE_SUFFIXES)
         files = {key: _files(*where, problems) for key, where in folders.items()}
         self._photos: list[dict[str, Path]] = []
         for stem in sorted(files["image"]):
@@ -92,12 +109,12 @@ class VitonPhotos:
                 names = [stem]
                 if key.startswith("shop") and stem.endswith("_0"):
                     names = [f"{stem[:-2]}_1", stem]
-                found = next((there[name] for name in names if name in there), None)
-                if found is None:
+                file = next((there[name] for name in names if name in there), None)
+                if file is None:
                     where = folders[key][0].relative_to(folder)
                     problems.append(f"{where}/{' or '.join(names)}.* is missing")
                 else:
-                    photo[key] = found
+                    photo[key] = file
             self._photos.append(photo)
         if not self._photos:
             problems.append("image holds no pictures")
@@ -106,14 +123,15 @@ class VitonPhotos:
             listed = "".join(f"\n  {problem}" for problem in problems[:_LISTED])
             more = f"\n  and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
             raise InputError(
-                f"{folder} cannot be trained on, {len(problems)} problems:{listed}{more}\n"
-                "Each photo needs its maps, all of one size, and ids of the named label set"
+                Code.CONFIG_INVALID,
+                f"{folder} cannot be trained on, {len(problems)} problems:{listed}{more}",
+                expected="for each photo its maps, all of one size, and ids of the named label set",
             )
 
     def _check(self, folder: Path, problems: list[str]) -> None:
         """Sizes and label ids of every file."""
         sizes: dict[Path, tuple[int, int]] = {}
-        labels = LABEL_SETS.get(self._meta.get("parse", ""))
+        labels = LABEL_SETS.get(self._label_set)
         paths = [path for photo in self._photos for path in photo.values()]
         for path in tqdm(paths, desc="checking", unit="file", mininterval=2, disable=None):
             try:
@@ -143,7 +161,7 @@ class VitonPhotos:
             if unknown:
                 problems.append(
                     f"{photo['parse'].relative_to(folder)} has ids that label set {labels.name} "
-                    f"does not know: {', '.join(map(str, sorted(unknown)))}"
+                    f"does not have: {', '.join(map(str, sorted(unknown)))}"
                 )
 
     def __len__(self) -> int:
@@ -151,17 +169,15 @@ class VitonPhotos:
 
     def __getitem__(self, index: int) -> dict[str, NDArray]:
         files = self._photos[index]
-        densepose: NDArray[Any]
-        if files["densepose"].suffix == ".npy":
-            densepose = np.load(files["densepose"], allow_pickle=False)
-        else:
-            densepose = read_rgb(files["densepose"])
+        densepose = files["densepose"]
         person = Person.from_arrays(
             read_rgb(files["image"]),
             _indices(files["parse"]),
-            densepose,
-            self._meta["parse"],
-            self._meta["densepose"],
+            np.load(densepose, allow_pickle=False)
+            if densepose.suffix == ".npy"
+            else read_rgb(densepose),
+            self._label_set,
+            self._encoding,
             name=files["image"].stem,
         )
         photo = _photo(person)
@@ -195,7 +211,9 @@ class PeoplePhotos:
             except InputError as error:
                 problems.append(f"\n  {error}")
         if problems:
-            raise InputError(f"{folder} cannot be trained on:{''.join(problems)}")
+            raise InputError(
+                Code.CONFIG_INVALID, f"{folder} cannot be trained on:{''.join(problems)}"
+            )
 
     def __len__(self) -> int:
         return len(self._people)
@@ -211,8 +229,6 @@ def write_viton(
 
     `NAME_0` is the person, `NAME_1` the garment; `meta.json` is written with the first.
     """
-    from garment_transfer.runtime.photos import write_rgb
-
     pictures: dict[str, NDArray[np.uint8]] = {
         f"image/{name}_0.png": person.image,
         f"image-parse/{name}_0.png": person.parsing,
@@ -223,7 +239,7 @@ def write_viton(
     for file, picture in pictures.items():
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         write_rgb(folder / file, picture)
-    (folder / "meta.json").write_text('{"parse": "classes7", "densepose": "iuv-png"}\n')
+    write_meta(folder / "meta.json", "classes7", "iuv-png")
 
 
 def _photo(person: Person) -> dict[str, NDArray]:
@@ -242,33 +258,6 @@ def _fitted(person: Person, size: tuple[int, int]) -> dict[str, NDArray]:
         name: fit.photo(array) if name == "image" else fit.map(array)
         for name, array in _photo(person).items()
     }
-
-
-def _meta(folder: Path, given: dict[str, str | None], problems: list[str]) -> dict[str, str]:
-    """Label set and encoding, from `given` or `meta.json`."""
-    found: dict[str, Any] = {}
-    if (folder / "meta.json").is_file():
-        try:
-            found = read_json(folder / "meta.json")
-            assert isinstance(found, dict)
-        except (OSError, ValueError, AssertionError) as error:
-            problems.append(f"meta.json cannot be read as a JSON object: {error}")
-            found = {}
-    meta = {}
-    for key, available, option in (
-        ("parse", LABEL_SETS, "--label-set"),
-        ("densepose", ENCODINGS, "--densepose"),
-    ):
-        value = given[key] or found.get(key)
-        if value not in available:
-            what = f"unknown {key} {value!r}" if value else f"{key} is not named"
-            problems.append(
-                f"meta.json: {what}; available: {', '.join(sorted(available))}; name the one that "
-                f"the files use there or with {option}"
-            )
-        else:
-            meta[key] = str(value)
-    return meta
 
 
 def _files(folder: Path, suffixes: tuple[str, ...], problems: list[str]) -> dict[str, Path]:

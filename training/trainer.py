@@ -3,18 +3,19 @@
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor, nn
+from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from garment_transfer.bundle import STAGES, GarmentTransferError, replacing
+from garment_transfer.bundle import STAGES, Code, GarmentTransferError, replacing
 from garment_transfer.models.checkpoint import check_preset, load_network, save_checkpoint
 from garment_transfer.models.presets import PRESETS, build_network
 from garment_transfer.training.data import (
@@ -31,8 +32,11 @@ from garment_transfer.training.photos import open_photos
 CHECKPOINT = "checkpoint.safetensors"
 
 
+_Settings: TypeAlias = Mapping[str, str | int | float | Mapping[str, str | float]]
+
+
 class TrainingError(GarmentTransferError):
-    """Training that cannot start or go on; the message says why and what would mend it."""
+    """Training that cannot start or go on."""
 
 
 @dataclass(frozen=True)
@@ -112,13 +116,15 @@ def open_data(
             if name.startswith("try_on") and causes
         ]
         raise TrainingError(
+            Code.CONFIG_INVALID,
             f"phase {config.phase} needs the garments in the shop, which {config.data} "
-            f"({photos.name}) lacks: {'; '.join([*why, _SHOP_REMEDY[photos.name]])}"
+            f"({photos.name}) lacks",
+            fix=", or ".join([*why, _SHOP_FIX[photos.name]]),
         )
     return PhotoBatches(photos, config.batch, config.seed)
 
 
-_SHOP_REMEDY = {
+_SHOP_FIX = {
     "rendered": "`garment-transfer train` without --data renders them, and into shards that have "
     "the people alone too",
     "viton": "add the folders cloth and cloth-mask",
@@ -163,8 +169,7 @@ def train(
     torch.manual_seed(config.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data = data or open_data(config)
-    network = _initial(config, phase).to(device).train()
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = _channels_last(_initial(config, phase).to(device).train())
     knowledge = _knowledge(config, phase, device)
     if phase.frozen and getattr(network, phase.frozen) is not None:
         network.get_submodule(phase.frozen).requires_grad_(False)
@@ -180,9 +185,10 @@ def train(
         state = torch.load(state_file, map_location=device, weights_only=True)
         if state["settings"] != settings:
             raise TrainingError(
+                Code.CONFIG_INVALID,
                 f"{state_file} was written with other settings: "
-                f"{_difference(state['settings'], settings)}; repeat the former or choose another "
-                "output folder"
+                f"{_difference(state['settings'], settings)}",
+                fix="repeat the former or choose another output folder",
             )
         step = state["step"]
         network.load_state_dict(state["network"])
@@ -197,12 +203,12 @@ def train(
         torch.set_rng_state(state["torch_random"].cpu())
 
     # a processor without bfloat16 units computes it many times slower than float32
-    half = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    has_bfloat16 = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
     batches: Iterator[Batch] = iter(data)
     bar = tqdm(total=config.steps, initial=step, desc=config.phase, unit="step", mininterval=5)
     while step < config.steps:
         batch = next(batches).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+        with torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16):
             loss, scalars = phase.loss(network, batch, knowledge)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -211,9 +217,11 @@ def train(
             file = config.output / f"{config.phase}.nan-batch.pt"
             torch.save({k: v for k, v in vars(batch).items() if v is not None}, file)
             raise TrainingError(
+                Code.TRAINING_DIVERGED,
                 f"{config.phase}: the loss is {loss.item()} and its gradient {norm.item()} at step "
-                f"{step}, which is not finite; the batch is in {file}. The last saved state is "
-                "untouched: go on from it with a lower --learning-rate"
+                f"{step}, which is not finite; the batch is in {file}, and the last saved state is "
+                "untouched",
+                fix="go on from it with a lower --learning-rate",
             )
         optimiser.step()
         schedule.step()
@@ -252,16 +260,22 @@ def train(
 def _phase(config: TrainingConfig) -> Phase:
     """The phase of a configuration, if it can be trained at all."""
     if config.phase not in PHASES:
-        raise TrainingError(f"unknown phase {config.phase!r}; available: {', '.join(PHASES)}")
+        raise TrainingError(
+            Code.CONFIG_INVALID,
+            f"unknown phase {config.phase!r}",
+            expected=f"one of {', '.join(PHASES)}",
+        )
     if config.phase == "aligning" and config.phase not in phases_of(config.preset):
         raise TrainingError(
-            f"preset {config.preset!r} has no STN to train in phase 'aligning': begin with "
-            "'warping'"
+            Code.CONFIG_INVALID,
+            f"preset {config.preset!r} has no STN to train in phase 'aligning'",
+            fix="begin with 'warping'",
         )
     weights = config.weights
     if config.phase == "transfer-parsing" and not (weights.response or weights.feature):
         raise TrainingError(
-            "phase 'transfer-parsing' has nothing to learn: response and feature are both 0"
+            Code.CONFIG_INVALID,
+            "phase 'transfer-parsing' has nothing to learn: response and feature are both 0",
         )
     return PHASES[config.phase]
 
@@ -276,8 +290,9 @@ def _initial(config: TrainingConfig, phase: Phase) -> nn.Module:
     file = result_of(config.output, after)
     if not file.is_file():
         raise TrainingError(
-            f"phase {config.phase!r} goes on from {after!r}, whose result {file} is not there: "
-            f"train {after!r} first, or give a checkpoint with --initial"
+            Code.CHECKPOINT_INVALID,
+            f"phase {config.phase!r} goes on from {after!r}, whose result {file} is not there",
+            fix=f"train {after!r} first, or give a checkpoint with --initial",
         )
     return load_network(file, config.preset, phase.network, [after])
 
@@ -289,12 +304,18 @@ def _knowledge(config: TrainingConfig, phase: Phase, device: torch.device) -> Kn
         file = config.knowledge.get(name, result_of(config.output, LEARNT_IN[name]))
         if not file.is_file():
             raise TrainingError(
-                f"phase {config.phase!r} learns from {name}, but there is no {file}: train phase "
-                f"{LEARNT_IN[name]!r} first, or name a checkpoint with --knowledge {name}=FILE"
+                Code.CHECKPOINT_INVALID,
+                f"phase {config.phase!r} learns from {name}, but there is no {file}",
+                fix=f"train phase {LEARNT_IN[name]!r} first, or name a checkpoint with "
+                f"--knowledge {name}=FILE",
             )
         network = load_network(file, config.preset, name).to(device).requires_grad_(False)
-        networks[name] = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        networks[name] = _channels_last(network)
     return Knowledge(config.weights, networks)
+
+
+def _channels_last(network: nn.Module) -> nn.Module:
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _picture(
@@ -312,7 +333,7 @@ def _picture(
     return rows.flatten(0, 1).numpy()
 
 
-def _settings(config: TrainingConfig, phase: Phase) -> dict[str, Any]:
+def _settings(config: TrainingConfig, phase: Phase) -> _Settings:
     """What must not change between a state and its continuation."""
     return {
         "phase": config.phase,
@@ -322,14 +343,14 @@ def _settings(config: TrainingConfig, phase: Phase) -> dict[str, Any]:
         "average": config.average,
         "seed": config.seed,
         "initial": str(config.initial) if config.initial else "",
-        "weights": asdict(config.weights),
+        "weights": msgspec.structs.asdict(config.weights),
         "knowledge": {
             name: str(config.knowledge.get(name, "")) for name in phase.needed(config.weights)
         },
     }
 
 
-def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def _difference(before: _Settings, now: _Settings) -> str:
     """What differs between two settings, in words."""
     return ", ".join(
         f"{key} was {before.get(key)!r} and is now {now.get(key)!r}"
@@ -338,13 +359,13 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     )
 
 
-def _averaging(decay: float) -> Callable[[Any, Any, Any], None]:
+def _averaging(decay: float) -> Callable[[PARAM_LIST, PARAM_LIST, Tensor | int], None]:
     """`get_ema_multi_avg_fn`, with a decay that grows to `decay` with the steps averaged so far.
 
     By (1 + steps) / (10 + steps), as TensorFlow's ExponentialMovingAverage does.
     """
 
-    def average(averaged: Any, current: Any, steps: Any) -> None:
+    def average(averaged: PARAM_LIST, current: PARAM_LIST, steps: Tensor | int) -> None:
         done = int(steps)  # on a GPU this waits for it
         get_ema_multi_avg_fn(min(decay, (1 + done) / (10 + done)))(averaged, current, steps)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from garment_transfer.runtime import Person, Pipeline, Transfer
+from garment_transfer import Person, Pipeline, Transfer
 
 _log = logging.getLogger(__name__)
 
@@ -31,11 +31,7 @@ class Batcher:
     """
 
     def __init__(
-        self,
-        pipeline: Pipeline,
-        max_batch: int,
-        max_wait: float,
-        on_batch: Callable[[int], None] = lambda size: None,
+        self, pipeline: Pipeline, max_batch: int, max_wait: float, on_batch: Callable[[int], None]
     ) -> None:
         self.seconds_per_pair = 0.0  #: running mean; 0 before the first batch
         self._pipeline = pipeline
@@ -87,17 +83,14 @@ class Batcher:
 
     async def _collect(self) -> list[_Waiting]:
         """The next batch: what is waiting, and what comes within the time of the first."""
-        batch = [await self._waiting.get()]
-        ready_at = batch[0].since + self._max_wait
+        batch: list[_Waiting] = []
         while len(batch) < self._max_batch:
+            deadline = batch[0].since + self._max_wait if batch else None
             try:
-                batch.append(self._waiting.get_nowait())
-            except asyncio.QueueEmpty:
-                try:
-                    async with asyncio.timeout_at(ready_at):
-                        batch.append(await self._waiting.get())
-                except TimeoutError:
-                    break
+                async with asyncio.timeout_at(deadline):
+                    batch.append(await self._waiting.get())
+            except TimeoutError:
+                break
             batch = [pair for pair in batch if not pair.transfer.done()]
         return [pair for pair in batch if not pair.transfer.done()]
 

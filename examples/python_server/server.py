@@ -7,38 +7,45 @@ Settings are environment variables: see `Settings`.
 
 import asyncio
 import contextlib
+import functools
 import logging
 import math
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, Final
 
 import anyio
 import cv2
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import prometheus_client
+import psutil
 from batcher import Batcher
-from fastapi import APIRouter, FastAPI, Form, HTTPException, Request, Response, UploadFile
+from fastapi import APIRouter, FastAPI, Form, Request, Response, UploadFile
+from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from PIL import Image
 from prometheus_client import multiprocess
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import Message
 
-from garment_transfer.bundle import LABEL_SETS, package_version
-from garment_transfer.runtime import (
+from garment_transfer import (
     GarmentTransferError,
     InputError,
     Person,
     Pipeline,
+    __version__,
     sample_bundle,
     sample_people,
 )
+from garment_transfer.bundle import LABEL_SETS
 from garment_transfer.runtime.photos import ENCODINGS
 
 _log = logging.getLogger(__name__)
@@ -47,15 +54,12 @@ _REQUESTS = prometheus_client.Counter(
     "garment_transfer_requests", "Requests for a transfer by HTTP status", ["status"]
 )
 _SECONDS = prometheus_client.Histogram(
-    "garment_transfer_request_seconds",
-    "Time of transfers that were answered with a picture",
-    buckets=(0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8),
+    "garment_transfer_request_seconds", "Time of transfers that were answered with a picture"
 )
 _STAGES = prometheus_client.Histogram(
     "garment_transfer_stage_seconds",
     "Time of each stage, of the whole batch but for compose",
     ["stage"],
-    buckets=(0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28),
 )
 _BATCHES = prometheus_client.Histogram(
     "garment_transfer_batch_size", "Pairs in a batch", buckets=(1, 2, 4, 8, 16, 32)
@@ -65,22 +69,30 @@ _PENDING = prometheus_client.Gauge(
 )
 
 # nginx's number for a client that left: nobody receives it, the metrics count it.
-_CLIENT_LEFT = 499
+_CLIENT_LEFT: Final = 499
 
-# Multipart fields of a transfer.
-_FILES, _FIELDS = 6, 4
+# What is refused before the package sees it: `code` of the answer, and why. What the package
+# refuses has the codes of its errors.
+_REFUSALS: Final = {
+    400: ("body_invalid", "not multipart, or more than 6 files and 4 fields"),
+    408: ("upload_timeout", "the request did not arrive in time"),
+    413: ("too_large", "the request, or an image in it, is too large"),
+    422: ("fields_invalid", "a field is missing; other codes: a photo or a map cannot be used"),
+    429: ("busy", "all slots are taken; `Retry-After` says when to send it again"),
+}
 
 # Threads that decode and encode pictures; each keeps memory of its own.
-_CODECS = 2
+_CODECS: Final = 2
+
+_Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(msgspec.Struct, frozen=True, rename=lambda name: f"GARMENT_TRANSFER_{name.upper()}"):
     """Settings of each worker; `GARMENT_TRANSFER_MAX_BATCH=4` sets `max_batch`, and so on."""
 
     bundle: str = ""  #: folder; empty for the one in the package
     backend: str = "onnxruntime"
-    threads: int = 1  #: of each graph; with a worker per core, 1
+    threads: int = 1  #: of each graph; 0 for a backend that has none
     max_batch: int = 4  #: pairs in a batch
     max_wait_ms: float = 5.0  #: how long the first pair of a batch waits for others
     max_pending: int = 32  #: requests at a time; one more is answered 429
@@ -90,85 +102,101 @@ class Settings:
 
     @classmethod
     def from_environment(cls) -> "Settings":
-        """The settings as the environment has them; ValueError for a value of another type."""
-        values: dict[str, Any] = {}
-        for field in fields(cls):
-            variable = f"GARMENT_TRANSFER_{field.name.upper()}"
-            if variable in os.environ:
-                make: Any = field.type
-                try:
-                    values[field.name] = make(os.environ[variable])
-                except ValueError:
-                    raise ValueError(
-                        f"{variable} is {os.environ[variable]!r}; expected {make.__name__}"
-                    ) from None
-        return cls(**values)
+        """The environment's settings; msgspec.ValidationError names one of another type."""
+        return msgspec.convert(dict(os.environ), cls, strict=False)
 
 
-class _AdmittedRoute(APIRoute):
-    """A route that takes a slot before it reads the body, and gives it back if the client goes."""
+class Refusal(BaseModel):
+    """The answer to a request that gets no picture."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    detail: str | list[dict[str, Any]]  #: what is wrong and what to do; of fields, a list
+    code: str  #: which way to fail it is; values are stable
+
+
+class _TransferRoute(APIRoute):
+    """A route that counts its answers, and gives refusals a code."""
+
+    def get_route_handler(self) -> _Handler:
         handle = super().get_route_handler()
 
-        async def admitted(request: Request) -> Response:
-            state = request.app.state
+        async def counted(request: Request) -> Response:
             started = time.perf_counter()
-            status = 500
             try:
                 response = await _admit(request, handle)
-                status = response.status_code
-                if status == 200:
-                    _SECONDS.observe(time.perf_counter() - started)
-                return response
-            except HTTPException as error:
-                status = error.status_code
+            except (GarmentTransferError, HTTPException, RequestValidationError) as error:
+                response = _refusal(error)
+            except Exception:
+                _REQUESTS.labels(500).inc()
                 raise
-            except (InputError, RequestValidationError):
-                status = 422
-                raise
-            finally:
-                _PENDING.set(state.pending)
-                _REQUESTS.labels(status).inc()
+            if response.status_code == 200:
+                _SECONDS.observe(time.perf_counter() - started)
+            _REQUESTS.labels(response.status_code).inc()
+            return response
 
-        return admitted
+        return counted
 
 
-async def _admit(
-    request: Request, handle: Callable[[Request], Coroutine[Any, Any, Response]]
-) -> Response:
+def _refusal(error: GarmentTransferError | HTTPException | RequestValidationError) -> Response:
+    if isinstance(error, HTTPException):
+        content = {"detail": error.detail, "code": _REFUSALS[error.status_code][0]}
+        return JSONResponse(content, error.status_code, error.headers)
+    if isinstance(error, RequestValidationError):
+        content = {"detail": jsonable_encoder(error.errors()), "code": _REFUSALS[422][0]}
+        return JSONResponse(content, 422)
+    if not isinstance(error, InputError):
+        _log.error("a transfer failed", exc_info=error)
+    content = {"detail": str(error), "code": error.code}
+    return JSONResponse(content, 422 if isinstance(error, InputError) else 500)
+
+
+async def _admit(request: Request, handle: _Handler) -> Response:
     """Answers a request while a slot is held for it; HTTPException where it gets none."""
     state = request.app.state
-    settings: Settings = state.settings
+    upload = _limited(request)
     try:
-        if state.pending >= settings.max_pending:
+        if state.pending >= state.settings.max_pending:
             # Many clients look at the answer only after they have sent everything.
-            async with asyncio.timeout(settings.upload_seconds):
-                async for _ in request.stream():
-                    pass
+            async for _ in upload.stream():
+                pass
             seconds = math.ceil(state.pending * state.batcher.seconds_per_pair)
             raise HTTPException(
                 429,
-                f"all {settings.max_pending} slots are taken; send it again after the seconds in "
-                "Retry-After",
+                f"all {state.settings.max_pending} slots are taken; send it again after the "
+                "seconds in Retry-After",
                 headers={"Retry-After": str(max(1, seconds))},
             )
         state.pending += 1
-        _PENDING.set(state.pending)
         try:
-            async with asyncio.timeout(settings.upload_seconds):
-                await request.form(max_files=_FILES, max_fields=_FIELDS)
-            return await _while_connected(request, handle(request))
+            with _PENDING.track_inprogress():
+                await upload.form(max_files=6, max_fields=4)
+                return await _while_connected(request, handle(upload))
         finally:
             state.pending -= 1
-    except TimeoutError:
-        raise HTTPException(
-            408,
-            f"the request did not arrive within {settings.upload_seconds:g} seconds; send smaller "
-            "files",
-        ) from None
     except ClientDisconnect:
         return Response(status_code=_CLIENT_LEFT)
+
+
+def _limited(request: Request) -> Request:
+    """The request with a body that ends in 413 once it is too large, and in 408 once it is late."""
+    settings: Settings = request.app.state.settings
+    late = asyncio.get_running_loop().time() + settings.upload_seconds
+    size = 0
+
+    async def receive() -> Message:
+        nonlocal size
+        try:
+            async with asyncio.timeout_at(late):
+                message = await request.receive()
+        except TimeoutError:
+            why = f"the request did not arrive within {settings.upload_seconds:g} seconds"
+            raise HTTPException(408, f"{why}; send smaller files") from None
+        size += len(message.get("body", b""))
+        if max(size, int(request.headers.get("Content-Length", 0))) > settings.max_body_mb * 1e6:
+            why = f"the request has more than {settings.max_body_mb:g} MB"
+            raise HTTPException(413, f"{why}; send smaller files")
+        return message
+
+    return Request(request.scope, receive)
 
 
 async def _while_connected(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
@@ -195,20 +223,20 @@ _LABEL_SET = Form(
 _ENCODING = Form(
     description="Encoding of the DensePose file.", json_schema_extra={"enum": sorted(ENCODINGS)}
 )
-
-_admitted = APIRouter(route_class=_AdmittedRoute)
+_transfers = APIRouter(route_class=_TransferRoute)
 _plain = APIRouter()
 
 
-@_admitted.post(
+@_transfers.post(
     "/transfer",
     response_class=Response,
     responses={
         200: {"content": {"image/png": {}}, "description": "The person in the other garment."},
-        408: {"description": "The request took too long to arrive."},
-        413: {"description": "The request, or an image in it, is too large."},
-        422: {"description": "A photo or a map cannot be used; `detail` says what mends it."},
-        429: {"description": "All slots are taken; `Retry-After` says when to send it again."},
+        500: {"model": Refusal, "description": "A graph failed."},
+        **{
+            status: {"model": Refusal, "description": f"`{code}`: {why}."}
+            for status, (code, why) in _REFUSALS.items()
+        },
     },
 )
 async def transfer(
@@ -230,33 +258,29 @@ async def transfer(
     the first photo's size; its header `Server-Timing` has the milliseconds of each stage.
     """
     state = request.app.state
+    in_thread = functools.partial(anyio.to_thread.run_sync, limiter=state.codecs)
     limit: float = state.settings.max_megapixels
-    person = await anyio.to_thread.run_sync(
+    person = await in_thread(
         _read,
         (person_image.file, person_parsing.file, person_densepose.file),
         (person_label_set, person_encoding),
         "person",
         limit,
-        limiter=state.codecs,
     )
-    owner = await anyio.to_thread.run_sync(
+    owner = await in_thread(
         _read,
         (garment_image.file, garment_parsing.file, garment_densepose.file),
         (garment_label_set, garment_encoding),
         "garment owner",
         limit,
-        limiter=state.codecs,
     )
     owner.check_garment("the")  # here, because it would fail its whole batch
-    transfer = await state.batcher.transfer(person, owner)
-    for stage, milliseconds in transfer.timings.items():
+    result = await state.batcher.transfer(person, owner)
+    for stage, milliseconds in result.timings.items():
         _STAGES.labels(stage).observe(milliseconds / 1000)
+    timing = ", ".join(f"{stage};dur={ms:.1f}" for stage, ms in result.timings.items())
     return Response(
-        await anyio.to_thread.run_sync(_png, transfer.image, limiter=state.codecs),
-        media_type="image/png",
-        headers={
-            "Server-Timing": ", ".join(f"{k};dur={v:.1f}" for k, v in transfer.timings.items())
-        },
+        await in_thread(_png, result.image), 200, {"Server-Timing": timing}, "image/png"
     )
 
 
@@ -289,28 +313,16 @@ def metrics() -> Response:
 
 def create_app() -> FastAPI:
     """The application, as the environment sets it; uvicorn calls this in every worker."""
-    settings = Settings.from_environment()
     app = FastAPI(
         title="garment-transfer",
-        version=package_version(),
+        version=__version__,
         description="Two photos in, one out: the second person's upper garment on the first.",
         lifespan=_lifespan,
-        max_body_size=int(settings.max_body_mb * 1e6),
     )
-    app.state.settings = settings
+    app.state.settings = Settings.from_environment()
     app.state.pending = 0
-    app.include_router(_admitted)
+    app.include_router(_transfers)
     app.include_router(_plain)
-
-    @app.exception_handler(InputError)
-    async def unusable(request: Request, error: InputError) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, 422)
-
-    @app.exception_handler(GarmentTransferError)
-    async def failed(request: Request, error: GarmentTransferError) -> JSONResponse:
-        _log.error("a transfer failed", exc_info=error)
-        return JSONResponse({"detail": str(error)}, 500)
-
     return app
 
 
@@ -319,9 +331,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Loads the pipeline and runs it once before the worker takes requests."""
     settings: Settings = app.state.settings
     _forget_dead_workers()
-    pipeline = Pipeline.load(
-        settings.bundle or sample_bundle(), settings.backend, threads=settings.threads
-    )
+    options = {"threads": settings.threads} if settings.threads else {}
+    bundle = settings.bundle or sample_bundle()
+    pipeline = Pipeline.load(bundle, settings.backend, precision=None, **options)
     pipeline.transfer(*map(Person.load, sample_people()))
     app.state.codecs = anyio.CapacityLimiter(_CODECS)
     app.state.batcher = Batcher(
@@ -339,27 +351,31 @@ def _read(
     max_megapixels: float,
 ) -> Person:
     """One person out of the uploads; their pixels are counted before any is decoded."""
-    label_set, encoding = label_set_and_encoding
     for file, what in zip(files, ("image", "parsing", "densepose"), strict=True):
-        try:
-            with Image.open(file, formats=("PNG", "JPEG", "WEBP", "BMP")) as image:
-                pixels = image.width * image.height
-        except Image.DecompressionBombError:
-            pixels = Image.MAX_IMAGE_PIXELS or 0
-        except (OSError, SyntaxError, ValueError):
-            pixels = 0  # no image: a NumPy file, or the reader says what is wrong
-        if pixels > max_megapixels * 1e6:
+        if _megapixels(file) > max_megapixels:
             raise HTTPException(
                 413,
                 f"{what} of {who} has more than {max_megapixels:g} megapixels; scale the photo and "
                 "its maps down first",
             )
+    return Person.from_files(*files, *label_set_and_encoding, who)
+
+
+def _megapixels(file: BinaryIO) -> float:
+    """Of an image, by its header; 0 of a NumPy file, and of what its reader will refuse."""
+    try:
+        with Image.open(file, formats=("PNG", "JPEG", "WEBP", "BMP")) as image:
+            return image.width * image.height / 1e6
+    except Image.DecompressionBombError:
+        return math.inf
+    except (OSError, SyntaxError, ValueError):
+        return 0
+    finally:
         file.seek(0)
-    return Person.from_files(*files, label_set, encoding, who)
 
 
 def _png(image: npt.NDArray[np.uint8]) -> bytes:
-    # Speed over size: the default level takes thrice as long for a fifth less.
+    # Speed over size: the default level takes three times as long for a fifth less.
     return cv2.imencode(".png", image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
 
 
@@ -368,11 +384,7 @@ def _forget_dead_workers() -> None:
     folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
     for path in Path(folder).glob("gauge_live*.db") if folder else ():
         pid = int(path.stem.rpartition("_")[2])
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
+        if not psutil.pid_exists(pid):
             # Another worker that starts may be doing the same.
             with contextlib.suppress(FileNotFoundError):
                 multiprocess.mark_process_dead(pid)
-        except PermissionError:
-            pass

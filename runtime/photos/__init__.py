@@ -16,7 +16,7 @@ from garment_transfer.runtime.photos._fit import (
 )
 from garment_transfer.runtime.photos._images import (
     MAX_SIDE as MAX_SIDE,
-    WRITTEN as WRITTEN,
+    PICTURE_SUFFIXES as PICTURE_SUFFIXES,
     check_output as check_output,
     check_side as check_side,
     check_written_side as check_written_side,
@@ -32,4 +32,6 @@ from garment_transfer.runtime.photos._parsing import (
 )
 from garment_transfer.runtime.photos._person import (
     Person as Person,
+    read_meta as read_meta,
+    write_meta as write_meta,
 )

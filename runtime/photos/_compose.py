@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final, TypeVar
 
 import cv2
 import numpy as np
@@ -63,9 +63,18 @@ _ROW: Final = 4096
 _FAR: Final = 1e5
 
 
+_S = TypeVar("_S", bound=np.generic)
+
+
 @dataclass(frozen=True)
 class Composed:
-    """A result at the person's own size [H,W]."""
+    """A result at the person's own size.
+
+    Attributes:
+        image: uint8 RGB [H,W,3].
+        parsing: uint8 [H,W], ids of the seven classes.
+        warped_garment: uint8 RGB [H,W,3], 0 outside the garment.
+    """
 
     image: npt.NDArray[np.uint8]
     parsing: npt.NDArray[np.uint8]
@@ -85,11 +94,20 @@ def compose(
 ) -> Composed:
     """The transfer at the person's own size from the graphs' outputs for one pair.
 
-    `image` and `warped_garment` are uint8 [h,w,3], `transfer_parsing` uint8 [h,w], `flow` float32
-    [2,h,w], all at the bundle's size; `owner` wears the garment. A photo of exactly the bundle's
-    size gets the graphs' outputs as they are. At any other size every pixel that keeps a class
-    other than garment is the person's own, but for background, skin and lower garment within the
-    border of a label map (`border_width`) of what vanished: these are the graphs' at both sizes.
+    A photo of exactly the bundle's size gets the graphs' outputs as they are. At any other size
+    every pixel that keeps a class other than garment is the person's own, but for background, skin
+    and lower garment within the border of a label map (`border_width`) of what vanished: these are
+    the graphs' at both sizes.
+
+    Args:
+        person: who receives the garment.
+        owner: who wears it.
+        person_fit: where the person's photo lies in the bundle's size.
+        owner_fit: where the owner's photo lies in it.
+        image: uint8 RGB [h,w,3] at the bundle's size.
+        transfer_parsing: uint8 [h,w].
+        warped_garment: uint8 RGB [h,w,3].
+        flow: float32 [2,h,w], (dx, dy) in pixels of the bundle's size.
     """
     if person_fit.is_identity:
         return Composed(image, transfer_parsing, warped_garment)
@@ -121,10 +139,10 @@ def compose(
             colours += opacity * (sampled - colours)
             warped.reshape(-1, 3)[here] = _to_uint8(colours)
         else:
-            mine = _at(own, here) == label
+            is_kept = _at(own, here) == label
             if label in _ROUGH:
-                mine &= ~_at(vanished, here)
-            kept = np.flatnonzero(mine)
+                is_kept &= ~_at(vanished, here)
+            kept = np.flatnonzero(is_kept)
             colours[kept] = _at(person.image, here[kept])
         blend[share] += _at(weights[label], share)[:, None] * colours
 
@@ -134,7 +152,7 @@ def compose(
     return Composed(result, parsing, warped)
 
 
-def _at(array: npt.NDArray[Any], pixels: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
+def _at(array: npt.NDArray[_S], pixels: npt.NDArray[np.intp]) -> npt.NDArray[_S]:
     """Values [n,...] of an array [H,W,...] or [n,...] at places counted row by row.
 
     `take` over one axis is several times faster than a mask over two.
@@ -142,8 +160,8 @@ def _at(array: npt.NDArray[Any], pixels: npt.NDArray[np.intp]) -> npt.NDArray[An
     return array.reshape(-1, *array.shape[2:]).take(pixels, axis=0)
 
 
-def _is_any(labels: npt.NDArray[np.uint8], wanted: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-    return functools.reduce(np.logical_or, [labels == label for label in wanted])
+def _is_any(labels: npt.NDArray[np.uint8], classes: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    return functools.reduce(np.logical_or, [labels == label for label in classes])
 
 
 def _best_class(
@@ -235,7 +253,7 @@ def _spread(
     premultiplied = np.concatenate([fit.crop(source) * inside, inside], axis=2)
     layers = _at(resize(premultiplied, fit.source), pixels)
     share = layers[:, 3:]
-    colours = layers[:, :3] / np.maximum(share, 1e-3)
+    colours = np.asarray(layers[:, :3] / np.maximum(share, 1e-3), np.float32)
     beyond = np.flatnonzero(share <= 1e-3)
     colours[beyond] = _at(elsewhere, pixels[beyond])
     return colours
@@ -291,7 +309,7 @@ def _remap(
     # OpenCV takes no list of positions, and no image of 32,768 rows: the last row is filled up
     shape = (-(-len(x) // _ROW), _ROW)
     sampled = cv2.remap(layers, np.resize(x, shape), np.resize(y, shape), cv2.INTER_LINEAR)
-    return sampled.reshape(-1, layers.shape[2])[: len(x)].astype(np.float32)
+    return np.asarray(sampled.reshape(-1, layers.shape[2])[: len(x)], np.float32)
 
 
 def _owner_pixels_per_pixel(

@@ -9,14 +9,17 @@ The neck belongs to the torso; loose cloth and hair are not covered.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Final, TypeAlias
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from garment_transfer.bundle import NUM_PARTS, InputError
+from garment_transfer.bundle import NUM_PARTS, Code, InputError
 from garment_transfer.runtime.photos._images import check_side
+
+#: An array as it comes from a caller, before it is known to be uint8 or float.
+Pixels: TypeAlias = npt.NDArray[np.uint8 | np.floating]
 
 _LAST_PART: Final = NUM_PARTS - 1
 
@@ -33,45 +36,65 @@ _TRUSTED_SHARE: Final = 0.5
 
 
 def decode_densepose(
-    densepose: npt.NDArray[Any], encoding: str, *, name: str = "densepose"
+    densepose: Pixels, encoding: str, *, name: str = "densepose"
 ) -> npt.NDArray[np.uint8]:
-    """DensePose in one of `ENCODINGS` as uint8 IUV [H,W,3], a new array. Raises InputError."""
+    """DensePose as uint8 IUV [H,W,3], a new array: part 0..24, U and V scaled to 0..255.
+
+    Args:
+        densepose: as `Person.from_arrays` takes it.
+        encoding: one of `ENCODINGS`.
+        name: what messages call the array.
+
+    Raises:
+        InputError: there is no such encoding, or the array is not in it.
+    """
     try:
         decode = ENCODINGS[encoding]
     except KeyError:
         raise InputError(
-            f"unknown DensePose encoding {encoding!r}; available: {', '.join(ENCODINGS)}; name the "
-            'one the file uses in meta.json ("densepose") or with --densepose / '
-            "densepose_encoding="
+            Code.DENSEPOSE_ENCODING_UNKNOWN,
+            f"unknown DensePose encoding {encoding!r}",
+            expected=f"one of {', '.join(ENCODINGS)}",
+            fix='name the one the file uses in meta.json ("densepose") or with --densepose / '
+            "densepose_encoding=",
         ) from None
     check_array(densepose, name, f"of DensePose in encoding {encoding}")
     return decode(densepose, name)
 
 
-def _decode_iuv(array: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint8]:
+def _decode_iuv(array: Pixels, name: str) -> npt.NDArray[np.uint8]:
     if array.ndim != 3 or array.shape[0] != 3 or array.dtype.kind != "f":
         raise InputError(
-            f"{name} is {describe(array)}; encoding iuv is float [3,H,W] with channels I (part "
-            "0..24), U and V (0..1); for uint8 [H,W,3] name encoding iuv-png instead"
+            Code.ARRAY_INVALID,
+            f"{name} is {describe(array)}",
+            expected="float [3,H,W] with channels I (part 0..24), U and V (0..1) for encoding iuv",
+            fix="for uint8 [H,W,3] name encoding iuv-png instead",
         )
     height, width = array.shape[1:]
     check_side(height, width, name)
     if not np.isfinite(array).all():
         raise InputError(
-            f"{name} has NaN or infinite values; expected I, U and V as DensePose gives them: "
-            "write the file again"
+            Code.DENSEPOSE_INVALID,
+            f"{name} has NaN or infinite values",
+            expected="I, U and V as DensePose gives them",
+            fix="write the file again",
         )
     part, uv = array[0], array[1:]
     if part.min() < 0 or part.max() > _LAST_PART or (part != np.rint(part)).any():
         raise InputError(
-            f"{name}: channel I runs from {part.min():g} to {part.max():g}; expected whole part "
-            f"ids 0..{_LAST_PART}: check the order of the channels (I, U, V), and resize such maps "
-            "with nearest neighbours only"
+            Code.DENSEPOSE_INVALID,
+            f"{name}: channel I runs from {part.min():g} to {part.max():g}",
+            expected=f"whole part ids 0..{_LAST_PART}",
+            fix="check the order of the channels (I, U, V), and resize such maps with nearest "
+            "neighbours only",
         )
     if uv.min() < -_UV_SLACK or uv.max() > 1 + _UV_SLACK:
         raise InputError(
-            f"{name}: U and V run from {uv.min():g} to {uv.max():g}; expected 0..1: divide by 255 "
-            "if they were scaled to bytes, and check the order of the channels (I, U, V)"
+            Code.DENSEPOSE_INVALID,
+            f"{name}: U and V run from {uv.min():g} to {uv.max():g}",
+            expected="0..1",
+            fix="divide by 255 if they were scaled to bytes, and check the order of the channels "
+            "(I, U, V)",
         )
     iuv = np.concatenate([part[None], np.rint(255 * np.clip(uv, 0, 1))])
     return np.ascontiguousarray(iuv.transpose(1, 2, 0).astype(np.uint8))
@@ -80,25 +103,25 @@ def _decode_iuv(array: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint8]:
 _FLOATS: Final = " (floats [3,H,W] are encoding iuv)"
 
 
-def _decode_iuv_png(array: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint8]:
-    check_uint8(array, (None, None, 3), name, "IUV [H,W,3] for encoding iuv-png" + _FLOATS)
-    check_parts(array[..., 0], name)
-    return np.array(array, order="C")
+def _decode_iuv_png(array: Pixels, name: str) -> npt.NDArray[np.uint8]:
+    iuv = check_uint8(array, (None, None, 3), name, "IUV [H,W,3] for encoding iuv-png" + _FLOATS)
+    check_parts(iuv[..., 0], name)
+    return np.array(iuv, order="C")
 
 
-def _decode_parula(array: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint8]:
+def _decode_parula(array: Pixels, name: str) -> npt.NDArray[np.uint8]:
     """Parts from the colours of a lossy rendering; U and V, which it lacks, are 0.
 
     A colour near none of the palette's is a blend at a border: it takes the part of the nearest
     pixel that can be trusted, because the nearest colour of a blend may be any part's. Blends
     that happen to meet a palette colour make thin fringes, which the median filter removes.
     """
-    check_uint8(array, (None, None, 3), name, "RGB [H,W,3] for encoding parula" + _FLOATS)
+    rgb = check_uint8(array, (None, None, 3), name, "RGB [H,W,3] for encoding parula" + _FLOATS)
     palette = parula_palette().astype(np.float32)
-    part = np.zeros(array.shape[:2], np.uint8)
-    trusted = np.ones(array.shape[:2], bool)
+    part = np.zeros(rgb.shape[:2], np.uint8)
+    trusted = np.ones(rgb.shape[:2], bool)
     # A picture has far fewer colours than pixels, and black is most of it.
-    red, green, blue = (array[..., channel].astype(np.uint32) for channel in range(3))
+    red, green, blue = (rgb[..., channel].astype(np.uint32) for channel in range(3))
     codes = (red << 16 | green << 8 | blue).ravel()
     coloured = np.flatnonzero(codes)
     codes, which = np.unique(codes[coloured], return_inverse=True)
@@ -115,9 +138,10 @@ def _decode_parula(array: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint8]:
     share = near[which][counted].mean() if counted.any() else 1.0
     if share < _TRUSTED_SHARE:
         raise InputError(
+            Code.DENSEPOSE_INVALID,
             f"{name} does not look like encoding parula: only {share:.0%} of its coloured pixels "
-            f"come near OpenCV's COLORMAP_PARULA at part * 255 / {_LAST_PART}; name the encoding "
-            f"it has ({', '.join(ENCODINGS)})"
+            f"come near OpenCV's COLORMAP_PARULA at part * 255 / {_LAST_PART}",
+            fix=f"name the encoding it has ({', '.join(ENCODINGS)})",
         )
     if not trusted.all():
         _, zones = cv2.distanceTransformWithLabels(
@@ -145,64 +169,76 @@ def parula_palette() -> npt.NDArray[np.uint8]:
 
 
 #: How DensePose may be stored; see `Person.from_arrays` for shapes and types.
-ENCODINGS: Final[Mapping[str, Callable[[npt.NDArray[Any], str], npt.NDArray[np.uint8]]]] = {
+ENCODINGS: Final[Mapping[str, Callable[[Pixels, str], npt.NDArray[np.uint8]]]] = {
     "iuv": _decode_iuv,
     "iuv-png": _decode_iuv_png,
     "parula": _decode_parula,
 }
 
 
-def describe(array: npt.NDArray[Any]) -> str:
+def describe(array: Pixels) -> str:
     return f"{array.dtype} [{','.join(map(str, array.shape))}]"
 
 
-def check_array(array: object, name: str, due: str) -> None:
+def check_array(array: Pixels, name: str, expected: str) -> None:
     """Raises InputError unless `array` is a numpy array."""
     if not isinstance(array, np.ndarray):
         raise InputError(
-            f"{name} is a {type(array).__name__}; expected a numpy array, {due}: "
-            "numpy.asarray makes one"
+            Code.ARRAY_INVALID,
+            f"{name} is a {type(array).__name__}",
+            expected=f"a numpy array, {expected}",
+            fix="numpy.asarray makes one",
         )
 
 
 def check_uint8(
-    array: npt.NDArray[Any], shape: tuple[int | None, ...], name: str, due: str
-) -> None:
-    """Raises InputError unless `array` is uint8 of `shape`, where None is any size."""
-    check_array(array, name, f"uint8 {due}")
-    if array.dtype.kind in "iub" and array.dtype != np.uint8:
-        raise InputError(
-            f"{name} is {describe(array)}; expected uint8 {due}: check that its values are "
-            "0..255, then .astype(numpy.uint8)"
-        )
+    array: Pixels, shape: tuple[int | None, ...], name: str, expected: str
+) -> npt.NDArray[np.uint8]:
+    """The array, if it is uint8 of `shape`, where None is any size; else raises InputError."""
+    check_array(array, name, f"uint8 {expected}")
     if array.dtype != np.uint8:
-        nan = " with NaN" if array.dtype.kind == "f" and np.isnan(array).any() else ""
+        fix = "check that its values are 0..255, then .astype(numpy.uint8)"
+        nan = ""
+        if array.dtype.kind not in "iub":
+            nan = " with NaN" if array.dtype.kind == "f" and np.isnan(array).any() else ""
+            fix = (
+                "bring its values to 0..255 (networks often give 0..1 or -1..1), then "
+                ".astype(numpy.uint8)"
+            )
         raise InputError(
-            f"{name} is {describe(array)}{nan}; expected uint8 {due}: bring its values to 0..255 "
-            "(networks often give 0..1 or -1..1), then .astype(numpy.uint8)"
+            Code.ARRAY_INVALID,
+            f"{name} is {describe(array)}{nan}",
+            expected=f"uint8 {expected}",
+            fix=fix,
         )
     if array.ndim != len(shape) or any(
-        want is not None and have != want for have, want in zip(array.shape, shape, strict=True)
+        size not in (None, found) for size, found in zip(shape, array.shape, strict=True)
     ):
-        want = ",".join("any" if size is None else str(size) for size in shape)
+        sizes = ",".join("any" if size is None else str(size) for size in shape)
         raise InputError(
-            f"{name} is {describe(array)}; expected uint8 {due}, here [{want}]: pass one photo "
-            "with its maps, channels last, all of one size"
+            Code.ARRAY_INVALID,
+            f"{name} is {describe(array)}",
+            expected=f"uint8 {expected}, here [{sizes}]",
+            fix="pass one photo with its maps, channels last, all of one size",
         )
     height, width = array.shape[:2]
     check_side(height, width, name)
+    return np.asarray(array, np.uint8)
 
 
-def check_image(array: npt.NDArray[Any], name: str) -> None:
+def check_image(array: Pixels, name: str) -> None:
     check_uint8(array, (None, None, 3), name, "RGB [H,W,3]")
 
 
 def check_parts(part: npt.NDArray[np.uint8], name: str) -> None:
     if part.max() > _LAST_PART:
         raise InputError(
-            f"{name}: channel I reaches {part.max()}; expected DensePose parts 0..{_LAST_PART} "
-            "in the first channel (red), then 255 U and 255 V: check the order of the channels "
-            f"(OpenCV writes BGR) and the encoding ({', '.join(ENCODINGS)})"
+            Code.DENSEPOSE_INVALID,
+            f"{name}: channel I reaches {part.max()}",
+            expected=f"DensePose parts 0..{_LAST_PART} in the first channel (red), then 255 U and "
+            "255 V",
+            fix="check the order of the channels (OpenCV writes BGR) and the encoding "
+            f"({', '.join(ENCODINGS)})",
         )
 
 
@@ -211,7 +247,10 @@ def check_body(iuv: npt.NDArray[np.uint8], name: str) -> None:
     count = int(np.count_nonzero(part))
     if count < MIN_SHARE * part.size:
         raise InputError(
+            Code.BODY_MISSING,
             f"{name} shows a person without a body: {count} pixels of {part.size} have a DensePose "
-            f"part, expected at least {MIN_SHARE:.1%}; choose a photo that shows a person, and "
-            f"check that the DensePose encoding is the file's own ({', '.join(ENCODINGS)})"
+            "part",
+            expected=f"at least {MIN_SHARE:.1%}",
+            fix="choose a photo that shows a person, and check that the DensePose encoding is the "
+            f"file's own ({', '.join(ENCODINGS)})",
         )

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from garment_transfer.bundle import Size
+
+# a coordinate, or an array of them
+_C = TypeVar("_C", float, npt.NDArray[np.floating])
+# a pixel
+_P = TypeVar("_P", np.uint8, np.float32)
+_S = TypeVar("_S", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -52,12 +58,12 @@ class Fit:
         """Whether the image fills the frame pixel for pixel."""
         return self.source == self.target
 
-    def to_target(self, x: Any, y: Any) -> tuple[Any, Any]:
+    def to_target(self, x: _C, y: _C) -> tuple[_C, _C]:
         """Source coordinates, numbers or arrays, in the frame."""
         scale_x, scale_y = self.scale
         return (x + 0.5) * scale_x - 0.5 + self.left, (y + 0.5) * scale_y - 0.5 + self.top
 
-    def to_source(self, x: Any, y: Any) -> tuple[Any, Any]:
+    def to_source(self, x: _C, y: _C) -> tuple[_C, _C]:
         """Frame coordinates, numbers or arrays, in the source image."""
         scale_x, scale_y = self.scale
         return (x - self.left + 0.5) / scale_x - 0.5, (y - self.top + 0.5) / scale_y - 0.5
@@ -89,13 +95,13 @@ class Fit:
             cv2.copyMakeBorder(scaled, *self._padding(), cv2.BORDER_CONSTANT, value=(0, 0, 0, 0))
         )
 
-    def crop(self, framed: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def crop(self, framed: npt.NDArray[_S]) -> npt.NDArray[_S]:
         """The part of a framed array [h,w,...] that is image, not padding: a view."""
         return framed[
             self.top : self.top + self.scaled.height, self.left : self.left + self.scaled.width
         ]
 
-    def unfit(self, framed: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def unfit(self, framed: npt.NDArray[_P]) -> npt.NDArray[_P]:
         """A framed picture or field [h,w] or [h,w,C] back at size `source`, same dtype."""
         return resize(self.crop(framed), self.source)
 
@@ -105,7 +111,7 @@ class Fit:
         return self.top, bottom, self.left, right
 
 
-def resize(image: npt.NDArray[Any], size: Size) -> npt.NDArray[Any]:
+def resize(image: npt.NDArray[_P], size: Size) -> npt.NDArray[_P]:
     """A picture or field [h,w] or [h,w,C] at another size, dtype kept: down by area, up linearly.
 
     Half-pixel centres, edges clamped. A size that grows along one axis and shrinks along the
@@ -115,10 +121,9 @@ def resize(image: npt.NDArray[Any], size: Size) -> npt.NDArray[Any]:
     if (height, width) == (size.height, size.width):
         return image
     down = size.height <= height and size.width <= width
-    return np.asarray(
-        cv2.resize(
-            image,
-            (size.width, size.height),
-            interpolation=cv2.INTER_AREA if down else cv2.INTER_LINEAR,
-        )
+    scaled = cv2.resize(
+        image,
+        (size.width, size.height),
+        interpolation=cv2.INTER_AREA if down else cv2.INTER_LINEAR,
     )
+    return np.asarray(scaled, image.dtype)

@@ -14,14 +14,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from garment_transfer.bundle import InputError, OutputError, check_writable, replacing
+from garment_transfer.bundle import Code, InputError, OutputError, check_writable, replacing
 
 #: Photos and maps may be this many pixels high or wide. It bounds the memory a transfer takes,
 #: and OpenCV's remap ends at 32767.
 MAX_SIDE: Final = 8192
 
-#: Suffixes of the formats that pictures are written in.
-WRITTEN: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+#: Suffixes of the formats that pictures are read and written in.
+PICTURE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 # Formats that are read. Pillow knows more, some of which start other programs on a file's behalf.
 _READ: Final = ("PNG", "JPEG", "WEBP", "BMP")
@@ -37,17 +37,22 @@ _SPREAD: Final = {"L;2": 85, "L;4": 17}
 def read_rgb(file: Path | BinaryIO, name: str = "") -> npt.NDArray[np.uint8]:
     """The pixels of an RGB image, uint8 [H,W,3], turned upright by its EXIF orientation.
 
-    `file` is a path or a file open for reading at its start; messages call it `name`, by default
-    its path. InputError when the file is missing, cannot be read, is not RGB or is too large.
+    Args:
+        file: a path, or a binary file open for reading at its start.
+        name: what messages call the file; its path if empty.
+
+    Raises:
+        InputError: the file is missing, cannot be read, is not RGB or is too large.
     """
     name = name or str(file)
     image = _decode(file, name)
     if image.mode != "RGB":
         raise InputError(
-            f"{name} has colour mode {image.mode}, expected RGB with 8 bits a channel and no "
-            "transparency; save it as such: "
-            f"`python -c \"from PIL import Image; Image.open('{name}').convert('RGB')"
-            ".save('image.png')\"`"
+            Code.IMAGE_MODE,
+            f"{name} has colour mode {image.mode}",
+            expected="RGB with 8 bits a channel and no transparency",
+            fix='save it as such: `python -c "from PIL import Image; '
+            f"Image.open('{name}').convert('RGB').save('image.png')\"`",
         )
     return np.array(ImageOps.exif_transpose(image))
 
@@ -55,35 +60,39 @@ def read_rgb(file: Path | BinaryIO, name: str = "") -> npt.NDArray[np.uint8]:
 def read_indices(file: Path | BinaryIO, name: str = "") -> npt.NDArray[np.uint8]:
     """The label ids of a parse map, uint8 [H,W]: grey levels, or the indices of a palette image.
 
-    `file` and `name` as in `read_rgb`. InputError when the file is missing, cannot be read, holds
-    colours instead, or is too large.
+    Args:
+        file: as in `read_rgb`.
+        name: as in `read_rgb`.
+
+    Raises:
+        InputError: the file is missing, cannot be read, holds colours instead, or is too large.
     """
     name = name or str(file)
     image = _decode(file, name)
     if image.mode not in ("L", "P"):
         lost = " (palette lost)" if image.mode in ("RGB", "RGBA") else ""
         raise InputError(
-            f"{name} has colour mode {image.mode} where label ids are due{lost}; expected a grey "
-            "or palette PNG with 8 bits a pixel whose stored values are the ids. Take the map as "
-            "the parser wrote it, not a coloured copy, and do not save it through a library that "
-            "expands palettes (OpenCV does)"
+            Code.IMAGE_MODE,
+            f"{name} has colour mode {image.mode}, not label ids{lost}",
+            expected="a grey or palette PNG with 8 bits a pixel whose stored values are the ids",
+            fix="take the map as the parser wrote it, not a coloured copy, and do not save it "
+            "through a library that expands palettes (OpenCV does)",
         )
     indices = np.array(image)
     return indices // _SPREAD.get(image.info["rawmode"], 1)
 
 
 def check_side(height: int, width: int, name: str) -> None:
-    """Raises InputError where an image is empty or beyond the limit."""
+    """Raises InputError where an image is empty or larger than `MAX_SIDE` on either side."""
     if height < 1 or width < 1:
         raise InputError(
-            f"{name} is empty ({width}x{height} pixels); expected at least one pixel: check how "
-            "it was cropped or written"
+            Code.IMAGE_SIZE,
+            f"{name} is empty ({width}x{height} pixels)",
+            expected="at least one pixel",
+            fix="check how it was cropped or written",
         )
     if max(height, width) > MAX_SIDE:
-        raise InputError(
-            f"{name} is {width}x{height} pixels, and the limit is {MAX_SIDE} on either side; scale "
-            "the photo and its maps down first"
-        )
+        raise _too_large(name, f"{width}x{height} pixels")
 
 
 def _decode(file: Path | BinaryIO, name: str) -> Image.Image:
@@ -97,12 +106,11 @@ def _decode(file: Path | BinaryIO, name: str) -> Image.Image:
             image.info["rawmode"] = rawmode if isinstance(rawmode, str) else image.mode
             return image
     except FileNotFoundError:
-        raise InputError(f"{name} does not exist; check the path") from None
-    except Image.DecompressionBombError:
         raise InputError(
-            f"{name} is absurdly large: the limit is {MAX_SIDE} pixels on either side; scale the "
-            "photo and its maps down first"
+            Code.IMAGE_MISSING, f"{name} does not exist", fix="check the path"
         ) from None
+    except Image.DecompressionBombError:
+        raise _too_large(name, "absurdly large") from None
     # Pillow's decoders raise SyntaxError and ValueError too on broken files.
     except (OSError, SyntaxError, ValueError) as error:
         # Pillow names an open file by its address in memory.
@@ -110,12 +118,22 @@ def _decode(file: Path | BinaryIO, name: str) -> Image.Image:
             "cannot identify image file" if isinstance(error, UnidentifiedImageError) else error
         )
         raise InputError(
-            f"{name} cannot be read as an image ({_what(file)}: {reason}); expected a whole PNG, "
-            "JPEG, WebP or BMP file that you may read"
+            Code.IMAGE_UNREADABLE,
+            f"{name} cannot be read as an image ({_extent(file)}: {reason})",
+            expected="a whole PNG, JPEG, WebP or BMP file that you may read",
         ) from error
 
 
-def _what(file: Path | BinaryIO) -> str:
+def _too_large(name: str, size: str) -> InputError:
+    return InputError(
+        Code.IMAGE_SIZE,
+        f"{name} is {size}",
+        expected=f"at most {MAX_SIDE} pixels on either side",
+        fix="scale the photo and its maps down first",
+    )
+
+
+def _extent(file: Path | BinaryIO) -> str:
     if not isinstance(file, Path):
         return f"{file.seek(0, io.SEEK_END)} bytes"
     if file.is_dir():
@@ -128,8 +146,10 @@ def check_written_side(path: Path, height: int, width: int) -> None:
     limit = _MAX_WRITTEN.get(path.suffix.lower())
     if limit is not None and max(height, width) > limit:
         raise OutputError(
+            Code.OUTPUT_FORMAT,
             f"{path} cannot be written: the picture is {width}x{height} pixels, and "
-            f"{path.suffix} holds at most {limit} on either side; end the path in .png"
+            f"{path.suffix} holds at most {limit} on either side",
+            fix="end the path in .png",
         )
 
 
@@ -140,25 +160,23 @@ def check_output(path: Path) -> None:
 
 
 def _check_suffix(path: Path) -> None:
-    if path.suffix.lower() not in WRITTEN:
+    if path.suffix.lower() not in PICTURE_SUFFIXES:
         raise OutputError(
-            f"{path} does not name a picture format; end it in one of {', '.join(WRITTEN)}"
+            Code.OUTPUT_FORMAT,
+            f"{path} does not name a picture format",
+            fix=f"end it in one of {', '.join(PICTURE_SUFFIXES)}",
         )
 
 
 def write_rgb(path: Path, image: npt.NDArray[np.uint8]) -> None:
     """Writes a picture, uint8 RGB [H,W,3] or grey [H,W], whole or not at all.
 
-    Its suffix names the format. OutputError when the path cannot be written or the format cannot
-    hold so many pixels.
+    The suffix of `path` names the format.
+
+    Raises:
+        OutputError: the path cannot be written, or the format cannot hold so many pixels.
     """
     _check_suffix(path)
     check_written_side(path, *image.shape[:2])
     with replacing(path) as temporary:
-        try:
-            Image.fromarray(image).save(temporary, quality=95)
-        except OSError as error:
-            raise OutputError(
-                f"{path} cannot be written: {error.strerror or error}; free some space or choose "
-                "another place"
-            ) from error
+        Image.fromarray(image).save(temporary, quality=95)

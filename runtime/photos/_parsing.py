@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from garment_transfer.bundle import LABEL_SETS, LOWER, InputError, LabelSet
+from garment_transfer.bundle import LABEL_SETS, LOWER, Code, InputError, LabelSet
 
 #: A colour per class for pictures of parsings, RGB.
 COLOURS: Final = (
@@ -21,7 +21,7 @@ COLOURS: Final = (
     (190, 110, 190),
 )
 
-# DensePose part ids (see people.py) on either side of the hips. Hands and arms hang past the
+# DensePose part ids (see _densepose.py) on either side of the hips. Hands and arms hang past the
 # hips and the head is far from them, so neither says where the hips are.
 _TORSO: Final = (1, 2)
 _THIGHS_AND_CALVES: Final = (7, 8, 9, 10, 11, 12, 13, 14)
@@ -36,28 +36,36 @@ def to_classes(
 ) -> npt.NDArray[np.uint8]:
     """Turns the ids of a label set into the seven classes.
 
-    `ids` and `parts` are uint8 [H,W]; `parts` are DensePose part ids, which say where the hips
-    are. A new array uint8 [H,W] comes back. InputError names ids that the set does not have;
-    `name` is what the message calls the map.
+    Args:
+        ids: uint8 [H,W].
+        label_set: whose ids they are.
+        parts: uint8 [H,W], DensePose part ids, which say where the hips are.
+        name: what messages call the map.
+
+    Returns:
+        A new array, uint8 [H,W].
+
+    Raises:
+        InputError: there are ids that the set does not have; they are listed.
     """
-    known = np.zeros(256, bool)
-    known[list(label_set.classes)] = True
     ids = np.ascontiguousarray(ids)
-    present = np.flatnonzero(cv2.calcHist([ids], [0], None, [256], [0, 256]))
-    unknown = present[~known[present]]
-    if unknown.size:
+    present = np.flatnonzero(cv2.calcHist([ids], [0], None, [256], [0, 256])).tolist()
+    unknown = [value for value in present if value not in label_set.classes]
+    if unknown:
         raise InputError(
-            f"{name} has ids that label set {label_set.name} does not know: "
-            f"{_ranges(unknown.tolist())}; known: {_ranges(sorted(label_set.classes))}. Either the "
-            f"map uses another set ({', '.join(sorted(LABEL_SETS))}: name it in meta.json or with "
-            "--label-set / label_set=), or its ids were lost: a palette turned into grey levels, "
-            "a lossy format, or smooth resizing; take the map as the parser wrote it"
+            Code.LABEL_SET_MISMATCH,
+            f"{name} has ids that label set {label_set.name} does not have: {_ranges(unknown)}",
+            expected=f"ids {_ranges(sorted(label_set.classes))}",
+            fix=f"if the map uses another set ({', '.join(sorted(LABEL_SETS))}), name it in "
+            "meta.json or with --label-set / label_set=; if its ids were lost (a palette turned "
+            "into grey levels, a lossy format, smooth resizing), take the map as the parser wrote "
+            "it",
         )
     table = np.zeros(256, np.uint8)
     for source, target in label_set.classes.items():
         table[source] = target
     classes = np.asarray(cv2.LUT(ids, table), np.uint8)
-    whole_body = label_set.whole_body.intersection(present.tolist())
+    whole_body = label_set.whole_body.intersection(present)
     hip = hip_row(parts) if whole_body else None
     if hip is not None:
         classes[hip:][np.isin(ids[hip:], list(whole_body))] = LOWER
@@ -65,7 +73,7 @@ def to_classes(
 
 
 def hip_row(parts: npt.NDArray[np.uint8]) -> int | None:
-    """The first row below the hips of DensePose parts [H,W]; None where no leg is in sight.
+    """The first row below the hips of DensePose parts, uint8 [H,W]; None where no leg shows.
 
     It is the cut with the fewest torso pixels below it and leg pixels above it, which holds for
     ragged maps and for legs that reach higher at the sides.
@@ -80,7 +88,14 @@ def hip_row(parts: npt.NDArray[np.uint8]) -> int | None:
 
 
 def colour(parsing: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """A picture, uint8 RGB [H,W,3], of a parsing in the seven classes, uint8 [H,W]."""
+    """A picture of a parsing.
+
+    Args:
+        parsing: uint8 [H,W], ids of the seven classes.
+
+    Returns:
+        uint8 RGB [H,W,3], each class in its colour of `COLOURS`.
+    """
     return np.array(COLOURS, np.uint8)[parsing]
 
 

@@ -12,20 +12,31 @@ Neither the label set nor the encoding can be told from the pixels, so both are 
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO, Final, Literal
 
 import cv2
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from garment_transfer.bundle import CLASSES, GARMENT, LABEL_SETS, InputError, label_set, read_json
+from garment_transfer.bundle import (
+    CLASSES,
+    GARMENT,
+    LABEL_SETS,
+    Code,
+    InputError,
+    label_set,
+    replacing,
+)
 from garment_transfer.runtime.photos._densepose import (
     ENCODINGS,
     MIN_SHARE,
+    Pixels,
     check_body,
     check_image,
     check_parts,
@@ -33,7 +44,12 @@ from garment_transfer.runtime.photos._densepose import (
     decode_densepose,
     describe,
 )
-from garment_transfer.runtime.photos._images import MAX_SIDE, read_indices, read_rgb
+from garment_transfer.runtime.photos._images import (
+    MAX_SIDE,
+    PICTURE_SUFFIXES,
+    read_indices,
+    read_rgb,
+)
 from garment_transfer.runtime.photos._parsing import to_classes
 
 # A map may have another size than its photo when the aspects agree within this share: enough for
@@ -43,17 +59,23 @@ _ASPECT_TOLERANCE: Final = 0.01
 # Bytes of the largest DensePose array: three channels of float64.
 _MAX_NPY: Final = 3 * 8 * MAX_SIDE**2
 
-_IMAGES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+_META: Final = '{"parse": LABEL_SET, "densepose": ENCODING}'
 
 
 @dataclass(frozen=True, eq=False)
 class Person:
-    """A photo with its maps, all of one size; validated, and read-only from then on.
+    """A photo with its maps, all of one size; validated, and unchangeable from then on.
 
-    - `image`: uint8 RGB [H,W,3];
-    - `parsing`: uint8 [H,W], the seven classes of `labels.CLASSES`;
-    - `densepose`: uint8 IUV [H,W,3]: part 0..24, U and V scaled from 0..1 to 0..255;
-    - `name`: what messages call the person, which is the folder where it was loaded from one.
+    Arrays that somebody could still write to are copied.
+
+    Attributes:
+        image: uint8 RGB [H,W,3].
+        parsing: uint8 [H,W], the seven classes of `CLASSES`.
+        densepose: uint8 IUV [H,W,3]: part 0..24, U and V scaled from 0..1 to 0..255.
+        name: what messages call the person, which is the folder where it was loaded from one.
+
+    Raises:
+        InputError: an array has another type, shape or range, or shows nobody.
     """
 
     image: npt.NDArray[np.uint8]
@@ -68,15 +90,19 @@ class Person:
         check_uint8(self.densepose, (height, width, 3), "densepose", "IUV [H,W,3]")
         if self.parsing.max() >= len(CLASSES):
             raise InputError(
-                f"parsing has class {self.parsing.max()}; the classes are 0..{len(CLASSES) - 1}; "
-                "for ids of another label set use Person.from_arrays(..., label_set=)"
+                Code.ID_OUT_OF_RANGE,
+                f"parsing has class {self.parsing.max()}",
+                expected=f"classes 0..{len(CLASSES) - 1}",
+                fix="for ids of another label set use Person.from_arrays(..., label_set=)",
             )
         check_parts(self.densepose[..., 0], "densepose")
         check_body(self.densepose, "densepose")
         for field in ("image", "parsing", "densepose"):
-            view = getattr(self, field).view()  # leaves the caller's own array writeable
-            view.flags.writeable = False
-            object.__setattr__(self, field, view)
+            array = getattr(self, field)
+            if not _is_immutable(array):
+                array = np.array(array, order="C")
+                array.flags.writeable = False
+                object.__setattr__(self, field, array)
 
     @classmethod
     def load(
@@ -85,24 +111,29 @@ class Person:
         label_set: str | None = None,
         densepose_encoding: str | None = None,
     ) -> Person:
-        """Reads a person's folder; `label_set` and `densepose_encoding` override `meta.json`.
+        """Reads a person's folder.
 
-        Raises InputError, which names the file and the remedy.
+        Args:
+            folder: holds `image.*`, `parse.png`, `densepose.*` and `meta.json`.
+            label_set: overrides what `meta.json` says.
+            densepose_encoding: overrides what `meta.json` says.
+
+        Raises:
+            InputError: a file is missing or wrong; the message names it.
         """
         folder = Path(folder)
         if not folder.is_dir():
-            what = "is a file" if folder.exists() else "does not exist"
             raise InputError(
-                f"{folder} {what}: a person is a folder with image.*, parse.png, densepose.* and "
-                "meta.json"
+                Code.PERSON_MISSING,
+                f"{folder} {'is a file' if folder.exists() else 'does not exist'}",
+                expected="a person, which is a folder with image.*, parse.png, densepose.* and "
+                "meta.json",
             )
-        meta = _read_meta(folder / "meta.json", label_set, densepose_encoding)
-        image = _find(folder, "image", _IMAGES)
+        label_set, encoding = read_meta(folder / "meta.json", label_set, densepose_encoding)
+        image = _find(folder, "image", PICTURE_SUFFIXES)
         parsing = _find_parse(folder)
-        densepose = _find(folder, "densepose", (".npy", *_IMAGES))
-        return cls.from_files(
-            image, parsing, densepose, meta["parse"], meta["densepose"], name=str(folder)
-        )
+        densepose = _find(folder, "densepose", (".npy", *PICTURE_SUFFIXES))
+        return cls.from_files(image, parsing, densepose, label_set, encoding, name=str(folder))
 
     @classmethod
     def from_files(
@@ -116,9 +147,19 @@ class Person:
     ) -> Person:
         """A person from three files, as a folder of `load` holds: what a server was sent.
 
-        Each is a path, or a binary file open for reading, which is left open. An open `densepose`
-        is a NumPy file where the encoding is "iuv", else an image; of a path the suffix decides.
-        `name` is what messages call the person. Raises InputError.
+        Each file is a path, or a binary file open for reading, which is left open.
+
+        Args:
+            image: the photo.
+            parsing: label ids, grey or palette.
+            densepose: where it is open, a NumPy file if the encoding is "iuv", else an image; of a
+                path the suffix decides.
+            label_set: a key of `LABEL_SETS`.
+            densepose_encoding: a key of `ENCODINGS`.
+            name: what messages call the person.
+
+        Raises:
+            InputError: a file cannot be read, or is not what it should be.
         """
         files: list[Path | BinaryIO] = []
         names = []
@@ -136,8 +177,10 @@ class Person:
             if isinstance(densepose_file, Path)
             else densepose_encoding == "iuv"
         )
+        pixels = read_rgb(image_file, image_name)
+        pixels.flags.writeable = False  # nobody else has it, so it need not be copied
         return cls._build(
-            read_rgb(image_file, image_name),
+            pixels,
             read_indices(parsing_file, parsing_name),
             _read_npy(densepose_file, densepose_name)
             if is_npy
@@ -153,17 +196,24 @@ class Person:
         cls,
         image: npt.NDArray[np.uint8],
         parsing: npt.NDArray[np.uint8],
-        densepose: npt.NDArray[Any],
+        densepose: Pixels,
         label_set: str = "classes7",
         densepose_encoding: str = "iuv-png",
         name: str = "",
     ) -> Person:
-        """A person from arrays; they are copied.
+        """A person from arrays; those that somebody could still write to are copied.
 
-        `image` is uint8 RGB [H,W,3]; `parsing` uint8 [H,W] with the ids of `label_set`;
-        `densepose` uint8 [H,W,3] for "iuv-png" (I, 255 U, 255 V) and "parula" (RGB colours), or
-        float [3,H,W] (I, U, V) for "iuv". `name` is what messages call the person. Raises
-        InputError.
+        Args:
+            image: uint8 RGB [H,W,3].
+            parsing: uint8 [H,W] with the ids of `label_set`.
+            densepose: uint8 [H,W,3] for "iuv-png" (I, 255 U, 255 V) and "parula" (RGB colours), or
+                float [3,H,W] (I, U, V) for "iuv".
+            label_set: a key of `LABEL_SETS`.
+            densepose_encoding: a key of `ENCODINGS`.
+            name: what messages call the person.
+
+        Raises:
+            InputError: an array is not what it should be, or the aspects differ.
         """
         return cls._build(
             image,
@@ -180,7 +230,7 @@ class Person:
         cls,
         image: npt.NDArray[np.uint8],
         parsing: npt.NDArray[np.uint8],
-        densepose: npt.NDArray[Any],
+        densepose: Pixels,
         label_set_name: str,
         densepose_encoding: str,
         name: str,
@@ -196,7 +246,9 @@ class Person:
         ids = _to_photo(parsing, size, parsing_name, image_name)
         classes = to_classes(ids, labels, iuv[..., 0], name=parsing_name)
         check_body(iuv, densepose_name)
-        return cls(np.array(image, order="C"), classes, iuv, name)
+        for array in (classes, iuv):
+            array.flags.writeable = False  # made here: nobody else has them
+        return cls(image, classes, iuv, name)
 
     def check_garment(self, role: str = "garment owner") -> None:
         """Raises InputError unless the person wears an upper garment that can be given away.
@@ -207,11 +259,90 @@ class Person:
         if count < MIN_SHARE * self.parsing.size:
             who = f"{role} {self.name}" if self.name else role
             raise InputError(
+                Code.GARMENT_MISSING,
                 f"{who} wears no upper garment: {count} pixels of {self.parsing.size} have class "
-                f"{GARMENT} ({CLASSES[GARMENT]}), expected at least {MIN_SHARE:.1%}; choose a "
-                "photo that shows one, and check that the label set is the parse map's own "
-                f"({', '.join(sorted(LABEL_SETS))})"
+                f"{GARMENT} ({CLASSES[GARMENT]})",
+                expected=f"at least {MIN_SHARE:.1%}",
+                fix="choose a photo that shows one, and check that the label set is the parse "
+                f"map's own ({', '.join(sorted(LABEL_SETS))})",
             )
+
+
+def read_meta(
+    path: Path, label_set: str | None = None, densepose_encoding: str | None = None
+) -> tuple[str, str]:
+    """The names of label set and DensePose encoding that hold for a person or a data set.
+
+    Args:
+        path: `meta.json`, which need not exist where both names are given.
+        label_set: overrides the file's.
+        densepose_encoding: overrides the file's.
+
+    Raises:
+        InputError: the file is not valid, or a name is missing or unknown.
+    """
+    meta = _Meta()
+    if path.exists():
+        try:
+            meta = msgspec.json.decode(path.read_bytes(), type=_Meta)
+        except (OSError, RecursionError, UnicodeDecodeError, msgspec.DecodeError) as error:
+            raise InputError(
+                Code.META_INVALID, f"{path} cannot be read ({error})", expected=_META
+            ) from error
+    return (
+        _name(path, "parse", meta.parse, label_set, LABEL_SETS),
+        _name(path, "densepose", meta.densepose, densepose_encoding, ENCODINGS),
+    )
+
+
+def write_meta(path: Path, label_set: str, densepose_encoding: str) -> None:
+    """Writes a `meta.json` that `read_meta` reads. Raises OutputError where it cannot."""
+    with replacing(path) as temporary:
+        meta = {"parse": label_set, "densepose": densepose_encoding}
+        temporary.write_text(json.dumps(meta) + "\n", encoding="utf-8")
+
+
+class _Meta(msgspec.Struct):
+    """The contents of `meta.json`."""
+
+    parse: str | None = None
+    densepose: str | None = None
+
+
+_OPTIONS: Final = {
+    "parse": "--label-set / label_set=",
+    "densepose": "--densepose / densepose_encoding=",
+}
+
+
+def _name(
+    path: Path, key: str, of_file: str | None, given: str | None, available: Collection[str]
+) -> str:
+    """The name of a label set or encoding: that of an option first, then that of `meta.json`."""
+    name = of_file if given is None else given
+    expected = f"one of {', '.join(sorted(available))}"
+    if name is None:
+        raise InputError(
+            Code.META_INVALID,
+            f'{path} does not name "{key}", and it cannot be told from the pixels',
+            expected=expected,
+            fix=f"write {_META} into it, or give {_OPTIONS[key]}",
+        )
+    if name not in available:
+        raise InputError(
+            Code.LABEL_SET_UNKNOWN if key == "parse" else Code.DENSEPOSE_ENCODING_UNKNOWN,
+            f"{path if given is None else _OPTIONS[key]}: unknown name {name!r}",
+            expected=expected,
+            fix=f"name the one that the files use in {path} or with {_OPTIONS[key]}",
+        )
+    return name
+
+
+def _is_immutable(array: npt.NDArray[np.uint8] | bytes | None) -> bool:
+    """Whether nobody can write to the memory of an array, not by what it is a view of either."""
+    if isinstance(array, np.ndarray):
+        return not array.flags.writeable and _is_immutable(array.base)
+    return array is None or isinstance(array, bytes)
 
 
 def _to_photo(
@@ -223,68 +354,34 @@ def _to_photo(
         return array
     if abs(rows * width - columns * height) > _ASPECT_TOLERANCE * rows * width:
         raise InputError(
+            Code.SIZES_DIFFER,
             f"{name} is {columns}x{rows} pixels (width x height) and {photo} {width}x{height}: the "
-            "aspects differ, so one of them was cropped or turned; make both from the same photo"
+            "aspects differ, so one of them was cropped or turned",
+            fix="make both from the same photo",
         )
     resized = cv2.resize(array, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
     return np.asarray(resized, np.uint8)
 
 
-def _read_meta(
-    path: Path, label_set: str | None, densepose_encoding: str | None
-) -> Mapping[str, str]:
-    """The names of label set and encoding: options first, then `meta.json`."""
-    meta: dict[str, str] = {}
-    if path.exists():
-        try:
-            loaded = read_json(path)
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"{path} cannot be read as JSON ({error}); expected "
-                '{"parse": LABEL_SET, "densepose": ENCODING}'
-            ) from error
-        if isinstance(loaded, dict):
-            meta = {key: value for key, value in loaded.items() if isinstance(value, str)}
-    for key, option, given, available in (
-        ("parse", "--label-set / label_set=", label_set, sorted(LABEL_SETS)),
-        ("densepose", "--densepose / densepose_encoding=", densepose_encoding, sorted(ENCODINGS)),
-    ):
-        if given is not None:
-            if given not in available:
-                raise InputError(
-                    f"{option}: unknown name {given!r}; available: {', '.join(available)}; name "
-                    f"the one that the files use, or leave the option out to go by {path}"
-                )
-            meta[key] = given
-            continue
-        if key not in meta:
-            raise InputError(
-                f'{path} does not name "{key}", and it cannot be told from the pixels; available: '
-                f'{", ".join(available)}; write {{"parse": LABEL_SET, "densepose": ENCODING}} into '
-                f"it, or give {option}"
-            )
-        if meta[key] not in available:
-            raise InputError(
-                f'{path}: unknown "{key}" {meta[key]!r}; available: {", ".join(available)}; name '
-                f"the one the file uses there or with {option}"
-            )
-    return meta
-
-
 def _find(folder: Path, stem: str, suffixes: tuple[str, ...]) -> Path:
     """The one file of a stem with one of the suffixes."""
-    found = sorted(
-        path for path in folder.iterdir() if path.stem == stem and path.suffix.lower() in suffixes
-    )
-    if len(found) == 1:
-        return found[0]
-    there = ", ".join(path.name for path in sorted(folder.iterdir())) or "nothing"
-    due = f"{stem} with one of {', '.join(suffixes)}"
-    if not found:
-        raise InputError(f"{folder} has no {due}; there is: {there}; add the file")
+    entries = sorted(folder.iterdir())
+    files = [path for path in entries if path.stem == stem and path.suffix.lower() in suffixes]
+    if len(files) == 1:
+        return files[0]
+    expected = f"{stem} with one of {', '.join(suffixes)}"
+    if not files:
+        raise InputError(
+            Code.PERSON_INCOMPLETE,
+            f"{folder} has no {stem}; there is: {_listed(entries)}",
+            expected=expected,
+            fix="add the file",
+        )
     raise InputError(
-        f"{folder} has more than one {due}: {', '.join(path.name for path in found)}; remove all "
-        "but one"
+        Code.PERSON_AMBIGUOUS,
+        f"{folder} has more than one {stem}: {_listed(files)}",
+        expected=f"one {expected}",
+        fix="remove all but one",
     )
 
 
@@ -293,21 +390,27 @@ def _find_parse(folder: Path) -> Path:
     path = folder / "parse.png"
     if os.path.lexists(path):
         return path
-    others = sorted(other.name for other in folder.iterdir() if other.stem.lower() == "parse")
-    there = ", ".join(others or sorted(other.name for other in folder.iterdir())) or "nothing"
-    lossy = ", as lossy formats change ids" if others else ""
+    entries = sorted(folder.iterdir())
+    others = [other for other in entries if other.stem.lower() == "parse"]
     raise InputError(
-        f"{folder} has no parse.png; there is: {there}; the parse map has to be a PNG of that "
-        f"name{lossy}: add it as the parser wrote it"
+        Code.PERSON_INCOMPLETE,
+        f"{folder} has no parse.png; there is: {_listed(others or entries)}",
+        expected="the parse map as a PNG of that name"
+        + (", as lossy formats change ids" if others else ""),
+        fix="add it as the parser wrote it",
     )
 
 
-def _read_npy(file: Path | BinaryIO, name: str) -> npt.NDArray[Any]:
+def _listed(paths: Collection[Path]) -> str:
+    return ", ".join(path.name for path in paths) or "nothing"
+
+
+def _read_npy(file: Path | BinaryIO, name: str) -> Pixels:
     try:
         # Arrays of Python objects would run code of the file's choice. Mapped, not read: a header
         # may claim more than the file, or the memory, holds. (An open file cannot be mapped; NumPy
         # reads it piece by piece and ends where it ends.)
-        mode: Any = "r" if isinstance(file, Path) else None
+        mode: Literal["r"] | None = "r" if isinstance(file, Path) else None
         array = np.load(file, mmap_mode=mode, allow_pickle=False)
     # Broken headers and archives raise what has no base in common: OSError, ValueError, EOFError,
     # TokenError, BadZipFile, MemoryError.
@@ -315,15 +418,23 @@ def _read_npy(file: Path | BinaryIO, name: str) -> npt.NDArray[Any]:
         # NumPy takes whatever it does not know for a pickle, and tells how to run it.
         reason = "not a NumPy file" if "pickle" in str(error) else error
         raise InputError(
-            f"{name} cannot be read as a NumPy array ({reason}); expected float32 [3,H,W]: write "
-            "it again with numpy.save"
+            Code.IMAGE_UNREADABLE,
+            f"{name} cannot be read as a NumPy array ({reason})",
+            expected="float32 [3,H,W]",
+            fix="write it again with numpy.save",
         ) from error
     if not isinstance(array, np.ndarray):
         array.close()
-        raise InputError(f"{name} is an archive of arrays; expected one array from numpy.save")
+        raise InputError(
+            Code.ARRAY_INVALID,
+            f"{name} is an archive of arrays",
+            expected="one array from numpy.save",
+        )
     if array.nbytes > _MAX_NPY:
         raise InputError(
-            f"{name} holds {describe(array)}, {array.nbytes} bytes; expected [3,H,W] of at most "
-            f"{MAX_SIDE} pixels on either side: scale the photo and its maps down first"
+            Code.IMAGE_SIZE,
+            f"{name} holds {describe(array)}, {array.nbytes} bytes",
+            expected=f"[3,H,W] of at most {MAX_SIDE} pixels on either side",
+            fix="scale the photo and its maps down first",
         )
     return np.array(array)

@@ -1,11 +1,12 @@
-"""Folders that are written whole or not at all."""
+"""Files and folders that are written whole or not at all."""
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
 
-from garment_transfer.bundle import OutputError, replacing_folder
+from garment_transfer.bundle import Code, OutputError, replacing, replacing_folder
 
 
 def write(path: Path, content: str) -> None:
@@ -61,3 +62,85 @@ def test_what_stands_in_the_way_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(OutputError, match=r"file/folder cannot be written: "):
         write(tmp_path / "file" / "folder", "new")
+
+
+def test_permissions_are_those_of_what_was_there(tmp_path: Path) -> None:
+    secret, folder = tmp_path / "secret", tmp_path / "folder"
+    secret.touch(0o600)
+    folder.mkdir(0o750)
+    with replacing(secret) as temporary:
+        assert stat.S_IMODE(temporary.stat().st_mode) == 0o600
+        temporary.unlink()
+        temporary.write_text("made anew")
+    write(folder, "new")
+    with replacing(tmp_path / "fresh"):
+        pass
+    (tmp_path / "plain").touch()
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o750
+    assert (tmp_path / "fresh").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_contents_are_on_the_disk_before_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a crash of the machine may leave: the old, or the new whole."""
+    steps: list[str] = []
+    sync, replace = os.fsync, os.replace
+
+    def syncing(descriptor: int) -> None:
+        sync(descriptor)
+        name = Path(os.readlink(f"/proc/self/fd/{descriptor}")).name
+        steps.append(f"sync {'new' if name.startswith('.') else name}")
+
+    def replacing_(source: Path, target: Path) -> None:
+        replace(source, target)
+        steps.append(f"put {target.name}")
+
+    monkeypatch.setattr(os, "fsync", syncing)
+    monkeypatch.setattr(os, "replace", replacing_)
+    with replacing(tmp_path / "name") as temporary:
+        temporary.write_text("new")
+    assert steps == ["sync new", "put name", f"sync {tmp_path.name}"]
+    steps.clear()
+    write(tmp_path / "folder", "new")
+    assert steps == ["sync file", "sync new", "put folder", f"sync {tmp_path.name}"]
+
+
+def test_an_error_of_the_block_names_what_cannot_be_written(tmp_path: Path) -> None:
+    def fail(path: Path) -> None:
+        with replacing_folder(path) as folder:
+            (folder / "none" / "file").write_text("")
+
+    def fail_to_read(path: Path) -> None:
+        with replacing(path):
+            (tmp_path / "none").read_text()
+
+    with pytest.raises(OutputError, match="folder cannot be written: No such file") as error:
+        fail(tmp_path / "folder")
+    assert error.value.code == Code.OUTPUT_UNWRITABLE
+    with pytest.raises(FileNotFoundError):  # of another file
+        fail_to_read(tmp_path / "file")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_older_folder_is_refused_on_demand(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+
+    def once() -> None:
+        with replacing_folder(path, exist_ok=False) as folder:
+            (folder / "file").write_text("first")
+
+    once()
+    with pytest.raises(OutputError) as error:
+        once()
+    assert error.value.code == Code.OUTPUT_EXISTS
+
+    def overtaken() -> None:
+        with replacing_folder(tmp_path / "other", exist_ok=False):
+            write(tmp_path / "other", "was quicker")
+
+    with pytest.raises(OutputError, match="not empty"):
+        overtaken()
+    assert (tmp_path / "other" / "file").read_text() == "was quicker"
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["folder", "other"]

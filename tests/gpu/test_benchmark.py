@@ -1,13 +1,12 @@
 """Benchmark and profile of a GPU's rows: `pytest -m gpu tests/gpu`."""
 
-import json
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from garment_transfer.benchmarks.harness import validate
 from garment_transfer.benchmarks.profiling import profile_row, trace
+from garment_transfer.benchmarks.report import read_report
 from garment_transfer.benchmarks.rows import ROWS, find_checkpoint, unavailable
 from garment_transfer.bundle import Bundle
 from garment_transfer.cli.main import main
@@ -48,10 +47,8 @@ def test_benchmark(row: str, tmp_path: Path) -> None:
     command = ["benchmark", "--backends", row, "--rounds", "5", "--json", str(file)]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.output
-    report = json.loads(file.read_text())
-    validate(report)
-    found = next(entry for entry in report["rows"] if entry["name"] == row)
-    assert found["status"] == "measured", found
-    assert found["parity"]["labels_differ"] < 0.001
-    assert found["parity"]["image_psnr_db"] is None or found["parity"]["image_psnr_db"] > 40
-    assert report["environment"]["gpus"]
+    report = read_report(file)
+    (found,) = [entry for entry in report.measured if entry.name == row]
+    assert found.parity.labels_differ < 0.001
+    assert found.parity.image_psnr_db is None or found.parity.image_psnr_db > 40
+    assert report.environment.gpus

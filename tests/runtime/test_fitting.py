@@ -54,7 +54,7 @@ def test_the_same_size_is_untouched() -> None:
     assert fit.is_identity
     assert fit.photo(photo) is photo
     assert fit.map(photo) is photo
-    assert fit.unfit(photo) is not None
+    assert fit.unfit(photo).base is photo  # all of it, uncopied
     assert (fit.unfit(photo) == photo).all()
 
 

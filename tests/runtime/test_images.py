@@ -87,7 +87,7 @@ def test_lost_palette(tmp_path: Path) -> None:
 def test_photo_that_is_not_rgb(tmp_path: Path, mode: str) -> None:
     path = tmp_path / ("image.jpg" if mode == "CMYK" else "image.png")
     Image.new(mode, (4, 4)).save(path)
-    with pytest.raises(InputError, match=rf"image\.\w+ has colour mode {mode}, expected RGB.*save"):
+    with pytest.raises(InputError, match=rf"image\.\w+ has colour mode {mode}; expected RGB"):
         read_rgb(path)
 
 
@@ -125,7 +125,7 @@ def test_folder_in_place_of_a_file(tmp_path: Path) -> None:
 def test_absurdly_large_file(tmp_path: Path, size: tuple[int, int]) -> None:
     # The header alone says the size; the pixels are never decoded.
     Image.new("1", size).save(tmp_path / "image.png")
-    with pytest.raises(InputError, match=rf"image\.png.*limit is {MAX_SIDE}.*scale the photo"):
+    with pytest.raises(InputError, match=rf"image\.png.*at most {MAX_SIDE}"):
         read_rgb(tmp_path / "image.png")
 
 

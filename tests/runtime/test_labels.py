@@ -53,12 +53,12 @@ def test_unknown_ids_are_named(name: str, stray: int) -> None:
         to_classes(np.array([[0, stray]], np.uint8), label_set(name), NO_PARTS, name="parse.png")
     message = str(error.value)
     assert "parse.png" in message
-    assert f"does not know: {stray};" in message
+    assert f"does not have: {stray};" in message
     assert "--label-set" in message
 
 
 def test_ids_are_named_as_ranges() -> None:
-    with pytest.raises(InputError, match=r"know: 2-3, 200; known: 0-1, 4-13"):
+    with pytest.raises(InputError, match=r"have: 2-3, 200; expected ids 0-1, 4-13"):
         to_classes(np.array([[0, 2, 3, 200]], np.uint8), label_set("viton14"), NO_PARTS)
 
 

@@ -8,6 +8,8 @@ to go in. So a slip in order, scale or place of anything gives other classes.
 from __future__ import annotations
 
 import json
+import pydoc
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,9 @@ from click.testing import CliRunner
 from onnx import TensorProto
 from PIL import Image
 
-from garment_transfer.bundle import BackendError, InputError, OutputError
+from garment_transfer.bundle import BackendError, Code, InputError, OutputError
 from garment_transfer.cli.main import main
-from garment_transfer.runtime import DensePose, Parser, Person, prepare
+from garment_transfer.runtime import DensePose, Parser, ParserDescription, Person, prepare
 from garment_transfer.runtime.photos import read_rgb
 
 #: Colours of the seven classes, RGB.
@@ -286,12 +288,12 @@ def test_densepose_of_the_best_box(tmp_path: Path) -> None:
     net.give(net.constant(np.array([[0, 0, 20, 20], box], np.float32)), "boxes", 2)
     net.give(net.constant(np.array([0.4, 0.9], np.float32)), "scores", 1)
     iuv = DensePose.load(net.save(tmp_path, "densepose")).estimate(photo_of(ids))
-    due = np.where(ids == 5, 0, PART_OF[ids])
-    outside = np.ones(due.shape, bool)
+    expected = np.where(ids == 5, 0, PART_OF[ids])
+    outside = np.ones(expected.shape, bool)
     outside[16:112, 8:56] = False
-    due[outside] = 0
-    assert (iuv[..., 0] == due).all()
-    assert np.abs(iuv[..., 1:] - uv_of(due)).max() <= 1
+    expected[outside] = 0
+    assert (iuv[..., 0] == expected).all()
+    assert np.abs(iuv[..., 1:] - uv_of(expected)).max() <= 1
 
 
 @pytest.mark.parametrize(("layout", "uv_max"), [("NCHW", 1), ("NHWC", 255)])
@@ -397,7 +399,7 @@ def test_nothing_is_written_for_a_photo_without_a_person(
 
 def test_a_folder_that_is_not_empty(models: tuple[Path, Path], photo: Path, tmp_path: Path) -> None:
     parser, densepose = Parser.load(models[0]), DensePose.load(models[1])
-    with pytest.raises(OutputError, match=r"is a folder that is not empty; remove it"):
+    with pytest.raises(OutputError, match=r"is a folder that is not empty"):
         prepare(photo, tmp_path, parser, densepose)
     with pytest.raises(OutputError, match=r"holiday\.png is a file"):
         prepare(photo, photo, parser, densepose)
@@ -412,16 +414,16 @@ def test_the_description_is_checked(models: tuple[Path, Path]) -> None:
 
     with pytest.raises(InputError, match=r"none\.onnx does not exist"):
         Parser.load(parser.with_name("none.onnx"))
-    with pytest.raises(InputError, match=r"describes a model for densepose.*not swapped"):
+    with pytest.raises(InputError, match=r"densepose\.json is not valid.*not swapped"):
         Parser.load(densepose)
     write(label_set="ade20k")
     with pytest.raises(InputError, match="unknown label set 'ade20k'"):
         Parser.load(parser)
     write(output={**LOGITS, "name": "heatmap"})
-    with pytest.raises(InputError, match=r"'heatmap' \(name\).*gives logits; name one of these"):
+    with pytest.raises(InputError, match=r"'heatmap' \(name\).*gives logits"):
         Parser.load(parser)
     write(input={**good["input"], "name": "picture"})
-    with pytest.raises(InputError, match=r"takes \(photo float32.*names it 'picture'"):
+    with pytest.raises(InputError, match=r"takes \(photo float32.*names 'picture'"):
         Parser.load(parser)
     write(input={**good["input"], "layout": "NHWC"})
     with pytest.raises(InputError, match=r"says layout NHWC and no size"):
@@ -432,9 +434,18 @@ def test_the_description_is_checked(models: tuple[Path, Path]) -> None:
     densepose_json.write_text(json.dumps({"task": "densepose", "input": fixed, "output": HEADS}))
     with pytest.raises(InputError, match=r"takes photo .*64, 64\], .* the size 64x48 \(height"):
         DensePose.load(densepose)
-    write(input={**good["input"], "mean": [0.5]})
-    with pytest.raises(InputError, match=r"parser\.json: input\.mean.*schema\.json specifies"):
-        Parser.load(parser)
+    for wrong, where in (
+        ({"mean": [0.5]}, "input.mean"),
+        ({"std": [1, 0, 1]}, "input.std"),
+        ({"size": {"height": 8193, "width": 1}}, "input.size.height"),
+        ({"channel": "RGB"}, "unknown field `channel`"),
+    ):
+        write(input={**good["input"], **wrong})
+        with pytest.raises(InputError, match=rf"parser\.json.*{where}.*pydoc (\S+)`") as error:
+            Parser.load(parser)
+        assert error.value.code == Code.MAP_MODEL_INVALID
+        named = re.findall(r"pydoc (\S+)`", error.value.fix)
+        assert pydoc.locate(named[0]) is ParserDescription
     write(label_set="lip20")
     photo = photo_of(ids_of_blocks(64, 32, 16))
     with pytest.raises(InputError, match=r"logits with 7 channels; expected 20, one per class"):
@@ -443,10 +454,10 @@ def test_the_description_is_checked(models: tuple[Path, Path]) -> None:
     with pytest.raises(InputError, match=r"logits with 7 channels; expected 1"):
         Parser.load(parser).parse(photo)
     parser.with_suffix(".json").write_text("{")
-    with pytest.raises(InputError, match=r"parser\.json cannot be read as JSON"):
+    with pytest.raises(InputError, match=r"parser\.json is not valid"):
         Parser.load(parser)
     parser.with_suffix(".json").unlink()
-    with pytest.raises(InputError, match=r"parser\.json does not exist: it says how"):
+    with pytest.raises(InputError, match=r"parser\.json does not exist; expected how"):
         Parser.load(parser)
     densepose.write_bytes(b"no model")
     with pytest.raises(BackendError, match=r"does not load .*densepose\.onnx"):

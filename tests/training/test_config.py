@@ -1,11 +1,11 @@
-"""The configuration file: what is written is what trains, and every slip is named."""
+"""The configuration: what is written is what trains, and a slip is named."""
 
 from pathlib import Path
 
 import pytest
 
-from garment_transfer.bundle import InputError
-from garment_transfer.training.config import config_from, read_config
+from garment_transfer.bundle import Code, InputError
+from garment_transfer.training.config import PhaseConfig, RunConfig, override, read_config
 from garment_transfer.training.phases import METHOD, Weights
 
 CONFIGS = Path(__file__).parents[2] / "training" / "configs"
@@ -35,35 +35,43 @@ def test_a_phase_takes_its_own_values_and_else_the_files(tmp_path):
     assert (own.initial, other.initial) == (None, Path("i"))
 
 
-def test_every_slip_is_named_at_once(tmp_path):
-    values = {
-        "preset": "light",
-        "stepz": 3,
-        "batch": 0,
-        "size": [100, 64],
-        "seed": "one",
-        "weights": {"feature": -1, "erasing": "none", "colour": 1},
-        "phases": {"warp": {}, "aligning": {"steps": 1.5}},
-        "knowledge": {"teacher": "x"},
-    }
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("preset = 'light'", "Unknown preset 'light', not one of lite, full"),
+        ("stepz = 3", "unknown field `stepz`"),
+        ("batch = 0", "`$.batch`"),
+        ("size = [100, 64]", "multiple of 32 - at `$.size[0]`"),
+        ("size = [64]", "`$.size`"),
+        ("seed = 'one'", "Expected `int`, got `str` - at `$.seed`"),
+        ("learning_rate = 0", "`$.learning_rate`"),
+        ("weights = 1", "`$.weights`"),
+        ("weights.feature = -1", "`$.weights.feature`"),
+        ("weights.erasing = 'none'", "`$.weights.erasing`"),
+        ("weights.colour = 1", "unknown field `colour` - at `$.weights`"),
+        ("phases.warp = {}", "Unknown phase 'warp', not one of try-on-parsing"),
+        ("phases.aligning.steps = 1.5", "`$.phases[...].steps`"),
+        ("knowledge.teacher = 'x'", "Unknown network 'teacher'"),
+        ("steps = ", "Invalid value"),
+    ],
+)
+def test_a_slip_is_named(tmp_path, text, named):
+    (tmp_path / "run.toml").write_text(text)
     with pytest.raises(InputError) as error:
-        config_from(values, "run.toml")
-    for due in (
-        "run.toml is no configuration",
-        "unknown preset 'light'; available: lite, full",
-        "unknown name stepz",
-        "batch is 0; expected 1 or more",
-        "size is [100, 64]; expected [height, width], both divisible by 32",
-        "seed is 'one'; expected a whole number",
-        "weights.feature is -1.0; expected 0 or more",
-        "weights.erasing is 'none'; expected 'garments' or 'rectangles'",
-        "unknown name weights.colour",
-        "unknown phase 'warp'",
-        "phases.aligning.steps is 1.5; expected a whole number",
-        "unknown network 'teacher'",
-    ):
-        assert due in str(error.value)
-    broken = tmp_path / "broken.toml"
-    broken.write_text("steps = ")
-    with pytest.raises(InputError, match="cannot be read as TOML"):
-        read_config(broken)
+        read_config(tmp_path / "run.toml")
+    assert named in str(error.value)
+    assert error.value.code == Code.CONFIG_INVALID
+
+
+def test_options_hold_over_the_file():
+    config = RunConfig(steps=7, phases={"aligning": PhaseConfig(steps=3, batch=2)})
+    config = override(
+        config, {"steps": 5, "seed": None, "size": (64, 32)}, {"feature": "0.5"}, {"parsing": "1"}
+    )
+    assert config.phases == {"aligning": PhaseConfig(batch=2)}
+    assert (config.steps, config.seed, config.size) == (5, 0, (64, 32))
+    assert config.weights == Weights(feature=0.5)
+    assert config.knowledge == {"parsing": "1"}
+    for wrong in ({"feature": "much"}, {"colour": "1"}):
+        with pytest.raises(InputError, match=r"options.*(feature|colour)"):
+            override(config, {}, wrong, {})

@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from garment_transfer.bundle import BACKGROUND, CLASSES, FACE, GARMENT, LOWER, SKIN, Size
+from garment_transfer.bundle import (
+    BACKGROUND,
+    CLASSES,
+    FACE,
+    GARMENT,
+    LOWER,
+    SKIN,
+    InputError,
+    Size,
+)
 from garment_transfer.runtime import stage_inputs
 from garment_transfer.runtime.photos import Person
 from garment_transfer.training import synthetic
@@ -295,7 +304,7 @@ def test_shards_are_resumed_and_whole(tmp_path: Path) -> None:
     for key in SHOP_KEYS:
         assert np.array_equal(np.load(paths[key]), stored[key]), key
     assert all(path.stat().st_mtime_ns == times[path] for k, path in paths.items() if k in KEYS)
-    with pytest.raises(ValueError, match="another folder"):
+    with pytest.raises(InputError, match="another folder"):
         synthetic.write_shards(tmp_path, range(0, 3), (32, 32), workers=1)
     with pytest.raises(ValueError, match="multiple of 64"):
         synthetic.write_shards(tmp_path, range(1, 3), small, workers=1)

@@ -132,7 +132,8 @@ def test_a_stopped_run_may_go_on_at_another_rate(config):
 
 def test_an_unknown_phase_is_named(config):
     with pytest.raises(
-        TrainingError, match="unknown phase 'warp'; available: try-on-parsing, transfer-parsing"
+        TrainingError,
+        match="unknown phase 'warp'; expected one of try-on-parsing",
     ):
         train(dataclasses.replace(config, phase="warp"))
 

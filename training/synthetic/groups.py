@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from garment_transfer.bundle import Code, InputError
 from garment_transfer.training.synthetic import texture
 from garment_transfer.training.synthetic.people import (
     HELD_OUT,
@@ -306,7 +307,11 @@ def _complete(
             stored.shape[-3:-1] if key.endswith("image") or "dense" in key else stored.shape[-2:]
         )
         if found != tuple(size):
-            raise ValueError(f"{path} holds pictures of {found}, not {size}: use another folder")
+            raise InputError(
+                Code.CONFIG_INVALID,
+                f"{path} holds pictures of {found}, not {size}",
+                fix="use another folder",
+            )
         if len(stored) < length:
             return False
     return True

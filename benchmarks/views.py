@@ -1,0 +1,273 @@
+"""A benchmark's result as text, plot and page."""
+
+from __future__ import annotations
+
+import base64
+import html
+import importlib.resources
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from garment_transfer.benchmarks.report import Clients, Measured, Report
+from garment_transfer.bundle import Code, OutputError, replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_NOTES = (
+    "Compute (p50 to pairs/s): uint8 arrays to uint8 arrays at the bundle's size; on a GPU with "
+    "copies there and back.",
+    "End to end: reading both people's files, fitting, the three graphs with their copies, "
+    "composing at the photo's size; writing the picture is not included.",
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with what is said above it."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def tables(report: Report) -> list[Table]:
+    """Everything that a result holds, without tables that would be empty."""
+    quantiles = ("p50 ms", "p90", "p99")
+    found = [
+        Table(
+            f"Parity is against {report.reference}, float32.",
+            [
+                *("batch", "row", *quantiles, "mean", "pairs/s", "end to end p50", "host MiB"),
+                *("device MiB", "load s", "first call ms", "labels differ", "PSNR dB"),
+            ],
+            [_measured_cells(row) for row in report.measured],
+        ),
+        Table(
+            "Where the time of a chain on a GPU goes, from its first copy to its last:",
+            ["batch", "row", "host us", "GPU ms", "no kernel runs", "CUDA graph"],
+            [
+                [
+                    str(row.batch),
+                    row.label,
+                    f"{row.chain.host_us:.1f}",
+                    f"{row.chain.gpu_ms:.3f}",
+                    "-" if row.chain.idle is None else f"{row.chain.idle:.1%}",
+                    "yes" if row.chain.replays else "no",
+                ]
+                for row in report.measured
+                if row.chain
+            ],
+        ),
+        Table(
+            "Threads that share one pipeline, batch 1:",
+            ["clients", "row", *quantiles, "pairs/s"],
+            [_client_cells(point) for point in report.clients],
+        ),
+        Table(
+            "Time of the networks, batch 1 (published figures are their authors'):",
+            ["ms", "networks", "origin"],
+            [[ms, name, origin] for name, ms, origin in network_times(report)],
+        ),
+    ]
+    reasons: dict[tuple[str, str, str], list[str]] = {}
+    for row in report.idle:
+        reasons.setdefault((row.label, row.status, row.reason), []).append(str(row.batch))
+    found.append(
+        Table(
+            "Not measured:",
+            ["batch", "row", "state", "reason"],
+            [[", ".join(batches), *why] for why, batches in reasons.items()],
+        )
+    )
+    return [table for table in found if table.rows]
+
+
+def network_times(report: Report) -> list[list[str]]:
+    """Name, milliseconds and origin: published rows, then a report's at batch 1.
+
+    Ours is the time of warping and regrowth, without the parsing stage, since the published ones
+    leave parsing out.
+    """
+    file = importlib.resources.files("garment_transfer.benchmarks").joinpath("published.json")
+    others = json.loads(file.read_text(encoding="utf-8"))
+    device = {
+        "cpu": f"measured, {report.environment.processor}, {threads_of(report)}",
+        "cuda": f"measured, {', '.join(gpu.name for gpu in report.environment.gpus)}, "
+        "copies included",
+    }
+    return [
+        *(
+            [row["name"], f"{row['ms']:.1f}", f"published, {others['device']}, not measured here"]
+            for row in others["rows"]
+        ),
+        *(
+            [
+                f"warping and regrowth, {row.label}",
+                f"{row.warping_and_regrowth_ms:.1f}",
+                device[row.device],
+            ]
+            for row in report.measured
+            if row.batch == 1 and row.name != "empty" and row.warping_and_regrowth_ms is not None
+        ),
+    ]
+
+
+def title_of(report: Report) -> str:
+    """What was measured, and on what."""
+    bundle = report.bundle
+    return (
+        f"{bundle.name}, {bundle.size[0]}x{bundle.size[1]}, {threads_of(report)}, "
+        f"{report.environment.processor}"
+    )
+
+
+def threads_of(report: Report) -> str:
+    """Such as "2 threads"."""
+    return f"{report.threads} thread{'s' if report.threads > 1 else ''}"
+
+
+def notes(report: Report) -> list[str]:
+    """What there is to know about the figures."""
+    found = list(_NOTES)
+    at_one = {row.name: row.compute.p50_ms for row in report.measured if row.batch == 1}
+    empty = at_one.pop("empty", None)
+    if empty and at_one:
+        fastest = min(at_one, key=lambda name: at_one[name])
+        found.append(
+            f"Measuring and the pipeline's own code: {empty:.3f} ms, "
+            f"{empty / at_one[fastest]:.2%} of {fastest}."
+        )
+    if report.interrupted:
+        found.append("The run was interrupted: the rows are those measured until then.")
+    return found
+
+
+def describe(report: Report) -> str:
+    """The whole result as plain text."""
+    lines = [title_of(report), *notes(report)]
+    for table in tables(report):
+        cells = [table.header, *table.rows]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        text = [name in ("row", "networks", "origin", "state", "reason") for name in table.header]
+        lines += ["", table.title]
+        for row in cells:
+            columns = zip(row, widths, text, strict=True)
+            padded = (cell.ljust(n) if left else cell.rjust(n) for cell, n, left in columns)
+            lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines)
+
+
+def check_plot(path: Path | None) -> None:
+    """Raises OutputError where matplotlib does not write the format of `path`.
+
+    Raises ModuleNotFoundError where there is no matplotlib.
+    """
+    from matplotlib.figure import Figure
+
+    formats = Figure().canvas.get_supported_filetypes()
+    if path and path.suffix.lower().removeprefix(".") not in formats:
+        raise OutputError(
+            Code.OUTPUT_FORMAT,
+            f"{path} does not name a picture format",
+            fix=f"end it in one of {', '.join(f'.{name}' for name in sorted(formats))}",
+        )
+
+
+def write_plot(report: Report, path: Path, description: str = "") -> None:
+    """Writes the plot; the suffix names a format that matplotlib writes. OutputError.
+
+    `description` is kept in the file, which has to be a PNG then.
+    """
+    with replacing(path) as temporary:
+        metadata = {"Description": description} if description else None
+        _figure(report).savefig(temporary, dpi=120, metadata=metadata)
+
+
+def write_page(report: Report, path: Path) -> None:
+    """Writes one HTML file with tables and plot that loads nothing from elsewhere. OutputError."""
+    buffer = io.BytesIO()
+    _figure(report).savefig(buffer, format="png", dpi=120)
+    picture = base64.b64encode(buffer.getvalue()).decode()
+    machine = {
+        name: str(getattr(report.environment, name))
+        for name in report.environment.__struct_fields__
+    }
+    title = html.escape(title_of(report))
+    parts = [
+        '<!doctype html><html lang="en"><meta charset="utf-8">',
+        f"<title>{title}</title><style>body{{font:14px sans-serif;margin:2em}}",
+        "table{border-collapse:collapse;margin:1em 0}td,th{border:1px solid #ccc;padding:2px 6px;",
+        "text-align:right}td:nth-child(2){text-align:left}img{max-width:100%}</style>",
+        f"<h1>{title}</h1>",
+        *(f"<p>{html.escape(note)}</p>" for note in notes(report)),
+        f'<img alt="latency" src="data:image/png;base64,{picture}">',
+    ]
+    for table in [*tables(report), Table("Environment:", ["", ""], list(machine.items()))]:
+        parts.append(f"<p>{html.escape(table.title)}</p><table>")
+        for kind, cells in [("th", table.header), *(("td", row) for row in table.rows)]:
+            inner = "".join(f"<{kind}>{html.escape(cell)}</{kind}>" for cell in cells)
+            parts.append(f"<tr>{inner}</tr>")
+        parts.append("</table>")
+    with replacing(path) as temporary:
+        temporary.write_text("\n".join([*parts, "</html>\n"]), encoding="utf-8")
+
+
+def _measured_cells(row: Measured) -> list[str]:
+    compute, memory, psnr = row.compute, row.memory, row.parity.image_psnr_db
+    return [
+        str(row.batch),
+        row.label + (" (WRONG)" if row.wrong else ""),
+        *(f"{ms:.4g}" for ms in (compute.p50_ms, compute.p90_ms, compute.p99_ms, compute.mean_ms)),
+        f"{compute.pairs_per_s:.4g}",
+        f"{row.end_to_end.p50_ms:.4g}",
+        f"{memory.host_mib:.0f}",
+        "-" if memory.device_mib is None else f"{memory.device_mib:.0f}",
+        f"{row.load_s:.2f}",
+        f"{row.first_call_ms:.0f}",
+        f"{row.parity.labels_differ:.2%}",
+        "equal" if psnr is None else f"{psnr:.1f}",
+    ]
+
+
+def _client_cells(point: Clients) -> list[str]:
+    quantiles = (f"{ms:.4g}" for ms in (point.p50_ms, point.p90_ms, point.p99_ms))
+    return [str(point.clients), point.label, *quantiles, f"{point.pairs_per_s:.4g}"]
+
+
+def _figure(report: Report) -> Figure:
+    from matplotlib.figure import Figure
+
+    measured = [row for row in report.measured if row.name != "empty"]
+    batches = sorted({row.batch for row in measured}) or [1]
+    count = len(batches) + bool(report.clients)
+    figure = Figure(figsize=(5 * count + 3, 0.35 * len(measured) / len(batches) + 3))
+    axes = figure.subplots(1, count, squeeze=False)[0]
+    for axis, batch in zip(axes, batches, strict=False):
+        rows = [row for row in measured if row.batch == batch][::-1]
+        axis.barh(
+            [row.label for row in rows],
+            [row.compute.p50_ms for row in rows],
+            xerr=[[0] * len(rows), [row.compute.p90_ms - row.compute.p50_ms for row in rows]],
+            color=["tab:red" if row.wrong else "tab:blue" for row in rows],
+        )
+        if batch != batches[0]:
+            axis.tick_params(labelleft=len(rows) != len(axes[0].patches))
+        axis.set(title=f"batch {batch}", xlabel="ms, p50 and p90")
+    if report.clients:
+        axis = axes[-1]
+        for label in dict.fromkeys(point.label for point in report.clients):
+            points = [point for point in report.clients if point.label == label]
+            rates = [point.pairs_per_s for point in points]
+            axis.plot(rates, [point.p50_ms for point in points], marker="o", label=label)
+            for point in points:
+                axis.annotate(str(point.clients), (point.pairs_per_s, point.p50_ms))
+        axis.set(xlabel="pairs/s", ylabel="p50 ms", title="threads that share a pipeline")
+        axis.set_ylim(bottom=0)
+        axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.tight_layout()
+    return figure
