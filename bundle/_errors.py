@@ -71,6 +71,8 @@ class Code(StrEnum):
     PIPELINE_CLOSED = "pipeline_closed"
     SESSION_CLOSED = "session_closed"
     SESSIONS_IN_USE = "sessions_in_use"  #: none came free in time, or the caller holds them
+    SESSION_BUSY = "session_busy"  #: of the C++ library: in use by another thread
+    INTERNAL_ERROR = "internal_error"  #: of the C++ library: a fault of its own
     # TensorRT engines
     ENGINES_MISSING = "engines_missing"
     RECORD_INVALID = "record_invalid"

@@ -10,7 +10,7 @@
 namespace example {
 namespace {
 
-// The constants are those of runtime/compositing.py.
+// The constants are those of runtime/photos/_compose.py.
 constexpr std::array<int, 4> kDrawn = {kBackground, kSkin, kGarment, kLower};
 constexpr double kBorderSigma = 0.8;
 constexpr float kDetail = 0.6f;

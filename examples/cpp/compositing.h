@@ -1,5 +1,5 @@
-// Bringing the graphs' result back to the person's own photo: what runtime/compositing.py does in
-// Python, which says why.
+// Bringing the graphs' result back to the person's own photo: what runtime/photos/_compose.py does
+// in Python, which says why.
 
 #pragma once
 

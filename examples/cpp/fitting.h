@@ -1,5 +1,5 @@
 // Fitting a photo and its maps to the bundle's size with the aspect kept, and the way back: what
-// runtime/fitting.py does in Python.
+// runtime/photos/_fit.py does in Python.
 
 #pragma once
 

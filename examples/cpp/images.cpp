@@ -50,15 +50,17 @@ Header checked_header(const std::string& bytes, const std::string& name, int max
                       const char* formats) {
   const auto header = header_of(bytes);
   if (!header) {
-    throw InputError(name + " cannot be read as an image (" + std::to_string(bytes.size()) +
-                     " bytes); expected a whole " + formats + " file");
+    throw InputError("image_unreadable",
+                     name + " cannot be read as an image (" + std::to_string(bytes.size()) +
+                         " bytes); expected a whole " + formats + " file");
   }
   const auto most = static_cast<unsigned>(max_side);
   if (header->width < 1 || header->height < 1 || header->width > most || header->height > most) {
-    throw InputError(name + " is " + std::to_string(header->width) + "x" +
-                     std::to_string(header->height) + " pixels, and the limit is " +
-                     std::to_string(max_side) +
-                     " on either side; scale the photo and its maps down first");
+    throw InputError("image_size",
+                     name + " is " + std::to_string(header->width) + "x" +
+                         std::to_string(header->height) + " pixels; expected at most " +
+                         std::to_string(max_side) +
+                         " on either side; scale the photo and its maps down first");
   }
   return *header;
 }
@@ -73,15 +75,18 @@ cv::Mat decoded(const std::string& bytes, const std::string& name, int flags) {
     image.release();
   }
   if (image.empty()) {
-    throw InputError(name + " cannot be read as an image (" + std::to_string(bytes.size()) +
-                     " bytes): it is broken; send the whole file");
+    throw InputError("image_unreadable",
+                     name + " cannot be read as an image (" + std::to_string(bytes.size()) +
+                         " bytes): it is broken; send the whole file");
   }
   cv::cvtColor(image, image, cv::COLOR_BGR2RGB);
   return image;
 }
 
 // libpng calls this in place of ending the process.
-[[noreturn]] void png_failed(png_structp, png_const_charp message) { throw InputError(message); }
+[[noreturn]] void png_failed(png_structp, png_const_charp message) {
+  throw InputError("image_unreadable", message);
+}
 void png_warned(png_structp, png_const_charp) {}
 
 struct Source {
@@ -104,8 +109,8 @@ cv::Mat read_photo(const std::string& bytes, const std::string& name, int max_si
                                             ? header.colour == PNG_COLOR_TYPE_RGB
                                             : header.colour == 3);
   if (!rgb) {
-    throw InputError(name +
-                     " is not RGB with 8 bits a channel and no transparency; save it as such");
+    throw InputError("image_mode", name + " is not RGB with 8 bits a channel and no transparency; "
+                                          "save it as such");
   }
   return decoded(bytes, name, cv::IMREAD_COLOR);
 }
@@ -113,8 +118,8 @@ cv::Mat read_photo(const std::string& bytes, const std::string& name, int max_si
 cv::Mat read_rgb_map(const std::string& bytes, const std::string& name, int max_side) {
   const Header header = checked_header(bytes, name, max_side, "PNG");
   if (header.format != Format::kPng || header.bits != 8 || header.colour != PNG_COLOR_TYPE_RGB) {
-    throw InputError(name + " is not a PNG with RGB of 8 bits a channel; expected DensePose in "
-                            "encoding iuv-png (I, 255 U, 255 V)");
+    throw InputError("image_mode", name + " is not a PNG with RGB of 8 bits a channel; expected "
+                                          "DensePose in encoding iuv-png (I, 255 U, 255 V)");
   }
   return decoded(bytes, name, cv::IMREAD_COLOR);
 }
@@ -124,7 +129,8 @@ cv::Mat read_indices(const std::string& bytes, const std::string& name, int max_
   const Header header = checked_header(bytes, name, max_side, "PNG");
   if (header.format != Format::kPng || header.bits > 8 ||
       (header.colour != PNG_COLOR_TYPE_GRAY && header.colour != PNG_COLOR_TYPE_PALETTE)) {
-    throw InputError(name + " holds no label ids; expected a grey or palette PNG with at most 8 "
+    throw InputError("image_mode",
+                     name + " holds no label ids; expected a grey or palette PNG with at most 8 "
                             "bits a pixel whose stored values are the ids: take the map as the "
                             "parser wrote it, not a coloured copy");
   }
@@ -146,8 +152,8 @@ cv::Mat read_indices(const std::string& bytes, const std::string& name, int max_
     png_read_image(png, rows.data());
   } catch (const InputError& error) {
     png_destroy_read_struct(&png, &info, nullptr);
-    throw InputError(name + " cannot be read as an image (" + error.what() +
-                     "); send the whole file");
+    throw InputError("image_unreadable", name + " cannot be read as an image (" + error.what() +
+                                             "); send the whole file");
   }
   png_destroy_read_struct(&png, &info, nullptr);
   return labels;

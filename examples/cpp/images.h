@@ -8,10 +8,17 @@
 
 namespace example {
 
-// What a user gave that cannot be used; the message says what is due.
+// What a user gave that cannot be used; the message says what was expected. Codes are those of the
+// Python package.
 class InputError : public std::runtime_error {
  public:
-  using std::runtime_error::runtime_error;
+  InputError(const char* code, const std::string& message)
+      : std::runtime_error(message), code_(code) {}
+
+  const char* code() const noexcept { return code_; }
+
+ private:
+  const char* code_;
 };
 
 // `name` is what messages call the image, and `max_side` the most pixels it may have on a side;

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "fitting.h"
+#include "labels.h"
 
 namespace example {
 namespace {
@@ -34,27 +35,19 @@ struct LabelSet {
 
 const std::map<std::string, LabelSet>& label_sets() {
   static const auto sets = [] {
-    const std::map<int, int> cihp = {
-        {0, kBackground}, {1, kHair},   {2, kHair},     {3, kSkin},  {4, kFace},
-        {5, kGarment},    {6, kGarment}, {7, kGarment}, {8, kLegs},  {9, kLower},
-        {10, kSkin},      {11, kGarment}, {12, kLower}, {13, kFace}, {14, kSkin},
-        {15, kSkin},      {16, kLegs},  {17, kLegs},    {18, kLegs}, {19, kLegs}};
-    std::map<int, int> lip = cihp, own;
-    lip[10] = kGarment;
-    for (int label = 0; label < kClasses; ++label) own[label] = label;
-    return std::map<std::string, LabelSet>{
-        {"classes7", {own, {}}},
-        {"viton14",
-         {{{0, kBackground}, {1, kHair}, {4, kGarment}, {5, kLegs}, {6, kLegs}, {7, kGarment},
-           {8, kLower}, {9, kLegs}, {10, kLegs}, {11, kSkin}, {12, kFace}, {13, kSkin}},
-          {}}},
-        {"cihp20", {cihp, {6}}},
-        {"lip20", {lip, {6, 10}}},
-        {"atr18",
-         {{{0, kBackground}, {1, kHair}, {2, kHair}, {3, kFace}, {4, kGarment}, {5, kLower},
-           {6, kLower}, {7, kGarment}, {8, kLower}, {9, kLegs}, {10, kLegs}, {11, kFace},
-           {12, kLegs}, {13, kLegs}, {14, kSkin}, {15, kSkin}, {16, kBackground}, {17, kGarment}},
-          {7}}}};
+    const auto labels = nlohmann::json::parse(kLabels);
+    std::map<std::string, int> classes;
+    for (const auto& name : labels["classes"]) {
+      const int id = static_cast<int>(classes.size());
+      classes[name] = id;
+    }
+    std::map<std::string, LabelSet> read;
+    for (const auto& [name, set] : labels["label_sets"].items()) {
+      LabelSet& one = read[name];
+      for (const auto& each : set["ids"]) one.classes[each["id"]] = classes.at(each["class"]);
+      one.whole_body = set["whole_body"].get<std::set<int>>();
+    }
+    return read;
   }();
   return sets;
 }
@@ -95,7 +88,8 @@ cv::Mat to_classes(const cv::Mat& ids, const std::string& set_name, const cv::Ma
   if (found == label_sets().end()) {
     std::string names;
     for (const auto& [each, set] : label_sets()) names += (names.empty() ? "" : ", ") + each;
-    throw InputError("unknown label set '" + set_name + "'; available: " + names);
+    throw InputError("label_set_unknown",
+                     "unknown label set '" + set_name + "'; expected one of " + names);
   }
   const LabelSet& set = found->second;
   const int hip = set.whole_body.empty() ? -1 : hip_row(densepose);
@@ -105,10 +99,11 @@ cv::Mat to_classes(const cv::Mat& ids, const std::string& set_name, const cv::Ma
       const int id = ids.at<unsigned char>(y, x);
       const auto entry = set.classes.find(id);
       if (entry == set.classes.end()) {
-        throw InputError(name + " has id " + std::to_string(id) + ", which label set " + set_name +
-                         " does not know. Either the map uses another set, or its ids were lost: "
-                         "a palette turned into grey levels, a lossy format, or smooth resizing; "
-                         "take the map as the parser wrote it");
+        throw InputError("label_set_mismatch",
+                         name + " has id " + std::to_string(id) + ", which label set " + set_name +
+                             " does not know. Either the map uses another set, or its ids were "
+                             "lost: a palette turned into grey levels, a lossy format, or smooth "
+                             "resizing; take the map as the parser wrote it");
       }
       const bool lower = hip >= 0 && y >= hip && set.whole_body.count(id);
       classes.at<unsigned char>(y, x) =
@@ -124,11 +119,12 @@ cv::Mat to_photo(const cv::Mat& map, cv::Size size, const std::string& name,
   if (map.size() == size) return map;
   const double across = double(map.rows) * size.width, down = double(map.cols) * size.height;
   if (std::abs(across - down) > kAspectTolerance * across) {
-    throw InputError(name + " is " + std::to_string(map.cols) + "x" + std::to_string(map.rows) +
-                     " pixels (width x height) and " + photo + " " + std::to_string(size.width) +
-                     "x" + std::to_string(size.height) +
-                     ": the aspects differ, so one of them was cropped or turned; make both from "
-                     "the same photo");
+    throw InputError("sizes_differ",
+                     name + " is " + std::to_string(map.cols) + "x" + std::to_string(map.rows) +
+                         " pixels (width x height) and " + photo + " " +
+                         std::to_string(size.width) + "x" + std::to_string(size.height) +
+                         ": the aspects differ, so one of them was cropped or turned; make both "
+                         "from the same photo");
   }
   return nearest(map, size);
 }
@@ -139,22 +135,26 @@ void check_densepose(const cv::Mat& densepose, const std::string& name) {
   double highest = 0;
   cv::minMaxLoc(part, nullptr, &highest);
   if (highest > kParts) {
-    throw InputError(name + ": channel I reaches " + std::to_string(int(highest)) +
-                     "; expected DensePose parts 0..24 in the first channel (red), then 255 U and "
-                     "255 V: check the order of the channels (OpenCV writes BGR)");
+    throw InputError("densepose_invalid",
+                     name + ": channel I reaches " + std::to_string(int(highest)) +
+                         "; expected DensePose parts 0..24 in the first channel (red), then 255 U "
+                         "and 255 V: check the order of the channels (OpenCV writes BGR)");
   }
   const int count = cv::countNonZero(part);
   if (count < kMinShare * double(part.total())) {
-    throw InputError(name + " shows a person without a body: " + std::to_string(count) +
-                     " pixels of " + std::to_string(part.total()) +
-                     " have a DensePose part, expected at least 0.1%; choose a photo that shows a "
-                     "person");
+    throw InputError("body_missing",
+                     name + " shows a person without a body: " + std::to_string(count) +
+                         " pixels of " + std::to_string(part.total()) +
+                         " have a DensePose part; expected at least 0.1%; choose a photo that "
+                         "shows a person");
   }
 }
 
 std::string content_of(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
-  if (!file) throw InputError(path.string() + " cannot be read; check the path");
+  if (!file) {
+    throw InputError("person_incomplete", path.string() + " cannot be read; check the path");
+  }
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
@@ -174,6 +174,13 @@ Person read_person(const PersonFiles& files, int max_side) {
   return person;
 }
 
+void check_encoding(const std::string& encoding, const std::string& where) {
+  if (encoding == "iuv-png") return;
+  throw InputError("densepose_encoding_unknown",
+                   where + ": DensePose encoding '" + encoding +
+                       "'; expected iuv-png; the Python package reads the others");
+}
+
 PersonFiles read_folder(const std::string& name) {
   const fs::path folder = name;
   PersonFiles files;
@@ -182,13 +189,11 @@ PersonFiles read_folder(const std::string& name) {
   try {
     meta = nlohmann::json::parse(content_of(meta_path));
     files.label_set = meta.at("parse").get<std::string>();
-    if (meta.at("densepose") != "iuv-png") {
-      throw InputError(meta_path.string() + ": DensePose encoding " + meta["densepose"].dump() +
-                       "; this example reads \"iuv-png\" alone, and the Python package the others");
-    }
+    check_encoding(meta.at("densepose").get<std::string>(), meta_path.string());
   } catch (const nlohmann::json::exception& error) {
-    throw InputError(meta_path.string() + " cannot be used (" + error.what() +
-                     R"(); expected {"parse": LABEL_SET, "densepose": "iuv-png"})");
+    throw InputError("meta_invalid",
+                     meta_path.string() + " cannot be used (" + error.what() +
+                         R"(); expected {"parse": LABEL_SET, "densepose": "iuv-png"})");
   }
   for (const char* suffix : {".png", ".jpg", ".jpeg"}) {
     const fs::path path = folder / (std::string("image") + suffix);
@@ -197,7 +202,8 @@ PersonFiles read_folder(const std::string& name) {
     }
   }
   if (files.photo.name.empty()) {
-    throw InputError(name + " has no image.png, image.jpg or image.jpeg; add the photo");
+    throw InputError("person_incomplete",
+                     name + " has no image.png, image.jpg or image.jpeg; add the photo");
   }
   const fs::path parse = folder / "parse.png", densepose = folder / "densepose.png";
   files.parse = {parse.string(), content_of(parse)};
@@ -208,10 +214,11 @@ PersonFiles read_folder(const std::string& name) {
 void check_garment(const Person& person, const std::string& name) {
   const int count = cv::countNonZero(person.parsing == kGarment);
   if (count < kMinShare * double(person.parsing.total())) {
-    throw InputError(name + " wears no upper garment: " + std::to_string(count) + " pixels of " +
-                     std::to_string(person.parsing.total()) +
-                     " have class 4 (garment), expected at least 0.1%; choose a photo that shows "
-                     "one, and check that the label set is the parse map's own");
+    throw InputError("garment_missing",
+                     name + " wears no upper garment: " + std::to_string(count) + " pixels of " +
+                         std::to_string(person.parsing.total()) +
+                         " have class 4 (garment); expected at least 0.1%; choose a photo that "
+                         "shows one, and check that the label set is the parse map's own");
   }
 }
 

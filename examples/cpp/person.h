@@ -1,4 +1,4 @@
-// A person: photo, parsing and DensePose of one size, checked as runtime/people.py does.
+// A person: photo, parsing and DensePose of one size, checked as the Python package does.
 
 #pragma once
 
@@ -26,14 +26,17 @@ struct PersonFiles {
     std::string name, bytes;
   };
   File photo, parse, densepose;
-  std::string label_set = "classes7";
+  std::string label_set;
 };
 
 // Throws InputError for what cannot be used.
 Person read_person(const PersonFiles& files, int max_side = kMaxSide);
 
+// Throws InputError unless DensePose is encoded as the examples read it: iuv-png.
+void check_encoding(const std::string& encoding, const std::string& where);
+
 // A person's folder: image.png or .jpg, parse.png, densepose.png and meta.json, which names the
-// label set and has to name encoding iuv-png.
+// label set and the encoding.
 PersonFiles read_folder(const std::string& folder);
 
 // Throws InputError unless the person wears an upper garment that can be given away.

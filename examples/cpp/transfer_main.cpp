@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <fstream>
 #include <iostream>
+#include <stdexcept>
 #include <string>
 
 #include "transfer.h"
@@ -25,7 +26,7 @@ int main(int argc, char** argv) {
     std::ofstream file(argv[4], std::ios::binary);
     file.write(png.data(), static_cast<std::streamsize>(png.size()));
     file.close();
-    if (!file) throw example::InputError(std::string(argv[4]) + " cannot be written");
+    if (!file) throw std::runtime_error(std::string(argv[4]) + " cannot be written");
   } catch (const std::exception& error) {
     std::cerr << "Error: " << error.what() << "\n";
     return 1;

@@ -2,7 +2,7 @@
 # Builds the plugin's libraries against TensorRT's public headers, checks what they export and need,
 # and runs the plugin's test. Neither a GPU nor TensorRT's library is needed.
 #
-#   kernels/tensorrt/check_headers.sh [--json FILE] HEADERS...
+#   kernels/tensorrt/check_headers.sh HEADERS...
 #
 # HEADERS are folders with NvInferRuntime.h: `include` of NVIDIA's repository at a release, or of an
 # installed TensorRT. NVCC and CUOBJDUMP name the tools where they are not found (the PyPI package
@@ -24,21 +24,8 @@ fail() {
   exit 1
 }
 
-json=
-headers=()
-while (($#)); do
-  case $1 in
-    --json)
-      (($# > 1)) || fail "--json has no file; expected --json FILE"
-      json=$2
-      shift
-      ;;
-    -*) fail "unknown option $1; expected [--json FILE] HEADERS..." ;;
-    *) headers+=("$1") ;;
-  esac
-  shift
-done
-((${#headers[@]})) || fail "no folder given; expected [--json FILE] HEADERS..."
+headers=("$@")
+((${#headers[@]})) || fail "no folder given; expected HEADERS..."
 for folder in "${headers[@]}"; do
   [[ -f $folder/NvInferRuntime.h && -f $folder/NvInferVersion.h ]] ||
     fail "$folder has no NvInferRuntime.h and NvInferVersion.h; expected TensorRT's include folder"
@@ -78,7 +65,6 @@ undefined() { nm -D --undefined-only "$1" | awk '$1 == "U" && $2 !~ /@/ {print $
 # The architectures in cuobjdump's list of images, on one line.
 code_of() { sed -n 's/.*\.\(sm_[0-9a-z]*\)\..*/\1/p' | sort -uV | xargs; }
 
-records=()
 for folder in "${headers[@]}"; do
   version=$(printf '#include <NvInferVersion.h>\n%s\n' \
     'NV_TENSORRT_MAJOR.NV_TENSORRT_MINOR.NV_TENSORRT_PATCH.NV_TENSORRT_BUILD' |
@@ -123,36 +109,5 @@ for folder in "${headers[@]}"; do
     cat "$work/stderr" >&2
     fail "plugin_test failed against TensorRT $version: $result"
   }
-  result=$(tail -n 1 <<<"$result")
-  echo "  $result"
-
-  records+=("$(printf '    {
-      "tensorrt": "%s",
-      "elf": ["%s"],
-      "ptx": ["%s"],
-      "library_bytes": %s,
-      "exports": ["%s"],
-      "needs_of_tensorrt": [],
-      "needs_with_registration_on_load": ["%s"],
-      "plugin_test": "%s",
-      "result": "passed"
-    }' "$version" "${elf// /\", \"}" "${ptx_found// /\", \"}" "$size" "${exported// /\", \"}" \
-    "${needed_on_load// /\", \"}" "${result#*: }")")
+  echo "  $(tail -n 1 <<<"$result")"
 done
-
-if [[ -n $json ]]; then
-  {
-    printf '{\n  "what": "the FlowWarp plugin compiled, linked and tested without a GPU against '
-    printf 'the public headers of TensorRT; no library of TensorRT was there to load it",\n'
-    printf '  "date": "%s",\n  "nvcc": "%s",\n  "host_compiler": "%s",\n' \
-      "$(date -u +%F)" "$nvcc_version" "$(g++ -dumpfullversion | sed 's/^/g++ /')"
-    printf '  "headers": [\n'
-    comma=
-    for record in "${records[@]}"; do
-      printf '%s%s' "$comma" "$record"
-      comma=$',\n'
-    done
-    printf '\n  ]\n}\n'
-  } >"$json"
-  echo "wrote $json"
-fi

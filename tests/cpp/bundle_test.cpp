@@ -1,53 +1,23 @@
-// What the library keeps to itself: SHA-256, schema errors, Python's repr().
+// What the library keeps to itself: SHA-256, the contract, records of engines.
 
 #include <gtest/gtest.h>
 
-#include <limits>
-
 #include "bundle.h"
-#include "schema.h"
-#include "sha256.h"
+#include "record.h"
 
-namespace garment_transfer {
+namespace garment_transfer::internal {
 namespace {
 
-std::string hash(const std::string& text) { return sha256(text.data(), text.size()); }
+std::string hash(const std::string& text) { return sha256({text.begin(), text.end()}); }
 
-// FIPS 180-4's own examples.
 TEST(Sha256, Examples) {
   EXPECT_EQ(hash(""), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
   EXPECT_EQ(hash("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-  EXPECT_EQ(hash("abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq"),
-            "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1");
-  EXPECT_EQ(hash(std::string(1000000, 'a')),
-            "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
 }
 
-TEST(PythonRepr, IsPythons) {
-  const auto repr = [](const char* text) { return python_repr(Json::parse(text)); };
-  EXPECT_EQ(repr(R"({"a": [1, -2.5, true, null], "b": "it's"})"),
-            R"({'a': [1, -2.5, True, None], 'b': "it's"})");
-  EXPECT_EQ(repr(R"("both ' and \"")"), R"('both \' and "')");
-  EXPECT_EQ(repr(R"("\n\t\\\u0001\u00a0é")"), R"('\n\t\\\x01\xa0é')");
-}
-
-TEST(Schema, RefusesKeywordsThatItDoesNotKnow) {
-  EXPECT_THROW(violation(Json::parse(R"({"oneOf": []})"), Json(1)), std::logic_error);
-  EXPECT_THROW(violation(Json::parse(R"({"type": "mystery"})"), Json(1)), std::logic_error);
-}
-
-TEST(Schema, LongStringsMatchNoPattern) {
-  const Json schema = Json::parse(R"({"pattern": "^a*$"})");
-  EXPECT_FALSE(violation(schema, Json(std::string(1000, 'a'))));
-  EXPECT_TRUE(violation(schema, Json(std::string(10'000'000, 'a'))));
-}
-
-TEST(Schema, TypesAndUniqueItems) {
-  const Json schema = Json::parse(R"({"type": ["object", "null"], "uniqueItems": true})");
-  EXPECT_FALSE(violation(schema, Json()));
-  EXPECT_EQ(violation(schema, Json(1)), "top level: 1 is not of type 'object', 'null'");
-  EXPECT_EQ(violation(Json::parse(R"({"uniqueItems": true})"), Json::parse("[1, 2, 1]")),
-            "top level: [1, 2, 1] has non-unique elements");
+TEST(Fields, LongTextMatchesNothing) {
+  EXPECT_EQ(Field(Json(std::string(1000, 'a'))).matching("a*").size(), 1000u);
+  EXPECT_THROW(Field(Json(std::string(10'000'000, 'a'))).matching("a*"), InvalidJson);
 }
 
 TEST(Contract, Chains) {
@@ -58,5 +28,55 @@ TEST(Contract, Chains) {
   EXPECT_EQ(signatures[1].outputs[0], signatures[2].inputs[3]);
 }
 
+Json record() {
+  Json engine = Json::parse(R"({"file": "a.plan", "bytes": 3, "build_seconds": 1.5,
+    "device_memory_bytes": null,
+    "inputs": [{"name": "x", "dtype": "uint8", "shape": ["N", 64]}],
+    "outputs": [{"name": "y", "dtype": "float32", "shape": ["N", 2]}]})");
+  engine["sha256"] = engine["onnx_sha256"] = std::string(64, 'a');
+  Json record = Json::parse(R"({"schema_version": 2, "backend": "tensorrt",
+    "backend_version": "10.16.1.11", "compute_capabilities": ["8.9"], "precision": "float16",
+    "batch": {"min": 1, "opt": 2, "max": 4}, "optimization_level": 3,
+    "plugin": {"name": "FlowWarp", "version": "1", "embedded": true}, "bundle": "tiny",
+    "built": "2026-01-02T03:04:05+00:00"})");
+  record["plugin"]["sha256"] = std::string(64, 'b');
+  for (const char* stage : kStages) record["stages"][stage] = engine;
+  return record;
+}
+
+TEST(Record, IsRead) {
+  Json json = record();
+  const EngineRecord read = engine_record(Field(json));
+  EXPECT_EQ(read.backend_version, "10.16.1.11");
+  EXPECT_EQ(read.most_batch, 4);
+  EXPECT_TRUE(read.plugin->embedded);
+  EXPECT_EQ(read.stages[2].signature.inputs[0].shape, (std::vector<std::int64_t>{kBatch, 64}));
+  json["plugin"] = nullptr;
+  EXPECT_FALSE(engine_record(Field(json)).plugin);
+}
+
+TEST(Record, IsRefusedWithTheField) {
+  const std::pair<const char*, const char*> bad[] = {
+      {"/schema_version", "1"}, {"/backend", "\"abacus\""}, {"/backend_version", "\"10\""},
+      {"/compute_capabilities", "[]"}, {"/compute_capabilities", R"(["8.9", "8.9"])"},
+      {"/batch/opt", "5"}, {"/batch/min", "0"}, {"/optimization_level", "6"},
+      {"/plugin/embedded", "1"}, {"/built", "\"today\""}, {"/stages/warping/bytes", "3.0"},
+      {"/stages/parsing/file", "\"../a.plan\""}, {"/stages/regrowth/more", "1"}};
+  for (const auto& [pointer, value] : bad) {
+    const std::string name = pointer;
+    Json json = record();
+    json[Json::json_pointer(name)] = Json::parse(value);
+    try {
+      engine_record(Field(json));
+      ADD_FAILURE() << name;
+    } catch (const InvalidJson& error) {
+      const std::string field = name.substr(name.rfind('/') + 1);
+      const bool of_batch = name.rfind("/batch", 0) == 0;
+      EXPECT_NE(std::string(error.what()).find(of_batch ? "batch" : field), std::string::npos)
+          << error.what();
+    }
+  }
+}
+
 }  // namespace
-}  // namespace garment_transfer
+}  // namespace garment_transfer::internal

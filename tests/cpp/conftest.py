@@ -13,12 +13,15 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from garment_transfer.bundle import contract
+from garment_transfer.bundle import STAGES, Accuracy, Bundle, contract, write_manifest
 from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people, stage_inputs
 
 ROOT = Path(__file__).parents[2]
 HEADERS = os.environ.get("ONNXRUNTIME_ROOT", "/usr/include/onnxruntime")
-NEEDED = ["/usr/include/nlohmann/json.hpp", "/usr/include/gtest/gtest.h", HEADERS]
+NEEDED = [
+    "/usr/include/nlohmann/json.hpp", "/usr/include/openssl/evp.h", "/usr/include/gtest/gtest.h",
+    HEADERS,
+]  # fmt: skip
 EXAMPLES_NEED = [
     "/usr/include/httplib.h", "/usr/include/opencv4/opencv2/imgcodecs.hpp", "/usr/include/png.h"
 ]  # fmt: skip
@@ -37,10 +40,13 @@ OPTIONS = {
 }
 
 
-def run(command: Sequence[object], timeout: float = 600, **environment: str) -> str:
+def run(
+    command: Sequence[object], timeout: float = 600, stdin: str = "", **environment: str
+) -> str:
     """The standard output of a command that succeeds."""
     ran = subprocess.run(
         list(map(str, command)),
+        input=stdin,
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -52,7 +58,7 @@ def run(command: Sequence[object], timeout: float = 600, **environment: str) -> 
 
 @pytest.fixture(scope="session", name="run")
 def _run() -> Callable[..., str]:
-    """`run(command, timeout, **environment)`: the standard output of a command that succeeds."""
+    """`run(command, timeout, stdin, **environment)`: the output of a command that succeeds."""
     return run
 
 
@@ -163,6 +169,21 @@ def golden(tmp_path_factory: pytest.TempPathFactory, make_person: Callable[..., 
         }
     cases["batch"] = {name: np.stack([pair[name] for pair in pairs[:3]]) for name in pairs[0]}
     return write_golden(tmp_path_factory.mktemp("golden"), pipeline, cases)
+
+
+@pytest.fixture(scope="session")
+def with_variant(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> Path:
+    """The tiny bundle with float16 graphs, copies of the others, beside them."""
+    folder = Path(shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("variant") / "bundle"))
+    manifest = Bundle.load(folder).manifest
+    for stage in STAGES:
+        shutil.copy(folder / f"{stage}.onnx", folder / f"{stage}.float16.onnx")
+    write_manifest(
+        folder, name=manifest.name, size=manifest.size, opset=manifest.opset,
+        parity=manifest.parity, versions=manifest.versions, checkpoint=manifest.checkpoint,
+        accuracy={"float16": Accuracy(0.0, 100.0, 99.5, 0.25, 255.0, "made by hand")},
+    )  # fmt: skip
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -76,12 +76,12 @@ inline std::vector<Case> golden_cases(garment_transfer::Size size) {
 }
 
 // The name of the first output that differs from Python's; empty where all are equal.
-inline std::string differing(const Case& due, const garment_transfer::Result& result) {
+inline std::string differing(const Case& expected, const garment_transfer::Result& result) {
   const auto* flow = reinterpret_cast<const std::uint8_t*>(result.flow.data());
   const std::vector<std::uint8_t> flow_bytes(flow, flow + sizeof(float) * result.flow.size());
-  if (result.image != due.outputs[0]) return "image";
-  if (result.transfer_parsing != due.outputs[1]) return "transfer_parsing";
-  if (result.warped_garment != due.outputs[2]) return "warped_garment";
-  if (flow_bytes != due.outputs[3]) return "flow";
+  if (result.image != expected.outputs[0]) return "image";
+  if (result.transfer_parsing != expected.outputs[1]) return "transfer_parsing";
+  if (result.warped_garment != expected.outputs[2]) return "warped_garment";
+  if (flow_bytes != expected.outputs[3]) return "flow";
   return "";
 }

@@ -1,25 +1,20 @@
-// latency BUNDLE CASE THREADS KERNEL: for each word on standard input one call of it and then one
-// that is timed, in milliseconds on standard output. CASE is a folder as in golden.h, KERNEL the
-// library of FlowWarp's kernel for the bare sessions. benchmarks/cpp.py drives it.
+// latency BUNDLE CASE THREADS KERNEL ROUNDS: the times of calls in milliseconds, as JSON. Each
+// round makes each call untimed and then timed, so that whatever else the machine does hits all
+// alike. CASE is a folder as in golden.h, KERNEL the library of FlowWarp's kernel for the bare
+// sessions.
+// benchmarks/cpp.py starts it.
 //
-//   library    gt_session_run, pixels close together
-//   strided    the same with rows 5 bytes apart
+//   library    gt_session_run
 //   networks   the three graphs in bare ONNX Runtime sessions on ready tensors
+//   overhead   library less networks of the same round
 //   load       gt_pipeline_load and free
-//
-// "throughput WORKERS SECONDS" answers with runs per second of so many sessions at once.
 
 #define ORT_API_MANUAL_INIT
 #include <onnxruntime_cxx_api.h>
 
-#include <atomic>
 #include <chrono>
-#include <cstring>
-#include <functional>
 #include <iostream>
 #include <map>
-#include <sstream>
-#include <thread>
 
 #include "golden.h"
 
@@ -94,32 +89,21 @@ class Networks {
   std::vector<Stage> stages_;
 };
 
-double throughput(const gt::Pipeline& pipeline, const gt::Inputs& inputs, int workers,
-                  double seconds) {
-  using Clock = std::chrono::steady_clock;
-  std::atomic<long> runs{0};
-  const auto start = Clock::now();
-  const auto end = start + std::chrono::duration<double>(seconds);
-  std::vector<std::thread> threads;
-  for (int i = 0; i < workers; ++i) {
-    threads.emplace_back([&] {
-      gt::Session session(pipeline);
-      gt::Result result;
-      while (Clock::now() < end) {
-        session.run(inputs, result);
-        ++runs;
-      }
-    });
-  }
-  for (auto& thread : threads) thread.join();
-  return double(runs) / std::chrono::duration<double>(Clock::now() - start).count();
+// Milliseconds of a call, after one that is not timed.
+template <typename Call>
+double timed(const Call& call) {
+  call();
+  const auto start = std::chrono::steady_clock::now();
+  call();
+  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start)
+      .count();
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 5) {
-    std::cerr << "latency BUNDLE CASE THREADS KERNEL\n";
+  if (argc != 6) {
+    std::cerr << "latency BUNDLE CASE THREADS KERNEL ROUNDS\n";
     return 2;
   }
   Ort::InitApi(OrtGetApiBase()->GetApi(ORT_API_VERSION));
@@ -133,21 +117,6 @@ int main(int argc, char** argv) {
   gt::Result result;
 
   const gt::Inputs dense = one.given(size);
-  gt::Inputs strided = dense;
-  std::vector<std::vector<std::uint8_t>> padded;
-  gt::Pixels* pixels[] = {&strided.person_image,     &strided.person_parsing,
-                          &strided.person_densepose, &strided.garment_image,
-                          &strided.garment_parsing,  &strided.garment_densepose};
-  for (std::size_t i = 0; i < 6; ++i) {
-    const auto rows = static_cast<std::size_t>(size.height);
-    const std::size_t row = one.inputs[i].size() / rows;
-    padded.emplace_back(rows * (row + 5));
-    for (std::size_t y = 0; y < rows; ++y) {
-      std::memcpy(&padded[i][y * (row + 5)], &one.inputs[i][y * row], row);
-    }
-    *pixels[i] = {padded[i].data(), size.height, size.width, row + 5};
-  }
-
   Networks networks(argv[1], one, size, options.threads, argv[4]);
   session.run(dense, result);
   networks.run();
@@ -155,25 +124,20 @@ int main(int argc, char** argv) {
     std::cerr << "the library, the bare sessions and Python differ\n";
     return 1;
   }
-  const std::map<std::string, std::function<void()>> calls = {
-      {"library", [&] { session.run(dense, result); }},
-      {"strided", [&] { session.run(strided, result); }},
-      {"networks", [&] { networks.run(); }},
-      {"load", [&] { gt::Pipeline(argv[1], options); }}};
-  for (std::string word; std::getline(std::cin, word);) {
-    std::istringstream words(word);
-    int workers = 0;
-    double seconds = 0;
-    if (std::string name; words >> name >> workers >> seconds) {
-      std::cout << throughput(pipeline, dense, workers, seconds) << std::endl;
-      continue;
-    }
-    const auto& call = calls.at(word);
-    call();
-    const auto start = std::chrono::steady_clock::now();
-    call();
-    const std::chrono::duration<double, std::milli> took =
-        std::chrono::steady_clock::now() - start;
-    std::cout << took.count() << std::endl;
+  std::map<std::string, std::vector<double>> times;
+  for (int round = 0; round < std::atoi(argv[5]); ++round) {
+    const double library = timed([&] { session.run(dense, result); });
+    const double bare = timed([&] { networks.run(); });
+    times["library"].push_back(library);
+    times["networks"].push_back(bare);
+    times["overhead"].push_back(library - bare);
+    times["load"].push_back(timed([&] { gt::Pipeline(argv[1], options); }));
   }
+  const char* separator = "{";
+  for (auto& [name, values] : times) {
+    std::sort(values.begin(), values.end());
+    std::cout << separator << '"' << name << "\": " << values[values.size() / 2];
+    separator = ", ";
+  }
+  std::cout << "}\n";
 }

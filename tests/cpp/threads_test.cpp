@@ -37,8 +37,8 @@ TEST(Threads, SessionsOnASharedPipelineGiveWhatOneGives) {
   auto cases = golden_cases(size);
   cases.resize(4);
   gt::Session alone(pipeline);
-  std::vector<gt::Result> due;
-  for (const Case& one : cases) due.push_back(alone.run(one.given(size)));
+  std::vector<gt::Result> expected;
+  for (const Case& one : cases) expected.push_back(alone.run(one.given(size)));
   std::atomic<int> equal{0};
   in_threads(kThreads, [&](int thread) {
     gt::Session session(pipeline);
@@ -46,9 +46,9 @@ TEST(Threads, SessionsOnASharedPipelineGiveWhatOneGives) {
     for (std::size_t i = 0; i < 3; ++i) {
       const std::size_t at = (static_cast<std::size_t>(thread) + i) % cases.size();
       session.run(cases[at].given(size), result);
-      equal += result.image == due[at].image && result.flow == due[at].flow &&
-               result.transfer_parsing == due[at].transfer_parsing &&
-               result.warped_garment == due[at].warped_garment;
+      equal += result.image == expected[at].image && result.flow == expected[at].flow &&
+               result.transfer_parsing == expected[at].transfer_parsing &&
+               result.warped_garment == expected[at].warped_garment;
     }
   });
   EXPECT_EQ(equal, 3 * kThreads);
@@ -103,7 +103,7 @@ TEST(Threads, ASessionRefusesASecondThread) {
   gt_status status = GT_OK;
   do {
     status = gt_session_run(session.get(), &invalid);
-    EXPECT_TRUE(status == GT_SESSION_BUSY || status == GT_INVALID_ARGUMENT);
+    EXPECT_TRUE(status == GT_SESSION_BUSY || status == GT_ARGUMENT_INVALID);
     // or this thread would hold the session for most of the time
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   } while (status != GT_SESSION_BUSY);

@@ -11,7 +11,7 @@
 
 #include "bundle.h"
 
-namespace garment_transfer {
+namespace garment_transfer::internal {
 
 // The pipeline's inputs and outputs, in gt_transfer's order.
 inline constexpr std::array<const char*, 6> kInputs = {
@@ -75,8 +75,8 @@ struct BackendOptions {
 // The file of a library beside this one; empty where there is none.
 std::string library_beside(const char* name);
 
-// Throw Error with GT_BACKEND_ERROR or GT_INVALID_ARGUMENT.
+// Throw Error with a status of the family of backends, or GT_OPTION_INVALID.
 std::unique_ptr<Backend> load_onnxruntime(Bundle bundle, const BackendOptions& options);
 std::unique_ptr<Backend> load_tensorrt(Bundle bundle, const BackendOptions& options);
 
-}  // namespace garment_transfer
+}  // namespace garment_transfer::internal

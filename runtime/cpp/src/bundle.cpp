@@ -1,176 +1,202 @@
 #include "bundle.h"
 
-#include <algorithm>
-#include <cerrno>
-#include <cstdint>
-#include <cstring>
 #include <filesystem>
-#include <fstream>
-#include <stdexcept>
 #include <system_error>
 #include <utility>
 
 #include "error.h"
-#include "manifest_schema.h"
-#include "schema.h"
-#include "sha256.h"
-#include "version.h"
+#include "labels.h"
 
-namespace garment_transfer {
+namespace garment_transfer::internal {
 namespace {
 
 namespace fs = std::filesystem;
 
 constexpr char kManifest[] = "manifest.json";
-constexpr char kMend[] =
+constexpr int kSchemaVersion = 2;
+constexpr char kFix[] =
     "copy the bundle again from where it came, or write it anew with "
     "`garment-transfer export CHECKPOINT -o BUNDLE`";
 
-// Deeper JSON is refused, as Python's recursion limit does: what reads it must not run out of stack.
-constexpr int kDepth = 500;
-constexpr std::uintmax_t kJsonBytes = std::uintmax_t{64} << 20;
+// The graphs of one precision, in the manifest's order.
+struct Graphs {
+  std::string precision;
+  std::vector<Graph> graphs;
+};
 
-[[noreturn]] void refuse(const std::string& message) { throw Error(GT_BUNDLE_ERROR, message); }
+struct Manifest {
+  std::string name;
+  Size size;
+  std::vector<Graphs> precisions;  // the main one first
+};
 
-// As Python's pathlib writes it: no empty and no "." parts.
-std::string tidy(const std::string& path) {
-  std::string out = !path.empty() && path[0] == '/' ? "/" : "";
-  std::size_t start = 0;
-  while (start <= path.size()) {
-    const std::size_t end = std::min(path.find('/', start), path.size());
-    const std::string part = path.substr(start, end - start);
-    if (!part.empty() && part != ".") out += (out.empty() || out == "/" ? "" : "/") + part;
-    start = end + 1;
+std::vector<Tensor> tensors(const Field& list) {
+  std::vector<Tensor> result;
+  for (const Field& each : list.items(1)) {
+    each.object({"name", "dtype", "shape"});
+    Tensor tensor{each["name"].text(), each["dtype"].matching("uint8|float32"), {}};
+    for (const Field& side : each["shape"].items()) {
+      if (side.is_string()) side.matching("N");
+      tensor.shape.push_back(side.is_string() ? kBatch : side.integer(1));
+    }
+    result.push_back(std::move(tensor));
   }
-  return out.empty() ? "." : out;
+  return result;
 }
 
-// The newest schema version that the schema takes.
-std::int64_t newest(const Json& schema) {
-  const Json& version = schema["properties"]["schema_version"];
-  if (version.contains("const")) return version["const"];
-  return *std::max_element(version["enum"].begin(), version["enum"].end());
-}
-
-Json read_manifest(const std::string& folder, const std::string& path) {
-  std::error_code error;
-  if (fs::status(path, error).type() == fs::file_type::not_found) {
-    refuse(folder + " has no " + kManifest + ", so it is no bundle or not a whole one; " + kMend);
+Graphs graphs(const Field& field, const std::string& precision, const std::string& folder) {
+  field.object({kStages[0], kStages[1], kStages[2]});
+  Graphs result{precision, {}};
+  for (const auto& [stage, graph] : field.entries()) {
+    graph.object({"file", "bytes", "sha256", "inputs", "outputs"});
+    Graph read;
+    while (stage != kStages[read.stage]) ++read.stage;
+    read.path = folder + "/" + graph["file"].matching(kFileForm);
+    read.bytes = graph["bytes"].integer(1);
+    read.sha256 = graph["sha256"].matching(kSha256Form);
+    read.signature = signature(graph);
+    result.graphs.push_back(std::move(read));
   }
-  return read_json(path, GT_BUNDLE_ERROR, kMend);
+  return result;
 }
 
-void validate(const Json& manifest, const std::string& path) {
-  static const Json schema = Json::parse(kManifestSchema);
-  static const std::int64_t most = newest(schema);
-  // Before all else: a newer manifest may well break today's schema, and that is not its fault.
-  if (manifest.is_object() && manifest.contains("schema_version")) {
-    const Json& version = manifest["schema_version"];
-    if (version.is_number_integer() && version > most) {
-      refuse(path + " has schema version " + version.dump() +
-             ", and this release of garment-transfer (" + kVersion + ") reads up to " +
-             std::to_string(most) +
-             "; run `pip install --upgrade garment-transfer`, or export the bundle with this "
-             "release");
+void check_parity(const Field& field) {
+  field.object({kStages[0], kStages[1], kStages[2]});
+  for (const auto& [stage, outputs] : field.entries()) {
+    for (const auto& [name, parity] : outputs.entries(1)) {
+      parity.object({"max_abs_difference", "tolerance", "share_within_tolerance", "inputs"});
+      parity["max_abs_difference"].number(0);
+      parity["tolerance"].number(0);
+      parity["share_within_tolerance"].number(0, 1);
+      parity["inputs"].text();
     }
   }
-  if (const auto error = violation(schema, manifest)) {
-    refuse(path + " is not a valid manifest: " + *error + "; " + kMend);
+}
+
+void check_accuracy(const Field& field) {
+  field.object({"different_labels", "image_psnr", "warped_garment_psnr", "flow_difference",
+                "largest_activation", "inputs"});
+  field["different_labels"].number(0, 1);
+  field["image_psnr"].number(-INFINITY);
+  field["warped_garment_psnr"].number(-INFINITY);
+  field["flow_difference"].number(0);
+  field["largest_activation"].number(0);
+  field["inputs"].text();
+}
+
+void check_checkpoint(const Field& field) {
+  field.object({"preset", "sha256", "parameters"});
+  field["preset"].text();
+  field["sha256"].matching(kSha256Form);
+  for (const auto& [stage, count] : field["parameters"].entries()) count.integer(0);
+}
+
+void check_classes(const Field& field) {
+  static const Json expected = Json::parse(kLabels)["classes"];
+  const auto names = field.items();
+  for (std::size_t i = 0; i < names.size() || i < expected.size(); ++i) {
+    if (i < names.size() && i < expected.size() && names[i].string() == expected[i]) continue;
+    field.refuse(expected.dump());
   }
 }
 
-void check_contract(const std::string& path, const char* stage, const char* kind, Size size,
-                    const std::vector<Tensor>& found, const std::vector<Tensor>& due) {
-  if (found == due) return;
-  refuse(path + ": the " + kind + " of graph " + stage + " are (" + text(found) +
-         "), but a bundle of size " + std::to_string(size.height) + "x" +
-         std::to_string(size.width) + " has (" + text(due) + "); " + kMend);
+Manifest checked(const Field& field, const std::string& folder) {
+  field.object({"schema_version", "name", "producer", "created", "size", "precision", "opset",
+                "graphs", "parity", "versions", "checkpoint", "classes"},
+               {"variants"});
+  field["schema_version"].integer(1, kSchemaVersion);
+  Manifest manifest;
+  manifest.name = field["name"].text();
+  const Field producer = field["producer"];
+  producer.object({"package", "version"});
+  producer["package"].text();
+  producer["version"].text();
+  field["created"].matching(kTimeForm);
+  const Field size = field["size"];
+  size.object({"height", "width"});
+  manifest.size = {size["height"].integer(32, 8192, 32), size["width"].integer(32, 8192, 32)};
+  const std::string precision = field["precision"].matching(kPrecisionForm);
+  field["opset"].integer(16);
+  manifest.precisions.push_back(graphs(field["graphs"], precision, folder));
+  check_parity(field["parity"]);
+  for (const auto& [package, version] : field["versions"].entries()) version.string();
+  check_checkpoint(field["checkpoint"]);
+  check_classes(field["classes"]);
+  if (!field.has("variants")) return manifest;
+  field["variants"].object({}, {"float16"});
+  for (const auto& [name, variant] : field["variants"].entries()) {
+    variant.object({"graphs", "accuracy"});
+    check_accuracy(variant["accuracy"]);
+    Graphs read = graphs(variant["graphs"], name, folder);
+    if (name != precision) manifest.precisions.push_back(std::move(read));
+  }
+  return manifest;
 }
 
-std::vector<char> read_verified(const std::string& path, std::uintmax_t due,
-                                const std::string& hash) {
-  std::error_code error;
-  if (!fs::is_regular_file(path, error)) {
-    refuse(path + " is missing, though the manifest lists it; " + kMend);
+Manifest read_manifest(const std::string& folder, const std::string& path) {
+  try {
+    const Json json = read_json(path);
+    // Before all else: a newer manifest may well break today's schema, and that is not its fault.
+    if (json.is_object() && json.contains("schema_version")) {
+      const Json& version = json["schema_version"];
+      if (version.is_number_unsigned() && version.get<std::uint64_t>() > kSchemaVersion) {
+        throw Error(GT_MANIFEST_TOO_NEW,
+                    path + " has schema version " + version.dump() + ", and garment-transfer " +
+                        GT_VERSION + " reads up to " + std::to_string(kSchemaVersion),
+                    {}, "install a newer garment-transfer, or export the bundle with this release");
+      }
+    }
+    return checked(Field(json), folder);
+  } catch (const InvalidJson& error) {
+    throw Error(GT_MANIFEST_INVALID, path + " is not a valid manifest: " + error.what(), {}, kFix);
+  } catch (const std::system_error& error) {
+    if (error.code() == std::errc::no_such_file_or_directory) {
+      throw Error(GT_MANIFEST_MISSING,
+                  folder + " has no " + kManifest + ", so it is not a bundle or not a whole one",
+                  {}, kFix);
+    }
+    throw Error(GT_MANIFEST_UNREADABLE, path + " cannot be read: " + error.code().message(), {},
+                kFix);
   }
-  const std::uintmax_t size = fs::file_size(path, error);
-  if (error) refuse(path + " cannot be read: " + error.message());
-  if (size < due) {
-    refuse(path + " is truncated: " + std::to_string(size) + " bytes of the " +
-           std::to_string(due) + " in the manifest; " + kMend);
-  }
+}
+
+void check_contract(const std::string& path, const char* kind, const Graph& graph, Size size,
+                    const std::vector<Tensor>& found, const std::vector<Tensor>& expected) {
+  if (found == expected) return;
+  throw Error(GT_CONTRACT_MISMATCH,
+              path + ": the " + kind + " of graph " + kStages[graph.stage] + " are (" +
+                  text(found) + ")",
+              "(" + text(expected) + ") in a bundle of size " + size.text(), kFix);
+}
+
+std::vector<char> read_verified(const Graph& graph) {
+  const auto refuse = [&](gt_status status, const std::string& what) {
+    throw Error(status, graph.path + " " + what,
+                std::to_string(graph.bytes) + " bytes with the manifest's SHA-256", kFix);
+  };
   std::vector<char> content;
-  if (size == due) content = read_file(path, size, GT_BUNDLE_ERROR);
-  if (size > due || sha256(content.data(), content.size()) != hash) {
-    refuse(path + " was altered: its size (" + std::to_string(size) + " bytes, " +
-           std::to_string(due) + " in the manifest) or its SHA-256 is not the manifest's; " +
-           kMend);
+  try {
+    if (fs::is_directory(graph.path)) throw std::system_error(EISDIR, std::generic_category());
+    const std::uintmax_t size = fs::file_size(graph.path);
+    const auto bytes = static_cast<std::uintmax_t>(graph.bytes);
+    const std::string have = "has " + std::to_string(size) + " bytes";
+    if (size < bytes) refuse(GT_GRAPH_TRUNCATED, "is truncated: it " + have);
+    if (size > bytes) refuse(GT_GRAPH_ALTERED, "was altered: it " + have);
+    content = read_file(graph.path, size);
+  } catch (const std::system_error& error) {
+    refuse(GT_GRAPH_MISSING,
+           "cannot be read, though the manifest lists it: " + error.code().message());
+  }
+  if (sha256(content) != graph.sha256) {
+    refuse(GT_GRAPH_ALTERED, "was altered: its SHA-256 is not the manifest's");
   }
   return content;
 }
 
 }  // namespace
 
-std::vector<char> read_file(const std::string& path, std::uintmax_t size, gt_status status) {
-  std::vector<char> content(static_cast<std::size_t>(size));
-  errno = 0;
-  std::ifstream file(path, std::ios::binary);
-  if (!file.read(content.data(), static_cast<std::streamsize>(content.size()))) {
-    throw Error(status, path + " cannot be read: " + std::strerror(errno ? errno : EIO));
-  }
-  return content;
-}
-
-Json read_json(const std::string& path, gt_status status, const std::string& mend) {
-  std::error_code error;
-  const auto kind = fs::status(path, error);
-  if (fs::is_directory(kind)) throw Error(status, path + " cannot be read: Is a directory");
-  const std::uintmax_t size = fs::is_regular_file(kind) ? fs::file_size(path, error) : 0;
-  if (error) throw Error(status, path + " cannot be read: " + error.message());
-  const auto invalid = [&](const std::string& why) {
-    throw Error(status, path + " is not valid JSON (" + why + "); " + mend);
-  };
-  if (size > kJsonBytes) invalid(std::to_string(size) + " bytes are too many");
-  const std::vector<char> content = read_file(path, size, status);
-  try {
-    return Json::parse(content.begin(), content.end(),
-                       [](int depth, Json::parse_event_t, Json&) {
-                         if (depth > kDepth) {
-                           throw std::length_error("brackets are nested too deeply");
-                         }
-                         return true;
-                       });
-  } catch (const std::length_error& error) {
-    invalid(error.what());
-  } catch (const Json::exception& error) {
-    // without "[json.exception.parse_error.101] "
-    const char* end = std::strchr(error.what(), ']');
-    invalid(end ? end + 2 : error.what());
-  }
-  return {};
-}
-
-// An integer by the schema, which 1e300 is too: what is beyond int64 stands for itself as its end.
-std::int64_t integer(const Json& value) {
-  constexpr std::int64_t kMost = INT64_MAX;
-  if (value.is_number_float()) {
-    const double number = value.get<double>();
-    return number < 9e18 ? static_cast<std::int64_t>(number) : kMost;
-  }
-  if (value.is_number_unsigned() && value.get<std::uint64_t>() > INT64_MAX) return kMost;
-  return value.get<std::int64_t>();
-}
-
-std::vector<Tensor> tensors(const Json& list) {
-  std::vector<Tensor> result;
-  for (const auto& each : list) {
-    Tensor tensor{each["name"], each["dtype"], {}};
-    for (const auto& side : each["shape"]) {
-      tensor.shape.push_back(side.is_string() ? kBatch : integer(side));
-    }
-    result.push_back(std::move(tensor));
-  }
-  return result;
+Signature signature(const Field& field) {
+  return {tensors(field["inputs"]), tensors(field["outputs"])};
 }
 
 std::array<Signature, 3> contract(Size size) {
@@ -205,69 +231,46 @@ std::string text(const std::vector<Tensor>& tensors) {
   return out;
 }
 
-Bundle load_bundle(const std::string& folder_path, const std::string& precision) {
-  const std::string folder = tidy(folder_path);
+Bundle load_bundle(const std::string& folder, const std::string& precision) {
   std::error_code error;
   if (!fs::is_directory(folder, error)) {
-    refuse(folder + (fs::exists(folder, error) ? " is a file" : " does not exist") +
-           ": a bundle is a folder with " + kManifest +
-           " and its graphs, as `garment-transfer export CHECKPOINT -o BUNDLE` writes it");
+    throw Error(GT_BUNDLE_MISSING,
+                folder + (fs::exists(folder, error) ? " is a file" : " does not exist"),
+                std::string("a bundle, which is a folder with ") + kManifest + " and its graphs",
+                "`garment-transfer export CHECKPOINT -o BUNDLE` writes one");
   }
-  const std::string prefix = folder == "." ? "" : folder == "/" ? "/" : folder + "/";
-  const std::string path = prefix + kManifest;
-  const Json manifest = read_manifest(folder, path);
-  validate(manifest, path);
-
-  // the graphs of each precision, the main one first
-  std::vector<std::pair<std::string, const Json*>> sets = {
-      {manifest["precision"], &manifest["graphs"]}};
-  if (manifest.contains("variants")) {
-    for (const auto& [name, variant] : manifest["variants"].items()) {
-      sets.emplace_back(name, &variant["graphs"]);
+  const std::string path = folder + "/" + kManifest;
+  Manifest manifest = read_manifest(folder, path);
+  const auto expected = contract(manifest.size);
+  for (const Graphs& set : manifest.precisions) {
+    for (const Graph& graph : set.graphs) {
+      const Signature &found = graph.signature, &wanted = expected[graph.stage];
+      check_contract(path, "inputs", graph, manifest.size, found.inputs, wanted.inputs);
+      check_contract(path, "outputs", graph, manifest.size, found.outputs, wanted.outputs);
     }
   }
-  Bundle bundle;
-  bundle.path = folder;
-  bundle.size = {integer(manifest["size"]["height"]), integer(manifest["size"]["width"])};
-  bundle.precision = precision.empty() ? sets[0].first : precision;
-  const auto due = contract(bundle.size);
+  Bundle bundle{folder, manifest.size, precision, {}};
+  if (precision.empty()) bundle.precision = manifest.precisions[0].precision;
   bool found = false;
-  for (const auto& [name, graphs] : sets) {
-    const bool wanted = name == bundle.precision && !found;
+  std::string have;
+  for (Graphs& set : manifest.precisions) {
+    have += (have.empty() ? "" : ", ") + set.precision;
+    const bool wanted = set.precision == bundle.precision;
     found = found || wanted;
-    for (std::size_t i = 0; i < kStages.size(); ++i) {
-      const Json& graph = (*graphs)[kStages[i]];
-      Graph read{prefix + graph["file"].get<std::string>(), graph["sha256"],
-                 {tensors(graph["inputs"]), tensors(graph["outputs"])}, {}};
-      check_contract(path, kStages[i], "inputs", bundle.size, read.signature.inputs,
-                     due[i].inputs);
-      check_contract(path, kStages[i], "outputs", bundle.size, read.signature.outputs,
-                     due[i].outputs);
-      if (wanted) bundle.graphs[i] = std::move(read);
-    }
-  }
-  // in the order of the manifest, as in Python
-  for (const auto& [name, graphs] : sets) {
-    for (const auto& [stage, graph] : graphs->items()) {
-      const std::string file = prefix + graph["file"].get<std::string>();
-      std::vector<char> content = read_verified(
-          file, static_cast<std::uintmax_t>(integer(graph["bytes"])), graph["sha256"]);
-      for (std::size_t i = 0; i < kStages.size(); ++i) {
-        if (stage == kStages[i] && file == bundle.graphs[i].path) {
-          bundle.graphs[i].content = std::move(content);
-        }
-      }
+    for (Graph& graph : set.graphs) {
+      graph.content = read_verified(graph);
+      if (wanted) bundle.graphs[graph.stage] = std::move(graph);
+      graph.content = {};
     }
   }
   if (!found) {
-    std::string have;
-    for (const auto& [name, graphs] : sets) have += (have.empty() ? "" : ", ") + name;
-    refuse("the bundle " + manifest["name"].get<std::string>() + " has no " + bundle.precision +
-           " graphs, only " + have +
-           "; export it anew with `garment-transfer export CHECKPOINT -o BUNDLE --precision " +
-           bundle.precision + "`");
+    throw Error(GT_PRECISION_MISSING,
+                "the bundle " + manifest.name + " has no " + bundle.precision + " graphs",
+                "one of " + have,
+                "export it anew with `garment-transfer export CHECKPOINT -o BUNDLE --precision " +
+                    bundle.precision + "`");
   }
   return bundle;
 }
 
-}  // namespace garment_transfer
+}  // namespace garment_transfer::internal

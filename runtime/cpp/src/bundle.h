@@ -1,18 +1,15 @@
-// Bundles: a folder with manifest.json and one ONNX graph per stage, as runtime/bundle.py reads
-// them; the messages are its.
+// Bundles: a folder with manifest.json and one ONNX graph per stage, as docs/bundle.md specifies.
 
 #pragma once
-
-#include <garment_transfer/garment_transfer.h>
 
 #include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
 
-#include "schema.h"
+#include "fields.h"
 
-namespace garment_transfer {
+namespace garment_transfer::internal {
 
 // The stages in the order in which they run.
 inline constexpr std::array<const char*, 3> kStages = {"parsing", "warping", "regrowth"};
@@ -20,6 +17,8 @@ inline constexpr std::array<const char*, 3> kStages = {"parsing", "warping", "re
 struct Size {
   std::int64_t height = 0;
   std::int64_t width = 0;
+
+  std::string text() const { return std::to_string(height) + "x" + std::to_string(width); }
 };
 
 // An input or output of a graph. The batch is free: kBatch in a shape.
@@ -47,7 +46,9 @@ std::array<Signature, 3> contract(Size size);
 std::string text(const std::vector<Tensor>& tensors);
 
 struct Graph {
+  std::size_t stage = 0;
   std::string path;
+  std::int64_t bytes = 0;
   std::string sha256;
   Signature signature;
   // The file's content, which is what was verified.
@@ -61,16 +62,19 @@ struct Bundle {
   std::array<Graph, 3> graphs;
 };
 
-// Reads and verifies the bundle in a folder: schema, contract, sizes, hashes, in every precision.
-// `precision` names the graphs that are wanted; empty: the main ones. Throws Error with
-// GT_BUNDLE_ERROR when it is missing, not valid, of a newer schema, truncated or altered.
+// Reads and verifies the bundle in a folder: manifest, contract, sizes, hashes, in every precision.
+// `precision` names the graphs that are wanted; empty: the main ones. Throws Error with a status of
+// the family of bundles.
 Bundle load_bundle(const std::string& folder, const std::string& precision = {});
 
-// What the engines' records need of it too.
-Json read_json(const std::string& path, gt_status status, const std::string& mend);
-std::vector<Tensor> tensors(const Json& list);
-std::int64_t integer(const Json& value);
-// A whole file; Error with `status` where it cannot be read.
-std::vector<char> read_file(const std::string& path, std::uintmax_t size, gt_status status);
+// The forms of text in manifests and records.
+inline constexpr char kSha256Form[] = "[0-9a-f]{64}";
+inline constexpr char kFileForm[] = "[A-Za-z0-9_-][A-Za-z0-9_.-]*";
+inline constexpr char kTimeForm[] =
+    R"(\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d+)?(Z|[+-]\d{2}:\d{2}))";
+inline constexpr char kPrecisionForm[] = "float32|float16";
 
-}  // namespace garment_transfer
+// The inputs and outputs of a graph or an engine, checked. Throws InvalidJson.
+Signature signature(const Field& field);
+
+}  // namespace garment_transfer::internal

@@ -5,14 +5,17 @@
 #include <stdexcept>
 #include <string>
 
-namespace garment_transfer {
+namespace garment_transfer::internal {
 
-// What the C interface turns into a status and a message. The message says what was wrong, what was
-// expected and what mends it, in the words of the Python package where it has the same error.
+// What the C interface turns into a status and a message: "WHAT; expected EXPECTED; FIX", where
+// what is empty is left out.
 class Error : public std::runtime_error {
  public:
-  Error(gt_status status, const std::string& message)
-      : std::runtime_error(message), status_(status) {}
+  Error(gt_status status, const std::string& what, const std::string& expected = {},
+        const std::string& fix = {})
+      : std::runtime_error(what + (expected.empty() ? "" : "; expected " + expected) +
+                           (fix.empty() ? "" : "; " + fix)),
+        status_(status) {}
 
   gt_status status() const noexcept { return status_; }
 
@@ -20,4 +23,4 @@ class Error : public std::runtime_error {
   gt_status status_;
 };
 
-}  // namespace garment_transfer
+}  // namespace garment_transfer::internal

@@ -4,7 +4,9 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
@@ -16,11 +18,10 @@
 #include "backend.h"
 #include "bundle.h"
 #include "error.h"
-#include "version.h"
 
-namespace gt = garment_transfer;
+namespace gt = garment_transfer::internal;
 
-namespace garment_transfer {
+namespace garment_transfer::internal {
 
 // What sessions share and keep alive.
 struct Loaded {
@@ -29,7 +30,7 @@ struct Loaded {
   std::string description;
 };
 
-}  // namespace garment_transfer
+}  // namespace garment_transfer::internal
 
 struct gt_pipeline {
   std::shared_ptr<gt::Loaded> loaded;
@@ -41,7 +42,7 @@ struct gt_session {
   std::atomic<bool> busy{false};
 };
 
-namespace garment_transfer {
+namespace garment_transfer::internal {
 namespace {
 
 #ifdef GARMENT_TRANSFER_TENSORRT
@@ -50,7 +51,44 @@ constexpr char kBackends[] = "onnxruntime,tensorrt";
 constexpr char kBackends[] = "onnxruntime";
 #endif
 
-[[noreturn]] void refuse(const std::string& message) { throw Error(GT_INVALID_ARGUMENT, message); }
+constexpr struct {
+  gt_status status;
+  const char* name;
+} kStatusNames[] = {
+    {GT_OK, "ok"},
+    {GT_ARGUMENT_INVALID, "argument_invalid"},
+    {GT_ARRAY_INVALID, "array_invalid"},
+    {GT_BATCH_INVALID, "batch_invalid"},
+    {GT_ID_OUT_OF_RANGE, "id_out_of_range"},
+    {GT_OPTION_INVALID, "option_invalid"},
+    {GT_BUNDLE_MISSING, "bundle_missing"},
+    {GT_MANIFEST_MISSING, "manifest_missing"},
+    {GT_MANIFEST_UNREADABLE, "manifest_unreadable"},
+    {GT_MANIFEST_INVALID, "manifest_invalid"},
+    {GT_MANIFEST_TOO_NEW, "manifest_too_new"},
+    {GT_CONTRACT_MISMATCH, "contract_mismatch"},
+    {GT_GRAPH_MISSING, "graph_missing"},
+    {GT_GRAPH_TRUNCATED, "graph_truncated"},
+    {GT_GRAPH_ALTERED, "graph_altered"},
+    {GT_PRECISION_MISSING, "precision_missing"},
+    {GT_BACKEND_UNKNOWN, "backend_unknown"},
+    {GT_BACKEND_UNAVAILABLE, "backend_unavailable"},
+    {GT_GRAPH_REJECTED, "graph_rejected"},
+    {GT_RUN_FAILED, "run_failed"},
+    {GT_CUDA_FAILED, "cuda_failed"},
+    {GT_ENGINES_MISSING, "engines_missing"},
+    {GT_RECORD_INVALID, "record_invalid"},
+    {GT_ENGINE_MISMATCH, "engine_mismatch"},
+    {GT_ENGINE_VERSION, "engine_version"},
+    {GT_ENGINE_GPU, "engine_gpu"},
+    {GT_ENGINE_BATCH, "engine_batch"},
+    {GT_ENGINE_ALTERED, "engine_altered"},
+    {GT_ENGINE_REJECTED, "engine_rejected"},
+    {GT_PLUGIN_MISSING, "plugin_missing"},
+    {GT_SESSION_BUSY, "session_busy"},
+    {GT_OUT_OF_MEMORY, "out_of_memory"},
+    {GT_INTERNAL_ERROR, "internal_error"},
+};
 
 std::string& last_message() {
   thread_local std::string message;
@@ -85,15 +123,24 @@ gt_status guarded(const Body& body) noexcept {
 
 template <typename T>
 T* not_null(T* pointer, const char* name) {
-  if (!pointer) refuse(std::string(name) + " is null; expected a pointer");
+  if (!pointer) throw Error(GT_ARGUMENT_INVALID, std::string(name) + " is null", "a pointer");
   return pointer;
 }
 
-void check_struct_size(std::size_t found, std::size_t due, const char* name, const char* mend) {
-  if (found == due) return;
-  refuse(std::string(name) + ".struct_size is " + std::to_string(found) + "; expected " +
-         std::to_string(due) + ": " + mend + ", and build against the header of version " +
-         kVersion);
+// What a caller's struct holds, which may be an older header's and then ends earlier: the fields
+// that it lacks are null. `oldest` is the size of the first header's.
+template <typename T>
+T read_struct(const T& given, std::size_t oldest, const char* name) {
+  const std::size_t size = given.struct_size;
+  if (size < oldest || size > sizeof(T) || size % alignof(T)) {
+    throw Error(GT_ARGUMENT_INVALID, std::string(name) + ".struct_size is " + std::to_string(size),
+                "sizeof(" + std::string(name) + ") of this or an older header, " +
+                    std::to_string(oldest) + " to " + std::to_string(sizeof(T)),
+                "set it, and do not build against a newer header than version " GT_VERSION);
+  }
+  T value{};
+  std::memcpy(&value, &given, size);
+  return value;
 }
 
 std::string text_of(const char* value) { return value ? value : ""; }
@@ -108,23 +155,25 @@ std::unique_ptr<Backend> load_backend(const std::string& name, Bundle bundle,
   return load_onnxruntime(std::move(bundle), options);
 }
 
-// `given` may be shorter than it should be until its size is checked.
-std::shared_ptr<Loaded> load(const char* bundle_path, const gt_pipeline_options& given) {
-  check_struct_size(given.struct_size, sizeof given, "gt_pipeline_options",
-                    "begin with GT_PIPELINE_OPTIONS_INIT");
+std::shared_ptr<Loaded> load(const char* bundle_path, const gt_pipeline_options* pointer) {
+  gt_pipeline_options given{};
+  if (pointer) {
+    given = read_struct(*pointer, offsetof(gt_pipeline_options, precision), "gt_pipeline_options");
+  }
   const std::string backend = given.backend && *given.backend ? given.backend : "onnxruntime";
   const std::string available = std::string(",") + kBackends + ",";
   if (backend.find(',') != std::string::npos ||
       available.find("," + backend + ",") == std::string::npos) {
-    throw Error(GT_BACKEND_ERROR, "unknown backend '" + backend + "'; available: " + kBackends +
-                                      "; tensorrt is built in where TensorRT_ROOT was set");
+    throw Error(GT_BACKEND_UNKNOWN, "unknown backend '" + backend + "'",
+                std::string("one of ") + kBackends,
+                "tensorrt is built in where TensorRT_ROOT was set");
   }
   if (given.threads < 0) {
-    refuse("threads is " + std::to_string(given.threads) +
-           "; expected 1 or more, or 0 for the default");
+    throw Error(GT_OPTION_INVALID, "threads is " + std::to_string(given.threads),
+                "1 or more, or 0 for the default");
   }
   if (given.device_id < 0) {
-    refuse("device_id is " + std::to_string(given.device_id) + "; expected 0 or more");
+    throw Error(GT_OPTION_INVALID, "device_id is " + std::to_string(given.device_id), "0 or more");
   }
   BackendOptions options;
   options.device = text_of(given.device);
@@ -146,55 +195,70 @@ std::shared_ptr<Loaded> load(const char* bundle_path, const gt_pipeline_options&
 
 Run::Input checked(const gt_input& given, const std::string& who, std::size_t channels, Size size,
                    std::int32_t batch) {
-  if (!given.data) refuse(who + ".data is null; expected the pixels");
+  if (!given.data) throw Error(GT_ARRAY_INVALID, who + ".data is null", "the pixels");
   if (given.height != size.height || given.width != size.width) {
-    refuse(who + " is " + std::to_string(given.height) + "x" + std::to_string(given.width) +
-           " (height x width); the bundle's size is " + std::to_string(size.height) + "x" +
-           std::to_string(size.width) + ": fit photos and maps to it first");
+    throw Error(GT_ARRAY_INVALID,
+                who + " is " + Size{given.height, given.width}.text() + " (height x width)",
+                "the bundle's size, " + size.text(), "fit photos and maps to it first");
   }
   Run::Input input;
   input.data = static_cast<const unsigned char*>(given.data);
   input.rows = static_cast<std::size_t>(size.height);
   input.row_bytes = channels * static_cast<std::size_t>(size.width);
-  input.row_stride = given.row_stride ? given.row_stride : input.row_bytes;
-  const auto refuse_stride = [&](const char* kind, std::size_t found, std::size_t least,
-                                 std::size_t most) {
-    refuse(who + "." + kind + " is " + std::to_string(found) + " bytes; expected " +
-           std::to_string(least) + " to " + std::to_string(most) + ", or 0 where they lie close "
-           "together");
+  // What is beyond the most would make an address overflow.
+  const auto stride = [&](const char* kind, std::size_t found, std::size_t least,
+                          std::size_t most) {
+    if (found >= least && found <= most) return found;
+    throw Error(GT_ARRAY_INVALID,
+                who + "." + kind + " is " + std::to_string(found) + " bytes",
+                std::to_string(least) + " to " + std::to_string(most) +
+                    ", or 0 where they lie close together");
   };
-  // Beyond these an address would overflow.
   constexpr std::size_t kMost = PTRDIFF_MAX;
-  const std::size_t most_row = kMost / input.rows;
-  if (input.row_stride < input.row_bytes || input.row_stride > most_row) {
-    refuse_stride("row_stride", input.row_stride, input.row_bytes, most_row);
-  }
+  input.row_stride = stride("row_stride", given.row_stride ? given.row_stride : input.row_bytes,
+                            input.row_bytes, kMost / input.rows);
   const std::size_t picture = (input.rows - 1) * input.row_stride + input.row_bytes;
-  const std::size_t most_batch = kMost / static_cast<std::size_t>(batch);
-  input.batch_stride = given.batch_stride ? given.batch_stride : input.rows * input.row_stride;
   // nobody steps over a single picture
-  if (batch == 1) input.batch_stride = input.rows * input.row_stride;
-  if (input.batch_stride < picture || input.batch_stride > most_batch) {
-    refuse_stride("batch_stride", input.batch_stride, picture, most_batch);
-  }
+  const bool given_stride = given.batch_stride && batch > 1;
+  input.batch_stride =
+      stride("batch_stride", given_stride ? given.batch_stride : input.rows * input.row_stride,
+             picture, kMost / static_cast<std::size_t>(batch));
   return input;
 }
 
-Run checked(const gt_transfer& given, Size size) {
-  check_struct_size(given.struct_size, sizeof given, "gt_transfer",
-                    "set the struct to zero and struct_size to its size");
+// Ids from 0 to `most` in the first of `step` channels: what a graph looks up in a table.
+void check_ids(const Run::Input& input, std::int32_t batch, std::size_t step, int most,
+               const std::string& who) {
+  for (std::int32_t n = 0; n < batch; ++n) {
+    for (std::size_t y = 0; y < input.rows; ++y) {
+      const unsigned char* row =
+          input.data + static_cast<std::size_t>(n) * input.batch_stride + y * input.row_stride;
+      unsigned char highest = 0;
+      for (std::size_t x = 0; x < input.row_bytes; x += step) highest = std::max(highest, row[x]);
+      if (highest <= most) continue;
+      throw Error(GT_ID_OUT_OF_RANGE,
+                  who + " has " + std::to_string(highest) + " in row " + std::to_string(y),
+                  (step == 1 ? "class ids from 0 to " : "body parts from 0 to ") +
+                      std::to_string(most) + (step == 1 ? "" : " in the first channel"));
+    }
+  }
+}
+
+Run checked(const gt_transfer& pointed, Size size) {
+  const auto given = read_struct(pointed, offsetof(gt_transfer, flow), "gt_transfer");
   if (given.batch < 1) {
-    refuse("batch is " + std::to_string(given.batch) + "; expected 1 or more pairs");
+    throw Error(GT_BATCH_INVALID, "batch is " + std::to_string(given.batch), "1 or more pairs");
   }
   // As an integer, since the caller may have put anything there.
   int memory = 0;
   static_assert(sizeof memory == sizeof given.memory);
   std::memcpy(&memory, &given.memory, sizeof memory);
   if (memory != GT_HOST && memory != GT_DEVICE) {
-    refuse("memory is " + std::to_string(memory) + "; expected GT_HOST or GT_DEVICE");
+    throw Error(GT_ARGUMENT_INVALID, "memory is " + std::to_string(memory), "GT_HOST or GT_DEVICE");
   }
   if (memory == GT_HOST && given.stream) {
-    refuse("stream is not null with GT_HOST; expected null, as the call itself waits");
+    throw Error(GT_ARGUMENT_INVALID, "stream is not null with GT_HOST",
+                "null, as the call itself waits");
   }
   Run run;
   run.batch = given.batch;
@@ -204,22 +268,27 @@ Run checked(const gt_transfer& given, Size size) {
                               &given.person_densepose, &given.garment_image,
                               &given.garment_parsing,  &given.garment_densepose};
   for (std::size_t i = 0; i < kInputs.size(); ++i) {
-    const std::size_t channels = i % 3 == 1 ? 1 : 3;
-    run.inputs[i] = checked(*inputs[i], kInputs[i], channels, size, given.batch);
+    run.inputs[i] = checked(*inputs[i], kInputs[i], i % 3 == 1 ? 1 : 3, size, given.batch);
   }
   const gt_output* outputs[] = {&given.image, &given.transfer_parsing, &given.warped_garment,
                                 &given.flow};
   for (std::size_t i = 0; i < kOutputs.size(); ++i) {
-    const std::size_t due = output_bytes(i, size, given.batch);
-    if (outputs[i]->data && outputs[i]->capacity < due) {
-      refuse(std::string(kOutputs[i]) + ".capacity is " + std::to_string(outputs[i]->capacity) +
-             " bytes; expected " + std::to_string(due) + " for a batch of " +
-             std::to_string(given.batch) + ", or data null to leave it out");
+    const std::string who = kOutputs[i];
+    const std::size_t bytes = output_bytes(i, size, given.batch);
+    if (outputs[i]->data && outputs[i]->capacity < bytes) {
+      throw Error(GT_ARRAY_INVALID,
+                  who + ".capacity is " + std::to_string(outputs[i]->capacity) + " bytes",
+                  std::to_string(bytes) + " for a batch of " + std::to_string(given.batch) +
+                      ", or data null to leave it out");
     }
     if (reinterpret_cast<std::uintptr_t>(outputs[i]->data) % (i == 3 ? alignof(float) : 1)) {
-      refuse(std::string(kOutputs[i]) + ".data is not aligned for float32");
+      throw Error(GT_ARRAY_INVALID, who + ".data is not aligned for float32");
     }
     run.outputs[i] = outputs[i]->data;
+  }
+  for (std::size_t i = 0; i < kInputs.size() && memory == GT_HOST; ++i) {
+    if (i % 3 == 1) check_ids(run.inputs[i], given.batch, 1, 6, kInputs[i]);
+    if (i % 3 == 2) check_ids(run.inputs[i], given.batch, 3, 24, kInputs[i]);
   }
   return run;
 }
@@ -230,7 +299,7 @@ class Hold {
   explicit Hold(gt_session& session) : session_(session) {
     if (session.busy.exchange(true, std::memory_order_acquire)) {
       throw Error(GT_SESSION_BUSY,
-                  "the session is running in another thread; create one session per worker");
+                  "the session is running in another thread", {}, "create one session per worker");
     }
   }
   ~Hold() { session_.busy.store(false, std::memory_order_release); }
@@ -267,11 +336,18 @@ std::string library_beside(const char* name) {
   return std::filesystem::is_regular_file(path, error) ? path.string() : std::string();
 }
 
-}  // namespace garment_transfer
+}  // namespace garment_transfer::internal
 
-const char* gt_version(void) { return gt::kVersion; }
+const char* gt_version(void) { return GT_VERSION; }
 
 const char* gt_backends(void) { return gt::kBackends; }
+
+const char* gt_status_name(gt_status status) {
+  for (const auto& each : gt::kStatusNames) {
+    if (each.status == status) return each.name;
+  }
+  return "unknown";
+}
 
 const char* gt_last_message(void) { return gt::last_message().c_str(); }
 
@@ -280,9 +356,8 @@ gt_status gt_pipeline_load(const char* bundle, const gt_pipeline_options* option
   return gt::guarded([&] {
     *gt::not_null(pipeline, "pipeline") = nullptr;
     gt::not_null(bundle, "bundle");
-    const gt_pipeline_options defaults = GT_PIPELINE_OPTIONS_INIT;
     auto made = std::make_unique<gt_pipeline>();
-    made->loaded = gt::load(bundle, *(options ? options : &defaults));
+    made->loaded = gt::load(bundle, options);
     *pipeline = made.release();
   });
 }
@@ -324,7 +399,7 @@ gt_status gt_session_free(gt_session* session) {
     // held for good
     if (session->busy.exchange(true, std::memory_order_acquire)) {
       throw gt::Error(GT_SESSION_BUSY,
-                      "the session is running in another thread; free it when that is done");
+                      "the session is running in another thread", {}, "free it when that is done");
     }
     delete session;
   });

@@ -11,25 +11,24 @@
 #include "backend.h"
 #include "error.h"
 
-namespace garment_transfer {
+namespace garment_transfer::internal {
 namespace {
-
-[[noreturn]] void refuse(const std::string& message) { throw Error(GT_BACKEND_ERROR, message); }
 
 std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
 
 std::string version() { return OrtGetApiBase()->GetVersionString(); }
 
-// Readies the API before anything of it is used, and the environment that all sessions share. It
-// is never released: that other threads' last words may come after it is not worth a clean exit.
+// Readies the API before anything of it is used, and the environment that all sessions share. It is
+// never released: at exit, threads of the application may still log through it.
 Ort::Env& environment() {
   static std::once_flag once;
   std::call_once(once, [] {
     const OrtApi* api = OrtGetApiBase()->GetApi(ORT_API_VERSION);
     if (!api) {
-      refuse("ONNX Runtime " + version() + " is older than 1." + std::to_string(ORT_API_VERSION) +
-             ", whose headers garment_transfer was built with; install a newer one, or build "
-             "against this one's headers");
+      throw Error(GT_BACKEND_UNAVAILABLE, "this is ONNX Runtime " + version(),
+                  "1." + std::to_string(ORT_API_VERSION) +
+                      " or later, whose headers garment_transfer was built with",
+                  "install a newer one, or build against this one's headers");
     }
     Ort::InitApi(api);
   });
@@ -56,22 +55,23 @@ Tensor tensor(const std::string& name, const Ort::TypeInfo& info) {
 }
 
 // A size that the graph leaves open agrees with any; the batch has to be open.
-bool agree(const Tensor& due, const Tensor& found) {
-  return due.dtype == found.dtype && due.shape.size() == found.shape.size() &&
-         std::equal(due.shape.begin(), due.shape.end(), found.shape.begin(),
+bool agree(const Tensor& expected, const Tensor& found) {
+  return expected.dtype == found.dtype && expected.shape.size() == found.shape.size() &&
+         std::equal(expected.shape.begin(), expected.shape.end(), found.shape.begin(),
                     [](std::int64_t want, std::int64_t have) { return have < 0 || have == want; });
 }
 
-void check_signature(const std::string& path, const char* kind, const std::vector<Tensor>& due,
-                     const std::vector<Tensor>& found) {
-  const bool all = std::all_of(due.begin(), due.end(), [&](const Tensor& want) {
+void check_signature(const std::string& path, const char* kind,
+                     const std::vector<Tensor>& expected, const std::vector<Tensor>& found) {
+  const bool all = std::all_of(expected.begin(), expected.end(), [&](const Tensor& want) {
     return std::any_of(found.begin(), found.end(), [&](const Tensor& have) {
       return want.name == have.name && agree(want, have);
     });
   });
-  if (all && due.size() == found.size()) return;
-  refuse(path + " has the " + kind + "s (" + text(found) + "), but its manifest says (" +
-         text(due) + "): write the bundle anew with `garment-transfer export CHECKPOINT -o BUNDLE`");
+  if (all && expected.size() == found.size()) return;
+  throw Error(GT_CONTRACT_MISMATCH, path + " has the " + kind + "s (" + text(found) + ")",
+              "(" + text(expected) + "), as its manifest says",
+              "write the bundle anew with `garment-transfer export CHECKPOINT -o BUNDLE`");
 }
 
 class OnnxRuntimeBackend final : public Backend {
@@ -86,8 +86,10 @@ class OnnxRuntimeBackend final : public Backend {
         sessions[i] = Ort::Session(environment(), graph.content.data(), graph.content.size(),
                                    session_options);
       } catch (const Ort::Exception& error) {
-        refuse("ONNX Runtime " + version() + " does not load " + graph.path + ": " +
-               first_line(error.what()) + "; use a newer ONNX Runtime, or export the bundle anew");
+        throw Error(GT_GRAPH_REJECTED,
+                    "ONNX Runtime " + version() + " does not load " + graph.path + ": " +
+                        first_line(error.what()),
+                    {}, "use a newer ONNX Runtime, or export the bundle anew");
       }
       graph.content = {};
       check_graph(graph, sessions[i]);
@@ -126,26 +128,25 @@ class OnnxRuntimeBackend final : public Backend {
     const auto providers = Ort::GetAvailableProviders();
     if (std::find(providers.begin(), providers.end(), "CUDAExecutionProvider") ==
         providers.end()) {
-      std::string there;
-      for (const auto& name : providers) there += (there.empty() ? "" : ", ") + name;
-      refuse("device 'cuda': this ONNX Runtime " + version() +
-             " has no CUDA provider; it has: " + there +
-             "; use ONNX Runtime's GPU package, or device 'cpu'");
+      throw Error(GT_BACKEND_UNAVAILABLE,
+                  "device 'cuda': this ONNX Runtime " + version() + " has no CUDA provider", {},
+                  "use ONNX Runtime's GPU package, or device 'cpu'");
     }
     try {
       OrtCUDAProviderOptions cuda{};
       cuda.device_id = device_id;
       session_options.AppendExecutionProvider_CUDA(cuda);
     } catch (const Ort::Exception& error) {
-      refuse("device 'cuda': ONNX Runtime " + version() + " does not start its CUDA provider: " +
-             first_line(error.what()) + "; check the driver and CUDA's libraries, or use device "
-             "'cpu'");
+      throw Error(GT_BACKEND_UNAVAILABLE,
+                  "device 'cuda': ONNX Runtime " + version() +
+                      " does not start its CUDA provider: " + first_line(error.what()),
+                  {}, "check the driver and CUDA's libraries, or use device 'cpu'");
     }
   }
 
   void register_flow_warp(Ort::SessionOptions& session_options, const BackendOptions& options) {
     if (options.flow_warp_library.empty()) {
-      flow_warp_ = "standard operators, several times slower: no kernel library";
+      flow_warp_ = "standard operators: no kernel library";
       return;
     }
     try {
@@ -155,10 +156,10 @@ class OnnxRuntimeBackend final : public Backend {
       const std::string why =
           options.flow_warp_library + " does not load: " + first_line(error.what());
       if (options.flow_warp_named) {
-        refuse(why + "; expected libgarment_transfer_onnxruntime, or \"\" for FlowWarp by standard "
-                     "operators");
+        throw Error(GT_OPTION_INVALID, why,
+                    "libgarment_transfer_onnxruntime, or \"\" for FlowWarp by standard operators");
       }
-      flow_warp_ = "standard operators, several times slower: " + why;
+      flow_warp_ = "standard operators: " + why;
     }
   }
 
@@ -187,9 +188,8 @@ class OnnxRuntimeWorker final : public Worker {
 
   void run(const Run& run) override {
     if (run.memory != GT_HOST) {
-      throw Error(GT_INVALID_ARGUMENT, "memory is GT_DEVICE, and this pipeline takes host memory (" +
-                                           backend_.description() +
-                                           "); load it with backend 'tensorrt' for device memory");
+      throw Error(GT_ARGUMENT_INVALID, "memory is GT_DEVICE", "GT_HOST, as this pipeline takes it",
+                  "load it with backend 'tensorrt' for device memory");
     }
     std::map<std::string, void*> values;
     for (std::size_t i = 0; i < kInputs.size(); ++i) {
@@ -233,9 +233,11 @@ class OnnxRuntimeWorker final : public Worker {
                                    inputs.size(), output_names.data(), outputs.data(),
                                    outputs.size());
     } catch (const Ort::Exception& error) {
-      refuse("ONNX Runtime failed to run graph " + std::string(kStages[stage]) + " that takes (" +
-             text(signature.inputs) + ") on a batch of " + std::to_string(batch) + ": " +
-             first_line(error.what()) + "; try a smaller batch or another version of ONNX Runtime");
+      throw Error(GT_RUN_FAILED,
+                  "ONNX Runtime failed to run graph " + std::string(kStages[stage]) +
+                      " that takes (" + text(signature.inputs) + ") on a batch of " +
+                      std::to_string(batch) + ": " + first_line(error.what()),
+                  {}, "try a smaller batch or another version of ONNX Runtime");
     }
   }
 
@@ -266,10 +268,10 @@ std::unique_ptr<Worker> OnnxRuntimeBackend::worker() {
 
 std::unique_ptr<Backend> load_onnxruntime(Bundle bundle, const BackendOptions& options) {
   if (options.device != "" && options.device != "cpu" && options.device != "cuda") {
-    throw Error(GT_INVALID_ARGUMENT,
-                "unknown device '" + options.device + "'; backend onnxruntime has cpu, cuda");
+    throw Error(GT_OPTION_INVALID, "unknown device '" + options.device + "'",
+                "cpu or cuda for backend onnxruntime");
   }
   return std::make_unique<OnnxRuntimeBackend>(std::move(bundle), options);
 }
 
-}  // namespace garment_transfer
+}  // namespace garment_transfer::internal

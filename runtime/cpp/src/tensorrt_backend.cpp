@@ -1,5 +1,5 @@
 // TensorRT 10.16 and 11: engines that `garment-transfer build` added to the bundle, checked against
-// their record as runtime/engines.py does, and run in a row as runtime/chain.py does.
+// their record as the bundle's EngineSet does in Python, and run in a row.
 //
 // Host pictures take one copy each way through page-locked memory around a CUDA graph per batch
 // size. Device pictures are read and written where they lie, engine by engine on the caller's
@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
+#include <list>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -21,16 +22,14 @@
 #include <utility>
 
 #include "backend.h"
-#include "engine_schema.h"
 #include "error.h"
-#include "schema.h"
-#include "sha256.h"
+#include "record.h"
 
 #if NV_TENSORRT_MAJOR < 10
 #error "garment_transfer needs TensorRT 10.16 or later"
 #endif
 
-namespace garment_transfer {
+namespace garment_transfer::internal {
 namespace {
 
 namespace fs = std::filesystem;
@@ -39,16 +38,17 @@ namespace trt = nvinfer1;
 // Of every tensor in a block of memory, in bytes: what TensorRT asks of addresses.
 constexpr std::size_t kAlignment = 256;
 
-[[noreturn]] void refuse(const std::string& message) { throw Error(GT_BACKEND_ERROR, message); }
+// Batch sizes that a session keeps contexts, buffers and a graph for.
+constexpr std::size_t kMaxChains = 4;
 
 void check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
   cudaGetLastError();  // or the next call of anybody's reports it again
   const std::string why = std::string("CUDA cannot ") + what + ": " + cudaGetErrorString(error);
   if (error == cudaErrorMemoryAllocation) {
-    throw Error(GT_OUT_OF_MEMORY, why + "; use a smaller batch or fewer sessions");
+    throw Error(GT_OUT_OF_MEMORY, why, {}, "use a smaller batch or fewer sessions");
   }
-  refuse(why + "; check the driver with nvidia-smi");
+  throw Error(GT_CUDA_FAILED, why, {}, "check the driver with nvidia-smi");
 }
 
 // Makes a device the thread's current one for a while.
@@ -77,25 +77,25 @@ using Stream = std::unique_ptr<CUstream_st, Freed<cudaStream_t, cudaStreamDestro
 using Event = std::unique_ptr<CUevent_st, Freed<cudaEvent_t, cudaEventDestroy>>;
 using GraphExec = std::unique_ptr<CUgraphExec_st, Freed<cudaGraphExec_t, cudaGraphExecDestroy>>;
 
-// What TensorRT said last that was an error.
+// Keeps TensorRT's last error.
 class Logger final : public trt::ILogger {
  public:
   void log(Severity severity, const char* message) noexcept override {
     if (severity > Severity::kERROR) return;
     try {
       const std::lock_guard<std::mutex> lock(guard_);
-      said_ = message;
+      error_ = message;
     } catch (...) {
     }
   }
-  std::string said() {
+  std::string last_error() {
     const std::lock_guard<std::mutex> lock(guard_);
-    return said_.empty() ? "no reason given" : said_;
+    return error_.empty() ? "no reason given" : error_;
   }
 
  private:
   std::mutex guard_;
-  std::string said_;
+  std::string error_;
 };
 
 std::string installed_version() {
@@ -103,13 +103,6 @@ std::string installed_version() {
   std::ostringstream out;
   out << version / 10000 << '.' << version / 100 % 100 << '.' << version % 100 << '.' << build;
   return out.str();
-}
-
-std::vector<char> file_of(const fs::path& path) {
-  std::error_code error;
-  const std::uintmax_t size = fs::file_size(path, error);
-  if (error) refuse(path.string() + " cannot be read: " + error.message());
-  return read_file(path.string(), size, GT_BACKEND_ERROR);
 }
 
 // The engines of a bundle for one GPU, and their record.
@@ -121,70 +114,75 @@ class Engines {
     sm.erase(std::remove(sm.begin(), sm.end(), '.'), sm.end());
     folder_ = fs::path(bundle.path) / "engines" / ("tensorrt-sm" + sm + "-" + precision_);
     const std::string path = (folder_ / "record.json").string();
+    const std::string fix = "run `" + command() + "`";
     std::error_code error;
     if (!fs::is_regular_file(path, error)) {
-      refuse(bundle.path + " has no " + precision_ +
-             " engines of tensorrt for a GPU of compute capability " + compute_capability +
-             "; run `" + command() + "`");
+      throw Error(GT_ENGINES_MISSING,
+                  bundle.path + " has no " + precision_ +
+                      " engines of tensorrt for a GPU of compute capability " + compute_capability,
+                  {}, fix);
     }
-    record_ = read_json(path, GT_BACKEND_ERROR, "run `" + command() + "`");
-    static const Json schema = Json::parse(kEngineSchema);
-    if (const auto wrong = violation(schema, record_)) {
-      refuse(path + " is not a valid record: " + *wrong + "; run `" + command() + "`");
+    try {
+      const Json json = read_json(path);
+      record_ = engine_record(Field(json));
+    } catch (const InvalidJson& invalid) {
+      throw Error(GT_RECORD_INVALID, path + " is not a valid record: " + invalid.what(), {}, fix);
+    } catch (const std::system_error& unreadable) {
+      throw Error(GT_RECORD_INVALID, path + " cannot be read: " + unreadable.code().message(), {},
+                  fix);
     }
     check(bundle, compute_capability);
   }
 
   // The plan of a stage, which is whole.
   std::vector<char> plan(std::size_t stage) const {
-    const Json& engine = record_["stages"][kStages[stage]];
-    const fs::path path = folder_ / engine["file"].get<std::string>();
-    std::vector<char> content = file_of(path);
-    if (static_cast<std::int64_t>(content.size()) != integer(engine["bytes"]) ||
-        sha256(content.data(), content.size()) != engine["sha256"]) {
-      cannot(path.filename().string() + " was altered or is not whole: its size (" +
-             std::to_string(content.size()) + " bytes) or its SHA-256 is not the record's");
+    const EngineRecord::Engine& engine = record_.stages[stage];
+    std::vector<char> content = read(folder_ / engine.file);
+    if (static_cast<std::int64_t>(content.size()) != engine.bytes ||
+        sha256(content) != engine.sha256) {
+      refuse(GT_ENGINE_ALTERED, engine.file + " was truncated or altered: its size (" +
+                                    std::to_string(content.size()) + " bytes, " +
+                                    std::to_string(engine.bytes) +
+                                    " in the record) or its SHA-256 is not the record's");
     }
     return content;
   }
 
   void check_batch(std::int32_t batch) const {
-    const Json& have = record_["batch"];
-    if (batch >= integer(have["min"]) && batch <= integer(have["max"])) return;
-    throw Error(GT_INVALID_ARGUMENT,
-                "a batch of " + std::to_string(batch) + ": the engines in " + folder_.string() +
-                    " were built for " + have["min"].dump() + " to " + have["max"].dump() +
-                    "; use such a batch, or build others with `" + command() +
-                    " --batch MIN:OPT:MAX`");
+    if (batch >= record_.least_batch && batch <= record_.most_batch) return;
+    throw Error(GT_ENGINE_BATCH,
+                "the engines in " + folder_.string() + " do not take a batch of " +
+                    std::to_string(batch),
+                std::to_string(record_.least_batch) + " to " + std::to_string(record_.most_batch),
+                "use such a batch, or build others with `" + command() + " --batch MIN:OPT:MAX`");
   }
 
   // Readies a runtime for the plugin that the engines call.
   void load_plugin(trt::IRuntime& runtime, const std::string& library) const {
-    const Json& plugin = record_["plugin"];
-    if (plugin.is_null()) return;
-    if (plugin["embedded"].get<bool>()) {
+    if (!record_.plugin) return;
+    if (record_.plugin->embedded) {
       runtime.setEngineHostCodeAllowed(true);
       return;
     }
-    const std::string name = plugin["name"].get<std::string>() + " version " +
-                             plugin["version"].get<std::string>();
+    const std::string name = record_.plugin->name + " version " + record_.plugin->version;
     if (library.empty()) {
-      refuse("the engines in " + folder_.string() + " call the plugin " + name +
-             ", and its library is not beside garment_transfer's: build it with TensorRT_ROOT "
-             "set, name it in flow_warp_library, or run `" + command() + " --plugin off`");
+      throw Error(GT_PLUGIN_MISSING,
+                  "the engines in " + folder_.string() + " call the plugin " + name,
+                  "its library beside garment_transfer's, or in flow_warp_library",
+                  "build it with TensorRT_ROOT set, or run `" + command() + " --plugin off`");
     }
-    const std::vector<char> content = file_of(library);
-    if (sha256(content.data(), content.size()) != plugin["sha256"]) {
-      cannot("they were built with the plugin " + name + ", and " + library + " is another one");
+    if (sha256(read(library)) != record_.plugin->sha256) {
+      refuse(GT_ENGINE_MISMATCH, "they were built with the plugin " + name + ", and " + library +
+                                     " is another one");
     }
     if (!runtime.getPluginRegistry().loadLibrary(library.c_str())) {
-      refuse("TensorRT does not load the plugin library " + library);
+      refuse(GT_ENGINE_REJECTED, "TensorRT does not load the plugin library " + library);
     }
   }
 
-  [[noreturn]] void cannot(const std::string& what) const {
-    refuse("the engines in " + folder_.string() + " cannot be used: " + what + "; run `" +
-           command() + "`");
+  [[noreturn]] void refuse(gt_status status, const std::string& what) const {
+    throw Error(status, "the engines in " + folder_.string() + " cannot be used: " + what, {},
+                "run `" + command() + "`");
   }
 
   const fs::path& folder() const { return folder_; }
@@ -194,38 +192,45 @@ class Engines {
     return "garment-transfer build " + bundle_ + " --backend tensorrt --precision " + precision_;
   }
 
+  std::vector<char> read(const fs::path& path) const {
+    try {
+      return read_file(path.string(), fs::file_size(path));
+    } catch (const std::system_error& error) {
+      refuse(GT_ENGINE_ALTERED, path.string() + " cannot be read: " + error.code().message());
+    }
+  }
+
   void check(const Bundle& bundle, const std::string& compute_capability) const {
     for (std::size_t i = 0; i < kStages.size(); ++i) {
-      const Json& engine = record_["stages"][kStages[i]];
+      const EngineRecord::Engine& engine = record_.stages[i];
       const Graph& graph = bundle.graphs[i];
-      if (engine["onnx_sha256"] != graph.sha256) {
-        cannot(std::string("the engine of ") + kStages[i] + " was built from another graph than " +
-               graph.path);
+      const std::string who = std::string("the engine of ") + kStages[i];
+      if (engine.onnx_sha256 != graph.sha256) {
+        refuse(GT_ENGINE_MISMATCH, who + " was built from another graph than " + graph.path);
       }
-      if (tensors(engine["inputs"]) != graph.signature.inputs ||
-          tensors(engine["outputs"]) != graph.signature.outputs) {
-        cannot(std::string("the engine of ") + kStages[i] +
-               " does not take and give what the bundle's graph does");
+      if (!(engine.signature.inputs == graph.signature.inputs &&
+            engine.signature.outputs == graph.signature.outputs)) {
+        refuse(GT_ENGINE_MISMATCH, who + " has other inputs or outputs than the bundle's graph");
       }
     }
-    const std::string built = record_["flavour_version"], installed = installed_version();
+    const std::string& built = record_.backend_version;
+    const std::string installed = installed_version();
     // as precise as the record is: "10.16.1" or "10.16.1.11"
-    if (record_["flavour"] != "tensorrt" || (installed + ".").rfind(built + ".", 0) != 0) {
-      cannot("they were built by " + record_["flavour"].get<std::string>() + " " + built +
-             ", and TensorRT " + installed +
-             " is installed: engines run in the version that built them");
+    if (record_.backend != "tensorrt" || (installed + ".").rfind(built + ".", 0) != 0) {
+      refuse(GT_ENGINE_VERSION,
+             "they were built by " + record_.backend + " " + built + ", and TensorRT " +
+                 installed + " is installed: engines run in the version that built them");
     }
-    const Json& capabilities = record_["compute_capabilities"];
-    if (std::find(capabilities.begin(), capabilities.end(), compute_capability) ==
-        capabilities.end()) {
-      cannot("they were built for another compute capability than this GPU's " +
-             compute_capability);
+    const auto& built_for = record_.compute_capabilities;
+    if (std::find(built_for.begin(), built_for.end(), compute_capability) == built_for.end()) {
+      refuse(GT_ENGINE_GPU, "they were built for another compute capability than this GPU's " +
+                                compute_capability);
     }
   }
 
   std::string bundle_, precision_;
   fs::path folder_;
-  Json record_;
+  EngineRecord record_;
 };
 
 trt::Dims dims(const Tensor& tensor, std::int32_t batch) {
@@ -244,8 +249,8 @@ class TensorRtBackend final : public Backend {
     int count = 0;
     check(cudaGetDeviceCount(&count), "find a GPU");
     if (device >= count) {
-      throw Error(GT_INVALID_ARGUMENT, "device_id is " + std::to_string(device) + "; there are " +
-                                           std::to_string(count) + " CUDA devices");
+      throw Error(GT_OPTION_INVALID, "device_id is " + std::to_string(device),
+                  "less than " + std::to_string(count) + ", the number of CUDA devices");
     }
     const OnDevice on(device);
     int major = 0, minor = 0;
@@ -254,13 +259,16 @@ class TensorRtBackend final : public Backend {
     record = std::make_unique<Engines>(bundle,
                                        std::to_string(major) + "." + std::to_string(minor));
     runtime_.reset(trt::createInferRuntime(logger));
-    if (!runtime_) refuse("TensorRT does not start: " + logger.said());
+    if (!runtime_) {
+      throw Error(GT_BACKEND_UNAVAILABLE, "TensorRT does not start: " + logger.last_error());
+    }
     record->load_plugin(*runtime_, options.flow_warp_library);
     for (std::size_t i = 0; i < kStages.size(); ++i) {
       const std::vector<char> plan = record->plan(i);
       engines[i].reset(runtime_->deserializeCudaEngine(plan.data(), plan.size()));
       if (!engines[i]) {
-        record->cannot(std::string("TensorRT does not load ") + kStages[i] + ": " + logger.said());
+        record->refuse(GT_ENGINE_REJECTED, std::string("TensorRT does not load ") + kStages[i] +
+                                               ": " + logger.last_error());
       }
       signatures[i] = bundle.graphs[i].signature;
       check_tensors(i);
@@ -274,12 +282,11 @@ class TensorRtBackend final : public Backend {
            "; engines " + record->folder().string();
   }
 
-  // What a call of TensorRT that returns false says.
+  // Throws where a call of TensorRT returned false.
   void require(bool done, std::size_t stage, const char* what) {
-    if (!done) {
-      refuse("TensorRT cannot " + std::string(what) + " in the " + kStages[stage] +
-             " engine: " + logger.said());
-    }
+    if (done) return;
+    throw Error(GT_RUN_FAILED, "TensorRT cannot " + std::string(what) + " in the " +
+                                   kStages[stage] + " engine: " + logger.last_error());
   }
 
   Logger logger;
@@ -293,7 +300,7 @@ class TensorRtBackend final : public Backend {
 
   void check_tensors(std::size_t stage) {
     using Known = std::set<std::tuple<std::string, std::string, bool>>;
-    Known found, due;
+    Known found, expected;
     trt::ICudaEngine& engine = *engines[stage];
     for (std::int32_t i = 0; i < engine.getNbIOTensors(); ++i) {
       const char* name = engine.getIOTensorName(i);
@@ -304,13 +311,15 @@ class TensorRtBackend final : public Backend {
                                                     : "another type",
                     engine.getTensorIOMode(name) == trt::TensorIOMode::kINPUT);
     }
-    for (const auto& tensor : signatures[stage].inputs) due.emplace(tensor.name, tensor.dtype, true);
-    for (const auto& tensor : signatures[stage].outputs) {
-      due.emplace(tensor.name, tensor.dtype, false);
+    for (const auto& tensor : signatures[stage].inputs) {
+      expected.emplace(tensor.name, tensor.dtype, true);
     }
-    if (found != due) {
-      record->cannot(std::string("the engine of ") + kStages[stage] +
-                     " has other tensors than its record");
+    for (const auto& tensor : signatures[stage].outputs) {
+      expected.emplace(tensor.name, tensor.dtype, false);
+    }
+    if (found != expected) {
+      record->refuse(GT_ENGINE_MISMATCH, std::string("the engine of ") + kStages[stage] +
+                                             " has other tensors than its record");
     }
   }
 
@@ -373,6 +382,8 @@ class Chain {
     check(cudaStreamSynchronize(stream), "run the engines");
     capture();
   }
+
+  std::int32_t batch() const { return batch_; }
 
   // Pictures in host memory; returns when the results are there.
   void run_on_host(const Run& run) {
@@ -522,17 +533,16 @@ class TensorRtWorker final : public Worker {
     const OnDevice on(backend_.device);
     backend_.record->check_batch(run.batch);
     if (run.memory == GT_DEVICE) check_pointers(run);
-    std::unique_ptr<Chain>& chain = chains_[run.batch];
-    if (!chain) chain = std::make_unique<Chain>(backend_, run.batch, stream_.get());
+    Chain& chain = chain_for(run.batch);
     // contexts and buffers are still in use by the run before, on whichever stream it is
     const auto stream =
         run.memory == GT_HOST ? stream_.get() : static_cast<cudaStream_t>(run.stream);
     check(cudaStreamWaitEvent(stream, done_.get(), 0), "wait for the run before");
     if (run.memory == GT_HOST) {
-      chain->run_on_host(run);
+      chain.run_on_host(run);
     } else {
       try {
-        chain->run_on_device(run);
+        chain.run_on_device(run);
       } catch (...) {
         cudaEventRecord(done_.get(), stream);  // what was put on the stream is still to be waited for
         throw;
@@ -549,11 +559,11 @@ class TensorRtWorker final : public Worker {
       const bool device = attributes.type == cudaMemoryTypeDevice ||
                           attributes.type == cudaMemoryTypeManaged;
       if (device && attributes.device == backend_.device) return;
-      throw Error(GT_INVALID_ARGUMENT,
+      throw Error(GT_ARRAY_INVALID,
                   std::string(name) + ".data is " +
                       (device ? "memory of CUDA device " + std::to_string(attributes.device)
-                              : std::string("host memory")) +
-                      "; expected memory of CUDA device " + std::to_string(backend_.device) +
+                              : std::string("host memory")),
+                  "memory of CUDA device " + std::to_string(backend_.device) +
                       ", as memory is GT_DEVICE");
     };
     for (std::size_t i = 0; i < kInputs.size(); ++i) one(run.inputs[i].data, kInputs[i]);
@@ -562,10 +572,28 @@ class TensorRtWorker final : public Worker {
     }
   }
 
+  // The chain for a batch size, which becomes the first; the one that was not used for longest goes
+  // where there are too many.
+  Chain& chain_for(std::int32_t batch) {
+    const auto found = std::find_if(chains_.begin(), chains_.end(),
+                                    [&](const auto& chain) { return chain->batch() == batch; });
+    if (found != chains_.end()) {
+      chains_.splice(chains_.begin(), chains_, found);
+    } else {
+      if (chains_.size() == kMaxChains) {
+        // the run before may still use it
+        check(cudaEventSynchronize(done_.get()), "wait for the run before");
+        chains_.pop_back();
+      }
+      chains_.push_front(std::make_unique<Chain>(backend_, batch, stream_.get()));
+    }
+    return *chains_.front();
+  }
+
   TensorRtBackend& backend_;
   Stream stream_;
   Event done_;
-  std::map<std::int32_t, std::unique_ptr<Chain>> chains_;
+  std::list<std::unique_ptr<Chain>> chains_;  // at most kMaxChains, last used first
 };
 
 std::unique_ptr<Worker> TensorRtBackend::worker() {
@@ -576,10 +604,10 @@ std::unique_ptr<Worker> TensorRtBackend::worker() {
 
 std::unique_ptr<Backend> load_tensorrt(Bundle bundle, const BackendOptions& options) {
   if (options.device != "" && options.device != "cuda") {
-    throw Error(GT_INVALID_ARGUMENT,
-                "unknown device '" + options.device + "'; backend tensorrt has cuda");
+    throw Error(GT_OPTION_INVALID, "unknown device '" + options.device + "'",
+                "cuda for backend tensorrt");
   }
   return std::make_unique<TensorRtBackend>(bundle, options);
 }
 
-}  // namespace garment_transfer
+}  // namespace garment_transfer::internal

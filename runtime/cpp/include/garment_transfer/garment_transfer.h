@@ -11,13 +11,24 @@
  * what its parent loaded before fork().
  *
  * Errors: every function that can fail returns a gt_status, and no exception leaves the library.
- * gt_last_message() then says what was wrong, what was expected and what mends it. */
+ * gt_status_name() gives its stable name, and gt_last_message() says what was wrong, what was
+ * expected and how to fix it.
+ *
+ * Versions: until 1.0 a minor version may break; the library's SOVERSION is MAJOR.MINOR. Structs
+ * with a struct_size grow at their end: a struct of an older header is taken, and the fields that
+ * it lacks have their defaults. */
 
 #ifndef GARMENT_TRANSFER_H_
 #define GARMENT_TRANSFER_H_
 
 #include <stddef.h>
 #include <stdint.h>
+
+/* The version of this header; gt_version() is the library's. */
+#define GT_VERSION_MAJOR 0
+#define GT_VERSION_MINOR 1
+#define GT_VERSION_PATCH 0
+#define GT_VERSION "0.1.0"
 
 #if defined(__GNUC__)
 #define GT_API __attribute__((visibility("default")))
@@ -29,14 +40,50 @@
 extern "C" {
 #endif
 
+/* The ways to fail. Numbers and names are stable, and the hundreds are families; the names in lower
+ * case, without GT_, are the Python package's codes. */
 typedef enum gt_status {
   GT_OK = 0,
-  GT_INVALID_ARGUMENT = 1, /* what the caller passed: a null pointer, a size, a stride, a name */
-  GT_BUNDLE_ERROR = 2,     /* the bundle is missing, not whole, not valid, or too new */
-  GT_BACKEND_ERROR = 3,    /* the backend is not there, or does not load or run a graph */
-  GT_SESSION_BUSY = 4,     /* the session is in use by another thread */
-  GT_OUT_OF_MEMORY = 5,
-  GT_INTERNAL_ERROR = 6 /* a fault of the library */
+
+  /* 1xx: what the caller passed */
+  GT_ARGUMENT_INVALID = 100, /* a null pointer, struct_size, memory or stream */
+  GT_ARRAY_INVALID = 101,    /* an input's or output's size, stride, capacity or memory */
+  GT_BATCH_INVALID = 102,    /* fewer than 1 pair */
+  GT_ID_OUT_OF_RANGE = 103,  /* a class id above 6 or a body part above 24 */
+  GT_OPTION_INVALID = 104,   /* a value that an option of gt_pipeline_options does not have */
+
+  /* 2xx: the bundle */
+  GT_BUNDLE_MISSING = 200, /* not a folder */
+  GT_MANIFEST_MISSING = 201,
+  GT_MANIFEST_UNREADABLE = 202,
+  GT_MANIFEST_INVALID = 203,  /* not JSON, or a field is missing, unknown or wrong */
+  GT_MANIFEST_TOO_NEW = 204,  /* of a newer schema than this library reads */
+  GT_CONTRACT_MISMATCH = 205, /* a graph with other inputs or outputs */
+  GT_GRAPH_MISSING = 206,
+  GT_GRAPH_TRUNCATED = 207,
+  GT_GRAPH_ALTERED = 208,     /* its size or hash is not the manifest's */
+  GT_PRECISION_MISSING = 209, /* the bundle has no graphs of that precision */
+
+  /* 3xx: the backend, and from 350 on TensorRT's engines */
+  GT_BACKEND_UNKNOWN = 300,
+  GT_BACKEND_UNAVAILABLE = 301, /* too old, or without its device */
+  GT_GRAPH_REJECTED = 302,      /* the backend does not load a graph */
+  GT_RUN_FAILED = 303,
+  GT_CUDA_FAILED = 304,
+  GT_ENGINES_MISSING = 350, /* none for this GPU and precision */
+  GT_RECORD_INVALID = 351,
+  GT_ENGINE_MISMATCH = 352, /* built from other graphs, or with another plugin */
+  GT_ENGINE_VERSION = 353,  /* built by another version of TensorRT */
+  GT_ENGINE_GPU = 354,      /* built for other GPUs */
+  GT_ENGINE_BATCH = 355,    /* built for other batch sizes */
+  GT_ENGINE_ALTERED = 356,  /* missing, truncated, or its hash is not the record's */
+  GT_ENGINE_REJECTED = 357, /* TensorRT does not load it */
+  GT_PLUGIN_MISSING = 358,  /* FlowWarp's plugin is called and not there */
+
+  /* 4xx: the session, memory, the library itself */
+  GT_SESSION_BUSY = 400, /* in use by another thread */
+  GT_OUT_OF_MEMORY = 401,
+  GT_INTERNAL_ERROR = 402 /* a fault of the library */
 } gt_status;
 
 /* Where pixels lie. */
@@ -66,7 +113,7 @@ typedef struct gt_pipeline_options {
   int32_t threads;
 
   /* Library with FlowWarp's kernel or plugin. Default: the one beside this library; where there is
-   * none, or for "", ONNX Runtime runs FlowWarp by standard operators, several times slower. */
+   * none, or for "", ONNX Runtime runs FlowWarp by standard operators, 2 ms a transfer slower. */
   const char* flow_warp_library;
 
   /* "float32" or "float16" where the bundle has such graphs; default: its main precision. */
@@ -75,7 +122,8 @@ typedef struct gt_pipeline_options {
 
 #define GT_PIPELINE_OPTIONS_INIT {sizeof(gt_pipeline_options), NULL, NULL, 0, 0, NULL, NULL}
 
-/* Pixels of `batch` pictures or maps: uint8, channels last and close together.
+/* Pixels of `batch` pictures or maps: uint8, channels last and close together. This struct and
+ * gt_output never grow.
  *
  * `height` and `width` are the caller's and have to be the bundle's. `row_stride` is the distance
  * in bytes from one row to the next, `batch_stride` from one picture to the next; 0 means that they
@@ -108,7 +156,8 @@ typedef struct gt_transfer {
 
   /* The person who gets the garment, and the one who wears it: RGB [N,H,W,3], class ids 0..6
    * [N,H,W] (background, hair, face, skin, garment, lower, legs), DensePose [N,H,W,3] (part 0..24,
-   * U and V scaled from 0..1 to 0..255). Values are taken on trust. */
+   * U and V scaled from 0..1 to 0..255). Ids in host memory are checked; ids in device memory are
+   * the caller's to check. */
   gt_input person_image;
   gt_input person_parsing;
   gt_input person_densepose;
@@ -123,19 +172,22 @@ typedef struct gt_transfer {
                                  garment_image at p + flow(p) */
 } gt_transfer;
 
-/* The library's version, "0.1.0". */
+/* The library's version, such as "0.1.0". */
 GT_API const char* gt_version(void);
 
 /* The backends that are built in, separated by commas. */
 GT_API const char* gt_backends(void);
 
+/* A status by its stable name, "bundle_missing" for GT_BUNDLE_MISSING, "ok" for GT_OK; "unknown"
+ * for a number that is none. Never null. */
+GT_API const char* gt_status_name(gt_status status);
+
 /* What the last failed call of this thread met, UTF-8; empty before any. Valid until this thread's
  * next failure. Never null. */
 GT_API const char* gt_last_message(void);
 
-/* Reads and verifies the bundle in the folder `bundle` (schema, contract, sizes, hashes) and loads
- * its graphs. `options` may be null. On success *pipeline is to be freed; otherwise it is null.
- * GT_INVALID_ARGUMENT, GT_BUNDLE_ERROR, GT_BACKEND_ERROR, GT_OUT_OF_MEMORY. */
+/* Reads and verifies the bundle in the folder `bundle` (manifest, contract, sizes, hashes) and
+ * loads its graphs. `options` may be null. On success *pipeline is to be freed; otherwise it is null. */
 GT_API gt_status gt_pipeline_load(const char* bundle, const gt_pipeline_options* options,
                                   gt_pipeline** pipeline);
 
@@ -152,8 +204,7 @@ GT_API void gt_pipeline_free(gt_pipeline* pipeline);
 /* A session on a pipeline. On success *session is to be freed; otherwise it is null. */
 GT_API gt_status gt_session_create(gt_pipeline* pipeline, gt_session** session);
 
-/* Runs the three graphs. Where it fails, what the outputs hold is not defined.
- * GT_INVALID_ARGUMENT, GT_BACKEND_ERROR, GT_SESSION_BUSY, GT_OUT_OF_MEMORY. */
+/* Runs the three graphs. Where it fails, what the outputs hold is not defined. */
 GT_API gt_status gt_session_run(gt_session* session, const gt_transfer* transfer);
 
 /* Frees a session, after its device work; null is allowed. GT_SESSION_BUSY when it is running. */

@@ -28,6 +28,8 @@ class Error : public std::runtime_error {
       : std::runtime_error(message), status_(status) {}
 
   gt_status status() const noexcept { return status_; }
+  // The stable name of the status, such as "bundle_missing".
+  const char* code() const noexcept { return gt_status_name(status_); }
 
  private:
   gt_status status_;
