@@ -6,22 +6,177 @@ Both run the shipped bundle on the same pair, from uint8 arrays to uint8 arrays 
 size, with as many threads. They take turns of a few seconds, so that whatever else the machine
 does hits both. The client runs on the same cores as the server, and takes every output. On a busy
 machine processor time per pair says more than throughput: it is counted too.
+
+The server is that of the package `nvidia-pytriton` 0.7 (a wheel of 55 MB, with the Python backend
+alone, which runs without a GPU). Its Python part, which wants an older NumPy, is not used.
 """
 
+from __future__ import annotations
+
+import contextlib
+import ctypes.util
+import dataclasses
+import functools
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
+import shutil
+import signal
+import socket
 import statistics
+import subprocess
+import sys
+import sysconfig
 import tempfile
-import threading
 import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 import click
+import onnxruntime
+import psutil
+import tritonclient.grpc as triton
 
 from garment_transfer.benchmarks.measuring import processor
+from garment_transfer.bundle import BackendError, Bundle, Code, replacing
+from garment_transfer.export.triton import Serving, write_repository
+from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people, stage_inputs
+
+INSTALL: Final = "pip install --no-deps nvidia-pytriton==0.7.0"
+
+_PYTHON: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
+_LIBRARY: Final = f"python{_PYTHON}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Server:
+    """A server that answers: "host:port" of HTTP, gRPC and metrics, its process and its log."""
+
+    http: str
+    grpc: str
+    metrics: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def log_text(self) -> str:
+        """What the server has written so far."""
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+
+def why_not() -> str:
+    """Why no server can be started here; empty where one can."""
+    try:
+        _installed()
+    except BackendError as error:
+        return str(error)
+    return ""
+
+
+@contextlib.contextmanager
+def serve(repository: Path, *options: str, start_s: float = 60) -> Iterator[Server]:
+    """Runs a server over a model repository until the block ends; it is ready in the block.
+
+    Models run in this Python and its environment.
+
+    Raises:
+        BackendError: it is not installed, or, with the server's log, does not load a model or
+            takes longer than `start_s`.
+    """
+    package, stub = _installed()
+    root = package / "tritonserver"
+    # The stub looks up its interpreter's library and, by PATH, its environment.
+    libraries = [_python_libraries(), str(package.parent / "nvidia_pytriton.libs")]
+    programs = [str(Path(sys.executable).parent)]
+    environment = dict(os.environ)
+    for name, folders in (("LD_LIBRARY_PATH", libraries), ("PATH", programs)):
+        environment[name] = ":".join(filter(None, [*folders, os.environ.get(name)]))
+    with tempfile.TemporaryDirectory() as folder:
+        backends, log = Path(folder, "backends"), Path(folder, "log")
+        shutil.copytree(root / "backends" / "python", backends / "python")
+        shutil.copy(stub, backends / "python")
+        addresses = dict(zip(("http", "grpc", "metrics"), _free_ports(3), strict=True))
+        command = [
+            str(root / "bin" / "tritonserver"),
+            *("--model-repository", str(repository), "--backend-directory", str(backends)),
+            *("--allow-gpu-metrics", "false", "--allow-cpu-metrics", "false"),
+            "--disable-auto-complete-config",
+        ]
+        for name, port in addresses.items():
+            command += [f"--{name}-address", "127.0.0.1", f"--{name}-port", str(port)]
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [*command, *options], stdout=output, stderr=subprocess.STDOUT, env=environment
+            )
+        server = Server(
+            **{name: f"127.0.0.1:{port}" for name, port in addresses.items()},
+            process=process,
+            log=log,
+        )
+        try:
+            _wait_until_ready(server, start_s)
+            yield server
+        finally:
+            # it finishes what it has begun
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(40)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _installed() -> tuple[Path, Path]:
+    """The package of the server, and the stub of its Python backend for this Python."""
+    # Found, not imported: its modules need packages that are not installed.
+    spec = importlib.util.find_spec("pytriton")
+    if spec is None or not spec.submodule_search_locations:
+        raise BackendError(
+            Code.BACKEND_UNAVAILABLE, "no Triton server is installed", fix=f"run `{INSTALL}`"
+        )
+    package = Path(spec.submodule_search_locations[0])
+    stubs = package / "tritonserver" / "python_backend_stubs"
+    stub = stubs / _PYTHON / "triton_python_backend_stub"
+    if not stub.is_file() or not (_python_libraries() or ctypes.util.find_library(_LIBRARY)):
+        raise BackendError(
+            Code.BACKEND_UNAVAILABLE,
+            f"the Triton server's Python backend does not run in this Python {_PYTHON}",
+            expected=f"one of {', '.join(sorted(path.name for path in stubs.glob('3.*')))} that "
+            "was built with --enable-shared",
+        )
+    return package, stub
+
+
+def _python_libraries() -> str:
+    """The folder of this Python's shared library; empty where it has none of its own."""
+    folder = sysconfig.get_config_var("LIBDIR") or ""
+    return folder if Path(folder, f"lib{_LIBRARY}.so.1.0").exists() else ""
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        address = ("127.0.0.1", 0)
+        sockets = [stack.enter_context(socket.create_server(address)) for _ in range(count)]
+        return [one.getsockname()[1] for one in sockets]
+
+
+def _wait_until_ready(server: Server, start_s: float) -> None:
+    deadline = time.monotonic() + start_s
+    while time.monotonic() < deadline and server.process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"http://{server.http}/v2/health/ready", timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.05)
+    raise BackendError(
+        Code.RUN_FAILED,
+        f"the Triton server did not become ready; its log ends:\n{server.log_text()[-4000:]}",
+    )
 
 
 @click.command()
@@ -34,92 +189,54 @@ def main(
     seconds: float, turn: float, concurrency: int, threads: int, json_file: Path | None
 ) -> None:
     """Throughput of Triton with one instance, its latency under load, the batches it forms."""
-    import onnxruntime
-    import tritonclient.grpc as triton
-
-    from garment_transfer.benchmarks.triton_server import serve
-    from garment_transfer.bundle import Bundle, replacing
-    from garment_transfer.export.triton import Serving, write_repository
-    from garment_transfer.runtime import (
-        Person,
-        Pipeline,
-        sample_bundle,
-        sample_people,
-        stage_inputs,
-    )
-
     pipeline = Pipeline.load(sample_bundle(), threads=threads)
     person, owner = (Person.load(folder) for folder in sample_people())
     arrays = {k: v[None] for k, v in stage_inputs(person, owner, pipeline.size).items()}
+    inputs = []
+    for name, array in arrays.items():
+        inputs.append(triton.InferInput(name, list(array.shape), "UINT8"))
+        inputs[-1].set_data_from_numpy(array)
+
+    def infer(client: triton.InferenceServerClient) -> None:
+        client.infer("garment_transfer", inputs).as_numpy("image")
+
+    def loop() -> None:
+        pipeline.run(arrays)
+
     serving = Serving()
-    loop_ms: list[list[float]] = []
-    triton_ms: list[list[float]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        write_repository(
-            Bundle.load(sample_bundle()), Path(folder), serving=serving, threads=threads
-        )
-        with serve(Path(folder)) as server:
-            inputs = []
-            for name, array in arrays.items():
-                inputs.append(triton.InferInput(name, list(array.shape), "UINT8"))
-                inputs[-1].set_data_from_numpy(array)
-
-            def client(deadline: float, milliseconds: list[float]) -> None:
-                with triton.InferenceServerClient(server.grpc) as connection:
-                    while time.perf_counter() < deadline:
-                        start = time.perf_counter()
-                        connection.infer("garment_transfer", inputs).as_numpy("image")
-                        milliseconds.append(1000 * (time.perf_counter() - start))
-
-            def load() -> list[float]:
-                milliseconds: list[float] = []
-                deadline = time.perf_counter() + turn
-                clients = [
-                    threading.Thread(target=client, args=(deadline, milliseconds))
-                    for _ in range(concurrency)
-                ]
-                for one in clients:
-                    one.start()
-                for one in clients:
-                    one.join()
-                return milliseconds
-
-            def loop() -> list[float]:
-                milliseconds = []
-                deadline = time.perf_counter() + turn
-                while time.perf_counter() < deadline:
-                    start = time.perf_counter()
-                    pipeline.run(arrays)
-                    milliseconds.append(1000 * (time.perf_counter() - start))
-                return milliseconds
-
-            rates: dict[str, list[float]] = {"loop": [], "triton": []}
-            cpu = {"loop": 0.0, "server": 0.0, "client": 0.0}
-            turns = max(1, round(seconds / turn))
-            with triton.InferenceServerClient(server.grpc) as connection:
-                load(), loop()  # untimed
-                before = _batches(connection)
-                # Who goes first alternates, so that drift favours neither.
-                for number in range(turns):
-                    sides: list[tuple[str, Any, list[list[float]]]] = [
-                        ("loop", loop, loop_ms),
-                        ("triton", load, triton_ms),
-                    ]
-                    for name, run, times in sides if number % 2 else reversed(sides):
-                        start, own = time.perf_counter(), time.process_time()
-                        servers = _cpu_seconds(server.process.pid)
-                        times.append(run())
-                        rates[name].append(len(times[-1]) / (time.perf_counter() - start))
-                        cpu["loop" if name == "loop" else "client"] += time.process_time() - own
-                        if name == "triton":
-                            cpu["server"] += _cpu_seconds(server.process.pid) - servers
-                after = _batches(connection)
-                version = connection.get_server_metadata(as_json=True)["version"]
-    batches = {
-        str(size): count - before.get(size, 0)
-        for size, count in sorted(after.items())
-        if count > before.get(size, 0)
-    }
+    turns = max(1, round(seconds / turn))
+    times: dict[str, list[float]] = {"loop": [], "triton": []}
+    rates: dict[str, list[float]] = {"loop": [], "triton": []}
+    cpu = {"loop": 0.0, "server": 0.0, "client": 0.0}
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        write_repository(Bundle.load(sample_bundle()), folder, serving=serving, threads=threads)
+        server = stack.enter_context(serve(folder))
+        clients = [
+            stack.enter_context(triton.InferenceServerClient(server.grpc))
+            for _ in range(concurrency)
+        ]
+        calls: dict[str, list[Callable[[], None]]] = {
+            "loop": [loop],
+            "triton": [functools.partial(infer, client) for client in clients],
+        }
+        for name in calls:
+            _repeat(calls[name], turn)  # untimed
+        before = _batches(clients[0])
+        for number in range(turns):
+            # Who goes first alternates, so that drift favours neither.
+            for name in sorted(calls, reverse=number % 2 == 0):
+                start, own = time.perf_counter(), time.process_time()
+                servers = _cpu_seconds(server.process.pid)
+                milliseconds = _repeat(calls[name], turn)
+                times[name] += milliseconds
+                rates[name].append(len(milliseconds) / (time.perf_counter() - start))
+                cpu["loop" if name == "loop" else "client"] += time.process_time() - own
+                if name == "triton":
+                    cpu["server"] += _cpu_seconds(server.process.pid) - servers
+        after = _batches(clients[0])
+        version = clients[0].get_server_metadata(as_json=True)["version"]
+    new = {size: count - before.get(size, 0) for size, count in sorted(after.items())}
     ratios = [
         served / called for served, called in zip(rates["triton"], rates["loop"], strict=True)
     ]
@@ -128,21 +245,18 @@ def main(
         "size": [pipeline.size.height, pipeline.size.width],
         "threads": threads,
         "concurrency": concurrency,
-        "instances": serving.instances,
-        "max_batch": serving.max_batch,
-        "max_delay_ms": serving.max_delay_ms,
+        **dataclasses.asdict(serving),
         "turns": turns,
         "turn_seconds": turn,
         "pairs_per_second": {name: statistics.median(values) for name, values in rates.items()},
         "ratio": statistics.median(ratios),
         "ratio_of_each_turn": ratios,
         "cpu_ms_per_pair": {
-            name: 1000 * value / sum(map(len, loop_ms if name == "loop" else triton_ms))
+            name: 1000 * value / len(times["loop" if name == "loop" else "triton"])
             for name, value in cpu.items()
         },
-        "loop_ms": _percentiles(loop_ms),
-        "triton_ms": _percentiles(triton_ms),
-        "batches": batches,
+        **{f"{name}_ms": _percentiles(values) for name, values in times.items()},
+        "batches": {str(size): count for size, count in new.items() if count},
         "machine": {
             "processor": processor(),
             "load_average": os.getloadavg()[0],
@@ -152,40 +266,47 @@ def main(
             "tritonclient": importlib.metadata.version("tritonclient"),
         },
     }
-    for name, values in rates.items():
-        click.echo(f"{name:<8} {statistics.median(values):6.2f} pairs/s")
-    click.echo(f"Triton reaches {report['ratio']:.0%} of the loop; batches {batches}")
-    click.echo(f"latency under load, ms: {report['triton_ms']}")
-    click.echo(f"processor time per pair, ms: {report['cpu_ms_per_pair']}")
+    text = json.dumps(report, indent=2) + "\n"
+    click.echo(text, nl=False)
     if json_file:
         with replacing(json_file) as temporary:
-            temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8")
 
 
-def _batches(connection: Any) -> dict[int, int]:
+def _repeat(calls: Sequence[Callable[[], None]], seconds: float) -> list[float]:
+    """Milliseconds of every call within some seconds, each of `calls` in a thread of its own."""
+    deadline = time.perf_counter() + seconds
+
+    def repeat(call: Callable[[], None]) -> list[float]:
+        milliseconds = []
+        while (start := time.perf_counter()) < deadline:
+            call()
+            milliseconds.append(1000 * (time.perf_counter() - start))
+        return milliseconds
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return [value for values in pool.map(repeat, calls) for value in values]
+
+
+def _batches(client: triton.InferenceServerClient) -> dict[int, int]:
     """How many runs of each batch size the server has made."""
-    statistics_ = connection.get_inference_statistics("garment_transfer", as_json=True)
+    answer = client.get_inference_statistics("garment_transfer", as_json=True)
     return {
         int(entry["batch_size"]): int(entry["compute_infer"].get("count", 0))
-        for entry in statistics_["model_stats"][0].get("batch_stats", [])
+        for entry in answer["model_stats"][0].get("batch_stats", [])
     }
 
 
 def _cpu_seconds(process: int) -> float:
-    """The processor time that a process and its descendants have used (Linux)."""
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    own = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    children = {
-        int(child)
-        for file in Path(f"/proc/{process}/task").glob("*/children")
-        for child in file.read_text().split()
-    }
-    return own + sum(map(_cpu_seconds, children))
+    """The processor time that a process and its descendants have used."""
+    root = psutil.Process(process)
+    times = [one.cpu_times() for one in (root, *root.children(recursive=True))]
+    return float(sum(one.user + one.system for one in times))
 
 
-def _percentiles(turns: list[list[float]]) -> dict[str, float]:
-    values = statistics.quantiles([value for turn in turns for value in turn], n=100)
-    return {"p50": values[49], "p90": values[89], "p99": values[98]}
+def _percentiles(values: Sequence[float]) -> dict[str, float]:
+    cuts = statistics.quantiles(values, n=100)
+    return {"p50": cuts[49], "p90": cuts[89], "p99": cuts[98]}
 
 
 if __name__ == "__main__":

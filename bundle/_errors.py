@@ -96,11 +96,7 @@ class GarmentTransferError(Exception):
         fix: the command or change that fixes it; empty where nothing is known to.
     """
 
-    def __init__(self, code: Code | str, what: str = "", *, expected: str = "", fix: str = ""):
-        if not isinstance(code, Code):  # TRANSITION: one text, no code
-            super().__init__(code)
-            self.code, self.what, self.expected, self.fix = Code.ARGUMENT_INVALID, code, "", ""
-            return
+    def __init__(self, code: Code, what: str, *, expected: str = "", fix: str = "") -> None:
         self.code = code
         self.what = what
         self.expected = expected

@@ -32,7 +32,7 @@ _EXTRAS: Final = {
         "torchmetrics",
         "warp-lang",
     ),
-    "serve": ("fastapi", "httpx", "prometheus-client", "python-multipart", "uvicorn"),
+    "serve": ("fastapi", "httpx", "prometheus-client", "psutil", "python-multipart", "uvicorn"),
 }
 
 _BASE: Final = (

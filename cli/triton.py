@@ -3,61 +3,43 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import click
 
+if TYPE_CHECKING:
+    from garment_transfer.export.triton import Form
+
 _PATH = click.Path(path_type=Path)
+_COUNT = click.IntRange(min=1)
 
 
-@click.command("triton")
+@click.command("triton", context_settings={"show_default": True})
 @click.argument("bundle", type=_PATH, required=False)
 @click.option("-o", "--output", "repository", type=_PATH, required=True, help="Model repository.")
 @click.option(
     "--form",
     type=click.Choice(["python", "onnx", "tensorrt"]),
     default="python",
-    show_default=True,
     help="One model that runs this package, or an ensemble of the stages as ONNX or TensorRT.",
 )
-@click.option("--name", default="garment_transfer", show_default=True, help="Name of the model.")
-@click.option(
-    "--model-version",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Version to add; the highest one serves.",
-)
-@click.option(
-    "--max-batch",
-    type=click.IntRange(min=1),
-    default=8,
-    show_default=True,
-    help="The most pairs that Triton runs together.",
-)
+@click.option("--name", default="garment_transfer", help="Name of the model.")
+@click.option("--model-version", type=_COUNT, default=1, help="To add; the highest one serves.")
+@click.option("--max-batch", type=_COUNT, default=8, help="The most pairs that run together.")
 @click.option(
     "--max-delay",
     type=click.FloatRange(min=0),
     default=0.0,
-    show_default=True,
     help="Milliseconds that a pair waits for others; those that wait for a run share it anyway.",
 )
-@click.option(
-    "--instances",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Copies that run side by side, on each GPU where they run on one.",
-)
+@click.option("--instances", type=_COUNT, default=1, help="Copies side by side, on each GPU used.")
 @click.option("--backend", help="Inference backend of form python; default: onnxruntime.")
-@click.option(
-    "--threads", type=click.IntRange(min=1), help="Threads of an instance of form python."
-)
+@click.option("--threads", type=_COUNT, help="Threads of an instance of form python.")
 @click.option("--precision", help="Precision of graphs or engines; default: the bundle's own.")
 def command(
     bundle: Path | None,
     repository: Path,
-    form: Literal["python", "onnx", "tensorrt"],
+    form: Form,
     name: str,
     model_version: int,
     max_batch: int,
@@ -74,7 +56,6 @@ def command(
     """
     if form != "python" and (backend or threads):
         raise click.UsageError("--backend and --threads are for --form python.")
-
     from garment_transfer.bundle import Bundle
     from garment_transfer.export.triton import Serving, write_repository
     from garment_transfer.runtime import sample_bundle

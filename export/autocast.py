@@ -10,19 +10,20 @@ import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx.inliner
-from numpy.typing import NDArray
 
-from garment_transfer.bundle import ExportError
+from garment_transfer.bundle import Code, ExportError, Stage
 from garment_transfer.models.flow_warp import DOMAIN
 
+_FIX = "export this network without --precision float16"
 
-def autocast_half(
-    stage: str, model: onnx.ModelProto, samples: Sequence[Mapping[str, NDArray[Any]]]
+
+def convert_by_autocast(
+    stage: Stage, model: onnx.ModelProto, samples: Sequence[Mapping[str, npt.NDArray[np.generic]]]
 ) -> onnx.ModelProto:
     """The float16 graph of a stage by AutoCast, with every sample for calibration.
 
@@ -30,15 +31,16 @@ def autocast_half(
     inlined; it stays float32, and no kernel or plugin takes it up.
 
     Raises:
-        ExportError: ModelOpt is not installed, or what it makes is no valid graph.
+        ExportError: ModelOpt is not installed, or what it makes is not a valid graph.
     """
     try:
         from modelopt.onnx.autocast import convert_to_mixed_precision
     except ImportError as error:
         raise ExportError(
-            f"--autocast needs NVIDIA's ModelOpt, which does not import ({error}); run "
-            '`pip install "garment-transfer[autocast]"`, or `pip install ".[autocast]"` in a copy '
-            "of the repository"
+            Code.BACKEND_UNAVAILABLE,
+            f"--autocast needs NVIDIA's ModelOpt, which does not import ({error})",
+            fix='run `pip install "garment-transfer[autocast]"`, or `pip install ".[autocast]"` in '
+            "a copy of the repository",
         ) from error
     inlined = onnx.inliner.inline_local_functions(model)
     warping: list[str] = []
@@ -52,9 +54,9 @@ def autocast_half(
         onnx.save(inlined, file)
         calibration.mkdir()
         for index, sample in enumerate(samples):
-            arrays: dict[str, Any] = {name: sample[name] for name in names}
-            np.savez(calibration / f"{index:05d}.npz", **arrays)
-        half = convert_to_mixed_precision(
+            arrays = {name: sample[name] for name in names}
+            np.savez(calibration / f"{index:05d}.npz", allow_pickle=False, **arrays)
+        converted: onnx.ModelProto = convert_to_mixed_precision(
             str(file),
             low_precision_type="fp16",
             nodes_to_exclude=warping,
@@ -62,23 +64,25 @@ def autocast_half(
             calibration_data=str(calibration),
             providers=["cpu"],
         )
-    kept = [opset for opset in half.opset_import if opset.domain != DOMAIN]
-    del half.opset_import[:]
-    half.opset_import.extend(kept)
+    kept = [opset for opset in converted.opset_import if opset.domain != DOMAIN]
+    del converted.opset_import[:]
+    converted.opset_import.extend(kept)
     try:
-        onnx.checker.check_model(half, full_check=True)
+        onnx.checker.check_model(converted, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(
-            f"{stage}: AutoCast made a graph that is not valid ({error}); export this network "
-            "without --precision float16"
+            Code.EXPORT_INVALID,
+            f"{stage}: AutoCast made a graph that is not valid ({error})",
+            fix=_FIX,
         ) from error
     for before, after in (
-        (model.graph.input, half.graph.input),
-        (model.graph.output, half.graph.output),
+        (model.graph.input, converted.graph.input),
+        (model.graph.output, converted.graph.output),
     ):
         if [v.SerializeToString() for v in before] != [v.SerializeToString() for v in after]:
             raise ExportError(
-                f"{stage}: AutoCast changed an input or output of the graph; export this network "
-                "without --precision float16"
+                Code.CONTRACT_MISMATCH,
+                f"{stage}: AutoCast changed an input or output of the graph",
+                fix=_FIX,
             )
-    return half
+    return converted

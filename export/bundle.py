@@ -1,37 +1,46 @@
 """Export: three ONNX graphs from three networks, compared with them, and the bundle's manifest."""
 
+from __future__ import annotations
+
 import importlib
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnxruntime
 import torch
-from numpy.typing import NDArray
+from onnx import helper
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import nn
 
 from garment_transfer.bundle import (
     CLASSES,
     MANIFEST,
+    NUM_PARTS,
     STAGES,
     Accuracy,
     Bundle,
     Checkpoint,
-    ExportError as ExportError,
+    Code,
+    ExportError,
     OutputError,
     Parity,
     Signature,
     Size,
+    Stage,
+    Tensor,
     contract,
-    read_json,
+    differences,
     replacing_folder,
     sha256_of,
     write_manifest,
 )
-from garment_transfer.export import float16
+from garment_transfer.export.float16 import Emulation
 from garment_transfer.export.flow_warp import OPSET, attach_flow_warp
 from garment_transfer.export.passes import (
     align_channels,
@@ -43,23 +52,21 @@ from garment_transfer.export.passes import (
 )
 from garment_transfer.models.checkpoint import load_checkpoint
 
-Arrays = dict[str, NDArray]
+Arrays = dict[str, npt.NDArray[np.generic]]
 
 #: What counts as equal, by the unit of an output, and the share of values that has to be.
-TOLERANCE = {"image": 1.0, "warped_garment": 1.0, "flow": 0.05, "transfer_parsing": 0.0}
-SHARE_WITHIN_TOLERANCE = 0.999
+TOLERANCE: Final = {"image": 1.0, "warped_garment": 1.0, "flow": 0.05, "transfer_parsing": 0.0}
+SHARE_WITHIN_TOLERANCE: Final = 0.999
+
+#: What float16 graphs have to reach against float32: share of labels that differ, dB of `image`.
+MOST_DIFFERENT_LABELS: Final = 0.002
+LEAST_PSNR: Final = 40.0
 
 #: A checkpoint's path to the preset's name and the networks by stage.
 Factory = Callable[[Path], tuple[str, dict[str, nn.Module]]]
 
-
 #: Turns a stage's float32 graph into its float16 graph, given its inputs for every sample.
-HalfMaker = Callable[[str, onnx.ModelProto, Sequence[Arrays]], onnx.ModelProto]
-
-
-def listed_half(stage: str, model: onnx.ModelProto, samples: Sequence[Arrays]) -> onnx.ModelProto:
-    """The float16 graph of one of this package's own networks, by `float16.json`."""
-    return float16.to_float16(model, float16.rules()[stage])
+Float16Converter = Callable[[Stage, onnx.ModelProto, Sequence[Arrays]], onnx.ModelProto]
 
 
 def export_bundle(
@@ -67,9 +74,9 @@ def export_bundle(
     output: Path,
     *,
     size: Size,
-    people: Sequence[Arrays] = (),
+    people: Sequence[Mapping[str, npt.NDArray[np.generic]]] = (),
     factory: Factory = load_checkpoint,
-    half: HalfMaker | None = None,
+    converter: Float16Converter | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> Bundle:
     """Write the bundle of a checkpoint, complete and compared with torch, or nothing.
@@ -82,47 +89,91 @@ def export_bundle(
             (`person_image`, `person_parsing`, ... without a batch axis); random ones are added.
         factory: what makes networks of the contract from `checkpoint`; this package's own by
             default. Anybody's networks can be exported so.
-        half: adds float16 graphs, made by `listed_half` or `autocast.autocast_half`.
+        converter: adds float16 graphs, which it makes: `float16.convert_by_list` or
+            `autocast.convert_by_autocast`.
         report: gets a line per step.
 
     Raises:
         ExportError: a stage is missing, a graph differs from its network by more than
-            `TOLERANCE` on more than 0.1 % of the pixels of any sample, or a layer of a float16
-            graph takes values on a sample that float16 does not hold.
+            `TOLERANCE` on more than 0.1 % of the pixels of any sample, a layer of a float16 graph
+            takes values on a sample that float16 does not hold, or the float16 graphs miss
+            `MOST_DIFFERENT_LABELS` or `LEAST_PSNR`.
         OutputError: `output` cannot be written or holds something else.
     """
     if size.height % 32 or size.width % 32:
-        raise ExportError(f"size {size}: height and width have to be divisible by 32")
+        raise ExportError(
+            Code.EXPORT_INVALID,
+            f"the size is {size}",
+            expected="a height and a width that are divisible by 32",
+            fix="give another --size",
+        )
     if output.exists() and not _is_bundle(output):
         raise OutputError(
-            f"{output} exists and is not a bundle alone (a manifest, its graphs, engines): "
-            "choose another --output"
+            Code.OUTPUT_EXISTS,
+            f"{output} exists and is not a bundle alone",
+            expected="nothing there, or a folder of a manifest, its graphs and engines",
+            fix="choose another --output",
         )
     preset, networks = factory(checkpoint)
     missing = [stage for stage in STAGES if stage not in networks]
     if missing:
         raise ExportError(
-            f"{checkpoint} has no weights for {', '.join(missing)}; it has {', '.join(networks)}. "
-            "Train the rest with `garment-transfer train`"
+            Code.CHECKPOINT_INVALID,
+            f"{checkpoint} has no weights for {', '.join(missing)}; it has {', '.join(networks)}",
+            fix="train the rest with `garment-transfer train`",
         )
+    samples: list[Arrays] = [
+        {k: v[None] for k, v in one.items()} for one in (*people, *_random_people(size))
+    ]
+    description = f"{len(people)} pairs of people and {len(samples) - len(people)} random ones"
+    parity: dict[str, dict[str, Parity]] = {}
     with replacing_folder(output) as folder:
-        _write(folder, output.name, checkpoint, preset, networks, size, people, half, report)
+        # each stage is compared on what torch's stages before it gave, so that a difference is its
+        # own
+        for stage, signature in contract(size).items():
+            network = networks[stage].eval()
+            file = folder / f"{stage}.onnx"
+            report(f"{stage}: exporting")
+            model = to_onnx(network, signature, size)
+            onnx.save(model, file)
+            report(f"{stage}: comparing with torch")
+            parity[stage] = _compare(file, network, signature, samples, description)
+            if converter:
+                report(f"{stage}: converting to float16")
+                onnx.save(converter(stage, model, samples), folder / f"{stage}.float16.onnx")
+        accuracy = None
+        if converter:
+            report("comparing float16 with float32")
+            accuracy = _accuracy(folder, size, samples, description)
+        write_manifest(
+            folder,
+            name=output.name,
+            size=size,
+            opset=OPSET,
+            parity=parity,
+            versions={
+                module.__name__: str(module.__version__) for module in (torch, onnx, onnxruntime)
+            },
+            checkpoint=Checkpoint(
+                preset=preset,
+                sha256=sha256_of(checkpoint),
+                parameters={
+                    stage: sum(p.numel() for p in networks[stage].parameters()) for stage in STAGES
+                },
+            ),
+            accuracy={"float16": accuracy} if accuracy else None,
+        )
     return Bundle.load(output)
 
 
 def _is_bundle(folder: Path) -> bool:
     """Whether a folder holds a bundle and nothing else, so that replacing it loses nothing."""
-    try:
-        manifest = read_json(folder / MANIFEST)
-        variants = manifest.get("variants", {}).values()
-        graphs = {
-            graph["file"]
-            for graphs in (manifest["graphs"], *(variant["graphs"] for variant in variants))
-            for graph in graphs.values()
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    if not folder.is_dir():
         return False
-    return {path.name for path in folder.iterdir()} <= graphs | {MANIFEST, "engines"}
+    graphs = {f"{stage}{suffix}.onnx" for stage in STAGES for suffix in ("", ".float16")}
+    names = {path.name for path in folder.iterdir()}
+    # one that lacks a graph is replaced too: that is how it is repaired
+    return MANIFEST in names and bool(names & graphs) and names <= {MANIFEST, "engines", *graphs}
 
 
 def load_factory(name: str) -> Factory:
@@ -133,63 +184,14 @@ def load_factory(name: str) -> Factory:
     """
     module, _, function = name.partition(":")
     try:
-        return getattr(importlib.import_module(module), function)
+        factory: Factory = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
         raise ExportError(
-            f"factory {name!r} cannot be loaded ({error}); expected package.module:function"
+            Code.EXPORT_INVALID,
+            f"the factory {name!r} cannot be loaded ({error})",
+            expected="package.module:function",
         ) from error
-
-
-def _write(
-    folder: Path,
-    name: str,
-    checkpoint: Path,
-    preset: str,
-    networks: Mapping[str, nn.Module],
-    size: Size,
-    people: Sequence[Arrays],
-    half: HalfMaker | None,
-    report: Callable[[str], None],
-) -> None:
-    signatures = contract(size)
-    samples = [*people, *_random_people(size)]
-    parity: dict[str, dict[str, Parity]] = {}
-    description = f"{len(people)} pairs of people and {len(samples) - len(people)} random ones"
-    # each stage is compared on what torch's stages before it gave, so that a difference is its own
-    known: list[Arrays] = [{k: v[None] for k, v in sample.items()} for sample in samples]
-    for stage in STAGES:
-        network = networks[stage].eval()
-        file = folder / f"{stage}.onnx"
-        report(f"{stage}: exporting")
-        model = to_onnx(network, signatures[stage], size)
-        onnx.save(model, file)
-        report(f"{stage}: comparing with torch")
-        parity[stage] = _compare(file, network, signatures[stage], known, description)
-        if half:
-            report(f"{stage}: converting to float16")
-            onnx.save(half(stage, model, known), folder / f"{stage}.float16.onnx")
-    accuracy = {}
-    if half:
-        report("comparing float16 with float32")
-        accuracy["float16"] = _accuracy(folder, size, known, description)
-    write_manifest(
-        folder,
-        name=name,
-        size=size,
-        opset=OPSET,
-        parity=parity,
-        versions={
-            module.__name__: str(module.__version__) for module in (torch, onnx, onnxruntime)
-        },
-        checkpoint=Checkpoint(
-            preset=preset,
-            sha256=sha256_of(checkpoint),
-            parameters={
-                stage: sum(p.numel() for p in networks[stage].parameters()) for stage in STAGES
-            },
-        ),
-        accuracy=accuracy,
-    )
+    return factory
 
 
 def to_onnx(network: nn.Module, signature: Signature, size: Size) -> onnx.ModelProto:
@@ -208,11 +210,9 @@ def to_onnx(network: nn.Module, signature: Signature, size: Size) -> onnx.ModelP
         for tensor in signature.inputs
     )
     batch = torch.export.Dim("N", min=1, max=1024)
-    # they report every package that they do not find and every constant that they do not fold
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    # the exporter warns of every package that it does not find and constant that it does not fold
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -227,82 +227,76 @@ def to_onnx(network: nn.Module, signature: Signature, size: Size) -> onnx.ModelP
                 verbose=False,
             )
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(disabled)
     assert program is not None  # torch returns None only when it writes a file itself
+    name_nodes(program.model)
+    # paths and stack traces of this machine's source files
+    ClearMetadataAndDocStringPass()(program.model)
+    program.model.metadata_props.clear()
+    for value in (*program.model.graph.inputs, *program.model.graph.outputs):
+        value.metadata_props.clear()
     model = program.model_proto
     attach_flow_warp(model)
-    name_nodes(model)
-    _strip(model)
     uint8_at_the_border(model)
     align_channels(model)
     expand_masks(model)
     share_constants(model)
     shrink_constants(model)
     onnx.checker.check_model(model, full_check=True)
-    _check_signature(model, signature, size)
+    found = Signature(_tensors(model.graph.input), _tensors(model.graph.output))
+    if found != signature:
+        raise ExportError(
+            Code.CONTRACT_MISMATCH,
+            f"the graph does not keep the contract at size {size}: "
+            f"{differences(signature, found) or 'its tensors are in another order'}",
+        )
     return model
 
 
-def _strip(model: onnx.ModelProto) -> None:
-    """Drop what the exporter notes of this machine's source files: paths and stack traces."""
-    for node in model.graph.node:
-        node.ClearField("metadata_props")
-        node.ClearField("doc_string")
-    model.graph.ClearField("metadata_props")
-    model.ClearField("metadata_props")
-    for value in [*model.graph.value_info, *model.graph.input, *model.graph.output]:
-        value.ClearField("metadata_props")
-
-
-def _check_signature(model: onnx.ModelProto, signature: Signature, size: Size) -> None:
-    for values, tensors in (
-        (model.graph.input, signature.inputs),
-        (model.graph.output, signature.outputs),
-    ):
-        for value, tensor in zip(values, tensors, strict=True):
-            kind = value.type.tensor_type
-            shape = tuple(d.dim_param or d.dim_value for d in kind.shape.dim)
-            dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
-            if (value.name, dtype, shape) != (tensor.name, tensor.dtype, tensor.shape):
-                raise ExportError(
-                    f"the graph has {value.name} {dtype} {list(shape)}; "
-                    f"the contract at {size} has {tensor}"
-                )
+def _tensors(values: Sequence[onnx.ValueInfoProto]) -> tuple[Tensor, ...]:
+    return tuple(
+        Tensor(
+            value.name,
+            helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name,
+            tuple(d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim),
+        )
+        for value in values
+    )
 
 
 def _compare(
     file: Path,
     network: nn.Module,
     signature: Signature,
-    known: Sequence[Arrays],
+    samples: Sequence[Arrays],
     description: str,
 ) -> dict[str, Parity]:
     """Run graph and network on every sample; adds torch's outputs to the samples."""
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    differences: dict[str, list[NDArray]] = {tensor.name: [] for tensor in signature.outputs}
-    for arrays in known:
+    names = [tensor.name for tensor in signature.outputs]
+    found: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in names}
+    for index, arrays in enumerate(samples):
         inputs = {tensor.name: arrays[tensor.name] for tensor in signature.inputs}
         with torch.inference_mode():
             result = network(*(torch.tensor(value) for value in inputs.values()))
         results = result if isinstance(result, tuple) else (result,)
-        found = session.run([tensor.name for tensor in signature.outputs], inputs)
-        for tensor, due, value in zip(signature.outputs, results, found, strict=True):
-            arrays[tensor.name] = due.numpy()
-            differences[tensor.name].append(_per_pixel(tensor.name, value, arrays[tensor.name]))
-    parity = {}
-    for name, samples in differences.items():
-        for sample, values in enumerate(samples):
+        for name, expected, value in zip(names, results, session.run(names, inputs), strict=True):
+            arrays[name] = expected.numpy()
+            values = _per_pixel(name, value, arrays[name])
+            found[name].append(values)
             share = float((values <= TOLERANCE[name]).mean())
             # a single value that is not finite is one too many
             if not np.isfinite(values).all() or share < SHARE_WITHIN_TOLERANCE:
                 raise ExportError(
+                    Code.EXPORT_INACCURATE,
                     f"{file.name}: {name} differs from torch by more than {TOLERANCE[name]} on "
-                    f"{1 - share:.2%} of the pixels of sample {sample} (largest difference "
-                    f"{values.max():.4g}); at most {1 - SHARE_WITHIN_TOLERANCE:.1%} may. "
-                    "Nothing was written"
+                    f"{1 - share:.2%} of the pixels of sample {index} (largest difference "
+                    f"{values.max():.4g}), so nothing was written",
+                    expected=f"at most {1 - SHARE_WITHIN_TOLERANCE:.1%}",
                 )
-        everything = np.concatenate([values.ravel() for values in samples])
+    parity = {}
+    for name, differing in found.items():
+        everything = np.concatenate([values.ravel() for values in differing])
         parity[name] = Parity(
             max_abs_difference=float(everything.max()),
             tolerance=TOLERANCE[name],
@@ -318,29 +312,26 @@ def _accuracy(folder: Path, size: Size, samples: Sequence[Arrays], description: 
     for stage in STAGES:
         file = folder / f"{stage}.float16.onnx"
         onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])  # it loads as it is
-        stages[stage] = float16.Emulation(onnx.load(file))
-    signatures = contract(size)
+        stages[stage] = Emulation(onnx.load(file))
     errors: dict[str, list[float]] = {"image": [], "warped_garment": [], "transfer_parsing": []}
     flow_difference, largest = 0.0, 0.0
     for sample in samples:
-        outputs = {tensor for signature in signatures.values() for tensor in signature.outputs}
-        arrays = {k: v for k, v in sample.items() if k not in {t.name for t in outputs}}
-        for stage, signature in signatures.items():
+        arrays = dict(sample)
+        for stage, signature in contract(size).items():
             found, magnitude = stages[stage].run({t.name: arrays[t.name] for t in signature.inputs})
             arrays.update(found)
             largest = max(largest, magnitude)
         for name, values in errors.items():
-            difference = arrays[name].astype(np.float64) - sample[name]
+            difference = arrays[name].astype(np.float64) - sample[name].astype(np.float64)
             labels = name == "transfer_parsing"
             values.append(float(((difference != 0) if labels else difference**2).mean()))
-        flow_difference = max(flow_difference, float(np.abs(arrays["flow"] - sample["flow"]).max()))
-    if not np.isfinite(flow_difference):
-        raise ExportError("float16: the flow of warping is not finite. Nothing was written")
+        moved = _per_pixel("flow", arrays["flow"], sample["flow"])
+        flow_difference = max(flow_difference, float(moved.max()))
 
     def psnr(name: str) -> float:
         return float(min(100.0, 10 * np.log10(255**2 / max(float(np.mean(errors[name])), 1e-12))))
 
-    return Accuracy(
+    accuracy = Accuracy(
         different_labels=float(np.mean(errors["transfer_parsing"])),
         image_psnr=psnr("image"),
         warped_garment_psnr=psnr("warped_garment"),
@@ -348,14 +339,31 @@ def _accuracy(folder: Path, size: Size, samples: Sequence[Arrays], description: 
         largest_activation=largest,
         inputs=f"{description}, through all three graphs",
     )
+    if (
+        accuracy.different_labels > MOST_DIFFERENT_LABELS
+        or accuracy.image_psnr < LEAST_PSNR
+        or not np.isfinite(flow_difference)
+    ):
+        raise ExportError(
+            Code.EXPORT_INACCURATE,
+            f"the float16 graphs differ from float32 in {accuracy.different_labels:.4%} of labels, "
+            f"image has a PSNR of {accuracy.image_psnr:.1f} dB and flow differs by up to "
+            f"{flow_difference:.4g} pixels, so nothing was written",
+            expected=f"at most {MOST_DIFFERENT_LABELS:.1%} of labels, at least {LEAST_PSNR:.0f} dB "
+            "and a finite flow",
+            fix="take modules out of export/float16.json, or export with --precision float32",
+        )
+    return accuracy
 
 
-def _per_pixel(name: str, found: NDArray, due: NDArray) -> NDArray[np.float64]:
+def _per_pixel(
+    name: str, found: npt.NDArray[np.generic], expected: npt.NDArray[np.generic]
+) -> npt.NDArray[np.float64]:
     """Largest difference over each pixel's channels, [N,H,W]; for labels, 1 where they differ."""
-    difference = np.abs(found.astype(np.float64) - due)
+    difference = np.abs(found.astype(np.float64) - expected.astype(np.float64))
     if name == "transfer_parsing":
-        return (difference > 0).astype(np.float64)
-    return difference.max(axis=1 if name == "flow" else -1)
+        return np.sign(difference)
+    return np.asarray(difference.max(axis=1 if name == "flow" else -1))
 
 
 def _random_people(size: Size) -> list[Arrays]:
@@ -363,10 +371,9 @@ def _random_people(size: Size) -> list[Arrays]:
     random = np.random.default_rng(0)
     shape = (size.height, size.width)
 
-    def blocks(values: int, side: int) -> NDArray:
-        small = random.integers(values, size=(-(-shape[0] // side), -(-shape[1] // side)))
-        large = np.repeat(np.repeat(small, side, axis=0), side, axis=1)
-        return large[: shape[0], : shape[1]].astype(np.uint8)
+    def blocks(values: int, side: int) -> npt.NDArray[np.uint8]:
+        small = random.integers(values, size=(size.height // side, size.width // side))
+        return np.kron(small, np.ones((side, side))).astype(np.uint8)
 
     people = []
     for side in (1, 16):
@@ -375,7 +382,7 @@ def _random_people(size: Size) -> list[Arrays]:
             arrays[f"{who}_image"] = random.integers(256, size=(*shape, 3), dtype=np.uint8)
             arrays[f"{who}_parsing"] = blocks(len(CLASSES), side)
             iuv = random.integers(256, size=(*shape, 3), dtype=np.uint8)
-            iuv[..., 0] = blocks(25, side)
+            iuv[..., 0] = blocks(NUM_PARTS, side)
             arrays[f"{who}_densepose"] = iuv
         people.append(arrays)
     return people

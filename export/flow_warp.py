@@ -5,6 +5,10 @@ one inlines the body. torch's exporter dissolves local functions, so it leaves b
 (`garment_transfer.models.flow_warp`) and the function is attached here.
 """
 
+from __future__ import annotations
+
+from typing import Final
+
 import onnx
 import onnx.parser
 
@@ -12,11 +16,11 @@ from garment_transfer.models.flow_warp import DOMAIN, OP_TYPE, Padding
 
 #: From opset 20 on GridSample's mode is spelt `linear`, for which TensorRT's parser up to 11.1
 #: samples nearest without a word.
-OPSET = 18
+OPSET: Final = 18
 
 # Positions are normalised first, so that one affine serves every level. -4 lies outside any
 # image; with border padding it does not, hence the mask at the end.
-_BODY = f"""
+_BODY: Final = f"""
 <opset_import: ["" : {OPSET}], domain: "{DOMAIN}">
 {OP_TYPE} <padding: string = "zeros"> (x, coarse_flow, residual, affine) => (y, flow)
 {{
@@ -105,33 +109,25 @@ def flow_warp_model(
     Inputs `x` of type `element`, `coarse_flow`, `residual`, `affine`; outputs `y`, `flow`; without
     a `padding` the node has no such attribute.
     """
-    helper, single = onnx.helper, onnx.TensorProto.FLOAT
-    fine: list[str | int | None] = ["N", 2, "H", "W"]
-    tensors: dict[str, tuple[int, list[str | int | None]]] = {
-        "x": (element, ["N", "C", "H", "W"]),
-        "coarse_flow": (single, ["N", 2, "h", "w"]),
-        "residual": (single, fine),
-        "affine": (single, ["N", 2, 3]),
-        "y": (element, ["N", "C", "H", "W"]),
-        "flow": (single, fine),
-    }
-    values = [helper.make_tensor_value_info(name, *kind) for name, kind in tensors.items()]
-    names = list(tensors)
-    attributes = {"padding": padding} if padding else {}
-    node = helper.make_node(OP_TYPE, names[:4], names[4:], domain=DOMAIN, **attributes)
-    graph = helper.make_graph([node], "flow_warp", values[:4], values[4:])
-    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    kind = onnx.TensorProto.DataType.Name(element).lower()
+    attribute = f'<padding = "{padding}">' if padding else ""
+    model = onnx.parser.parse_model(
+        f"""
+        <ir_version: 9, opset_import: ["" : {OPSET}, "{DOMAIN}" : 1]>
+        flow_warp ({kind}[N,C,H,W] x, float[N,2,h,w] coarse_flow, float[N,2,H,W] residual,
+                   float[N,2,3] affine) => ({kind}[N,C,H,W] y, float[N,2,H,W] flow) {{
+            y, flow = {DOMAIN}.{OP_TYPE} {attribute} (x, coarse_flow, residual, affine)
+        }}
+        """
+    )
     attach_flow_warp(model)
     return model
 
 
-def attach_flow_warp(model: onnx.ModelProto) -> int:
-    """Give `model` the function body for its bare FlowWarp nodes; returns how many there are."""
-    count = sum(n.domain == DOMAIN and n.op_type == OP_TYPE for n in model.graph.node)
-    if count:
+def attach_flow_warp(model: onnx.ModelProto) -> None:
+    """Give `model` the function body for its bare FlowWarp nodes, where it has some."""
+    if any(n.domain == DOMAIN and n.op_type == OP_TYPE for n in model.graph.node):
         del model.functions[:]
         model.functions.append(flow_warp_function())
         if not any(o.domain == DOMAIN for o in model.opset_import):
             model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, 1))
-    return count

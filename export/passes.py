@@ -9,10 +9,13 @@ from __future__ import annotations
 import ast
 import collections
 import itertools
+import sys
 
 import numpy as np
 import onnx
+import onnx_ir
 from onnx import TensorProto, helper, numpy_helper
+from onnx_ir.passes.common import DeduplicateInitializersPass
 
 #: Operators that move or compare values without computing new ones: exact in any type that holds
 #: the values.
@@ -64,22 +67,21 @@ class Names:
         return name
 
 
-def name_nodes(model: onnx.ModelProto) -> None:
+def name_nodes(model: onnx_ir.Model) -> None:
     """Name each node after the module that it comes from, as `module/Operator` and a number.
 
     Errors, profilers and TensorRT's layers then speak the network's own language. The modules are
     what torch's exporter notes beside each node.
     """
-    counts: dict[str, int] = {}
-    for node in model.graph.node:
-        noted = {entry.key: entry.value for entry in node.metadata_props}
+    counts: collections.Counter[str] = collections.Counter()
+    for node in model.graph:
         # such as ['', 'levels.3', 'levels.3.layers', 'relu_7']: the last is the operation's own
-        scopes = ast.literal_eval(noted.get("pkg.torch.onnx.name_scopes", "['', '']"))
+        scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "['', '']"))
         module = scopes[-2] if len(scopes) > 1 else ""
         # torch's own, for what belongs to no module
         name = f"{'' if module.startswith('_') else module}/{node.op_type}"
-        counts[name] = counts.get(name, -1) + 1
         node.name = f"{name}_{counts[name]}"
+        counts[name] += 1
 
 
 def module_of(node: onnx.NodeProto) -> str:
@@ -88,10 +90,22 @@ def module_of(node: onnx.NodeProto) -> str:
 
 
 def replace_nodes(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> None:
-    """Put `nodes` in place of a graph's; types and shapes inside it are no longer stated."""
-    del model.graph.node[:]
+    """Put `nodes` in place of a graph's; constants that they do not read are dropped.
+
+    Types and shapes inside the graph are no longer stated.
+    """
+    read = {name for node in nodes for name in node.input}
+    constants = [tensor for tensor in model.graph.initializer if tensor.name in read]
+    del model.graph.node[:], model.graph.initializer[:], model.graph.value_info[:]
     model.graph.node.extend(nodes)
-    del model.graph.value_info[:]
+    model.graph.initializer.extend(constants)
+
+
+def _add_integers(model: onnx.ModelProto, name: str, *values: int) -> str:
+    """Adds a constant vector; its name."""
+    array = np.array(values, np.int64)
+    model.graph.initializer.append(numpy_helper.from_array(array, name))
+    return name
 
 
 def align_channels(model: onnx.ModelProto) -> None:
@@ -126,11 +140,10 @@ def align_channels(model: onnx.ModelProto) -> None:
         if not missing or not enough:
             continue
         repeated = names.new(f"{node.output[0]}_repeated")
-        constants = [names.new(f"{repeated}_{part}") for part in ("starts", "ends", "axes")]
-        for constant, value in zip(constants, (0, missing, 1), strict=True):
-            model.graph.initializer.append(
-                numpy_helper.from_array(np.array([value], np.int64), constant)
-            )
+        constants = [
+            _add_integers(model, names.new(f"{repeated}_{part}"), value)
+            for part, value in (("starts", 0), ("ends", missing), ("axes", 1))
+        ]
         name = names.new(f"{module_of(node)}/Slice")
         nodes.insert(-1, helper.make_node("Slice", [enough[0], *constants], [repeated], name))
         node.input.append(repeated)
@@ -163,8 +176,7 @@ def expand_masks(model: onnx.ModelProto) -> None:
             if channels.get(photo, 0) > 1 and channels.get(mask) == 1:
                 expanded = names.new(f"{mask}_expanded")
                 shape = names.new(f"{expanded}_shape")
-                sides = np.array([1, channels[photo], 1, 1], np.int64)
-                model.graph.initializer.append(numpy_helper.from_array(sides, shape))
+                _add_integers(model, shape, 1, channels[photo], 1, 1)
                 name = names.new(f"{module_of(node)}/Expand")
                 nodes.append(helper.make_node("Expand", [mask, shape], [expanded], name))
                 node.input[at] = expanded
@@ -174,32 +186,20 @@ def expand_masks(model: onnx.ModelProto) -> None:
 
 def _is_plain(node: onnx.NodeProto) -> bool:
     """Whether a node is a convolution of images without groups."""
-    attributes = {attribute.name: attribute for attribute in node.attribute}
-    kernel, group = attributes.get("kernel_shape"), attributes.get("group")
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     return (
         node.op_type == "Conv"
-        and (kernel is not None and len(kernel.ints) == 2)
-        and (group is None or group.i == 1)
+        and len(attributes.get("kernel_shape", ())) == 2
+        and attributes.get("group", 1) == 1
     )
 
 
 def share_constants(model: onnx.ModelProto) -> None:
     """Keep one of several equal constants."""
-    first: dict[tuple[int, tuple[int, ...], bytes], str] = {}
-    renamed: dict[str, str] = {}
-    kept = []
-    for tensor in model.graph.initializer:
-        content = numpy_helper.to_array(tensor).tobytes()
-        name = first.setdefault((tensor.data_type, tuple(tensor.dims), content), tensor.name)
-        if name == tensor.name:
-            kept.append(tensor)
-        else:
-            renamed[tensor.name] = name
-    for node in model.graph.node:
-        for index, name in enumerate(node.input):
-            node.input[index] = renamed.get(name, name)
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
+    shared = onnx_ir.from_proto(model)
+    DeduplicateInitializersPass(size_limit=sys.maxsize)(shared)
+    model.graph.CopyFrom(onnx_ir.to_proto(shared.graph))
+    del model.graph.value_info[:]
 
 
 def shrink_constants(model: onnx.ModelProto) -> None:
@@ -216,13 +216,9 @@ def shrink_constants(model: onnx.ModelProto) -> None:
         if values.nbytes - small.nbytes < 4096:
             continue
         stored, shape = names.new(f"{tensor.name}_stored"), names.new(f"{tensor.name}_shape")
+        model.graph.initializer.append(numpy_helper.from_array(small, stored))
+        _add_integers(model, shape, *values.shape)
         model.graph.initializer.remove(tensor)
-        model.graph.initializer.extend(
-            [
-                numpy_helper.from_array(small, stored),
-                numpy_helper.from_array(np.array(values.shape, np.int64), shape),
-            ]
-        )
         expanding.append(
             helper.make_node("Expand", [stored, shape], [tensor.name], names.new(tensor.name))
         )
@@ -241,13 +237,11 @@ def uint8_at_the_border(model: onnx.ModelProto) -> None:
     nodes: list[onnx.NodeProto] = []
     inputs = {value.name for value in graph.input}
     constants = {tensor.name: tensor for tensor in graph.initializer}
-    as_float: dict[str, str] = {}
+    outputs = sorted(v.name for v in graph.output if types[v.name] == TensorProto.UINT8)
+    as_float = {output: names.new(f"{output}_float") for output in outputs}
 
-    def add(op_type: str, source: str, target: str, to: int | None = None) -> str:
-        node = helper.make_node(op_type, [source], [target], names.new(target))
-        if to is not None:
-            node.attribute.append(helper.make_attribute("to", to))
-        nodes.append(node)
+    def cast(source: str, target: str, to: int = TensorProto.FLOAT) -> str:
+        nodes.append(helper.make_node("Cast", [source], [target], names.new(target), to=to))
         return target
 
     def float_of(name: str) -> str:
@@ -255,62 +249,44 @@ def uint8_at_the_border(model: onnx.ModelProto) -> None:
         if types.get(name) != TensorProto.UINT8:
             return name
         if name not in as_float:
+            as_float[name] = name
             if name in inputs:
-                as_float[name] = names.new(f"{name}_float")
-                add("Cast", name, as_float[name], to=TensorProto.FLOAT)
+                as_float[name] = cast(name, names.new(f"{name}_float"))
             elif name in constants:
                 as_float[name] = names.new(f"{name}_float")
-                values = numpy_helper.to_array(constants[name]).astype("float32")
+                values = numpy_helper.to_array(constants[name]).astype(np.float32)
                 graph.initializer.append(numpy_helper.from_array(values, as_float[name]))
-            else:
-                as_float[name] = name
         return as_float[name]
-
-    outputs = {value.name for value in graph.output if types[value.name] == TensorProto.UINT8}
-    for output in sorted(outputs - inputs):
-        as_float[output] = names.new(f"{output}_float")
 
     for node in graph.node:
         takes = [i for i, name in enumerate(node.input) if types.get(name) == TensorProto.UINT8]
         gives = [i for i, name in enumerate(node.output) if types.get(name) == TensorProto.UINT8]
         if not takes and not gives:
             nodes.append(node)
-            continue
-        if node.op_type == "Cast" and not node.domain:
-            (source,), (target,) = node.input, node.output
-            floating = types[source] in (TensorProto.FLOAT, TensorProto.FLOAT16)
-            if gives and floating:
+        elif node.op_type == "Cast" and not node.domain:
+            (source,), (target,) = node.input, map(float_of, node.output)
+            if gives and types[source] in (TensorProto.FLOAT, TensorProto.FLOAT16):
                 # uint8 cuts off what is behind the point; no value here is negative
-                if types[source] != TensorProto.FLOAT:
-                    source = add("Cast", source, names.new(f"{target}_wide"), to=TensorProto.FLOAT)
-                add("Floor", source, float_of(target))
-            elif gives:
-                add("Cast", float_of(source), float_of(target), to=TensorProto.FLOAT)
+                if types[source] == TensorProto.FLOAT16:
+                    source = cast(source, names.new(f"{target}_wide"))
+                nodes.append(helper.make_node("Floor", [source], [target], names.new(target)))
             else:
-                to = node.attribute[0].i
+                to = TensorProto.FLOAT if gives else node.attribute[0].i
                 direct = source in inputs and to == TensorProto.FLOAT
-                add("Cast", source if direct else float_of(source), target, to=to)
+                cast(source if direct else float_of(source), target, to)
         elif not node.domain and node.op_type in MOVING | _COMPARING:
-            for i in takes:
-                node.input[i] = float_of(node.input[i])
-            for i in gives:
-                node.output[i] = float_of(node.output[i])
+            node.input[:] = map(float_of, node.input)
+            node.output[:] = map(float_of, node.output)
             nodes.append(node)
         else:
             for i in takes:
                 exact = names.new(f"{node.input[i]}_uint8")
-                node.input[i] = add("Cast", float_of(node.input[i]), exact, to=TensorProto.UINT8)
-            narrow = {i: names.new(f"{node.output[i]}_uint8") for i in gives}
-            wide = {i: float_of(node.output[i]) for i in gives}
-            for i, name in narrow.items():
-                node.output[i] = name
+                node.input[i] = cast(float_of(node.input[i]), exact, TensorProto.UINT8)
             nodes.append(node)
-            for i, name in narrow.items():
-                add("Cast", name, wide[i], to=TensorProto.FLOAT)
-    for output in sorted(outputs - inputs):
-        add("Cast", as_float[output], output, to=TensorProto.UINT8)
+            for i in gives:
+                exact = names.new(f"{node.output[i]}_uint8")
+                cast(exact, float_of(node.output[i]))
+                node.output[i] = exact
+    for output in outputs:
+        cast(as_float[output], output, TensorProto.UINT8)
     replace_nodes(model, nodes)
-    used = {name for node in nodes for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)

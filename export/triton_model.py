@@ -1,7 +1,7 @@
 """The model of Triton's Python backend: a bundle run by this package's runtime.
 
-`garment-transfer triton` writes a `model.py` that imports `TritonPythonModel` from here, so this
-package has to be installed in the Python that the server runs (`pip install` in its image).
+`garment-transfer triton` copies this file as `model.py` beside the bundle. Only a Triton server
+can import it, and garment-transfer has to be installed in the Python that the server runs.
 """
 
 from __future__ import annotations
@@ -10,100 +10,93 @@ import json
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-
-# Triton's own module, which only its Python backend can import.
 import triton_python_backend_utils as pb_utils
 
-from garment_transfer.bundle import GarmentTransferError, InputError
-from garment_transfer.runtime import Pipeline
-from garment_transfer.runtime.backends import DEVICE_BACKENDS
-from garment_transfer.runtime.photos import Person
+from garment_transfer import GarmentTransferError, InputError, Person, Pipeline
 
-_Arrays = dict[str, npt.NDArray[Any]]
-
-_INPUTS: Final = tuple(
-    f"{role}_{field}"
-    for role in ("person", "garment")
-    for field in ("image", "parsing", "densepose")
-)
+Arrays = dict[str, npt.NDArray[np.generic]]
 
 
 class TritonPythonModel:
     """One instance: a pipeline of its own in a process of its own.
 
     Requests that Triton hands over together are run as one batch. A request that cannot be run
-    gets the runtime's own message, and the others of its batch are answered all the same:
-    InputError as an invalid argument (HTTP 400), any other error of the runtime as an internal
-    error (HTTP 500), a request that its client gave up as cancelled. What nobody foresaw is an
-    internal error too, and its traceback stays in the server's log.
+    gets the runtime's own code and message, "[garment_missing] ...", and the others of its batch
+    are answered all the same: InputError as an invalid argument (HTTP 400), any other error of the
+    runtime as an internal error (HTTP 500), a request that its client gave up as cancelled. An
+    error that is not the runtime's is an internal one too, and its traceback stays in the server's
+    log.
     """
 
     def initialize(self, args: Mapping[str, str]) -> None:
-        """Loads the bundle beside `model.py`, as the parameters in `config.pbtxt` say."""
+        """Loads the bundle beside this file, as the parameters in `config.pbtxt` say."""
         config = json.loads(args["model_config"])
         parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
         folder = Path(args["model_repository"])
-        threads, device = parameters.get("threads"), args["model_instance_device_id"]
+        options = {}
+        if "threads" in parameters:
+            options["threads"] = int(parameters["threads"])
+        if args["model_instance_kind"] == "GPU":
+            options["device"] = int(args["model_instance_device_id"])
+        self._names = [tensor["name"] for tensor in config["input"]]
         try:
             self._pipeline = Pipeline.load(
                 folder / args["model_version"] / "bundle",
                 parameters["backend"],
                 precision=parameters.get("precision"),
-                **({"threads": int(threads)} if threads else {}),
-                **({"device": int(device)} if parameters["backend"] in DEVICE_BACKENDS else {}),
+                **options,
             )
             # Triton's own warm-up comes next, and Triton 2.51 crashes where that fails. Here a
             # failure only keeps the model from loading.
             for warm_up in config["model_warmup"]:
-                self._pipeline.run(_warm_up_inputs(folder, warm_up))
+                inputs = {}
+                for name, entry in warm_up["inputs"].items():
+                    array = np.fromfile(folder / "warmup" / entry["input_data_file"], np.uint8)
+                    one = array.reshape(1, *map(int, entry["dims"]))
+                    inputs[name] = np.repeat(one, int(warm_up["batch_size"]), axis=0)
+                self._pipeline.run(inputs)
         except GarmentTransferError as error:
-            raise pb_utils.TritonModelException(str(error)) from None
+            raise pb_utils.TritonModelException(f"[{error.code}] {error}") from None
 
-    def execute(self, requests: Sequence[Any]) -> list[Any]:
+    def execute(
+        self, requests: Sequence[pb_utils.InferenceRequest]
+    ) -> list[pb_utils.InferenceResponse]:
         """One response per request, in order."""
         try:
-            return self._execute(requests)
+            results = self._results(requests)
         except Exception:
             pb_utils.Logger.log_error(traceback.format_exc())
             message = "the server failed to run this request; its log says why"
-            return [_refusal(message, pb_utils.TritonError.INTERNAL) for _ in requests]
+            error = pb_utils.TritonError(message, pb_utils.TritonError.INTERNAL)
+            return [pb_utils.InferenceResponse(error=error) for _ in requests]
+        return [_response(request, results[index]) for index, request in enumerate(requests)]
 
-    def _execute(self, requests: Sequence[Any]) -> list[Any]:
-        responses: list[Any] = [None] * len(requests)
-        runnable: dict[int, _Arrays] = {}
+    def _results(
+        self, requests: Sequence[pb_utils.InferenceRequest]
+    ) -> dict[int, Arrays | GarmentTransferError | None]:
+        """The outputs or the error of each request by its index, None where it was cancelled."""
+        results: dict[int, Arrays | GarmentTransferError | None] = {}
+        runnable: dict[int, Arrays] = {}
         for index, request in enumerate(requests):
             if request.is_cancelled():
-                responses[index] = _refusal(
-                    "cancelled by the client", pb_utils.TritonError.CANCELLED
-                )
+                results[index] = None
                 continue
+            inputs: Arrays = {
+                name: np.from_dlpack(pb_utils.get_input_tensor_by_name(request, name))
+                for name in self._names
+            }
             try:
-                runnable[index] = _checked(
-                    {
-                        name: np.from_dlpack(pb_utils.get_input_tensor_by_name(request, name))
-                        for name in _INPUTS
-                    }
-                )
+                _check(inputs)
             except InputError as error:
-                responses[index] = _response(error)
-        for index, result in self._run(runnable).items():
-            if isinstance(result, GarmentTransferError):
-                responses[index] = _response(result)
-                continue
-            responses[index] = pb_utils.InferenceResponse(
-                [
-                    # as_numpy() and arrays of this build are not NumPy 2's; DLPack is the same.
-                    pb_utils.Tensor.from_dlpack(name, result[name])
-                    for name in requests[index].requested_output_names()
-                ]
-            )
-        return responses
+                results[index] = error
+            else:
+                runnable[index] = inputs
+        return results | self._run(runnable)
 
-    def _run(self, inputs: dict[int, _Arrays]) -> dict[int, _Arrays | GarmentTransferError]:
+    def _run(self, inputs: dict[int, Arrays]) -> dict[int, Arrays | GarmentTransferError]:
         """Runs requests as one batch and gives each its part; alone, should the batch fail."""
         if not inputs:
             return {}
@@ -112,7 +105,7 @@ class TritonPythonModel:
             outputs = self._pipeline.run(
                 requests[0]
                 if len(requests) == 1
-                else {name: np.concatenate([one[name] for one in requests]) for name in _INPUTS}
+                else {name: np.concatenate([one[name] for one in requests]) for name in self._names}
             )
         except GarmentTransferError as error:
             if len(requests) == 1:
@@ -127,24 +120,14 @@ class TritonPythonModel:
         }
 
 
-def _warm_up_inputs(folder: Path, warm_up: Mapping[str, Any]) -> _Arrays:
-    """The inputs of a warm-up in `config.pbtxt`: one pair, as often as its batch is large."""
-    inputs = {}
-    for name, entry in warm_up["inputs"].items():
-        array = np.fromfile(folder / "warmup" / entry["input_data_file"], np.uint8)
-        one = array.reshape(1, *map(int, entry["dims"]))
-        inputs[name] = np.repeat(one, int(warm_up["batch_size"]), axis=0)
-    return inputs
-
-
-def _checked(inputs: _Arrays) -> _Arrays:
-    """The inputs, once every pair in them is one that a transfer takes. Raises InputError.
+def _check(inputs: Arrays) -> None:
+    """Raises InputError unless every pair in a request is one that a transfer takes.
 
     Types and shapes are the configuration's, which Triton has checked.
     """
     count = len(inputs["person_image"])
     for pair in range(count):
-        of_pair = f"pair {pair}: " if count > 1 else ""
+        where = ""
         try:
             for role in ("person", "garment"):
                 where = f"{role}: "
@@ -157,15 +140,27 @@ def _checked(inputs: _Arrays) -> _Arrays:
             where = ""
             someone.check_garment()
         except InputError as error:
-            raise InputError(f"{of_pair}{where}{error}") from None
-    return inputs
+            of_pair = f"pair {pair}: " if count > 1 else ""
+            raise InputError(
+                error.code, f"{of_pair}{where}{error.what}", expected=error.expected, fix=error.fix
+            ) from None
 
 
-def _response(error: GarmentTransferError) -> Any:
-    codes = pb_utils.TritonError
-    code = codes.INVALID_ARG if isinstance(error, InputError) else codes.INTERNAL
-    return _refusal(str(error), code)
-
-
-def _refusal(message: str, code: Any) -> Any:
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
+def _response(
+    request: pb_utils.InferenceRequest, result: Arrays | GarmentTransferError | None
+) -> pb_utils.InferenceResponse:
+    errors = pb_utils.TritonError
+    if result is None:
+        error = errors("cancelled by the client", errors.CANCELLED)
+    elif isinstance(result, GarmentTransferError):
+        kind = errors.INVALID_ARG if isinstance(result, InputError) else errors.INTERNAL
+        error = errors(f"[{result.code}] {result}", kind)
+    else:
+        # as_numpy() and arrays of this build are not NumPy 2's; DLPack is the same
+        return pb_utils.InferenceResponse(
+            [
+                pb_utils.Tensor.from_dlpack(name, result[name])
+                for name in request.requested_output_names()
+            ]
+        )
+    return pb_utils.InferenceResponse(error=error)

@@ -256,6 +256,6 @@ def test_options_reach_the_backend(
     result = transfer(tiny_bundle, *people, "-o", output, "--backend", "tensorflow")
     assert result.exit_code == 1
     assert (
-        "available: onnxruntime, openvino, onnxruntime-cuda, tensorrt, tensorrt-rtx"
+        "expected one of onnxruntime, openvino, onnxruntime-cuda, tensorrt, tensorrt-rtx"
         in result.output
     )

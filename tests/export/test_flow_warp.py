@@ -45,9 +45,9 @@ def test_agrees_with_the_reference(sessions, seed, n, c, h, w, reach, padding):
     }
     arguments = {name: value.astype(np.float32) for name, value in arguments.items()}
     y, flow = sessions[padding].run(None, arguments)
-    y_due, flow_due = flow_warp_reference(*arguments.values(), padding=padding)
-    np.testing.assert_allclose(flow, flow_due, rtol=1e-5, atol=1e-5 * max(1.0, reach))
-    np.testing.assert_allclose(y, y_due, atol=1e-4 * max(1.0, reach / 4))
+    y_expected, flow_expected = flow_warp_reference(*arguments.values(), padding=padding)
+    np.testing.assert_allclose(flow, flow_expected, rtol=1e-5, atol=1e-5 * max(1.0, reach))
+    np.testing.assert_allclose(y, y_expected, atol=1e-4 * max(1.0, reach / 4))
 
 
 @pytest.mark.parametrize("padding", ["zeros", "border"])
@@ -64,12 +64,12 @@ def test_a_position_that_is_not_finite_reads_zero(sessions, padding, value):
             "affine": np.eye(2, 3, dtype=np.float32)[None],
         },
     )
-    due = np.ones((1, 2, 4, 4), np.float32)
-    due[0, :, 2, 1] = 0
-    np.testing.assert_allclose(y, due, atol=1e-6)
+    expected = np.ones((1, 2, 4, 4), np.float32)
+    expected[0, :, 2, 1] = 0
+    np.testing.assert_allclose(y, expected, atol=1e-6)
 
 
-def test_half_features_keep_float32_coordinates():
+def test_float16_features_keep_float32_coordinates():
     random = np.random.default_rng(5)
     x = random.standard_normal((1, 3, 8, 64)).astype(np.float16)
     residual = random.uniform(-3, 3, (1, 2, 8, 64)).astype(np.float32)
@@ -80,7 +80,7 @@ def test_half_features_keep_float32_coordinates():
         "affine": np.eye(2, 3, dtype=np.float32)[None],
     }
     y, _ = _session("zeros", TensorProto.FLOAT16).run(None, arguments)
-    due, _ = flow_warp_reference(*arguments.values())
+    expected, _ = flow_warp_reference(*arguments.values())
     assert y.dtype == np.float16
-    # half an ulp of float16 below 4 is 2**-10; coordinates in half would be off by far more
-    np.testing.assert_allclose(y.astype(float), due, atol=2**-9)
+    # half an ulp of float16 below 4 is 2**-10; coordinates in float16 would be off by far more
+    np.testing.assert_allclose(y.astype(float), expected, atol=2**-9)

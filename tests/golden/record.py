@@ -26,7 +26,7 @@ from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_peo
 ROOT = Path(__file__).parents[2]
 BACKENDS: dict[str, dict[str, Any]] = {
     "onnxruntime": {},
-    "onnxruntime-standard": {"options": {"kernel": False}},
+    "onnxruntime-standard": {"kernel": False},
     "openvino": {},
 }
 
@@ -51,7 +51,7 @@ def main() -> None:
     recorded: dict[str, list[Any]] = {}
     for name, options in BACKENDS.items():
         backend = name.partition("-")[0]
-        with Pipeline.load(sample_bundle(), backend, 1, **options) as pipeline:
+        with Pipeline.load(sample_bundle(), backend, threads=1, **options) as pipeline:
             transfers = [
                 pipeline.transfer(Person.load(person), Person.load(owner))
                 for person, owner in pairs()

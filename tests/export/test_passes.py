@@ -1,13 +1,19 @@
 """Rewrites of graphs: what they compute is what it was."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx.parser
 import onnxruntime
 import pytest
-from onnx import TensorProto, numpy_helper
+from onnx import ModelProto, TensorProto, numpy_helper
+from torch import nn
 
-from garment_transfer.bundle import STAGES
+from garment_transfer.bundle import STAGES, Bundle
 from garment_transfer.export.passes import (
     MOVING,
     align_channels,
@@ -19,8 +25,10 @@ from garment_transfer.export.passes import (
     uint8_at_the_border,
 )
 
+Arrays = Mapping[str, npt.NDArray[np.generic]]
 
-def _run(model, **inputs):
+
+def _run(model: ModelProto, inputs: Arrays) -> list[npt.NDArray[np.generic]]:
     onnx.checker.check_model(model, full_check=True)
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
@@ -28,8 +36,19 @@ def _run(model, **inputs):
     return session.run(None, inputs)
 
 
-def _parse(body, opset=18):
-    return onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : {opset}]>\n{body}')
+def _rewrite(
+    change: Callable[[ModelProto], None], model: ModelProto, inputs: Arrays, atol: float = 0.0
+) -> None:
+    """Changes a graph, which then gives what it gave before."""
+    expected = _run(model, inputs)
+    change(model)
+    for value, before in zip(_run(model, inputs), expected, strict=True):
+        assert value.dtype == before.dtype
+        np.testing.assert_allclose(value, before, rtol=0, atol=atol)
+
+
+def _parse(body: str) -> ModelProto:
+    return onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 18]>\n{body}')
 
 
 #: One graph for every way uint8 occurs: moved, compared, computed with (and wrapped), chosen,
@@ -49,7 +68,7 @@ g (uint8[N,4] a, uint8[N,4] b, float[N,4] x) => (uint8[N,4] moved, uint8[N,4] su
 """
 
 
-def test_uint8_is_a_type_of_inputs_and_outputs_alone():
+def test_uint8_is_a_type_of_inputs_and_outputs_alone() -> None:
     random = np.random.default_rng(3)
     inputs = {
         "a": random.integers(8, 12, (3, 4), dtype=np.uint8),
@@ -57,11 +76,7 @@ def test_uint8_is_a_type_of_inputs_and_outputs_alone():
         "x": random.uniform(0, 255.9, (3, 4)).astype(np.float32),
     }
     model = _parse(_UINT8)
-    due = _run(model, **inputs)
-    uint8_at_the_border(model)
-    for value, expected in zip(_run(model, **inputs), due, strict=True):
-        assert value.dtype == expected.dtype
-        np.testing.assert_array_equal(value, expected)
+    _rewrite(uint8_at_the_border, model, inputs)
     # only what cannot be done without it still computes in uint8
     types = types_of(model)
     for node in model.graph.node:
@@ -73,7 +88,7 @@ def test_uint8_is_a_type_of_inputs_and_outputs_alone():
     )
 
 
-def test_exported_graphs_touch_uint8_in_casts_of_inputs_and_outputs_alone(bundle):
+def test_exported_graphs_touch_uint8_in_casts_of_inputs_and_outputs_alone(bundle: Bundle) -> None:
     for stage in STAGES:
         model = onnx.load(bundle.graph_path(stage))
         types = types_of(model)
@@ -88,7 +103,7 @@ def test_exported_graphs_touch_uint8_in_casts_of_inputs_and_outputs_alone(bundle
                     assert {types[n] for n in other} == {TensorProto.FLOAT}
 
 
-def test_nodes_are_named_after_modules(bundle, networks):
+def test_nodes_are_named_after_modules(bundle: Bundle, networks: dict[str, nn.Module]) -> None:
     model = onnx.load(bundle.graph_path("warping"))
     names = [node.name for node in model.graph.node]
     assert len(set(names)) == len(names)
@@ -98,7 +113,7 @@ def test_nodes_are_named_after_modules(bundle, networks):
     assert "levels.3.layers.0.0" in found or "levels.3.layers.0.1" in found
 
 
-def test_equal_constants_are_stored_once():
+def test_equal_constants_are_stored_once() -> None:
     model = _parse(
         """
         g (float[2] x) => (float[2] y)
@@ -111,15 +126,12 @@ def test_equal_constants_are_stored_once():
         }
         """
     )
-    x = np.array([3, 5], np.float32)
-    due = _run(model, x=x)
-    share_constants(model)
+    _rewrite(share_constants, model, {"x": np.array([3, 5], np.float32)})
     assert [tensor.name for tensor in model.graph.initializer] == ["a", "c", "d"]
-    np.testing.assert_array_equal(_run(model, x=x), due)
 
 
 @pytest.mark.parametrize("axes", [(0,), (1,), (0, 1), ()])
-def test_a_constant_that_repeats_is_stored_once(axes):
+def test_a_constant_that_repeats_is_stored_once(axes: tuple[int, ...]) -> None:
     model = _parse(
         """
         g (float[64,96] x) => (float[64,96] y) {
@@ -131,15 +143,15 @@ def test_a_constant_that_repeats_is_stored_once(axes):
     shape = [1 if axis in axes else size for axis, size in enumerate((64, 96))]
     values = np.broadcast_to(random.standard_normal(shape).astype(np.float32), (64, 96)).copy()
     model.graph.initializer.append(numpy_helper.from_array(values, "repeated"))
-    shrink_constants(model)
+    x = random.standard_normal((64, 96)).astype(np.float32)
+    _rewrite(shrink_constants, model, {"x": x})
     stored = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
     assert stored == (4 * np.prod(shape) + 16 if axes else values.nbytes)
-    x = random.standard_normal((64, 96)).astype(np.float32)
-    (y,) = _run(model, x=x)
-    np.testing.assert_array_equal(y, x + values)
 
 
-def test_a_bundle_is_little_more_than_its_weights(bundle, networks):
+def test_a_bundle_is_little_more_than_its_weights(
+    bundle: Bundle, networks: dict[str, nn.Module]
+) -> None:
     weights = {s: 4 * sum(p.numel() for p in networks[s].parameters()) for s in STAGES}
     for stage, graph in bundle.manifest.graphs.items():
         assert graph.bytes < weights[stage] + 150_000, stage
@@ -147,7 +159,7 @@ def test_a_bundle_is_little_more_than_its_weights(bundle, networks):
         assert graph.bytes < weights[stage] / 2 + 200_000, stage
 
 
-def test_moving_operators_compute_nothing():
+def test_moving_operators_compute_nothing() -> None:
     # rounding before or after them has to be the same
     assert not MOVING & {"Add", "Mul", "Conv", "Resize", "AveragePool", "ReduceSum", "MatMul"}
 
@@ -168,7 +180,7 @@ g (float[N,7,6,5] a, float[N,3,6,5] b)
 """
 
 
-def test_channels_are_aligned_and_the_result_is_the_same():
+def test_channels_are_aligned_and_the_result_is_the_same() -> None:
     random = np.random.default_rng(5)
     model = _parse(_JOINTS)
     for name, shape in (("w3", (2, 10, 3, 3)), ("w1", (2, 10, 1, 1)), ("v1", (2, 10, 1, 1)),
@@ -179,15 +191,12 @@ def test_channels_are_aligned_and_the_result_is_the_same():
         "a": random.standard_normal((2, 7, 6, 5), np.float32),
         "b": random.standard_normal((2, 3, 6, 5), np.float32),
     }
-    due = _run(model, **inputs)
-    align_channels(model)
-    for value, expected in zip(_run(model, **inputs), due, strict=True):
-        np.testing.assert_allclose(value, expected, atol=1e-5)
+    _rewrite(align_channels, model, inputs, atol=1e-5)
     found = {tensor.name: tensor.dims[1] for tensor in model.graph.initializer if tensor.dims[1:]}
     assert found == {"w3": 12, "w1": 12, "v1": 10, "u1": 16}
 
 
-def test_exported_convolutions_over_joints_are_aligned(bundle):
+def test_exported_convolutions_over_joints_are_aligned(bundle: Bundle) -> None:
     for stage in STAGES:
         for precision in ("float32", "float16"):
             model = onnx.load(bundle.graph_path(stage, precision))
@@ -215,7 +224,7 @@ g (float[N,4,5,3] photo, float[N,1,4,5] mask, float[N,3,4,5] planes)
 """
 
 
-def test_masks_of_photos_are_expanded_and_the_result_is_the_same():
+def test_masks_of_photos_are_expanded_and_the_result_is_the_same() -> None:
     random = np.random.default_rng(6)
     model = _parse(_MASKED)
     model.graph.initializer.append(numpy_helper.from_array(np.float32(255), "scale"))
@@ -224,10 +233,7 @@ def test_masks_of_photos_are_expanded_and_the_result_is_the_same():
         "mask": random.standard_normal((2, 1, 4, 5), np.float32),
         "planes": random.standard_normal((2, 3, 4, 5), np.float32),
     }
-    due = _run(model, **inputs)
-    expand_masks(model)
-    for value, expected in zip(_run(model, **inputs), due, strict=True):
-        np.testing.assert_array_equal(value, expected)
+    _rewrite(expand_masks, model, inputs)
     expanded = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type == "Expand"}
     assert list(expanded.values()) == ["mask"]
     products = {n.output[0]: set(n.input) for n in model.graph.node if n.op_type == "Mul"}
