@@ -19,7 +19,7 @@ from garment_transfer.bundle import package_version
 _EXTRAS: Final = {
     "benchmark": ("matplotlib", "nvidia-ml-py", "nvtx", "psutil"),
     "demo": ("gradio",),
-    "export": ("torch", "filelock", "onnx", "onnxscript", "safetensors"),
+    "export": ("torch", "filelock", "onnx", "onnx-ir", "onnxscript", "safetensors"),
     "openvino": ("openvino", "onnx"),
     "triton": ("tritonclient",),
     "train": (
