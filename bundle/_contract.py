@@ -33,9 +33,12 @@ class Tensor(Struct, frozen=True, forbid_unknown_fields=True):
     """An input or output of a graph; `shape` names the free batch size "N"."""
 
     name: Annotated[str, Meta(min_length=1)]
-    dtype: Annotated[str, Meta(pattern="^(uint8|float32)$")]
+    dtype: Annotated[str, Meta(pattern=r"^(uint8|float32)(?!\n)$")]
     shape: Annotated[
-        tuple[Annotated[int, Meta(ge=1)] | Annotated[str, Meta(pattern="^N$")], ...],
+        tuple[
+            Annotated[int, Meta(ge=1, le=2**63 - 1)] | Annotated[str, Meta(pattern=r"^N(?!\n)$")],
+            ...,
+        ],
         Meta(description='Sizes in order; the batch, which is free, is named "N".'),
     ]
 
