@@ -9,9 +9,7 @@ two garments (`garment_transfer.training.synthetic`), so every person of it can 
 and the result is known. Phases named `supervised-*` train on them, for comparison.
 """
 
-import multiprocessing
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -23,7 +21,7 @@ from torch import Tensor
 
 from garment_transfer.bundle import GARMENT, Code, InputError
 from garment_transfer.training.synthetic import held_out_pair
-from garment_transfer.training.synthetic.groups import KEYS, SHOP_KEYS, one_thread, shard_paths
+from garment_transfer.training.synthetic.groups import KEYS, SHOP_KEYS, renderers, shard_paths
 
 #: DensePose parts after a mirror: left and right change places (data conventions of I).
 _MIRRORED = np.arange(256, dtype=np.uint8)
@@ -194,7 +192,7 @@ class Groups:
         return len(self._index)
 
     def __getitem__(self, index: int) -> dict[str, NDArray]:
-        """The arrays of one group, as `render_group` and `training_shop` give them."""
+        """The arrays of one group, as `training_group` and `training_shop` give them."""
         shard, group = self._index[index]
         return {key: array[group] for key, array in self._shards[shard].items()}
 
@@ -234,8 +232,7 @@ def held_out_pairs(
     indices: Sequence[int], size: tuple[int, int], workers: int
 ) -> Iterator[dict[str, NDArray]]:
     """Pairs of the held-out test in order, rendered by `workers` processes."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=one_thread) as pool:
+    with renderers(workers) as pool:
         try:
             yield from pool.map(held_out_pair, indices, [size] * len(indices), chunksize=4)
         finally:

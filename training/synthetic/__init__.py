@@ -4,7 +4,6 @@ from garment_transfer.training.synthetic.groups import (
     HELD_OUT_PAIRS,
     held_out_pair,
     held_out_recipe,
-    render_group,
     render_single,
     sample_group,
     single_recipe,
@@ -28,7 +27,6 @@ from garment_transfer.training.synthetic.render import (
     render_person,
     render_shop,
     true_flow,
-    visible,
 )
 from garment_transfer.training.synthetic.rough import roughen
 
@@ -44,7 +42,6 @@ __all__ = [
     "build_figure",
     "held_out_pair",
     "held_out_recipe",
-    "render_group",
     "render_person",
     "render_shop",
     "render_single",
@@ -56,6 +53,5 @@ __all__ = [
     "training_group",
     "training_shop",
     "true_flow",
-    "visible",
     "write_shards",
 ]
