@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from garment_transfer.bundle import FACE, GARMENT, HAIR, LEGS, LOWER, SKIN
-from garment_transfer.models.flow_warp import flow_warp
+from garment_transfer.models.flow_warp import affine_warp
 from garment_transfer.models.layers import (
     HAND_PARTS,
     TORSO_PARTS,
@@ -69,9 +69,7 @@ class TryOnParsingNetwork(ParsingTrunk):
         shop = self.shop(torch.cat([mask, place * mask, 2 * places], dim=1))
         owner = torch.cat([shop, place[..., ::2, ::2]], dim=1)
         torso = is_part(person_densepose, TORSO_PARTS)[:, None].float()
-        affine = _hanging_affine(torso, trunk)
-        coarse = torch.zeros_like(owner[:, :2, ::2, ::2])
-        aligned, _ = flow_warp(owner, coarse, torch.zeros_like(owner[:, :2]), affine)
+        aligned = affine_warp(owner, _hanging_affine(torso, trunk))
         person = self.person(reserved, person_densepose)
         proportions = torch.stack([_extent(mask, 3) / _extent(trunk, 3), _slimness(trunk)], dim=1)
         # hem, collar and both sleeves' ends are where the cloth reaches farthest
