@@ -71,7 +71,8 @@ class TryOnParsingNetwork(ParsingTrunk):
         torso = is_part(person_densepose, TORSO_PARTS)[:, None].float()
         aligned = affine_warp(owner, _hanging_affine(torso, trunk))
         person = self.person(reserved, person_densepose)
-        proportions = torch.stack([_extent(mask, 3) / _extent(trunk, 3), _slimness(trunk)], dim=1)
+        wider = _extent(mask, 3) / _extent(trunk, 3)
+        proportions = torch.stack([wider, _extent(trunk, 2) / _extent(trunk, 3)], dim=1)
         # hem, collar and both sleeves' ends are where the cloth reaches farthest
         reach = [_least(places), -_least(-places), _hem(places)]
         # the height of the waistband is its wearer's and means nothing on A
@@ -115,10 +116,6 @@ def _trunk(mask: Tensor) -> Tensor:
 def _extent(mask: Tensor, axis: int) -> Tensor:
     """How many rows (axis 2) or columns (axis 3) of [N,1,H,W] a mask touches, at least 1: [N]."""
     return mask.amax(dim=5 - axis).sum(dim=(1, 2)).clamp_min(1.0)
-
-
-def _slimness(mask: Tensor) -> Tensor:
-    return _extent(mask, 2) / _extent(mask, 3)
 
 
 def _least(places: Tensor) -> Tensor:

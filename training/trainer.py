@@ -335,13 +335,9 @@ def _picture(
 
 def _settings(config: TrainingConfig, phase: Phase) -> _Settings:
     """What must not change between a state and its continuation."""
+    same = ("phase", "preset", "steps", "batch", "average", "seed")
     return {
-        "phase": config.phase,
-        "preset": config.preset,
-        "steps": config.steps,
-        "batch": config.batch,
-        "average": config.average,
-        "seed": config.seed,
+        **{name: getattr(config, name) for name in same},
         "initial": str(config.initial) if config.initial else "",
         "weights": msgspec.structs.asdict(config.weights),
         "knowledge": {

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from garment_transfer.bundle import FACE, GARMENT, HAIR, LEGS, LOWER, SKIN
+from garment_transfer.bundle import BACKGROUND, FACE, GARMENT, HAIR, LEGS, LOWER, SKIN
 from garment_transfer.training.synthetic import cloth, hair, raster, texture
 from garment_transfer.training.synthetic.anatomy import (
     I32,
@@ -159,8 +159,7 @@ class _Scene:
     cuts: Floats  #: [N, 6]
     opening: raster.Opening
     normals: Floats
-    starts: tuple[int, ...]  #: first triangle of each layer, and the end
-    layers: tuple[int, ...]  #: layer id of each
+    layer: I32  #: [M + 1] layer of each triangle, and -1 for none
     attributes: Floats  #: [N, 10] canonical xyz, arm round (2), along, arm share, chart xyz
 
 
@@ -235,8 +234,7 @@ def _compose(
         cuts=np.concatenate(cuts, dtype=np.float32),
         normals=np.concatenate(normals, dtype=np.float32),
         opening=cloth.opening(garment),
-        starts=(0, *np.cumsum(counts).tolist()),
-        layers=layers,
+        layer=np.append(np.repeat(layers, counts), -1).astype(np.int32),
         attributes=np.concatenate(attributes_of, dtype=np.float32),
     )
 
@@ -262,14 +260,6 @@ def _interpolate(values: Floats, corners: I32, bary: Floats) -> Floats:
     )
 
 
-def _layer_of(scene: _Scene, face: I32) -> I32:
-    """Layer id of each triangle index, -1 for none."""
-    table = np.full(scene.starts[-1] + 1, -1, np.int32)
-    for first, last, layer in zip(scene.starts[:-1], scene.starts[1:], scene.layers, strict=True):
-        table[first:last] = layer
-    return table[face]
-
-
 def _is_face(canonical: Floats) -> NDArray[np.bool_]:
     """Whether skin belongs to the face: above the jaw line and not the neck."""
     y, z = canonical[:, 1], canonical[:, 2]
@@ -279,11 +269,9 @@ def _is_face(canonical: Floats) -> NDArray[np.bool_]:
 def _labels(scene: _Scene, fragments: Fragments) -> tuple[U8, NDArray[np.bool_]]:
     """Seven classes [H, W] of what pixels see, and where skin is neck or chest."""
     face = fragments.face.reshape(-1)
-    layer = _layer_of(scene, face)
-    out = np.zeros(len(face), np.uint8)
-    out[layer == _UPPER] = GARMENT
-    out[layer == _LOWER] = LOWER
-    out[(layer == _CAP) | (layer == _HAIR)] = HAIR
+    layer = scene.layer[face]
+    # by layer, none last
+    out = np.array([SKIN, GARMENT, LOWER, HAIR, HAIR, BACKGROUND], np.uint8)[layer]
     on = np.flatnonzero(layer == _SKIN)
     c = _interpolate(scene.attributes, scene.faces[face[on]], fragments.bary.reshape(-1, 3)[on])
     arm = c[:, 6]
@@ -517,13 +505,12 @@ def _shade(
     on = np.flatnonzero(face >= 0)
     corners = scene.faces[face[on]]
     bary = fragments.bary.reshape(-1, 3)[on]
-    layer = _layer_of(scene, face[on])
+    layer = scene.layer[face[on]]
     normals = unit(_interpolate(scene.normals, corners, bary))
     attributes = _interpolate(scene.attributes, corners, bary)
     # The far side of a shell is seen from inside.
     inside = normals[:, 1] > 0.05
     albedo = np.zeros((len(on), 3), np.float32)
-    lift = np.ones(len(on), np.float32)
     for kind in range(5):
         pick = np.flatnonzero(layer == kind)
         if len(pick) == 0:
@@ -545,9 +532,7 @@ def _shade(
         else:
             albedo[pick] = _paint_hair(body, at, layer[pick])
     normals = unit(normals)
-    lift[inside & (layer == _UPPER)] = 0.5
-    lift[inside & (layer == _LOWER)] = 0.45
-    lift[inside & (layer == _HAIR)] = 0.6
+    lift = np.where(inside, np.array([1, 0.5, 0.45, 1, 0.6], np.float32)[layer], np.float32(1))
     facing = np.where(inside[:, None], -normals, normals)
     right, up, near = body.light
     light = unit(np.array([right, -near, up], np.float32))
@@ -565,11 +550,7 @@ def _shade(
     # Light that goes through skin comes back red in its shadows.
     colour[skin] += (albedo[skin] * (1 - shade[skin])[:, None]) * np.array([0.16, 0.03, 0.0])
     gloss = np.clip(unit(light + np.array([0, -1, 0], np.float32)) @ facing.T, 0, 1)
-    shine = np.select(
-        [layer == _UPPER, layer == _SKIN, layer == _HAIR, layer == _CAP],
-        [garment.sheen, 0.06, 0.12, 0.12],
-        0.0,
-    )
+    shine = np.array([0.06, garment.sheen, 0.0, 0.12, 0.12])[layer]
     colour[layer == _UPPER] += 0.05 * gloss[layer == _UPPER, None] ** 5
     colour += (shine * gloss**24)[:, None]
     out = _background(body, size).reshape(-1, 3)
@@ -647,15 +628,14 @@ def render_person(
     clean = _rasterise(scene, scene.points, size)
     colour, albedo = _shade(figure, garment, scene, size, atlas)
     # the skin comes first, and has as many vertices as the shell over it
-    _, first, last, *_ = scene.starts
-    on_garment = (clean.face >= first) & (clean.face < last)
-    n = len(shell)
+    before, n = len(anatomy().faces), len(shell)
+    on_garment = scene.layer[clean.face] == _UPPER
     labels, neck = _labels(scene, clean)
     return Rendered(
         image=_camera(colour, body),
         parsing=labels,
         densepose=_densepose(figure, size),
-        garment_face=np.where(on_garment, clean.face - first, -1).astype(np.int32),
+        garment_face=np.where(on_garment, clean.face - before, -1).astype(np.int32),
         garment_bary=clean.bary,
         depth=clean.depth,
         shell=scene.points[n : 2 * n],
