@@ -23,12 +23,7 @@ import torch
 
 import garment_transfer.training.config as training_config
 from garment_transfer.benchmarks.measuring import processor, write_json
-from garment_transfer.bundle import (
-    STAGES,
-    GarmentTransferError,
-    check_writable,
-    read_json,
-)
+from garment_transfer.bundle import STAGES, GarmentTransferError, check_writable, read_json
 from garment_transfer.models.checkpoint import load_checkpoint
 from garment_transfer.training.config import RunConfig, read_config
 from garment_transfer.training.data import held_out_pairs
