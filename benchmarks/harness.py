@@ -200,9 +200,8 @@ class Worker:
 
     def _transfer(self) -> None:
         start = time.perf_counter()
-        people, owners = (
-            [Person.load(f) for f in folders] for folders in zip(*self._folders, strict=True)
-        )
+        people = [Person.load(person) for person, _ in self._folders]
+        owners = [Person.load(owner) for _, owner in self._folders]
         read = 1000 * (time.perf_counter() - start)
         transfers = self._pipeline.transfer_batch(people, owners)
         self._parts = {

@@ -440,21 +440,17 @@ def write_plot(profile: Profile, path: Path) -> None:
     """Writes a bar per stage, stacked by types of layers. OutputError."""
     from matplotlib.figure import Figure
 
-    types: dict[str, float] = defaultdict(float)
-    for _, _, op, ms in profile.layers():
-        if op != OUTSIDE:
-            types[op] += ms
-    shown = sorted(types, key=lambda op: -types[op])[:9]
-    bars: dict[str, dict[str, float]] = {name: {} for name in (*shown, "other types", OUTSIDE)}
-    for stage, _, op, ms in profile.layers():
-        bar = bars[op if op in bars else "other types"]
-        bar[stage] = bar.get(stage, 0) + max(0, ms)
     names = list(profile.stages())
+    types: dict[str, npt.NDArray[np.float64]] = defaultdict(lambda: np.zeros(len(names)))
+    for stage, _, op, ms in profile.layers():
+        types[op][names.index(stage)] += max(0, ms)
+    outside = types.pop(OUTSIDE, np.zeros(len(names)))
+    ranked = sorted(types.items(), key=lambda item: -item[1].sum())
+    other = sum((widths for _, widths in ranked[9:]), np.zeros(len(names)))
     left = np.zeros(len(names))
     figure = Figure(figsize=(9, 4))
     axis = figure.subplots()
-    for op, bar in bars.items():
-        widths = np.array([bar.get(name, 0) for name in names])
+    for op, widths in [*ranked[:9], ("other types", other), (OUTSIDE, outside)]:
         if widths.any():
             color = "lightgrey" if op == OUTSIDE else None
             axis.barh(names, widths, left=left, label=op, color=color)
