@@ -108,8 +108,8 @@ def _named(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
 
 
 @click.command()
-@click.option("--rows", callback=_named, help="Names, parted by commas; all if not given.")
-@click.option("--seeds", default="0", show_default=True, help="Whole numbers, parted by commas.")
+@click.option("--rows", callback=_named, help="Names, separated by commas; all if not given.")
+@click.option("--seeds", default="0", show_default=True, help="Whole numbers, separated by commas.")
 @click.option("--json", "json_file", required=True, type=click.Path(path_type=Path))
 @click.option("--work", type=click.Path(path_type=Path), default="runs/ablation", show_default=True)
 @click.option(
