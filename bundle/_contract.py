@@ -104,17 +104,17 @@ def differences(expected: Signature, found: Signature) -> str:
     The order does not count. A size that the graph leaves open (a name, or a negative number)
     agrees with any; the batch has to be open.
     """
-    for kind, due, have in (
+    for kind, asked, given in (
         ("inputs", expected.inputs, found.inputs),
         ("outputs", expected.outputs, found.outputs),
     ):
-        by_name = {tensor.name: tensor for tensor in have}
-        if by_name.keys() != {t.name for t in due} or not all(
-            _agree(tensor, by_name[tensor.name]) for tensor in due
+        by_name = {tensor.name: tensor for tensor in given}
+        if by_name.keys() != {tensor.name for tensor in asked} or not all(
+            _agree(tensor, by_name[tensor.name]) for tensor in asked
         ):
             return (
-                f"the {kind} are ({', '.join(map(str, have))}), expected "
-                f"({', '.join(map(str, due))})"
+                f"the {kind} are ({', '.join(map(str, given))}), expected "
+                f"({', '.join(map(str, asked))})"
             )
     return ""
 

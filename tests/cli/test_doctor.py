@@ -56,7 +56,7 @@ def test_two_onnxruntimes(monkeypatch: pytest.MonkeyPatch) -> None:
     result = CliRunner().invoke(main, ["doctor"])
     assert result.exit_code == 1
     assert "onnxruntime and onnxruntime-gpu are both installed" in result.output
-    assert "mend: run `pip uninstall -y onnxruntime onnxruntime-gpu`" in result.output
+    assert "fix: run `pip uninstall -y onnxruntime onnxruntime-gpu`" in result.output
 
 
 def test_the_packages_of_an_extra_are_the_metadatas(monkeypatch: pytest.MonkeyPatch) -> None:
