@@ -101,17 +101,16 @@ def differences(expected: Signature, found: Signature) -> str:
     The order does not count. A size that the graph leaves open (a name, or a negative number)
     agrees with any; the batch has to be open.
     """
-    for kind, due, have in (
-        ("inputs", expected.inputs, found.inputs),
-        ("outputs", expected.outputs, found.outputs),
-    ):
-        by_name = {tensor.name: tensor for tensor in have}
-        if by_name.keys() != {t.name for t in due} or not all(
-            _agree(tensor, by_name[tensor.name]) for tensor in due
+    for kind in ("inputs", "outputs"):
+        ours: tuple[Tensor, ...] = getattr(expected, kind)
+        theirs: tuple[Tensor, ...] = getattr(found, kind)
+        by_name = {tensor.name: tensor for tensor in theirs}
+        if by_name.keys() != {t.name for t in ours} or not all(
+            _agree(tensor, by_name[tensor.name]) for tensor in ours
         ):
             return (
-                f"the {kind} are ({', '.join(map(str, have))}), expected "
-                f"({', '.join(map(str, due))})"
+                f"the {kind} are ({', '.join(map(str, theirs))}), expected "
+                f"({', '.join(map(str, ours))})"
             )
     return ""
 
