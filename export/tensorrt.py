@@ -63,6 +63,7 @@ from garment_transfer.runtime.backends.tensorrt import (
     load_plugin,
     logger_of,
     take_errors,
+    tensor_of,
     tensorrt_module,
 )
 from garment_transfer.runtime.cuda import CudaDevice
@@ -480,10 +481,8 @@ def parse(
 
 
 def _signature_of(trt: ModuleType, network: tensorrt.INetworkDefinition) -> Signature:
-    names = {trt.DataType.UINT8: "uint8", trt.DataType.FLOAT: "float32"}
-
     def tensor(found: tensorrt.ITensor) -> Tensor:
-        return Tensor(found.name, names.get(found.dtype, str(found.dtype)), tuple(found.shape))
+        return tensor_of(trt, found.name, found.dtype, found.shape)
 
     return Signature(
         tuple(tensor(network.get_input(index)) for index in range(network.num_inputs)),

@@ -29,13 +29,13 @@ from garment_transfer.bundle import STAGES, BackendError, Bundle, Code, InputErr
 from garment_transfer.kernels.driver import Array, OutOfMemory, check_contiguous
 from garment_transfer.runtime import Person, Pipeline, stage_inputs
 from garment_transfer.runtime.backends.onnxruntime_cuda import OnnxRuntimeEngine
-from garment_transfer.runtime.cuda import Chain
+from garment_transfer.runtime.cuda import Chain, CudaDevice
 
 MakePerson = Callable[..., Person]
 RUBBISH = 0xCC
 
 
-class Double:
+class Double(CudaDevice):
     """A GPU's memory and streams in host memory; what is queued runs when it is waited for."""
 
     index = 0
