@@ -670,6 +670,24 @@ def test_close_waits_for_the_sessions_of_others(tiny_bundle: Path) -> None:
     assert_nothing_left(setup.double)
 
 
+def test_threads_that_hold_one_each_may_both_close(tiny_bundle: Path) -> None:
+    setup = Setup(tiny_bundle, sessions=2)
+    barrier = threading.Barrier(2)
+
+    def hold_and_close() -> None:
+        with setup.pipeline.session():
+            barrier.wait(60)
+            setup.pipeline.close()
+
+    threads = [threading.Thread(target=hold_and_close, daemon=True) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert_nothing_left(setup.double)
+
+
 def test_use_after_close(setup: Setup, pairs: list[dict[str, np.ndarray]]) -> None:
     pipeline = setup.pipeline
     with pipeline.session() as session:
