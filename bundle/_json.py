@@ -9,6 +9,7 @@ from typing import Annotated, Final, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from garment_transfer.bundle._files import replacing
 from garment_transfer.bundle._version import package_version
 
 #: A file has at most so many bytes; the manifest of three graphs in two precisions has 10,000.
@@ -85,9 +86,18 @@ def decode_struct(content: bytes, kind: type[T], newest: int) -> T:
         raise InvalidFile(str(error)) from error
 
 
-def encode_struct(struct: Struct) -> bytes:
-    """The JSON of a struct, as it lies in its file: indented, with a newline at its end."""
-    return msgspec.json.format(msgspec.json.encode(struct), indent=2) + b"\n"
+def write_struct(path: Path, struct: Struct, newest: int) -> None:
+    """Writes a struct as indented JSON, whole or not at all.
+
+    Raises:
+        InvalidFile: `read_struct` would not take it.
+        OutputError: the file cannot be written.
+    """
+    content = msgspec.json.format(msgspec.json.encode(struct), indent=2) + b"\n"
+    # msgspec checks what it reads, not what a struct is made of
+    decode_struct(content, type(struct), newest)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def now() -> str:

@@ -25,7 +25,6 @@ from garment_transfer.bundle._contract import (
     differences,
 )
 from garment_transfer.bundle._errors import BundleError, Code
-from garment_transfer.bundle._files import replacing
 from garment_transfer.bundle._json import (
     MAX_INTEGER,
     Count,
@@ -36,10 +35,9 @@ from garment_transfer.bundle._json import (
     Text,
     Time,
     TooNewFile,
-    decode_struct,
-    encode_struct,
     now,
     read_struct,
+    write_struct,
 )
 from garment_transfer.bundle._labels import CLASSES
 from garment_transfer.bundle._version import package_version
@@ -57,8 +55,8 @@ Number = Annotated[float, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 
 
-class Graph(Struct, frozen=True, forbid_unknown_fields=True):
-    """A graph file of a bundle: its name in the folder, size in bytes, hash and signature."""
+class GraphFile(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a manifest says of a graph's file, and a record of an engine's."""
 
     file: FileName
     bytes: Positive
@@ -70,6 +68,10 @@ class Graph(Struct, frozen=True, forbid_unknown_fields=True):
     def signature(self) -> Signature:
         """What the graph takes and gives."""
         return Signature(self.inputs, self.outputs)
+
+
+class Graph(GraphFile, frozen=True):
+    """A graph file of a bundle: its name in the folder, size in bytes, hash and signature."""
 
 
 #: One for each of the three stages.
@@ -192,7 +194,7 @@ class Bundle(Struct, frozen=True):
         """Reads and verifies the bundle in the folder `path`: manifest, contract, sizes, hashes.
 
         Raises:
-            BundleError: the folder is no bundle, the manifest is not valid or of a newer schema,
+            BundleError: the folder is not a bundle, the manifest is not valid or of a newer schema,
                 or a graph is missing, truncated or altered.
         """
         bundle = cls(Path(path), _read_manifest(Path(path)))
@@ -282,15 +284,12 @@ def write_manifest(
             for other, numbers in (accuracy or {}).items()
         },
     )
-    content = encode_struct(manifest)
     try:
-        decode_struct(content, Manifest, SCHEMA_VERSION)
+        write_struct(folder / MANIFEST, manifest, SCHEMA_VERSION)
     except InvalidFile as error:
         raise BundleError(
             Code.MANIFEST_INVALID, f"what would be written is not valid: {error}"
         ) from error
-    with replacing(folder / MANIFEST) as temporary:
-        temporary.write_bytes(content)
     return manifest
 
 
