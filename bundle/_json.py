@@ -9,26 +9,31 @@ from typing import Annotated, Final, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from garment_transfer.bundle._files import replacing
 from garment_transfer.bundle._version import package_version
 
 #: A file has at most so many bytes; the manifest of three graphs in two precisions has 10,000.
 MAX_JSON_BYTES: Final = 1 << 20
 
 Text = Annotated[str, Meta(min_length=1)]
-Count = Annotated[int, Meta(ge=0)]
-Positive = Annotated[int, Meta(ge=1)]
-Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+# Readers in other languages keep integers in 64 bits with a sign.
+MAX_INTEGER: Final = 2**63 - 1
+
+Count = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
+Positive = Annotated[int, Meta(ge=1, le=MAX_INTEGER)]
+# In Python `$` matches before a last newline too, which is no part of any of these.
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}(?!\n)$")]
 FileName = Annotated[
     str,
     Meta(
-        pattern="^[A-Za-z0-9_-][A-Za-z0-9_.-]*$",
+        pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*(?!\n)$",
         description="A file name in the same folder, never a path out of it.",
     ),
 ]
 Time = Annotated[
     str,
     Meta(
-        pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d+)?(Z|[+-]\d{2}:\d{2})$",
+        pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d+)?(Z|[+-]\d{2}:\d{2})(?!\n)$",
         description="ISO 8601 date and time with its offset from UTC.",
     ),
 ]
@@ -81,9 +86,18 @@ def decode_struct(content: bytes, kind: type[T], newest: int) -> T:
         raise InvalidFile(str(error)) from error
 
 
-def encode_struct(struct: Struct) -> bytes:
-    """The JSON of a struct, as it lies in its file: indented, with a newline at its end."""
-    return msgspec.json.format(msgspec.json.encode(struct), indent=2) + b"\n"
+def write_struct(path: Path, struct: Struct, newest: int) -> None:
+    """Writes a struct as indented JSON, whole or not at all.
+
+    Raises:
+        InvalidFile: `read_struct` would not take it.
+        OutputError: the file cannot be written.
+    """
+    content = msgspec.json.format(msgspec.json.encode(struct), indent=2) + b"\n"
+    # msgspec checks what it reads, not what a struct is made of
+    decode_struct(content, type(struct), newest)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def now() -> str:

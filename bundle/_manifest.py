@@ -25,8 +25,8 @@ from garment_transfer.bundle._contract import (
     differences,
 )
 from garment_transfer.bundle._errors import BundleError, Code
-from garment_transfer.bundle._files import replacing
 from garment_transfer.bundle._json import (
+    MAX_INTEGER,
     Count,
     FileName,
     InvalidFile,
@@ -35,10 +35,9 @@ from garment_transfer.bundle._json import (
     Text,
     Time,
     TooNewFile,
-    decode_struct,
-    encode_struct,
     now,
     read_struct,
+    write_struct,
 )
 from garment_transfer.bundle._labels import CLASSES
 from garment_transfer.bundle._version import package_version
@@ -56,8 +55,8 @@ Number = Annotated[float, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 
 
-class Graph(Struct, frozen=True, forbid_unknown_fields=True):
-    """A graph file of a bundle: its name in the folder, size in bytes, hash and signature."""
+class GraphFile(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a manifest says of a graph's file, and a record of an engine's."""
 
     file: FileName
     bytes: Positive
@@ -69,6 +68,10 @@ class Graph(Struct, frozen=True, forbid_unknown_fields=True):
     def signature(self) -> Signature:
         """What the graph takes and gives."""
         return Signature(self.inputs, self.outputs)
+
+
+class Graph(GraphFile, frozen=True):
+    """A graph file of a bundle: its name in the folder, size in bytes, hash and signature."""
 
 
 #: One for each of the three stages.
@@ -136,7 +139,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
     created: Time
     size: Size
     precision: Precision
-    opset: Annotated[int, Meta(ge=16)]
+    opset: Annotated[int, Meta(ge=16, le=MAX_INTEGER)]
     graphs: Graphs
     parity: Annotated[
         dict[Stage, Annotated[dict[str, Parity], Meta(min_length=1)]], Meta(min_length=3)
@@ -191,7 +194,7 @@ class Bundle(Struct, frozen=True):
         """Reads and verifies the bundle in the folder `path`: manifest, contract, sizes, hashes.
 
         Raises:
-            BundleError: the folder is no bundle, the manifest is not valid or of a newer schema,
+            BundleError: the folder is not a bundle, the manifest is not valid or of a newer schema,
                 or a graph is missing, truncated or altered.
         """
         bundle = cls(Path(path), _read_manifest(Path(path)))
@@ -281,15 +284,12 @@ def write_manifest(
             for other, numbers in (accuracy or {}).items()
         },
     )
-    content = encode_struct(manifest)
     try:
-        decode_struct(content, Manifest, SCHEMA_VERSION)
+        write_struct(folder / MANIFEST, manifest, SCHEMA_VERSION)
     except InvalidFile as error:
         raise BundleError(
             Code.MANIFEST_INVALID, f"what would be written is not valid: {error}"
         ) from error
-    with replacing(folder / MANIFEST) as temporary:
-        temporary.write_bytes(content)
     return manifest
 
 

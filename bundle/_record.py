@@ -1,6 +1,6 @@
 """TensorRT engines of a bundle: where they lie, their record, and what is checked before loading.
 
-EngineSet lie in `BUNDLE/engines/<backend>-<sm>-<precision>/`: one `<stage>.plan` per stage and
+Engines lie in `BUNDLE/engines/<backend>-<sm>-<precision>/`: one `<stage>.plan` per stage and
 `record.json`, which docs/bundle.md specifies. A plan is code, so a loader
 
 1. finds the engines with `find_engines`, which compares backend, precision and GPU,
@@ -25,23 +25,20 @@ from typing import Annotated, Final, Literal, NoReturn, get_args
 
 from msgspec import Meta, Struct
 
-from garment_transfer.bundle._contract import Signature, Stage, Tensor, differences
+from garment_transfer.bundle._contract import Stage, differences
 from garment_transfer.bundle._errors import Code, EngineError
-from garment_transfer.bundle._files import replacing
 from garment_transfer.bundle._json import (
     Count,
-    FileName,
     InvalidFile,
     Positive,
     Sha256,
     Text,
     Time,
     TooNewFile,
-    decode_struct,
-    encode_struct,
     read_struct,
+    write_struct,
 )
-from garment_transfer.bundle._manifest import Bundle, Precision, sha256_of
+from garment_transfer.bundle._manifest import Bundle, GraphFile, Precision, sha256_of
 
 ENGINES: Final = "engines"
 RECORD: Final = "record.json"
@@ -103,26 +100,16 @@ class Plugin(Struct, frozen=True, forbid_unknown_fields=True):
         return f"{self.name} version {self.version}"
 
 
-class StageEngine(Struct, frozen=True, forbid_unknown_fields=True):
+class StageEngine(GraphFile, frozen=True):
     """One stage's engine: its file, the graph it was built from, what it takes and gives.
 
     `device_memory_bytes` is the activation memory of one execution context at the largest batch;
     None where the engines were built without a GPU.
     """
 
-    file: FileName
-    bytes: Positive
-    sha256: Sha256
     onnx_sha256: Sha256
-    inputs: Annotated[tuple[Tensor, ...], Meta(min_length=1)]
-    outputs: Annotated[tuple[Tensor, ...], Meta(min_length=1)]
     build_seconds: Annotated[float, Meta(ge=0)]
     device_memory_bytes: Count | None
-
-    @property
-    def signature(self) -> Signature:
-        """What the engine takes and gives."""
-        return Signature(self.inputs, self.outputs)
 
 
 class EngineRecord(Struct, frozen=True, forbid_unknown_fields=True):
@@ -138,7 +125,7 @@ class EngineRecord(Struct, frozen=True, forbid_unknown_fields=True):
         ),
     ]
     compute_capabilities: Annotated[
-        tuple[Annotated[str, Meta(pattern=r"^\d+\.\d+$")], ...],
+        tuple[Annotated[str, Meta(pattern=r"^\d+\.\d+(?!\n)$")], ...],
         Meta(
             min_length=1,
             description="The GPUs the engines run on: TensorRT's one, TensorRT-RTX's several.",
@@ -384,15 +371,12 @@ def write_record(folder: Path, record: EngineRecord) -> None:
     Raises:
         EngineError: the record is not valid.
     """
-    content = encode_struct(record)
     try:
-        decode_struct(content, EngineRecord, RECORD_VERSION)
+        write_struct(folder / RECORD, record, RECORD_VERSION)
     except InvalidFile as error:
         raise EngineError(
             Code.RECORD_INVALID, f"what would be written is not valid: {error}"
         ) from error
-    with replacing(folder / RECORD) as temporary:
-        temporary.write_bytes(content)
 
 
 def _folders(bundle: Bundle) -> list[Path]:
@@ -413,28 +397,13 @@ def _load(bundle: Bundle, folder: Path) -> EngineSet:
     fix = f"run `{build_command(bundle.path, backend, folder.name.rpartition('-')[2])}`"
     try:
         record = read_struct(path, EngineRecord, RECORD_VERSION)
-    except FileNotFoundError:
+        if record.folder != folder.name:
+            raise InvalidFile(f"it is of {record.folder}, and lies in a folder of another name")
+    except (OSError, InvalidFile) as error:
+        if isinstance(error, TooNewFile):
+            fix = f"run `pip install --upgrade garment-transfer`, or {fix}"
+        reason = error.strerror if isinstance(error, OSError) else error
         raise EngineError(
-            Code.RECORD_INVALID, f"{folder} has engines without {RECORD}", fix=fix
-        ) from None
-    except OSError as error:
-        raise EngineError(
-            Code.RECORD_INVALID, f"{path} cannot be read: {error.strerror}", fix=fix
+            Code.RECORD_INVALID, f"{path} is not a valid record: {reason}", fix=fix
         ) from error
-    except TooNewFile as error:
-        raise EngineError(
-            Code.RECORD_INVALID,
-            f"{path} is too new: {error}",
-            fix=f"run `pip install --upgrade garment-transfer`, or {fix}",
-        ) from error
-    except InvalidFile as error:
-        raise EngineError(
-            Code.RECORD_INVALID, f"{path} is not a valid record: {error}", fix=fix
-        ) from error
-    if record.folder != folder.name:
-        raise EngineError(
-            Code.RECORD_INVALID,
-            f"{path} is the record of {record.folder}, and lies in a folder of another name",
-            fix=fix,
-        )
     return EngineSet(bundle, folder, record)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import importlib.util
 import json
@@ -12,28 +13,10 @@ from typing import Any, Final
 
 import click
 
-from garment_transfer.bundle import package_version
+from garment_transfer.bundle import installed_versions, package_version
 
-#: Packages that commands need beyond the base installation, by extra, where the package runs from
-#: a tree that is not installed and has no metadata to say so.
-_EXTRAS: Final = {
-    "benchmark": ("matplotlib", "nvidia-ml-py", "nvtx", "psutil"),
-    "demo": ("gradio",),
-    "export": ("torch", "filelock", "onnx", "onnxscript", "safetensors"),
-    "openvino": ("openvino", "onnx"),
-    "triton": ("tritonclient",),
-    "train": (
-        "torch",
-        "anny",
-        "filelock",
-        "safetensors",
-        "scipy",
-        "tensorboard",
-        "torchmetrics",
-        "warp-lang",
-    ),
-    "serve": ("fastapi", "httpx", "prometheus-client", "psutil", "python-multipart", "uvicorn"),
-}
+#: What commands need beyond the base installation and a backend.
+_EXTRAS: Final = ("benchmark", "demo", "export", "openvino", "triton", "train", "serve")
 
 _BASE: Final = (
     ("numpy", "numpy"),
@@ -59,7 +42,12 @@ def command(context: click.Context, as_json: bool) -> None:
 
 
 def _findings() -> dict[str, Any]:
-    packages = {package: _version(module, package) for module, package in _BASE}
+    versions = installed_versions(package for _, package in _BASE)
+    packages = {
+        # another package may provide the module, as opencv-python does cv2
+        package: versions.get(package, "unknown") if importlib.util.find_spec(module) else None
+        for module, package in _BASE
+    }
     missing = [package for package, version in packages.items() if version is None]
     backends = [] if missing else _backends()
     bundle_problem = "" if missing else _bundle_problem()
@@ -74,10 +62,7 @@ def _findings() -> dict[str, Any]:
         "backends": backends,
         "engines": engines,
         "bundle_problem": bundle_problem,
-        "extras": {
-            extra: {package: _installed(package) for package in _packages_of(extra)}
-            for extra in _EXTRAS
-        },
+        "extras": {extra: _packages_of(extra) for extra in _EXTRAS},
         "can_transfer": not missing
         and not bundle_problem
         # the first is what a transfer takes unless told otherwise
@@ -87,8 +72,6 @@ def _findings() -> dict[str, Any]:
 
 
 def _backends() -> list[dict[str, Any]]:
-    import dataclasses
-
     from garment_transfer.runtime.backends import BACKENDS, find_backend
 
     return [dataclasses.asdict(find_backend(name).status()) for name in BACKENDS]
@@ -138,30 +121,17 @@ def _bundle_problem() -> str:
     return ""
 
 
-def _packages_of(extra: str) -> tuple[str, ...]:
-    """The packages of an extra by the metadata of the installed package."""
+def _packages_of(extra: str) -> dict[str, str | None]:
+    """The packages of an extra by the installed package's metadata, with their versions."""
     try:
         requirements = importlib.metadata.requires("garment-transfer") or []
-    except importlib.metadata.PackageNotFoundError:
-        return _EXTRAS[extra]
+    except importlib.metadata.PackageNotFoundError:  # it runs from a tree that is not installed
+        return {}
     # Such as `torch>=2.9; extra == "train"`.
     pattern = re.compile(rf"([\w.-]+).*;.*\bextra\s*==\s*[\"']{extra}[\"'].*")
-    return tuple(match[1] for match in map(pattern.fullmatch, requirements) if match)
-
-
-def _installed(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _version(module: str, package: str) -> str | None:
-    """The version of an installed package; None where its module cannot be found."""
-    if importlib.util.find_spec(module) is None:
-        return None
-    # Another package may provide the module, as opencv-python does cv2.
-    return _installed(package) or "unknown"
+    packages = [match[1] for match in map(pattern.fullmatch, requirements) if match]
+    versions = installed_versions(packages)
+    return {package: versions.get(package) for package in packages}
 
 
 def _describe_engines(engines: dict[str, Any]) -> list[str]:
@@ -215,7 +185,7 @@ def _describe(findings: dict[str, Any]) -> str:
                 f'  fix: run `pip install "garment-transfer[{extra}]"`, or '
                 f'`pip install ".[{extra}]"` in a copy of the repository'
             )
-        else:
+        elif packages:
             listed = ", ".join(f"{package} {version}" for package, version in packages.items())
             lines.append(f"extra {extra}: {listed}")
     lines.append(

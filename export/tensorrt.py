@@ -17,7 +17,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Final
@@ -63,6 +62,7 @@ from garment_transfer.runtime.backends.tensorrt import (
     load_plugin,
     logger_of,
     take_errors,
+    tensor_of,
     tensorrt_module,
 )
 from garment_transfer.runtime.cuda import CudaDevice
@@ -92,7 +92,7 @@ def build_engines(
 ) -> EngineSet:
     """Build one engine per stage and put them into the bundle, all of them or nothing.
 
-    EngineSet of the same backend, GPU and precision are replaced. An interrupt ends the build at
+    Engines of the same backend, GPU and precision are replaced. An interrupt ends the build at
     TensorRT's next step, and leaves the bundle as it was.
 
     Args:
@@ -127,38 +127,38 @@ def build_engines(
         )
     graphs = bundle.manifest.graphs_of(precision)
     trt = tensorrt_module(backend)
-    builder = _Builder(trt, backend, batch or Batch(), optimization_level, device)
     library = _plugin_library(backend, plugin)
+    builder = _Builder(
+        trt, backend, batch or Batch(), optimization_level, device, library, plugin == "embed"
+    )
     folder = bundle.path / ENGINES / engine_folder(backend, builder.targets, precision)
     with _writing(folder) as temporary, _interruptible() as interrupted:
         stages = {}
-        embed = plugin == "embed"
-        plugins = 0
+        calls = 0
         for stage in STAGES:
             start = time.perf_counter()
-            built = builder.build(
+            plan, plugins = builder.build(
                 stage,
                 bundle.graph_path(stage, precision),
                 bundle.read_graph(stage, precision),
                 graphs[stage].signature,
-                library,
-                embed,
                 functools.partial(progress, stage),
                 interrupted,
             )
-            plugins += built.plugins
-            (temporary / f"{stage}.plan").write_bytes(built.plan)
-            if built.layers is not None:
-                (temporary / f"{stage}.layers.json").write_text(built.layers, encoding="utf-8")
+            calls += plugins
+            (temporary / f"{stage}.plan").write_bytes(plan)
+            layers, device_memory = builder.inspect(plan)
+            if layers:
+                (temporary / f"{stage}.layers.json").write_text(layers, encoding="utf-8")
             stages[stage] = StageEngine(
                 file=f"{stage}.plan",
-                bytes=len(built.plan),
-                sha256=hashlib.sha256(built.plan).hexdigest(),
+                bytes=len(plan),
+                sha256=hashlib.sha256(plan).hexdigest(),
                 onnx_sha256=graphs[stage].sha256,
                 inputs=graphs[stage].inputs,
                 outputs=graphs[stage].outputs,
                 build_seconds=round(time.perf_counter() - start, 3),
-                device_memory_bytes=built.device_memory,
+                device_memory_bytes=device_memory,
             )
         record = EngineRecord(
             schema_version=RECORD_VERSION,
@@ -168,7 +168,7 @@ def build_engines(
             precision=precision,
             batch=builder.batch,
             optimization_level=optimization_level,
-            plugin=(_plugin_of(library, embed) if library is not None and plugins else None),
+            plugin=builder.plugin if calls else None,
             bundle=bundle.manifest.name,
             built=now(),
             stages=stages,
@@ -197,9 +197,16 @@ def copy_bundle(bundle: Bundle, output: Path) -> Bundle:
                 fix="choose another --output",
             )
         return Bundle.load(output)
-    with _writing(output) as temporary:
-        # contents alone: the permissions of a read-only bundle are not for its copy
-        shutil.copytree(bundle.path, temporary, dirs_exist_ok=True, copy_function=shutil.copyfile)
+    with replacing_folder(output) as temporary:
+        # contents alone: the permissions of a read-only bundle are not for its copy; and not what
+        # starts with a dot, which may be the copy itself, or what an interrupted build left
+        shutil.copytree(
+            bundle.path,
+            temporary,
+            ignore=shutil.ignore_patterns(".*"),
+            dirs_exist_ok=True,
+            copy_function=shutil.copyfile,
+        )
         for folder in (temporary, *(path for path in temporary.rglob("*") if path.is_dir())):
             folder.chmod(0o755)
     return Bundle.load(output)
@@ -222,8 +229,9 @@ def ensure_engines(
 
     def problem() -> EngineError | None:
         try:
+            engines = engines_here(backend, bundle, precision, CudaDevice(device))
             for stage in STAGES:
-                engines_here(backend, bundle, precision, CudaDevice(device)).read_plan(stage)
+                engines.read_plan(stage)
         except EngineError as error:
             return error
         return None
@@ -237,19 +245,18 @@ def ensure_engines(
     if wrong is not None:
         _LOG.warning("%s: building them now", wrong)
         earlier = _earlier_record(bundle, backend, precision)
-        if earlier is None:
-            build_engines(bundle, backend, precision, device=device)
-        else:
-            embedded = earlier.plugin is not None and earlier.plugin.embedded
-            build_engines(
-                bundle,
-                backend,
-                precision,
-                batch=earlier.batch,
-                optimization_level=earlier.optimization_level,
-                plugin="embed" if embedded else "auto",
-                device=device,
-            )
+        plugin = earlier.plugin if earlier else None
+        build_engines(
+            bundle,
+            backend,
+            precision,
+            batch=earlier.batch if earlier else None,
+            optimization_level=(
+                earlier.optimization_level if earlier else DEFAULT_OPTIMIZATION_LEVEL
+            ),
+            plugin="embed" if plugin and plugin.embedded else "auto",
+            device=device,
+        )
     return bundle
 
 
@@ -264,18 +271,8 @@ def _earlier_record(
     return None
 
 
-@dataclass
-class _Built:
-    """What a stage's build gave: `layers` and `device_memory` where the engine could be loaded."""
-
-    plan: bytes
-    plugins: int
-    layers: str | None = None
-    device_memory: int | None = None
-
-
 class _Builder:
-    """A backend with its options, and the GPUs that its engines are for."""
+    """A backend with its options, the GPUs that its engines are for, and FlowWarp's plugin."""
 
     def __init__(
         self,
@@ -284,7 +281,14 @@ class _Builder:
         batch: Batch,
         optimization_level: int,
         device: int,
+        library: Path | None,
+        embed: bool,
     ) -> None:
+        self.plugin: Plugin | None = None
+        if library is not None:
+            self.plugin = Plugin(PLUGIN_NAME, PLUGIN_VERSION, sha256_of(library), embed)
+        self._library = library
+        self._embed = embed
         self._trt = trt
         self._backend = backend
         self.batch = batch
@@ -313,20 +317,18 @@ class _Builder:
         path: Path,
         graph: bytes,
         signature: Signature,
-        library: Path | None,
-        embed: bool,
         progress: Callable[[str, float], None],
         interrupted: Callable[[], bool],
-    ) -> _Built:
-        """One stage's engine; EngineError with what TensorRT logged."""
+    ) -> tuple[bytes, int]:
+        """One stage's plan and its calls of the plugin; EngineError with what TensorRT logged."""
         with self._device.active() if self._device else contextlib.nullcontext():
             builder = self._trt.Builder(logger_of(self._trt))
-            if library is not None:
-                load_plugin(self._trt, library, _plugin_of(library, embed))
+            if self.plugin is not None:
+                load_plugin(self._trt, self._library, self.plugin)
             network, plugins = parse(
-                self._trt, builder, graph, path, signature, plugin=library is not None
+                self._trt, builder, graph, path, signature, plugin=self.plugin is not None
             )
-            config = self._configure(builder, network, library if embed else None)
+            config = self._configure(builder, network)
             monitor = _make_monitor(self._trt, progress, interrupted)
             config.progress_monitor = monitor
             cache = self._load_timing_cache(config)
@@ -342,15 +344,10 @@ class _Builder:
                 )
             if cache is not None:
                 self._save_timing_cache(cache, config)
-            built = _Built(bytes(plan), plugins)
-            self._inspect(built, embed)
-            return built
+            return bytes(plan), plugins
 
     def _configure(
-        self,
-        builder: tensorrt.Builder,
-        network: tensorrt.INetworkDefinition,
-        embedded: Path | None,
+        self, builder: tensorrt.Builder, network: tensorrt.INetworkDefinition
     ) -> tensorrt.IBuilderConfig:
         trt = self._trt
         config = builder.create_builder_config()
@@ -362,10 +359,10 @@ class _Builder:
             config.num_compute_capabilities = len(self.targets)
             for index, target in enumerate(self.targets):
                 config.set_compute_capability(self._capabilities[target], index)
-        if embedded is not None:
+        if self._embed:
             # libraries travel in version-compatible engines alone
             config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-            config.plugins_to_serialize = [str(embedded)]
+            config.plugins_to_serialize = [str(self._library)]
         profile = builder.create_optimization_profile()
         for index in range(network.num_inputs):
             tensor = network.get_input(index)
@@ -404,20 +401,20 @@ class _Builder:
             with replacing(path) as temporary:
                 temporary.write_bytes(bytes(cache.serialize()))
 
-    def _inspect(self, built: _Built, embed: bool) -> None:
+    def inspect(self, plan: bytes) -> tuple[str, int | None]:
         """Layers and memory of an engine, where it can be loaded: that takes a GPU it is for."""
         trt, device = self._trt, self._device
         if device is None:
             try:
                 device = CudaDevice()
             except BackendError:
-                return
+                return "", None
         if device.compute_capability not in self.targets:
-            return
+            return "", None
         with device.active():
             runtime = trt.Runtime(logger_of(trt))
-            runtime.engine_host_code_allowed = embed
-            engine = runtime.deserialize_cuda_engine(built.plan)
+            runtime.engine_host_code_allowed = self._embed
+            engine = runtime.deserialize_cuda_engine(plan)
             if engine is None:
                 raise EngineError(
                     Code.ENGINE_REJECTED,
@@ -425,8 +422,8 @@ class _Builder:
                     f"{take_errors(trt)}",
                 )
             inspector = engine.create_engine_inspector()
-            built.layers = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
-            built.device_memory = int(engine.device_memory_size_v2)
+            layers = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+            return str(layers), int(engine.device_memory_size_v2)
 
 
 def parse(
@@ -480,19 +477,13 @@ def parse(
 
 
 def _signature_of(trt: ModuleType, network: tensorrt.INetworkDefinition) -> Signature:
-    names = {trt.DataType.UINT8: "uint8", trt.DataType.FLOAT: "float32"}
-
     def tensor(found: tensorrt.ITensor) -> Tensor:
-        return Tensor(found.name, names.get(found.dtype, str(found.dtype)), tuple(found.shape))
+        return tensor_of(trt, found.name, found.dtype, found.shape)
 
     return Signature(
         tuple(tensor(network.get_input(index)) for index in range(network.num_inputs)),
         tuple(tensor(network.get_output(index)) for index in range(network.num_outputs)),
     )
-
-
-def _plugin_of(library: Path, embedded: bool) -> Plugin:
-    return Plugin(PLUGIN_NAME, PLUGIN_VERSION, sha256_of(library), embedded)
 
 
 def _plugin_library(backend: EngineBackend, plugin: PluginChoice) -> Path | None:
@@ -570,14 +561,10 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
 
 @contextlib.contextmanager
 def _writing(folder: Path) -> Iterator[Path]:
-    """`replacing_folder` for engines: what cannot be written in the block is an OutputError too."""
+    """`replacing_folder`, which leaves no empty folder around it."""
     try:
         with replacing_folder(folder) as temporary:
             yield temporary
-    except OSError as error:
-        raise OutputError(
-            Code.OUTPUT_UNWRITABLE, f"{folder} cannot be written: {error.strerror}"
-        ) from error
     finally:
         with contextlib.suppress(OSError):
             folder.parent.rmdir()  # where this build made it and put nothing there

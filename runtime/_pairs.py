@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import functools
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from garment_transfer.bundle import Code, GarmentTransferError, InputError
 from garment_transfer.runtime._pipeline import Pipeline, Transfer
@@ -21,6 +22,9 @@ COLUMNS: Final = ("person", "garment_owner", "output")
 _FILES_OF_A_PERSON: Final = ("image.", "parse.", "densepose.", "meta.json")
 
 _People = tuple[Person, Person]
+_Error = GarmentTransferError | OSError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,7 @@ def read_pairs(path: Path) -> list[Pair]:
     """
     header = ",".join(COLUMNS)
 
-    def invalid(what: str, expected: str = "", fix: str = "") -> InputError:
-        return InputError(Code.PAIRS_INVALID, f"{path}{what}", expected=expected, fix=fix)
-
+    invalid = functools.partial(InputError, Code.PAIRS_INVALID)
     try:
         # utf-8-sig: spreadsheets begin UTF-8 files with a mark that would join the first name.
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -55,12 +57,12 @@ def read_pairs(path: Path) -> list[Pair]:
             rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise invalid(
-            f" cannot be read as a list of pairs ({error})",
+            f"{path} cannot be read as a list of pairs ({error})",
             expected=f"a UTF-8 CSV file with the header {header}",
         ) from error
     if names != COLUMNS:
         raise invalid(
-            f" has the header {','.join(names) or '(none)'}",
+            f"{path} has the header {','.join(names) or '(none)'}",
             expected=f"{header} as its first line",
         )
     pairs: list[Pair] = []
@@ -70,19 +72,20 @@ def read_pairs(path: Path) -> list[Pair]:
         # DictReader puts surplus cells under None.
         if not all(cells) or None in row:
             raise invalid(
-                f", line {line}: a cell is empty, missing or surplus",
+                f"{path}, line {line}: a cell is empty, missing or surplus",
                 expected=f"three cells, {header}",
             )
         pair = Pair(*(path.parent / cell for cell in cells))
         if pair.output in line_of:
             raise invalid(
-                f", line {line}: the output {cells[2]} is that of line {line_of[pair.output]} too",
+                f"{path}, line {line}: the output {cells[2]} is that of line "
+                f"{line_of[pair.output]} too",
                 fix="give each pair its own",
             )
         line_of[pair.output] = line
         pairs.append(pair)
     if not pairs:
-        raise invalid(" lists no pairs", fix=f"add a line below its header {header}")
+        raise invalid(f"{path} lists no pairs", fix=f"add a line below its header {header}")
     return pairs
 
 
@@ -164,18 +167,16 @@ def transfer_pairs(
             ]
 
         upcoming = reading()
-        writing: list[Outcome | tuple[Pair, Future[None]]] = []
+        writing: list[tuple[Pair, Future[None]]] = []
         while upcoming:
             current, upcoming = upcoming, reading()
-            results = _run(pipeline, current)
-            yield from _written(writing)
+            results = _run(pipeline, [future for _, future in current])
+            yield from _outcomes(writing)
             writing = [
-                result
-                if isinstance(result, Outcome)
-                else (pair, pool.submit(write_rgb, pair.output, result.image))
+                (pair, pool.submit(_write, pair, result))
                 for (pair, _), result in zip(current, results, strict=True)
             ]
-        yield from _written(writing)
+        yield from _outcomes(writing)
 
 
 def _read(pair: Pair, label_set: str | None, densepose_encoding: str | None) -> _People:
@@ -187,53 +188,38 @@ def _read(pair: Pair, label_set: str | None, densepose_encoding: str | None) -> 
     return person, garment_owner
 
 
-def _run(
-    pipeline: Pipeline, group: Sequence[tuple[Pair, Future[_People]]]
-) -> list[Transfer | Outcome]:
-    results: list[Transfer | Outcome | _People] = []
-    for pair, future in group:
-        try:
-            results.append(future.result())
-        except (GarmentTransferError, OSError) as error:
-            results.append(Outcome(pair, error))
-    pairs_of_people = [result for result in results if isinstance(result, tuple)]
-    transfers: Iterator[Transfer | GarmentTransferError]
-    try:
-        transfers = iter(
-            pipeline.transfer_batch(
-                [person for person, _ in pairs_of_people], [owner for _, owner in pairs_of_people]
-            )
-        )
-    except GarmentTransferError as error:
-        if len(pairs_of_people) == 1:
-            transfers = iter([error])
-        else:
-            transfers = (_alone(pipeline, people) for people in pairs_of_people)
-    done: list[Transfer | Outcome] = []
-    for (pair, _), result in zip(group, results, strict=True):
-        outcome = next(transfers) if isinstance(result, tuple) else result
-        done.append(
-            Outcome(pair, outcome) if isinstance(outcome, GarmentTransferError) else outcome
-        )
-    return done
+def _run(pipeline: Pipeline, reads: Iterable[Future[_People]]) -> list[Transfer | _Error]:
+    results = [_attempt(read.result) for read in reads]
+    transfers = iter(_transfer(pipeline, [each for each in results if isinstance(each, tuple)]))
+    return [next(transfers) if isinstance(each, tuple) else each for each in results]
 
 
-def _alone(pipeline: Pipeline, people: _People) -> Transfer | GarmentTransferError:
+def _transfer(pipeline: Pipeline, people: list[_People]) -> Sequence[Transfer | _Error]:
+    """The transfers of a batch, one by one where the batch fails."""
+    transfers = _attempt(
+        lambda: pipeline.transfer_batch([one for one, _ in people], [owner for _, owner in people])
+    )
+    if isinstance(transfers, list):
+        return transfers
+    if len(people) == 1:
+        return [transfers]
+    return [transfer for pair in people for transfer in _transfer(pipeline, [pair])]
+
+
+def _write(pair: Pair, result: Transfer | _Error) -> None:
+    if isinstance(result, Exception):
+        raise result
+    write_rgb(pair.output, result.image)
+
+
+def _outcomes(writing: Iterable[tuple[Pair, Future[None]]]) -> Iterator[Outcome]:
+    for pair, written in writing:
+        yield Outcome(pair, _attempt(written.result))
+
+
+def _attempt(function: Callable[[], T]) -> T | _Error:
+    """What a function gives, or how it fails."""
     try:
-        return pipeline.transfer(*people)
-    except GarmentTransferError as error:
+        return function()
+    except (GarmentTransferError, OSError) as error:
         return error
-
-
-def _written(writing: Iterable[Outcome | tuple[Pair, Future[None]]]) -> Iterator[Outcome]:
-    for entry in writing:
-        if isinstance(entry, Outcome):
-            yield entry
-            continue
-        pair, future = entry
-        try:
-            future.result()
-        except (GarmentTransferError, OSError) as error:
-            yield Outcome(pair, error)
-        else:
-            yield Outcome(pair)

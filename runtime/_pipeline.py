@@ -334,9 +334,7 @@ class Pipeline:
         return {name: values[name] for name in self._outputs}
 
 
-def _all_on_host(
-    arrays: Arrays | Mapping[str, DeviceArrayLike],
-) -> TypeGuard[Arrays]:
+def _all_on_host(arrays: Arrays | Mapping[str, DeviceArrayLike]) -> TypeGuard[Arrays]:
     return not any(_is_on_device(array) for array in arrays.values())
 
 
@@ -378,23 +376,26 @@ def _on_device(
 
 def _check(arrays: Arrays | Mapping[str, Array], expected: Mapping[str, Tensor], kind: str) -> None:
     """Raises InputError unless arrays have the names, types and shapes of tensors."""
-    what = fix = ""
+
+    def invalid(what: str, fix: str) -> InputError:
+        listed = ", ".join(map(str, expected.values()))
+        return InputError(Code.ARRAY_INVALID, what, expected=listed, fix=fix)
+
     if arrays.keys() != expected.keys():
-        what = f"the {kind} are {', '.join(sorted(arrays)) or 'none'}"
-        fix = "pass these and no others"
+        raise invalid(
+            f"the {kind} are {', '.join(sorted(arrays)) or 'none'}", "pass these and no others"
+        )
     for name, tensor in expected.items():
-        if what:
-            break
         array = arrays[name]
         if not isinstance(array, np.ndarray | Array):
-            what = f"{name} is a {type(array).__name__}, not a numpy array"
-            fix = "numpy.asarray makes one"
-        elif array.dtype != tensor.dtype or array.shape[1:] != tensor.shape[1:]:
-            what = f"{name} is {array.dtype} {list(array.shape)}"
-            fix = "fit people with `stage_inputs`, or use `Pipeline.transfer`, which does"
-    if what:
-        listed = ", ".join(map(str, expected.values()))
-        raise InputError(Code.ARRAY_INVALID, what, expected=listed, fix=fix)
+            raise invalid(
+                f"{name} is a {type(array).__name__}, not a numpy array", "numpy.asarray makes one"
+            )
+        if array.dtype != tensor.dtype or array.shape[1:] != tensor.shape[1:]:
+            raise invalid(
+                f"{name} is {array.dtype} {list(array.shape)}",
+                "fit people with `stage_inputs`, or use `Pipeline.transfer`, which does",
+            )
     _check_batches(arrays)
 
 

@@ -3,7 +3,7 @@
 To add one, write `runtime/backends/NAME.py` with the three names below and add it to `BACKENDS`:
 
 - `Options`: a struct of what the backend can be told, each with a default;
-- `status() -> Status`: whether it can run here, and if not, why and what fixes it;
+- `available() -> Status`: its version and what it runs on; raises BackendError where it cannot run;
 - `load(bundle, precision, options)`: the bundle's graphs, ready to run. A backend of the CPU gives
   an engine per stage, one of `DEVICE_BACKENDS` a `Chain` of all stages on the GPU.
 """
@@ -70,14 +70,12 @@ class Status:
     fix: str = ""
 
     @classmethod
-    def unavailable(cls, name: str, error: BackendError) -> Status:
-        """The status of a backend that raises an error when it is asked to run."""
-        return cls(name, available=False, reason=error.what, fix=error.fix)
-
-    def require(self) -> None:
-        """Raises BackendError unless the backend can run here."""
-        if not self.available:
-            raise BackendError(Code.BACKEND_UNAVAILABLE, self.reason, fix=self.fix)
+    def of(cls, name: str, available: Callable[[], Status]) -> Status:
+        """What `available` gives, or the error that it raises."""
+        try:
+            return available()
+        except BackendError as error:
+            return cls(name, available=False, reason=error.what, fix=error.fix)
 
 
 O = TypeVar("O", bound=msgspec.Struct)  # noqa: E741
@@ -100,13 +98,13 @@ class Backend:
         cls,
         name: str,
         options: type[O],
-        status: Callable[[], Status],
+        available: Callable[[], Status],
         load: Callable[[Bundle, str | None, O], Mapping[Stage, HostEngine] | Chain],
     ) -> Backend:
         """From the three names that a backend's module has."""
         return cls(
             name,
-            status,
+            lambda: Status.of(name, available),
             lambda bundle, precision, given: load(
                 bundle, precision, _make_options(name, options, given)
             ),
@@ -151,7 +149,7 @@ def find_backend(name: str) -> Backend:
 
         return backend_of(name)
     module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
-    return Backend.of(name, module.Options, module.status, module.load)
+    return Backend.of(name, module.Options, module.available, module.load)
 
 
 def choose_backend(bundle: Bundle, precision: str | None = None) -> tuple[str, str]:

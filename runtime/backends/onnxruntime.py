@@ -107,7 +107,7 @@ def open_model(path: Path, threads: int | None) -> OnnxRuntimeEngine:
 def _open(
     model: bytes | str, path: Path, threads: int | None, kernel: bool = True, profile: str = ""
 ) -> OnnxRuntimeEngine:
-    status().require()
+    available()
     import onnxruntime
 
     options = session_options(threads)
@@ -162,26 +162,30 @@ def kernel_problem() -> str:
     return register_kernels(onnxruntime.SessionOptions())
 
 
-def status() -> Status:
-    """Whether ONNX Runtime can run here."""
+def available() -> Status:
+    """What runs here. Raises BackendError without ONNX Runtime, or with two of its packages."""
     installed = installed_versions(PACKAGES)
     if len(installed) > 1:
-        return _unavailable(
+        raise BackendError(
+            Code.BACKEND_UNAVAILABLE,
             f"{' and '.join(installed)} are both installed and overwrite each other's files, so "
             "neither can be relied on",
-            f"run `pip uninstall -y {' '.join(installed)}`, then `{_INSTALL}` or "
+            fix=f"run `pip uninstall -y {' '.join(installed)}`, then `{_INSTALL}` or "
             "`pip install onnxruntime-gpu`",
         )
     try:
         import onnxruntime
     except ImportError as error:
         what = "is installed but does not import" if installed else "is not installed"
-        return _unavailable(f"onnxruntime {what} ({error})", f"run `{_INSTALL}`")
+        raise BackendError(
+            Code.BACKEND_UNAVAILABLE, f"onnxruntime {what} ({error})", fix=f"run `{_INSTALL}`"
+        ) from error
     # What an uninstalled package left behind imports as an empty namespace package.
     if not hasattr(onnxruntime, "InferenceSession"):
-        return _unavailable(
+        raise BackendError(
+            Code.BACKEND_UNAVAILABLE,
             "onnxruntime is only what another package left of it",
-            f"run `pip uninstall -y {' '.join(PACKAGES)}`, then `{_INSTALL}`",
+            fix=f"run `pip uninstall -y {' '.join(PACKAGES)}`, then `{_INSTALL}`",
         )
     providers = ", ".join(onnxruntime.get_available_providers())
     without = kernel_problem()
@@ -198,10 +202,6 @@ def status() -> Status:
         version=onnxruntime.__version__,
         details=f"runs on the CPU; providers built in: {providers}; {warp}",
     )
-
-
-def _unavailable(reason: str, fix: str) -> Status:
-    return Status("onnxruntime", available=False, reason=reason, fix=fix)
 
 
 def signature_of(session: onnxruntime.InferenceSession) -> Signature:

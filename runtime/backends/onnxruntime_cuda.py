@@ -179,7 +179,7 @@ def load(bundle: Bundle, precision: str | None, options: Options) -> Chain:
         BundleError: the bundle has no graphs of that precision, or one changed.
     """
     graphs = bundle.manifest.graphs_of(precision)
-    _without_gpu().require()
+    _version()
     import onnxruntime
 
     if hasattr(onnxruntime, "preload_dlls"):
@@ -199,38 +199,38 @@ def load(bundle: Bundle, precision: str | None, options: Options) -> Chain:
     return Chain(device, engines, sessions=options.sessions, graphs=False)
 
 
-def status() -> Status:
-    """Whether the CUDA provider can run here; whether its libraries load shows at the first run."""
-    found = _without_gpu()
-    if not found.available:
-        return found
+def available() -> Status:
+    """What runs here; whether the provider's libraries load shows at the first run.
+
+    Raises:
+        BackendError: there is no ONNX Runtime with the CUDA provider, or no GPU.
+    """
+    version = _version()
     try:
         device = CudaDevice()
     except BackendError as error:
-        fix = f"it needs an NVIDIA GPU with its driver, and `{INSTALL}`"
-        return Status(NAME, available=False, reason=error.what, fix=fix)
+        raise BackendError(
+            error.code, error.what, fix=f"it needs an NVIDIA GPU with its driver, and `{INSTALL}`"
+        ) from error
     library = onnxruntime_library()
     warp = "by its kernel" if library and has_cuda_kernels(library) else "by standard operators"
     return Status(
         NAME,
         available=True,
-        version=found.version,
+        version=version,
         details=f"{device.name}, compute capability {device.compute_capability}; FlowWarp {warp}",
     )
 
 
-def _without_gpu() -> Status:
-    """Whether ONNX Runtime has the provider, be there a GPU or not."""
-    of_cpu = cpu.status()
-    if not of_cpu.available:
-        return Status(NAME, available=False, reason=of_cpu.reason, fix=of_cpu.fix)
+def _version() -> str | None:
+    """The version of an ONNX Runtime that has the provider, be there a GPU or not."""
+    version = cpu.available().version
     import onnxruntime
 
-    if _PROVIDER in onnxruntime.get_available_providers():
-        return Status(NAME, available=True, version=of_cpu.version)
-    return Status(
-        NAME,
-        available=False,
-        reason=f"the installed onnxruntime {onnxruntime.__version__} has no {_PROVIDER}",
-        fix=f"run `pip uninstall -y onnxruntime`, then `{_INSTALL}`",
-    )
+    if _PROVIDER not in onnxruntime.get_available_providers():
+        raise BackendError(
+            Code.BACKEND_UNAVAILABLE,
+            f"the installed onnxruntime {version} has no {_PROVIDER}",
+            fix=f"run `pip uninstall -y onnxruntime`, then `{_INSTALL}`",
+        )
+    return version

@@ -109,7 +109,7 @@ def load(bundle: Bundle, precision: str | None, options: Options) -> dict[Stage,
             outputs are not the manifest's.
         BundleError: the bundle has no graphs of that precision, or one changed.
     """
-    status().require()
+    available()
     import openvino
 
     # One stream, or the threads would be divided among several transfers at once.
@@ -168,19 +168,18 @@ def _inlined(content: bytes) -> bytes:
     return inlined
 
 
-def status() -> Status:
-    """Whether OpenVINO can run here."""
+def available() -> Status:
+    """What runs here. Raises BackendError without OpenVINO or onnx."""
     try:
         import onnx  # noqa: F401
         import openvino
     except ImportError as error:
         missing = (error.name or "openvino").partition(".")[0]
-        return Status(
-            "openvino",
-            available=False,
-            reason=f"{missing} is not installed or does not import ({error})",
+        raise BackendError(
+            Code.BACKEND_UNAVAILABLE,
+            f"{missing} is not installed or does not import ({error})",
             fix=f"run `{_INSTALL}`",
-        )
+        ) from error
     return Status(
         "openvino",
         available=True,

@@ -30,11 +30,13 @@ from garment_transfer.bundle import (
     Plugin,
     Signature,
     Stage,
+    Tensor,
+    differences,
     find_engines,
 )
 from garment_transfer.kernels import tensorrt_library
 from garment_transfer.runtime.backends import Backend, Status
-from garment_transfer.runtime.cuda import Chain, CudaDevice, Device
+from garment_transfer.runtime.cuda import Chain, CudaDevice
 
 if TYPE_CHECKING:
     import tensorrt
@@ -69,7 +71,9 @@ class Options(Struct, frozen=True, kw_only=True):
 
 def backend_of(name: EngineBackend) -> Backend:
     """The backend of that name."""
-    return Backend.of(name, Options, functools.partial(status, name), functools.partial(load, name))
+    return Backend.of(
+        name, Options, functools.partial(available, name), functools.partial(load, name)
+    )
 
 
 def load(name: EngineBackend, bundle: Bundle, precision: str | None, options: Options) -> Chain:
@@ -99,7 +103,7 @@ def load(name: EngineBackend, bundle: Bundle, precision: str | None, options: Op
 
 
 def engines_here(
-    name: EngineBackend, bundle: Bundle, precision: str | None, device: Device | None = None
+    name: EngineBackend, bundle: Bundle, precision: str | None, device: CudaDevice | None = None
 ) -> EngineSet:
     """The bundle's engines that can run on a device with the installed version.
 
@@ -116,22 +120,18 @@ def engines_here(
     return engines
 
 
-def status(name: EngineBackend) -> Status:
-    """Whether the backend can run here."""
-    try:
-        trt = tensorrt_module(name)
-        device = CudaDevice()
-    except BackendError as error:
-        return Status.unavailable(name, error)
+def available(name: EngineBackend) -> Status:
+    """What runs here. Raises BackendError without TensorRT, or a GPU that it takes."""
+    trt = tensorrt_module(name)
+    device = CudaDevice()
     plugin = "takes no plugins"
     if name == "tensorrt":
         built = tensorrt_library() is not None
         plugin = f"FlowWarp's plugin is {'there' if built else 'not built'}"
     elif device.compute_capability not in RTX_COMPUTE_CAPABILITIES:
-        return Status(
-            name,
-            available=False,
-            reason=f"TensorRT-RTX does not run on {device.name}, whose compute capability "
+        raise BackendError(
+            Code.BACKEND_UNAVAILABLE,
+            f"TensorRT-RTX does not run on {device.name}, whose compute capability "
             f"{device.compute_capability} is none of {', '.join(RTX_COMPUTE_CAPABILITIES)}",
             fix="use the backend tensorrt or onnxruntime-cuda",
         )
@@ -175,6 +175,12 @@ def load_plugin(trt: ModuleType, library: Path | None, plugin: Plugin) -> None:
             "garment-transfer again where TensorRT_ROOT names this one's, or build engines with "
             "`--plugin off`",
         )
+
+
+def tensor_of(trt: ModuleType, name: str, dtype: tensorrt.DataType, shape: tensorrt.Dims) -> Tensor:
+    """A tensor as TensorRT describes it; sizes that it leaves open are negative."""
+    names = {trt.DataType.UINT8: "uint8", trt.DataType.FLOAT: "float32"}
+    return Tensor(name, names.get(dtype, str(dtype)), tuple(shape))
 
 
 @functools.cache
@@ -297,16 +303,8 @@ class TensorRTEngine:
         file = engines.path / engines.record.stages[stage].file
         if self._engine is None:
             self._reject(f"{engines.record.backend} {trt.__version__} does not load {file}")
-        names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
-        if {*names} != {t.name for t in (*self.signature.inputs, *self.signature.outputs)} or any(
-            self._describe(tensor.name) != (tensor.dtype, is_input)
-            for tensors, is_input in (
-                (self.signature.inputs, True),
-                (self.signature.outputs, False),
-            )
-            for tensor in tensors
-        ):
-            self._reject(f"{file} has the tensors {', '.join(names)}, which are not its record's")
+        if wrong := differences(self.signature, self._found()):
+            self._reject(f"{file} is not the engine of its record: {wrong}")
         self._config = self._runtime_config()
 
     @property
@@ -344,12 +342,21 @@ class TensorRTEngine:
             fix=f"run `{self._engines.build_command}`",
         )
 
-    def _describe(self, name: str) -> tuple[str | None, bool]:
-        """The dtype of a tensor, None for one that no graph has, and whether it is an input."""
-        trt = self.trt
-        types = {trt.DataType.UINT8: "uint8", trt.DataType.FLOAT: "float32"}
-        is_input = self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
-        return types.get(self._engine.get_tensor_dtype(name)), is_input
+    def _found(self) -> Signature:
+        """What the engine itself says that it takes and gives."""
+        engine, modes = self._engine, self.trt.TensorIOMode
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        inputs, outputs = (
+            tuple(
+                tensor_of(
+                    self.trt, name, engine.get_tensor_dtype(name), engine.get_tensor_shape(name)
+                )
+                for name in names
+                if engine.get_tensor_mode(name) == mode
+            )
+            for mode in (modes.INPUT, modes.OUTPUT)
+        )
+        return Signature(inputs, outputs)
 
     def _runtime_config(
         self,

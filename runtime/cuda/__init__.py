@@ -9,7 +9,4 @@ from garment_transfer.runtime.cuda._chain import (
     Session as Session,
     handle_of as handle_of,
 )
-from garment_transfer.runtime.cuda._device import (
-    CudaDevice as CudaDevice,
-    Device as Device,
-)
+from garment_transfer.runtime.cuda._device import CudaDevice as CudaDevice

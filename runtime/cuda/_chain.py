@@ -41,7 +41,7 @@ from garment_transfer.bundle import (
     chained,
 )
 from garment_transfer.kernels.driver import Array, OutOfMemory, StreamLike, stream_handle
-from garment_transfer.runtime.cuda._device import Device
+from garment_transfer.runtime.cuda._device import CudaDevice
 
 #: Of every tensor in a block, in bytes: what TensorRT asks of addresses.
 ALIGNMENT: Final = 256
@@ -94,10 +94,10 @@ HostArray = npt.NDArray[np.generic]
 class _Arrays(NamedTuple):
     """A session's tensors by name, in both memories."""
 
-    inputs: dict[str, DeviceArray]
-    outputs: dict[str, DeviceArray]
-    host_inputs: dict[str, HostArray]
-    host_outputs: dict[str, HostArray]
+    inputs: Mapping[str, DeviceArray]
+    outputs: Mapping[str, DeviceArray]
+    host_inputs: Mapping[str, HostArray]
+    host_outputs: Mapping[str, HostArray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,17 +146,21 @@ class _Block:
             offset += -(-_nbytes(shape, tensor.dtype) // ALIGNMENT) * ALIGNMENT
         return cls(tuple(placed), offset)
 
-    def on_device(self, base: int) -> dict[str, DeviceArray]:
-        return {
-            tensor.name: DeviceArray(base + offset, shape, tensor.dtype)
-            for tensor, shape, offset in self.tensors
-        }
+    def on_device(self, base: int) -> Mapping[str, DeviceArray]:
+        return MappingProxyType(
+            {
+                tensor.name: DeviceArray(base + offset, shape, tensor.dtype)
+                for tensor, shape, offset in self.tensors
+            }
+        )
 
-    def on_host(self, memory: npt.NDArray[np.uint8]) -> dict[str, HostArray]:
-        return {
-            tensor.name: np.ndarray(shape, np.dtype(tensor.dtype), memory, offset)
-            for tensor, shape, offset in self.tensors
-        }
+    def on_host(self, memory: npt.NDArray[np.uint8]) -> Mapping[str, HostArray]:
+        return MappingProxyType(
+            {
+                tensor.name: np.ndarray(shape, np.dtype(tensor.dtype), memory, offset)
+                for tensor, shape, offset in self.tensors
+            }
+        )
 
 
 class Session:
@@ -170,14 +174,14 @@ class Session:
     """
 
     def __init__(
-        self, device: Device, engines: Mapping[Stage, DeviceEngine], batch: int, graphs: bool
+        self, device: CudaDevice, engines: Mapping[Stage, DeviceEngine], batch: int, graphs: bool
     ) -> None:
         """`Chain.session` is the usual way. BackendError when memory runs out."""
         self.batch = batch
         self._device = device
         self._caller: int | None = None
         self._host_in_use = False
-        #: Whether one of its own calls failed, so that what state it is in is not known.
+        #: Whether one of its own calls failed, so that its state is not known.
         self.broken = False
         signature = chained(engine.signature for engine in engines.values())
         inputs, outputs = _Block.of(signature.inputs, batch), _Block.of(signature.outputs, batch)
@@ -229,22 +233,22 @@ class Session:
     @property
     def inputs(self) -> Mapping[str, DeviceArray]:
         """The chain's inputs on the GPU, by name, to be written into."""
-        return MappingProxyType(self._open().inputs)
+        return self._open().inputs
 
     @property
     def outputs(self) -> Mapping[str, DeviceArray]:
         """The outputs of all engines on the GPU, by name."""
-        return MappingProxyType(self._open().outputs)
+        return self._open().outputs
 
     @property
     def host_inputs(self) -> Mapping[str, HostArray]:
         """What `upload` copies."""
-        return MappingProxyType(self._open().host_inputs)
+        return self._open().host_inputs
 
     @property
     def host_outputs(self) -> Mapping[str, HostArray]:
         """What `download` fills once `synchronize` has returned."""
-        return MappingProxyType(self._open().host_outputs)
+        return self._open().host_outputs
 
     @property
     def replays(self) -> bool:
@@ -379,7 +383,7 @@ class Chain:
 
     def __init__(
         self,
-        device: Device,
+        device: CudaDevice,
         engines: Mapping[Stage, DeviceEngine],
         *,
         sessions: int,
@@ -396,9 +400,10 @@ class Chain:
         self._graphs = graphs
         self._limit = sessions
         self._idle: list[Session] = []  # the longest idle first
-        # Sessions that are there, and by thread those that it holds.
+        # Sessions that are there, by thread those that it holds, and the threads that close.
         self._count = 0
         self._held: Counter[int] = Counter()
+        self._closing: set[int] = set()
         self._closed = False
         self._changed = threading.Condition()
 
@@ -447,18 +452,23 @@ class Chain:
     def close(self) -> None:
         """Waits for the sessions that other threads use, and frees all of them.
 
-        A session that the calling thread itself holds is freed when it is given back.
+        A session is freed when it is given back where the thread that holds it is in this call.
         """
-        holder = threading.get_ident()
+        thread = threading.get_ident()
         with self._changed:
             self._closed = True
+            self._closing.add(thread)
             idle, self._idle = self._idle, []
             self._count -= len(idle)
             self._changed.notify_all()
         for session in idle:
             session.close()
         with self._changed:
-            self._changed.wait_for(lambda: self._count <= self._held[holder])
+            # threads that hold one each would wait for each other without end
+            self._changed.wait_for(
+                lambda: self._count <= sum(self._held[closing] for closing in self._closing)
+            )
+            self._closing.discard(thread)
 
     def _take(self, batch: int, timeout: float | None, holder: int) -> Session:
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -536,7 +546,7 @@ def _nbytes(shape: tuple[int, ...], dtype: str) -> int:
 
 
 def _allocate(
-    device: Device,
+    device: CudaDevice,
     resources: ExitStack,
     batch: int,
     inputs: _Block,
@@ -572,7 +582,7 @@ def _allocate(
     return on_device, on_host
 
 
-def _release(device: Device, stream: int, resources: ExitStack) -> None:
+def _release(device: CudaDevice, stream: int, resources: ExitStack) -> None:
     with device.active(), resources:
         device.synchronize(stream)
 

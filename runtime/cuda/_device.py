@@ -1,6 +1,5 @@
 """The GPU as the chain of engines uses it: memory, streams, events, copies, graphs.
 
-`Device` is that interface, `CudaDevice` its implementation over cuda-python's driver bindings.
 Pointers and streams are integers, as CUDA's other users (TensorRT, ONNX Runtime, torch, PyCUDA)
 take them. Everything happens in the device's primary context, which these share: calls other than
 `active` expect to be made inside `with device.active():`.
@@ -10,8 +9,8 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Protocol
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -24,81 +23,14 @@ if TYPE_CHECKING:
     from cuda.bindings import driver
 
 
-class Device(Protocol):
-    """A GPU in its primary context."""
-
-    @property
-    def index(self) -> int:
-        """CUDA's number of the device."""
-
-    @property
-    def name(self) -> str:
-        """The product's name."""
-
-    @property
-    def compute_capability(self) -> str:
-        """Such as "8.9"."""
-
-    def active(self) -> AbstractContextManager[None]:
-        """Makes the primary context current in this thread for as long as it lasts.
-
-        What CUDA refuses inside is raised as BackendError.
-        """
-
-    def memory(self) -> tuple[int, int]:
-        """Free and total bytes."""
-
-    def allocate(self, size: int) -> int:
-        """Device memory, aligned to 256 bytes. OutOfMemory when there is none."""
-
-    def free(self, pointer: int) -> None:
-        """Gives device memory back."""
-
-    def allocate_host(self, size: int) -> npt.NDArray[np.uint8]:
-        """Page-locked host memory, which copies read and write asynchronously."""
-
-    def free_host(self, memory: npt.NDArray[np.uint8]) -> None:
-        """Gives host memory back."""
-
-    def create_stream(self) -> int:
-        """A stream that does not wait for the default one."""
-
-    def destroy_stream(self, stream: int) -> None:
-        """Ends a stream that has nothing left to do."""
-
-    def create_event(self) -> driver.CUevent:
-        """An event without timing."""
-
-    def destroy_event(self, event: driver.CUevent) -> None:
-        """Ends an event."""
-
-    def record(self, event: driver.CUevent, stream: int) -> None:
-        """The event stands for all that is queued on the stream now."""
-
-    def wait(self, stream: int, event: driver.CUevent) -> None:
-        """What is queued on the stream from now on runs after what the event stands for."""
-
-    def copy(self, destination: int, source: int, size: int, stream: int) -> None:
-        """Queues a copy of bytes between device memory and device or page-locked host memory."""
-
-    def synchronize(self, stream: int) -> None:
-        """Waits until all that is queued on the stream has run."""
-
-    def capture(self, stream: int, enqueue: Callable[[], None]) -> driver.CUgraphExec:
-        """A graph of what `enqueue` queues on the stream, which is not run now."""
-
-    def launch(self, graph: driver.CUgraphExec, stream: int) -> None:
-        """Queues a graph."""
-
-    def destroy_graph(self, graph: driver.CUgraphExec) -> None:
-        """Ends a graph that has nothing left to do."""
-
-    def array_of(self, name: str, value: DeviceArrayLike, *, written: bool = False) -> Array:
-        """The memory of a caller's array, as `kernels.driver.array_of` and `check_context`."""
-
-
 class CudaDevice:
-    """An NVIDIA GPU by cuda-python. Its methods may be called from several threads at once."""
+    """An NVIDIA GPU in its primary context, by cuda-python. Many threads may use it at once.
+
+    Attributes:
+        index: CUDA's number of the device.
+        name: the product's name.
+        compute_capability: such as "8.9".
+    """
 
     def __init__(self, index: int = 0) -> None:
         """The GPU of that number; BackendError without cuda-python, a driver or that GPU."""
@@ -134,6 +66,10 @@ class CudaDevice:
 
     @contextmanager
     def active(self) -> Iterator[None]:
+        """Makes the primary context current in this thread for as long as it lasts.
+
+        What CUDA refuses inside is raised as BackendError.
+        """
         try:
             with cuda.current(self.index):
                 yield
@@ -146,52 +82,66 @@ class CudaDevice:
             ) from error
 
     def memory(self) -> tuple[int, int]:
+        """Free and total bytes."""
         free, total = cuda.checked(self._driver.cuMemGetInfo())
         return free, total
 
     def allocate(self, size: int) -> int:
+        """Device memory, aligned to 256 bytes. OutOfMemory when there is none."""
         return int(cuda.checked(self._driver.cuMemAlloc(size)))
 
     def free(self, pointer: int) -> None:
+        """Gives device memory back."""
         cuda.checked(self._driver.cuMemFree(pointer))
 
     def allocate_host(self, size: int) -> npt.NDArray[np.uint8]:
+        """Page-locked host memory, which copies read and write asynchronously."""
         # portable: page-locked for other devices of the process too
         flags = self._driver.CU_MEMHOSTALLOC_PORTABLE
         pointer = int(cuda.checked(self._driver.cuMemHostAlloc(size, flags)))
         return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(pointer))
 
     def free_host(self, memory: npt.NDArray[np.uint8]) -> None:
+        """Gives host memory back."""
         cuda.checked(self._driver.cuMemFreeHost(memory.ctypes.data))
 
     def create_stream(self) -> int:
+        """A stream that does not wait for the default one."""
         flags = self._driver.CUstream_flags.CU_STREAM_NON_BLOCKING
         return int(cuda.checked(self._driver.cuStreamCreate(flags)))
 
     def destroy_stream(self, stream: int) -> None:
+        """Ends a stream that has nothing left to do."""
         cuda.checked(self._driver.cuStreamDestroy(stream))
 
     def create_event(self) -> driver.CUevent:
+        """An event without timing."""
         flags = self._driver.CUevent_flags.CU_EVENT_DISABLE_TIMING
         return cuda.checked(self._driver.cuEventCreate(flags))
 
     def destroy_event(self, event: driver.CUevent) -> None:
+        """Ends an event."""
         cuda.checked(self._driver.cuEventDestroy(event))
 
     def record(self, event: driver.CUevent, stream: int) -> None:
+        """The event stands for all that is queued on the stream now."""
         cuda.checked(self._driver.cuEventRecord(event, stream))
 
     def wait(self, stream: int, event: driver.CUevent) -> None:
+        """What is queued on the stream from now on runs after what the event stands for."""
         cuda.checked(self._driver.cuStreamWaitEvent(stream, event, 0))
 
     def copy(self, destination: int, source: int, size: int, stream: int) -> None:
+        """Queues a copy of bytes between device memory and device or page-locked host memory."""
         # unified addresses say by themselves which side is the host's
         cuda.checked(self._driver.cuMemcpyAsync(destination, source, size, stream))
 
     def synchronize(self, stream: int) -> None:
+        """Waits until all that is queued on the stream has run."""
         cuda.checked(self._driver.cuStreamSynchronize(stream))
 
     def capture(self, stream: int, enqueue: Callable[[], None]) -> driver.CUgraphExec:
+        """A graph of what `enqueue` queues on the stream, which is not run now."""
         driver = self._driver
         # thread-local: what other threads allocate meanwhile does not spoil the capture
         mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
@@ -214,12 +164,15 @@ class CudaDevice:
         return executable
 
     def launch(self, graph: driver.CUgraphExec, stream: int) -> None:
+        """Queues a graph."""
         cuda.checked(self._driver.cuGraphLaunch(graph, stream))
 
     def destroy_graph(self, graph: driver.CUgraphExec) -> None:
+        """Ends a graph that has nothing left to do."""
         cuda.checked(self._driver.cuGraphExecDestroy(graph))
 
     def array_of(self, name: str, value: DeviceArrayLike, *, written: bool = False) -> Array:
+        """The memory of a caller's array, as `kernels.driver.array_of` and `check_context`."""
         array = cuda.array_of(name, value, written=written)
         cuda.check_context(array)
         return array

@@ -12,6 +12,7 @@ import pytest
 import garment_transfer.bundle as bundle_package
 from garment_transfer import sample_bundle
 from garment_transfer.bundle import (
+    SCHEMA_VERSION,
     STAGES,
     Accuracy,
     Bundle,
@@ -26,7 +27,7 @@ from garment_transfer.bundle import (
     write_manifest,
 )
 from garment_transfer.bundle.__main__ import schemas
-from garment_transfer.bundle._json import encode_struct
+from garment_transfer.bundle._json import write_struct
 
 
 def test_load(tiny_bundle: Path, tiny: SimpleNamespace) -> None:
@@ -144,10 +145,11 @@ def test_writing_replaces_only_by_what_is_valid(own_tiny_bundle: Path) -> None:
     assert (own_tiny_bundle / "manifest.json").read_text() == before
 
 
-def test_what_is_written_is_what_was_read() -> None:
+def test_what_is_written_is_what_was_read(tmp_path: Path) -> None:
     """Every field and their order, of the bundle in the package."""
     content = (sample_bundle() / "manifest.json").read_bytes()
-    written = json.loads(encode_struct(Bundle.load(sample_bundle()).manifest))
+    write_struct(tmp_path / "manifest.json", Bundle.load(sample_bundle()).manifest, SCHEMA_VERSION)
+    written = json.loads((tmp_path / "manifest.json").read_bytes())
     assert json.dumps(written) == json.dumps(json.loads(content))
 
 

@@ -411,6 +411,11 @@ def test_a_copy_is_made_once(bundle, tmp_path):
     source.chmod(0o755)
 
 
+def test_a_copy_inside_the_bundle_does_not_hold_itself(own_tiny_bundle):
+    copy = copy_bundle(Bundle.load(own_tiny_bundle), own_tiny_bundle / "copy")
+    assert not [path for path in copy.path.iterdir() if path.is_dir()]
+
+
 def test_the_command_copies_builds_and_says_what(tiny_bundle, trt, tmp_path):
     output = tmp_path / "bundle"
     result = CliRunner().invoke(

@@ -251,5 +251,5 @@ def test_the_shipped_bundle_is_the_same_with_and_without_it():
 def test_the_pipeline_registers_it():
     from garment_transfer.runtime.backends import onnxruntime as backend
 
-    assert "FlowWarp by its kernel" in backend.status().details
+    assert "FlowWarp by its kernel" in backend.available().details
     assert Pipeline.load(sample_bundle(), threads=1)

@@ -96,7 +96,7 @@ def pretend_installed(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
 
 def test_both_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_installed(monkeypatch, "onnxruntime", "onnxruntime-gpu")
-    status = backend.status()
+    status = find_backend("onnxruntime").status()
     assert not status.available
     assert "both installed" in status.reason
     assert "pip uninstall -y onnxruntime onnxruntime-gpu" in status.fix
@@ -122,7 +122,7 @@ def test_no_package(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_remains_of_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", ModuleType("onnxruntime"))
-    status = backend.status()
+    status = find_backend("onnxruntime").status()
     assert not status.available
     assert "pip uninstall" in status.fix
 
@@ -136,7 +136,7 @@ def test_without_the_kernel_the_function_body_serves(
         library = tmp_path / "libgarment_transfer_onnxruntime.so"
         library.write_bytes(b"no library")
     monkeypatch.setattr(backend, "onnxruntime_library", lambda: library)
-    details = backend.status().details
+    details = backend.available().details
     assert "FlowWarp by standard operators" in details
     assert ("its kernel is not built" if library is None else "does not load") in details
     assert "libonnxruntime-dev" in details

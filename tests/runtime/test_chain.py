@@ -29,13 +29,13 @@ from garment_transfer.bundle import STAGES, BackendError, Bundle, Code, InputErr
 from garment_transfer.kernels.driver import Array, OutOfMemory, check_contiguous
 from garment_transfer.runtime import Person, Pipeline, stage_inputs
 from garment_transfer.runtime.backends.onnxruntime_cuda import OnnxRuntimeEngine
-from garment_transfer.runtime.cuda import Chain
+from garment_transfer.runtime.cuda import Chain, CudaDevice
 
 MakePerson = Callable[..., Person]
 RUBBISH = 0xCC
 
 
-class Double:
+class Double(CudaDevice):
     """A GPU's memory and streams in host memory; what is queued runs when it is waited for."""
 
     index = 0
@@ -667,6 +667,24 @@ def test_close_waits_for_the_sessions_of_others(tiny_bundle: Path) -> None:
         closing.result(60)
         holding.result(60)
     assert not setup.double.memories
+    assert_nothing_left(setup.double)
+
+
+def test_threads_that_hold_one_each_may_both_close(tiny_bundle: Path) -> None:
+    setup = Setup(tiny_bundle, sessions=2)
+    barrier = threading.Barrier(2)
+
+    def hold_and_close() -> None:
+        with setup.pipeline.session():
+            barrier.wait(60)
+            setup.pipeline.close()
+
+    threads = [threading.Thread(target=hold_and_close, daemon=True) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
     assert_nothing_left(setup.double)
 
 
