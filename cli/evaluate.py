@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 import click
 
-from garment_transfer.bundle import CLASSES
+from garment_transfer.bundle import CLASSES, check_writable, replacing
 
 # `training.synthetic.groups.HELD_OUT_PAIRS`, whose import is slow; `--help` has to answer at once.
 HELD_OUT_PAIRS = 256
@@ -77,7 +77,6 @@ def command(
 
     import json
 
-    from garment_transfer.bundle import check_writable, replacing
     from garment_transfer.runtime.photos import check_output, write_rgb
 
     # Before anything slow is loaded or run.

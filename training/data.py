@@ -10,7 +10,7 @@ and the result is known. Phases named `supervised-*` train on them, for comparis
 """
 
 import abc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, Self, TypeVar
@@ -246,7 +246,7 @@ def held_out_pairs(indices: Sequence[int], size: tuple[int, int], workers: int) 
             pool.shutdown(cancel_futures=True)  # an interrupt does not wait for the rest
 
 
-_Source = TypeVar("_Source", PhotoSet, Groups)
+_Source = TypeVar("_Source", bound=Sized)
 
 
 class Batches(abc.ABC, Generic[_Source, _Kind]):

@@ -354,7 +354,8 @@ def contact_sheet(
 
     def scaled(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         width = round(image.shape[1] * height / image.shape[0])
-        return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        return np.asarray(small, np.uint8)
 
     strips = [np.hstack([scaled(image) for image in row]) for row in rows]
     width = max(strip.shape[1] for strip in strips)

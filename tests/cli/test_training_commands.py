@@ -14,7 +14,7 @@ from garment_transfer.models.checkpoint import load_checkpoint, save_checkpoint
 from garment_transfer.models.presets import PRESETS, build
 from garment_transfer.runtime import Person, Pipeline
 from garment_transfer.training.phases import METHOD, PHASES
-from garment_transfer.training.synthetic.groups import HELD_OUT_PAIRS
+from garment_transfer.training.synthetic import HELD_OUT_PAIRS, render_single
 
 
 def invoke(*arguments, code=0):
@@ -30,10 +30,12 @@ def test_render_writes_people_that_can_be_read(tmp_path):
     )  # fmt: skip
     folders = sorted((tmp_path / "people").iterdir())
     assert len(folders) == 2
-    for folder in folders:
-        person = Person.load(folder)
-        assert person.image.shape == (64, 64, 3)
+    for index, folder in enumerate(folders):
+        person, (rendered, _) = Person.load(folder), render_single(0, index, (64, 64))
+        for name in ("image", "parsing", "densepose"):
+            assert (getattr(person, name) == getattr(rendered, name)).all()
         person.check_garment("person")
+    assert "say where to" in invoke("render", code=2)
     assert cv2.imread(str(tmp_path / "sheet.png")).shape == (64, 128, 3)
 
 

@@ -7,6 +7,10 @@ from garment_transfer.models.layers import moments
 from garment_transfer.models.presets import NETWORKS, PRESETS, build_network
 from garment_transfer.models.teachers import _hanging_affine, _trunk, reserved_planes, shop_parsing
 
+#: Where the shop's picture shows the garment.
+MASK = torch.zeros(1, 64, 64, dtype=torch.uint8)
+MASK[:, 10:50, 16:48] = 1
+
 
 def person():
     parsing = torch.full((1, 64, 64), BACKGROUND, dtype=torch.uint8)
@@ -34,12 +38,10 @@ def test_the_teacher_does_not_see_what_the_person_wears():
     undressed[:, 14:34, 12:20] = GARMENT  # and the arm in a sleeve
     longer = undressed.clone()
     longer[:, 40:50, 20:44] = GARMENT  # and over the lower garment
-    mask = torch.zeros(1, 64, 64, dtype=torch.uint8)
-    mask[:, 10:50, 16:48] = 1
     network = build_network("lite", "try_on_parsing")
     with torch.no_grad():
         a, b, c = (
-            network.reason_planes(reserved_planes(p, densepose, lower=False), densepose, mask)
+            network.reason_planes(reserved_planes(p, densepose, lower=False), densepose, MASK)
             for p in (parsing, undressed, longer)
         )
     assert torch.equal(a.logits, b.logits)
@@ -59,15 +61,13 @@ def test_the_lower_garment_is_shown_where_it_is_asked_for():
 
 def test_the_teacher_goes_by_places_of_the_cloth_where_it_has_them():
     parsing, densepose = person()
-    mask = torch.zeros(1, 64, 64, dtype=torch.uint8)
-    mask[:, 10:50, 16:48] = 1
     places = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     network = build_network("lite", "try_on_parsing")
     reserved = reserved_planes(parsing, densepose, lower=False)
     with torch.no_grad():
         unknown, zero, known, outside = (
-            network.reason_planes(reserved, densepose, mask, p).logits
-            for p in (None, 0 * places, places, torch.where(mask[:, None] > 0, places, places + 1))
+            network.reason_planes(reserved, densepose, MASK, p).logits
+            for p in (None, 0 * places, places, torch.where(MASK[:, None] > 0, places, places + 1))
         )
     assert torch.equal(unknown, zero)
     assert not torch.equal(known, zero)
@@ -76,8 +76,6 @@ def test_the_teacher_goes_by_places_of_the_cloth_where_it_has_them():
 
 def test_of_a_photo_the_teacher_sees_only_whether_the_garment_is_tucked_in():
     parsing, densepose = person()
-    mask = torch.zeros(1, 64, 64, dtype=torch.uint8)
-    mask[:, 10:50, 16:48] = 1
     shop = torch.zeros(1, 3, 64, 64)
     shop[:, 2, 10:50, 16:48] = torch.linspace(0.5, 0.1, 40)[:, None]
     network = build_network("lite", "try_on_parsing")
@@ -85,7 +83,7 @@ def test_of_a_photo_the_teacher_sees_only_whether_the_garment_is_tucked_in():
 
     def logits(worn):
         with torch.no_grad():
-            return network.reason_planes(reserved, densepose, mask, shop, worn).logits
+            return network.reason_planes(reserved, densepose, MASK, shop, worn).logits
 
     hanging, moved, tucked, higher = (shop.clone() for _ in range(4))
     moved[:, 2, 10:20] += 0.1  # above the hem

@@ -11,10 +11,8 @@ import torch
 
 from garment_transfer.bundle import BACKGROUND, FACE, GARMENT, HAIR, LEGS, LOWER, SKIN, InputError
 from garment_transfer.models.checkpoint import load_checkpoint, save_checkpoint
-from garment_transfer.models.flow_warp import identity_affine
 from garment_transfer.models.parsing import REASONED
 from garment_transfer.models.presets import build_network
-from garment_transfer.models.warping import Flows
 from garment_transfer.training.data import PhotoBatches, Photos, RenderedPhotos, Transfers
 from garment_transfer.training.losses import (
     Content,
@@ -264,11 +262,9 @@ def test_all_problems_of_a_data_set_are_listed_at_once(viton, tmp_path):
         assert problem in message
     with pytest.raises(InputError, match="unknown name 'viton'; expected one of atr18"):
         open_photos(viton, label_set="viton")
+    guessed = '{"parse": "classes7", "densepose": "guessed"}'
     for meta, problem in (
-        (
-            '{"parse": "classes7", "densepose": "guessed"}',
-            "unknown name 'guessed'; expected one of",
-        ),
+        (guessed, "unknown name 'guessed'; expected one of"),
         ("[]", "cannot be read"),  # also where assertions are off
     ):
         (broken / "meta.json").write_text(meta)
@@ -362,15 +358,7 @@ def test_feature_loss_compares_where_not_which_channel():
     assert feature_loss(maps, [m.flip(2) for m in maps]) > 0.01
 
 
-def still(size, shift=0.0):
-    levels = [torch.zeros(1, 2, size // f, size // f) for f in (32, 16, 8, 4, 2)]
-    for level, factor in zip(levels, (32, 16, 8, 4, 2), strict=True):
-        level[:, 0] = shift / factor
-    nothing = torch.zeros(1, 3, size // 4, size // 4)
-    return Flows(identity_affine(nothing), levels[1], levels, nothing, nothing)
-
-
-def test_content_and_shape_are_least_where_the_flow_is_right():
+def test_content_and_shape_are_least_where_the_flow_is_right(still):
     image = torch.zeros(1, 6, 64, 64)
     image[:, 3] = torch.arange(64) * 0.04  # places: a ramp to the right
     mask = torch.zeros(1, 1, 64, 64)
