@@ -150,31 +150,6 @@ def test_engines_that_fit(put: Callable[..., Bundle], rtx: Any) -> None:
     assert engines.record.batch.max == 4
 
 
-@pytest.mark.parametrize(
-    ("fields", "due"),
-    [
-        (
-            {"backend_version": "1.2.0.54"},
-            r"built by tensorrt-rtx 1\.2\.0\.54, and .* is installed",
-        ),
-        ({"compute_capabilities": ("8.6", "12.0")}, r"no float32 engines of tensorrt-rtx .* 8\.9"),
-        ({"graph_sha256": "0" * 64}, r"the engine of parsing was built from another graph"),
-    ],
-)
-def test_engines_that_do_not_fit(
-    put: Callable[..., Bundle], rtx: Any, fields: dict[str, Any], due: str
-) -> None:
-    bundle = put(**fields)
-    with pytest.raises(EngineError, match=due) as error:
-        verified(bundle)
-    assert names_build(error, bundle)
-
-
-def test_a_gpu_that_the_flavour_refuses(put: Callable[..., Bundle], rtx: Any) -> None:
-    with pytest.raises(EngineError, match=r"does not run on a GPU of compute capability 9\.0"):
-        verified(put(), compute_capability="9.0")
-
-
 @pytest.mark.parametrize(("compute_capability", "runs"), [("8.9", True), ("9.0", False)])
 def test_the_status_knows_the_gpus_of_the_flavour(
     rtx: Any, monkeypatch: pytest.MonkeyPatch, compute_capability: str, runs: bool
@@ -184,18 +159,6 @@ def test_the_status_knows_the_gpus_of_the_flavour(
     assert status.available == runs
     assert compute_capability in (status.details if runs else status.reason)
     assert status.fix == ("" if runs else "use the backend tensorrt or onnxruntime-cuda")
-
-
-@pytest.mark.parametrize("change", [lambda plan: plan[:-1], lambda plan: plan[:-1] + b"?"])
-def test_a_plan_that_is_not_whole(
-    put: Callable[..., Bundle], rtx: Any, change: Callable[[bytes], bytes]
-) -> None:
-    bundle = put()
-    plan = next(bundle.path.glob("engines/*/warping.plan"))
-    plan.write_bytes(change(plan.read_bytes()))
-    with pytest.raises(EngineError, match=r"warping\.plan was truncated or altered") as error:
-        verified(bundle)
-    assert names_build(error, bundle)
 
 
 def test_what_tensorrt_refuses_is_said_in_its_words(put: Callable[..., Bundle], rtx: Any) -> None:
