@@ -23,12 +23,7 @@ import torch
 
 import garment_transfer.training.config as training_config
 from garment_transfer.benchmarks.measuring import processor, write_json
-from garment_transfer.bundle import (
-    STAGES,
-    GarmentTransferError,
-    check_writable,
-    read_json,
-)
+from garment_transfer.bundle import STAGES, GarmentTransferError, check_writable, read_json
 from garment_transfer.models.checkpoint import load_checkpoint
 from garment_transfer.training.config import RunConfig, read_config
 from garment_transfer.training.data import held_out_pairs
@@ -113,8 +108,8 @@ def _named(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
 
 
 @click.command()
-@click.option("--rows", callback=_named, help="Names, parted by commas; all if not given.")
-@click.option("--seeds", default="0", show_default=True, help="Whole numbers, parted by commas.")
+@click.option("--rows", callback=_named, help="Names, separated by commas; all if not given.")
+@click.option("--seeds", default="0", show_default=True, help="Whole numbers, separated by commas.")
 @click.option("--json", "json_file", required=True, type=click.Path(path_type=Path))
 @click.option("--work", type=click.Path(path_type=Path), default="runs/ablation", show_default=True)
 @click.option(

@@ -55,7 +55,7 @@ def main(build: Path, threads: int, rounds: int, cycles: int, json_file: Path | 
     times = latency(build, sample_bundle(), threads, rounds)
     with tempfile.TemporaryDirectory() as folder:
         # On the tests' bundle of 64x32, whose graphs do next to nothing.
-        tests = runpy.run_path(str(Path(__file__).parents[1] / "tests/conftest.py"))
+        tests = runpy.run_path(str(Path(__file__).resolve().parents[1] / "tests/conftest.py"))
         tiny = latency(build, tests["write_tiny_bundle"](Path(folder)), 1, 10 * rounds)
     (library,) = build.glob("lib/libgarment_transfer.so.*.*.*")
     report = {

@@ -12,26 +12,25 @@ all as replays of CUDA graphs timed by events.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from garment_transfer.benchmarks.measuring import (
+    environment,
     in_turn,
     interleaved,
     medians,
-    processor,
     write_json,
 )
 
 if TYPE_CHECKING:
-    import onnxruntime
     import torch
 
 #: Channels, height, width.
@@ -42,7 +41,7 @@ GPU_SHAPES = ((1, 64, 128, 96), (1, 256, 64, 48), (1, 4, 1024, 768), (64, 64, 12
 Arrays = dict[str, NDArray[np.float32]]
 
 
-class Row(TypedDict):
+class Row(Struct, omit_defaults=True):
     """Medians of every way by name, and the kernel's throughput beside that of a copy."""
 
     device: str
@@ -52,7 +51,7 @@ class Row(TypedDict):
     gb_per_s: float
     copy_gb_per_s: float
     share_of_copy: float
-    largest_difference: NotRequired[float]
+    largest_difference: float | None = None
 
 
 def arguments(n: int, c: int, h: int, w: int) -> Arrays:
@@ -113,8 +112,11 @@ def torch_short_chain(
 
 def _bound(
     graph: bytes, threads: int, library: Path | None, arrays: Arrays
-) -> tuple[Callable[[], None], NDArray[np.float32]]:
-    """A run of ONNX Runtime into arrays that are there, and its y: Python's copies do not count."""
+) -> tuple[Callable[[], None], Arrays]:
+    """A run of ONNX Runtime into arrays that are there, and those: Python's copies do not count.
+
+    All arrays have to live as long as the run.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -130,14 +132,7 @@ def _bound(
     made = {"y": np.empty_like(arrays["x"]), "flow": np.empty_like(arrays["residual"])}
     for name, array in made.items():
         binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
-    return partial(_run_bound, session, binding, made, arrays), made["y"]
-
-
-def _run_bound(
-    session: onnxruntime.InferenceSession, binding: onnxruntime.IOBinding, *_: Arrays
-) -> None:
-    # the arrays are arguments so that they live as long as the run
-    session.run_with_iobinding(binding)
+    return partial(session.run_with_iobinding, binding), made
 
 
 def _remap(arrays: Arrays) -> Callable[[], object]:
@@ -154,15 +149,7 @@ def _remap(arrays: Arrays) -> Callable[[], object]:
 def _row(device: str, shape: str, moved: int, copied: int, median: dict[str, float]) -> Row:
     copy_gb_per_s = copied / median.pop("copy") / 1e6
     gb_per_s = moved / median["kernel"] / 1e6
-    return {
-        "device": device,
-        "shape": shape,
-        "median_ms": median,
-        "bytes": moved,
-        "gb_per_s": gb_per_s,
-        "copy_gb_per_s": copy_gb_per_s,
-        "share_of_copy": gb_per_s / copy_gb_per_s,
-    }
+    return Row(device, shape, median, moved, gb_per_s, copy_gb_per_s, gb_per_s / copy_gb_per_s)
 
 
 def measure_cpu(threads: int, rounds: int, library: Path) -> list[Row]:
@@ -179,7 +166,7 @@ def measure_cpu(threads: int, rounds: int, library: Path) -> list[Row]:
     for c, h, w in CPU_SHAPES:
         arrays = arguments(1, c, h, w)
         tensors = [torch.from_numpy(array) for array in arrays.values()]
-        by_kernel, y = _bound(graph, threads, library, arrays)
+        by_kernel, found = _bound(graph, threads, library, arrays)
         by_body, expected = _bound(graph, threads, None, arrays)
         moved = moved_bytes(1, c, h, w, 4)
         # of as many bytes, which then lie in the same cache as the kernel's
@@ -195,7 +182,7 @@ def measure_cpu(threads: int, rounds: int, library: Path) -> list[Row]:
             runs["cv2.remap"] = _remap(arrays)
         median = medians(interleaved(runs, rounds))
         rows.append(_row("cpu", f"{c}x{h}x{w}", moved, moved, median))
-        rows[-1]["largest_difference"] = float(np.abs(y - expected).max())
+        rows[-1].largest_difference = float(np.abs(found["y"] - expected["y"]).max())
     return rows
 
 
@@ -268,8 +255,6 @@ def _replay_ms(graph: torch.cuda.CUDAGraph) -> float:
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the result here.")
 def main(threads: int, rounds: int, json_file: Path | None) -> None:
     """Time FlowWarp's kernels beside what else computes the same."""
-    import cv2
-    import onnxruntime
     import torch
 
     from garment_transfer.kernels import onnxruntime_library
@@ -284,8 +269,8 @@ def main(threads: int, rounds: int, json_file: Path | None) -> None:
     if on_gpu:
         rows += measure_gpu(rounds)
     for row in rows:
-        times = ", ".join(f"{way} {ms:.3f} ms" for way, ms in row["median_ms"].items())
-        click.echo(f"{row['device']} {row['shape']}: {times}; {row['share_of_copy']:.0%} of a copy")
+        times = ", ".join(f"{way} {ms:.3f} ms" for way, ms in row.median_ms.items())
+        click.echo(f"{row.device} {row.shape}: {times}; {row.share_of_copy:.0%} of a copy")
     if not on_gpu:
         click.echo("GPU: not measured: torch sees no GPU on this machine")
     if json_file:
@@ -295,13 +280,7 @@ def main(threads: int, rounds: int, json_file: Path | None) -> None:
             "rounds": rounds,
             "rows": rows,
             "gpu": {"measured": on_gpu},
-            "machine": {
-                "processor": processor(),
-                "python": platform.python_version(),
-                "torch": str(torch.__version__),
-                "onnxruntime": onnxruntime.__version__,
-                "opencv": cv2.__version__,
-            },
+            "environment": environment(),
         }
         write_json(json_file, report)
 

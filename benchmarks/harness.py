@@ -14,6 +14,7 @@ import os
 import signal
 import statistics
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
@@ -134,11 +135,10 @@ class Worker:
         seconds = time.perf_counter() - start
         # each of the two people receives the other's garment in turn
         folders = sample_people()
-        self._folders = [(folders[i % 2], folders[1 - i % 2]) for i in range(job.batch)]
-        both = [Person.load(folder) for folder in folders]
+        self._folders = [folders if i % 2 == 0 else folders[::-1] for i in range(job.batch)]
         pairs = [
-            stage_inputs(both[i % 2], both[1 - i % 2], bundle.manifest.size)
-            for i in range(job.batch)
+            stage_inputs(Person.load(person), Person.load(owner), bundle.manifest.size)
+            for person, owner in self._folders
         ]
         self._inputs = {name: np.stack([pair[name] for pair in pairs]) for name in pairs[0]}
         return seconds
@@ -200,9 +200,10 @@ class Worker:
 
     def _transfer(self) -> None:
         start = time.perf_counter()
-        people = [(Person.load(person), Person.load(owner)) for person, owner in self._folders]
+        people = [Person.load(person) for person, _ in self._folders]
+        owners = [Person.load(owner) for _, owner in self._folders]
         read = 1000 * (time.perf_counter() - start)
-        transfers = self._pipeline.transfer_batch([p for p, _ in people], [o for _, o in people])
+        transfers = self._pipeline.transfer_batch(people, owners)
         self._parts = {
             "read": read,
             **transfers[0].timings,
@@ -233,8 +234,7 @@ class RowProcess:
         except BrokenExecutor:
             text = self._log.read_text("utf-8", "replace").strip() if self._log.exists() else ""
             last = text.splitlines()[-1] if text else "it printed nothing"
-            what = _shortened(f"its process ended in {method.__name__}: {last}")
-            raise RowError(Code.RUN_FAILED, what) from None
+            raise _failure(f"its process ended in {method.__name__}: {last}") from None
 
     def close(self) -> None:
         """Ends the process, whatever it is doing."""
@@ -263,8 +263,11 @@ def _call(method: Callable[Concatenate[Worker, P], T], *args: P.args, **kwargs: 
         return method(_worker, *args, **kwargs)
     except Exception as error:
         # others' exceptions may not be pickled
-        text = _shortened(str(error) or type(error).__name__)
-        raise RowError(Code.RUN_FAILED, text) from None
+        raise _failure(str(error) or type(error).__name__) from None
+
+
+def _failure(what: str) -> RowError:
+    return RowError(Code.RUN_FAILED, textwrap.shorten(what, 400, placeholder="..."))
 
 
 def rounds_for(batch: int, rounds: int) -> int:
@@ -418,14 +421,16 @@ class _Run:
                 processes[name] = process
             counts = self.settings.clients
             self.say(f"clients: {', '.join(map(str, counts))} of {', '.join(processes)}")
-            points: dict[tuple[str, int], list[tuple[list[float], float]]] = {}
+            points: dict[tuple[str, int], list[tuple[list[float], float]]] = {
+                point: [] for point in product(processes, counts)
+            }
             try:
-                for name, count in in_turn(list(product(processes, counts)), _CLIENT_TURNS):
+                for name, count in in_turn(points, _CLIENT_TURNS):
                     turn = processes[name].ask(Worker.clients, count, _CLIENT_SECONDS)
-                    points.setdefault((name, count), []).append(turn)
+                    points[name, count].append(turn)
             finally:
-                for name, count in product(processes, counts):
-                    if not (turns := points.get((name, count))):
+                for (name, count), turns in points.items():
+                    if not turns:
                         continue
                     times = [time for own, _ in turns for time in own]
                     self.report.clients.append(
@@ -496,8 +501,3 @@ def _times(samples: Sequence[float], batch: int) -> Times:
         pairs_per_s=float(f"{1000 * batch / statistics.mean(samples):.5g}"),
         samples_ms=[round(sample, 3) for sample in samples],
     )
-
-
-def _shortened(text: str, length: int = 400) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= length else f"{line[:length]}..."

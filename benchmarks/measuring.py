@@ -38,6 +38,7 @@ _PACKAGES: Final = (
     "tensorrt",
     "tensorrt-rtx-cu13-libs",
     "torch",
+    "tritonclient",
 )
 
 

@@ -27,6 +27,7 @@ from garment_transfer.bundle import (
     Bundle,
     Code,
     InputError,
+    Signature,
     replacing,
 )
 from garment_transfer.kernels.driver import checked, driver
@@ -203,29 +204,27 @@ def _transfers(pipeline: Pipeline, spans: list[Span], count: int, threads: int) 
     return starts[warm_up]
 
 
+@dataclass
 class _TimedEngine:
-    """An engine whose runs are spans, with the layers that `layers` tells of the last run."""
+    """An engine whose runs are spans, with the layers that `layers` reports of the last run."""
 
-    def __init__(
-        self,
-        stage: str,
-        engine: HostEngine,
-        spans: list[Span],
-        layers: Callable[[], Layers] = tuple,
-    ) -> None:
-        self.signature = engine.signature
-        self._stage = stage
-        self._engine = engine
-        self._spans = spans
-        self._layers = layers
+    stage: str
+    engine: HostEngine
+    spans: list[Span]
+    layers: Callable[[], Layers] = tuple
+
+    @property
+    def signature(self) -> Signature:
+        """The engine's."""
+        return self.engine.signature
 
     def run(self, inputs: Arrays) -> dict[str, npt.NDArray[np.generic]]:
         """Runs the engine."""
         start = time.time()
-        outputs = self._engine.run(inputs)
-        self._spans.append(Span(self._stage, start, time.time() - start, "transfer", self._stage))
-        for name, op, milliseconds in self._layers():
-            self._spans.append(Span(name, start, milliseconds / 1000, "layers", self._stage, op))
+        outputs = self.engine.run(inputs)
+        self.spans.append(Span(self.stage, start, time.time() - start, "transfer", self.stage))
+        for name, op, milliseconds in self.layers():
+            self.spans.append(Span(name, start, milliseconds / 1000, "layers", self.stage, op))
             start += milliseconds / 1000
         return outputs
 
@@ -299,7 +298,7 @@ def _torch(
 
 @contextmanager
 def _chain(row: Row, bundle: Bundle, threads: int, spans: list[Span]) -> Iterator[Pipeline]:
-    # a captured graph is one launch, in which neither stages nor layers can be told
+    # a captured graph is one launch, in which stages and layers cannot be separated
     launches = {"graphs": False} if "graphs" in row.load else {"threads": threads}
     chain = find_backend(row.backend).load(bundle, None, {"sessions": 1, **launches})
     assert isinstance(chain, Chain)
@@ -391,20 +390,19 @@ def trace(profile: Profile) -> dict[str, object]:
         if track in used
         for kind, name in (("process_name", ("host", "device")[pid - 1]), ("thread_name", track))
     ]
-    for span in sorted(profile.spans, key=lambda span: (span.start, -span.seconds)):
-        pid, tid = TRACKS[span.track]
-        events.append(
-            {
-                "ph": "X",
-                "pid": pid,
-                "tid": tid,
-                "name": span.name,
-                "cat": span.op or span.stage or "transfer",
-                "ts": round(1e6 * (span.start - zero), 3),
-                "dur": round(1e6 * span.seconds, 3),
-                "args": {"stage": span.stage},
-            }
-        )
+    events += [
+        {
+            "ph": "X",
+            "pid": TRACKS[span.track][0],
+            "tid": TRACKS[span.track][1],
+            "name": span.name,
+            "cat": span.op or span.stage or "transfer",
+            "ts": round(1e6 * (span.start - zero), 3),
+            "dur": round(1e6 * span.seconds, 3),
+            "args": {"stage": span.stage},
+        }
+        for span in sorted(profile.spans, key=lambda span: (span.start, -span.seconds))
+    ]
     return {
         "traceEvents": events,
         "displayTimeUnit": "ms",
@@ -440,21 +438,17 @@ def write_plot(profile: Profile, path: Path) -> None:
     """Writes a bar per stage, stacked by types of layers. OutputError."""
     from matplotlib.figure import Figure
 
-    types: dict[str, float] = defaultdict(float)
-    for _, _, op, ms in profile.layers():
-        if op != OUTSIDE:
-            types[op] += ms
-    shown = sorted(types, key=lambda op: -types[op])[:9]
-    bars: dict[str, dict[str, float]] = {name: {} for name in (*shown, "other types", OUTSIDE)}
-    for stage, _, op, ms in profile.layers():
-        bar = bars[op if op in bars else "other types"]
-        bar[stage] = bar.get(stage, 0) + max(0, ms)
     names = list(profile.stages())
+    types: dict[str, npt.NDArray[np.float64]] = defaultdict(lambda: np.zeros(len(names)))
+    for stage, _, op, ms in profile.layers():
+        types[op][names.index(stage)] += max(0, ms)
+    outside = types.pop(OUTSIDE, np.zeros(len(names)))
+    ranked = sorted(types.items(), key=lambda item: -item[1].sum())
+    other = sum((widths for _, widths in ranked[9:]), np.zeros(len(names)))
     left = np.zeros(len(names))
     figure = Figure(figsize=(9, 4))
     axis = figure.subplots()
-    for op, bar in bars.items():
-        widths = np.array([bar.get(name, 0) for name in names])
+    for op, widths in [*ranked[:9], ("other types", other), (OUTSIDE, outside)]:
         if widths.any():
             color = "lightgrey" if op == OUTSIDE else None
             axis.barh(names, widths, left=left, label=op, color=color)

@@ -210,16 +210,12 @@ def compare_reports(old: Report, new: Report, tolerance: float = 0.05) -> list[C
         if row.name == "empty" or other is None:
             continue
         for scope in ("compute", "end_to_end"):
-            before = getattr(row, scope).p50_ms
-            if isinstance(other, Idle):
-                changes.append(Change(row.name, row.batch, scope, before, None, "lost"))
-                continue
-            after = getattr(other, scope).p50_ms
-            verdict: Literal["slower", "faster", "same"] = "same"
-            if after / before > 1 + tolerance:
-                verdict = "slower"
-            elif before / after > 1 + tolerance:
-                verdict = "faster"
+            before, after = getattr(row, scope).p50_ms, None
+            verdict: Literal["slower", "faster", "same", "lost"] = "lost"
+            if isinstance(other, Measured):
+                after = getattr(other, scope).p50_ms
+                slower, faster = after / before > 1 + tolerance, before / after > 1 + tolerance
+                verdict = "slower" if slower else "faster" if faster else "same"
             changes.append(Change(row.name, row.batch, scope, before, after, verdict))
     if not changes:
         raise InputError(

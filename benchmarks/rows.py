@@ -263,7 +263,7 @@ def load_row(
 
 
 class FinishedEngine:
-    """Gives what it was told to, whatever it is given: the cost of everything but the networks."""
+    """Gives a finished result, whatever its inputs: the cost of everything but the networks."""
 
     def __init__(self, signature: Signature, finished: Arrays) -> None:
         self.signature = signature

@@ -9,6 +9,7 @@ rewrites what stands between `<!-- table: NAME -->` and `<!-- end -->`, and wher
 import hashlib
 import re
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import click
 
 from garment_transfer.benchmarks.report import Report, read_report
-from garment_transfer.benchmarks.views import network_times, threads_of, write_plot
+from garment_transfer.benchmarks.views import network_times, number, threads_of, write_plot
 from garment_transfer.bundle import read_json
 
 RESULTS = Path(__file__).parent / "results"
@@ -32,43 +33,44 @@ def _benchmark() -> Report:
     return read_report(RESULTS / "benchmark-cpu.json")
 
 
-def _table(
-    rows: Iterable[Mapping[str, str | float | None]], columns: Mapping[str, tuple[str, str]]
-) -> str:
-    """Markdown with a column per heading: a row's key, and the template for its value."""
-    lines = [list(columns), ["---", *["---:"] * (len(columns) - 1)]]
-    lines += [
-        ["-" if row.get(key) is None else text.format(row[key]) for key, text in columns.values()]
-        for row in rows
-    ]
+def _markdown(rows: Iterable[Mapping[str, str]]) -> str:
+    """Rows by heading; "-" where one lacks a heading that another has."""
+    rows = list(rows)
+    headings = list(dict.fromkeys(heading for row in rows for heading in row))
+    lines = [headings, ["---", *["---:"] * (len(headings) - 1)]]
+    lines += [[row.get(heading, "-") for heading in headings] for row in rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def held_out() -> str:
     """The method and its baselines on the held-out rendered pairs."""
-    columns = {
-        "on 256 held-out pairs": ("name", "{}"),
-        "garment IoU": ("garment_iou", "{:.3f}"),
-        "skin IoU": ("skin_iou", "{:.3f}"),
-        "SSIM, changed pixels": ("changed_ssim", "{:.3f}"),
-        "PSNR in the garment": ("garment_psnr_db", "{:.1f} dB"),
-        "SSIM, whole image": ("whole_ssim", "{:.3f}"),
-    }
-    return _table(_read("evaluate-lite")["rows"], columns)
+    return _markdown(
+        {
+            "on 256 held-out pairs": row["name"],
+            "garment IoU": f"{row['garment_iou']:.3f}",
+            "skin IoU": f"{row['skin_iou']:.3f}",
+            "SSIM, changed pixels": f"{row['changed_ssim']:.3f}",
+            "PSNR in the garment": f"{row['garment_psnr_db']:.1f} dB",
+            "SSIM, whole image": f"{row['whole_ssim']:.3f}",
+        }
+        for row in _read("evaluate-lite")["rows"]
+    )
 
 
 def real() -> str:
     """Real people's own garments given back."""
-    columns = {
-        "own garment given back": ("name", "{}"),
-        "SSIM, garment and skin": ("changed_ssim", "{:.3f}"),
-        "same, flat colour instead": ("flat_ssim", "{:.3f}"),
-        "same, by way of the others": ("cycle_ssim", "{:.3f}"),
-        "garment IoU": ("garment_iou", "{:.3f}"),
-        "skin IoU": ("skin_iou", "{:.3f}"),
-        "arms IoU": ("arms_iou", "{:.3f}"),
-    }
-    return _table(_read("evaluate-lite")["given_back"], columns)
+    return _markdown(
+        {
+            "own garment given back": row["name"],
+            "SSIM, garment and skin": f"{row['changed_ssim']:.3f}",
+            "same, flat colour instead": f"{row['flat_ssim']:.3f}",
+            "same, by way of the others": f"{row['cycle_ssim']:.3f}",
+            "garment IoU": f"{row['garment_iou']:.3f}",
+            "skin IoU": f"{row['skin_iou']:.3f}",
+            "arms IoU": f"{row['arms_iou']:.3f}",
+        }
+        for row in _read("evaluate-lite")["given_back"]
+    )
 
 
 def latency() -> str:
@@ -76,173 +78,131 @@ def latency() -> str:
     report = _benchmark()
     rows = [row for row in report.measured if row.batch == 1]
     eager = next(row.compute.p50_ms for row in rows if row.name == "torch-eager")
-    psnr = {row.name: row.parity.image_psnr_db for row in rows}
-    cells = [
+    return _markdown(
         {
-            "label": row.label,
-            "p50": row.compute.p50_ms,
-            "p90": row.compute.p90_ms,
-            "p99": row.compute.p99_ms,
-            "ratio": None if row.name == "empty" else eager / row.compute.p50_ms,
-            "end to end": row.end_to_end.p50_ms,
-            "mib": row.memory.host_mib,
-            "load": row.load_s,
-            "labels": row.parity.labels_differ,
-            "psnr": "equal" if psnr[row.name] is None else f"{psnr[row.name]:.0f} dB",
+            f"one pair, {report.environment.processor}, {threads_of(report)}": row.label,
+            "p50, ms": f"{row.compute.p50_ms:.1f}",
+            "p90": f"{row.compute.p90_ms:.1f}",
+            "p99": f"{row.compute.p99_ms:.1f}",
+            "times as fast as torch eager": (
+                "-" if row.name == "empty" else f"{eager / row.compute.p50_ms:.2f}"
+            ),
+            "end to end, ms": f"{row.end_to_end.p50_ms:.0f}",
+            "peak MiB": f"{row.memory.host_mib:.0f}",
+            "load, s": f"{row.load_s:.1f}",
+            "labels differ": f"{row.parity.labels_differ:.2%}",
+            "PSNR": number(row.parity.image_psnr_db, "{:.0f} dB", "equal"),
         }
         for row in rows
-    ]
-    machine = f"one pair, {report.environment.processor}, {threads_of(report)}"
-    columns = {
-        machine: ("label", "{}"),
-        "p50, ms": ("p50", "{:.1f}"),
-        "p90": ("p90", "{:.1f}"),
-        "p99": ("p99", "{:.1f}"),
-        "times as fast as torch eager": ("ratio", "{:.2f}"),
-        "end to end, ms": ("end to end", "{:.0f}"),
-        "peak MiB": ("mib", "{:.0f}"),
-        "load, s": ("load", "{:.1f}"),
-        "labels differ": ("labels", "{:.2%}"),
-        "PSNR": ("psnr", "{}"),
-    }
-    return _table(cells, columns)
+    )
 
 
 def batches() -> str:
     """Throughput at every batch size, and of threads that share one pipeline."""
     report = _benchmark()
-    rows: dict[str, dict[str, str | float | None]] = {}
-    columns = {"pairs/s": ("label", "{}")}
+    rows: dict[str, dict[str, str]] = {}
     for row in report.measured:
         if row.name != "empty":
-            found = rows.setdefault(row.label, {"label": row.label})
-            found[f"batch {row.batch}"] = row.compute.pairs_per_s
-            columns[f"batch {row.batch}"] = (f"batch {row.batch}", "{:.1f}")
+            found = rows.setdefault(row.label, {"pairs/s": row.label})
+            found[f"batch {row.batch}"] = f"{row.compute.pairs_per_s:.1f}"
     for point in report.clients:
         heading = f"{point.clients} client{'s' if point.clients > 1 else ''} (p50)"
         rows[point.label][heading] = f"{point.pairs_per_s:.1f} ({point.p50_ms:.0f} ms)"
-        columns[heading] = (heading, "{}")
-    return _table(rows.values(), columns)
+    return _markdown(rows.values())
 
 
 def published() -> str:
     """Published times of the networks beside ours with the same exclusions."""
-    headings = ("networks, 256x192, batch 1, float32", "ms", "origin")
-    rows = (dict(zip(headings, row, strict=True)) for row in network_times(_benchmark()))
-    return _table(rows, {heading: (heading, "{}") for heading in headings})
+    return _markdown(
+        {"networks, 256x192, batch 1, float32": name, "ms": ms, "origin": origin}
+        for name, ms, origin in network_times(_benchmark())
+    )
 
 
 def flow_warp() -> str:
     """FlowWarp's kernel beside what else computes the same."""
     report = _read("flow-warp")
     ways = list(dict.fromkeys(way for row in report["rows"] for way in row["median_ms"]))
+    moved = "moved by the kernel"
     rows = [
-        {**row["median_ms"], "what": f"{row['device']}, {row['shape']}", "moved": row["gb_per_s"]}
+        {
+            "median ms": f"{row['device']}, {row['shape']}",
+            **{way: number(row["median_ms"].get(way), "{:.2f}") for way in ways},
+            moved: f"{row['gb_per_s']:.0f} GB/s",
+        }
         for row in report["rows"]
     ]
-    columns = {
-        "median ms": ("what", "{}"),
-        **{way: (way, "{:.2f}") for way in ways},
-        "moved by the kernel": ("moved", "{:.0f} GB/s"),
-    }
-    table = _table(rows, columns)
     if not report["gpu"]["measured"]:
-        table += f"| {' | '.join(['GPU', *['not measured'] * (len(ways) + 1)])} |\n"
-    return table
+        rows.append({"median ms": "GPU", **dict.fromkeys([*ways, moved], "not measured")})
+    return _markdown(rows)
 
 
 def triton() -> str:
     """Triton's Python backend beside the pipeline in a loop."""
     report = _read("triton")
-    rate, cpu = report["pairs_per_second"], report["cpu_ms_per_pair"]
-    rows = [
+    cpu = report["cpu_ms_per_pair"]
+    runs = ", ".join(f"{count} of {size}" for size, count in report["batches"].items())
+    ways = (
+        ("`Pipeline` in a loop", "loop", "-", f"{cpu['loop']:.0f}", "1"),
+        (
+            f"Triton, {report['concurrency']} requests at a time",
+            "triton",
+            f"{report['ratio']:.0%}",
+            f"{cpu['server']:.0f} + {cpu['client']:.0f}",
+            runs,
+        ),
+    )
+    return _markdown(
         {
-            "what": "`Pipeline` in a loop",
-            "rate": rate["loop"],
-            **report["loop_ms"],
-            "cpu": f"{cpu['loop']:.0f}",
-            "runs": "1",
-        },
-        {
-            "what": f"Triton, {report['concurrency']} requests at a time",
-            "rate": rate["triton"],
-            "share": report["ratio"],
-            **report["triton_ms"],
-            "cpu": f"{cpu['server']:.0f} + {cpu['client']:.0f}",
-            "runs": ", ".join(f"{count} of {size}" for size, count in report["batches"].items()),
-        },
-    ]
-    columns = {
-        f"{report['threads']} CPU threads, one instance": ("what", "{}"),
-        "pairs/s": ("rate", "{:.1f}"),
-        "share of the loop's": ("share", "{:.0%}"),
-        "median, ms": ("p50", "{:.0f}"),
-        "99th percentile, ms": ("p99", "{:.0f}"),
-        "processor time per pair, ms": ("cpu", "{}"),
-        "runs by batch size": ("runs", "{}"),
-    }
-    return _table(rows, columns)
+            f"{report['threads']} CPU threads, one instance": name,
+            "pairs/s": f"{report['pairs_per_second'][way]:.1f}",
+            "share of the loop's": share,
+            "median, ms": f"{report[f'{way}_ms']['p50']:.0f}",
+            "99th percentile, ms": f"{report[f'{way}_ms']['p99']:.0f}",
+            "processor time per pair, ms": processor_ms,
+            "runs by batch size": sizes,
+        }
+        for name, way, share, processor_ms, sizes in ways
+    )
 
 
-#: The figures of the ablation that a stage decides, and whether more of them is better.
-_DECIDED = {
-    "parsing": (("garment_iou", 1), ("skin_iou", 1)),
-    "warping": (("changed_ssim", 1), ("garment_psnr_db", 1)),
-    "regrowth": (("skin_error", -1),),
-}
+#: The figures of the ablation: heading, key, digits, and the stage that decides it.
+_FIGURES = (
+    ("garment IoU", "garment_iou", 3, "parsing"),
+    ("skin IoU", "skin_iou", 3, "parsing"),
+    ("SSIM, changed pixels", "changed_ssim", 3, "warping"),
+    ("PSNR in the garment, dB", "garment_psnr_db", 1, "warping"),
+    ("error of regrown skin", "skin_error", 1, "regrowth"),
+)
 
 
 def ablation() -> str:
-    """What each kind of knowledge is worth: means over the seeds, and how far they spread."""
+    """What each kind of knowledge is worth: means over the seeds, and how far they spread.
+
+    What was left out is missed where the figures that its stage decides are worse.
+    """
     report = _read("ablation")
-    digits = {
-        "garment_iou": 3,
-        "skin_iou": 3,
-        "changed_ssim": 3,
-        "garment_psnr_db": 1,
-        "skin_error": 1,
-    }
     runs: dict[str, list[Any]] = {}
     for row in report["rows"]:
         runs.setdefault(row["name"], []).append(row)
-
-    def mean(name: str, key: str) -> float:
-        return statistics.mean(run[key] for run in runs[name])
-
-    def cell(name: str, key: str) -> str:
-        values = [run[key] for run in runs[name]]
-        text = f"{mean(name, key):.{digits[key]}f}"
-        if len(values) > 1:
-            text += f" ± {(max(values) - min(values)) / 2:.{digits[key]}f}"
-        return text
-
-    def verdict(name: str, base: str) -> str:
-        """Whether what was left out is missed, in each figure that the stage decides."""
-        stages = runs[name][0]["stages"]
-        if len(stages) > 1:
-            return "-"
-        words = {
-            "worse" if sign * (mean(name, key) - mean(base, key)) < 0 else "not worse"
-            for key, sign in _DECIDED[stages[0]]
-        }
-        return words.pop() if len(words) == 1 else "mixed"
-
-    base = next(iter(runs))
-    rows = [
-        {"name": name, **{key: cell(name, key) for key in digits}, "verdict": verdict(name, base)}
-        for name in runs
-    ]
     height, width = report["config"]["size"]
-    headings = {
-        f"{report['pairs']} held-out pairs at {height}x{width}": "name",
-        "garment IoU": "garment_iou",
-        "skin IoU": "skin_iou",
-        "SSIM, changed pixels": "changed_ssim",
-        "PSNR in the garment, dB": "garment_psnr_db",
-        "error of regrown skin": "skin_error",
-        "than the full method": "verdict",
-    }
-    return _table(rows, {heading: (key, "{}") for heading, key in headings.items()})
+    base = next(iter(runs.values()))
+    rows = []
+    for name, own in runs.items():
+        cells = {f"{report['pairs']} held-out pairs at {height}x{width}": name}
+        words = set()
+        for heading, key, digits, stage in _FIGURES:
+            values = [run[key] for run in own]
+            mean, full = statistics.mean(values), statistics.mean(run[key] for run in base)
+            cells[heading] = f"{mean:.{digits}f}"
+            if len(values) > 1:
+                cells[heading] += f" ± {(max(values) - min(values)) / 2:.{digits}f}"
+            if own[0]["stages"] == [stage]:
+                worse = mean > full if key == "skin_error" else mean < full
+                words.add("worse" if worse else "not worse")
+        verdict = "mixed" if len(words) > 1 else "".join(words) or "-"
+        rows.append({**cells, "than the full method": verdict})
+    return _markdown(rows)
 
 
 def serve() -> str:
@@ -255,33 +215,27 @@ def serve() -> str:
         "kill": "30 %, one worker killed",
     }
     rows = []
-    for phase, name in phases.items():
+    for phase, title in phases.items():
         figures = report[phase]
-        statuses = {"200": 0, "429": 0, "none": 0, **figures["statuses"]}
+        counts = Counter(figures["statuses"])
+        times = {name: f"{ms / 1000:.1f}" for name, ms in figures["latency_ms"].items()}
+        rate = figures.get("asked_per_second") or figures["per_second"]
         rows.append(
             {
-                "name": name,
-                "asked": figures.get("asked_per_second") or figures["per_second"],
-                **statuses,
-                "errors": sum(n for s, n in statuses.items() if s not in ("200", "429", "none")),
-                **{key: ms / 1000 for key, ms in figures["latency_ms"].items()},
-                "memory": figures.get("memory_mb", {}).get("last_third"),
+                f"{report['workers']} workers": title,
+                "asked/s": f"{rate:.2f}",
+                "200": str(counts.pop("200", 0)),
+                "429": str(counts.pop("429", 0)),
+                "lost with the worker": str(counts.pop("none", 0)),
+                "other errors": str(counts.total()),
+                "p50, s": times["p50"],
+                "p99, s": times["p99"],
+                "max, s": times["max"],
+                "memory, MB": number(figures.get("memory_mb", {}).get("last_third"), "{}"),
             }
         )
-    columns = {
-        f"{report['workers']} workers": ("name", "{}"),
-        "asked/s": ("asked", "{:.2f}"),
-        "200": ("200", "{}"),
-        "429": ("429", "{}"),
-        "lost with the worker": ("none", "{}"),
-        "other errors": ("errors", "{}"),
-        "p50, s": ("p50", "{:.1f}"),
-        "p99, s": ("p99", "{:.1f}"),
-        "max, s": ("max", "{:.1f}"),
-        "memory, MB": ("memory", "{}"),
-    }
     replaced = report["kill"]["replaced_after_seconds"]
-    return f"{_table(rows, columns)}\nThe killed worker was replaced after {replaced:g} s.\n"
+    return f"{_markdown(rows)}\nThe killed worker was replaced after {replaced:g} s.\n"
 
 
 TABLES: dict[str, Callable[[], str]] = {

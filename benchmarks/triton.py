@@ -17,11 +17,8 @@ import contextlib
 import ctypes.util
 import dataclasses
 import functools
-import importlib.metadata
 import importlib.util
-import json
 import os
-import platform
 import shutil
 import signal
 import socket
@@ -31,7 +28,6 @@ import sys
 import sysconfig
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -39,12 +35,13 @@ from pathlib import Path
 from typing import Final
 
 import click
-import onnxruntime
+import msgspec
+import numpy as np
 import psutil
 import tritonclient.grpc as triton
 
-from garment_transfer.benchmarks.measuring import processor
-from garment_transfer.bundle import BackendError, Bundle, Code, replacing
+from garment_transfer.benchmarks.measuring import environment, write_json
+from garment_transfer.bundle import BackendError, Bundle, Code
 from garment_transfer.export.triton import Serving, write_repository
 from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people, stage_inputs
 
@@ -100,24 +97,21 @@ def serve(repository: Path, *options: str, start_s: float = 60) -> Iterator[Serv
         backends, log = Path(folder, "backends"), Path(folder, "log")
         shutil.copytree(root / "backends" / "python", backends / "python")
         shutil.copy(stub, backends / "python")
-        addresses = dict(zip(("http", "grpc", "metrics"), _free_ports(3), strict=True))
+        ports = dict(zip(("http", "grpc", "metrics"), _free_ports(3), strict=True))
         command = [
             str(root / "bin" / "tritonserver"),
             *("--model-repository", str(repository), "--backend-directory", str(backends)),
             *("--allow-gpu-metrics", "false", "--allow-cpu-metrics", "false"),
             "--disable-auto-complete-config",
         ]
-        for name, port in addresses.items():
+        for name, port in ports.items():
             command += [f"--{name}-address", "127.0.0.1", f"--{name}-port", str(port)]
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [*command, *options], stdout=output, stderr=subprocess.STDOUT, env=environment
             )
-        server = Server(
-            **{name: f"127.0.0.1:{port}" for name, port in addresses.items()},
-            process=process,
-            log=log,
-        )
+        addresses = {name: f"127.0.0.1:{port}" for name, port in ports.items()}
+        server = Server(**addresses, process=process, log=log)
         try:
             _wait_until_ready(server, start_s)
             yield server
@@ -171,7 +165,7 @@ def _wait_until_ready(server: Server, start_s: float) -> None:
         try:
             with urllib.request.urlopen(f"http://{server.http}/v2/health/ready", timeout=5):
                 return
-        except (urllib.error.URLError, OSError):
+        except OSError:
             time.sleep(0.05)
     raise BackendError(
         Code.RUN_FAILED,
@@ -190,8 +184,9 @@ def main(
 ) -> None:
     """Throughput of Triton with one instance, its latency under load, the batches it forms."""
     pipeline = Pipeline.load(sample_bundle(), threads=threads)
-    person, owner = (Person.load(folder) for folder in sample_people())
-    arrays = {k: v[None] for k, v in stage_inputs(person, owner, pipeline.size).items()}
+    person, owner = map(Person.load, sample_people())
+    pair = stage_inputs(person, owner, pipeline.size)
+    arrays = {name: array[None] for name, array in pair.items()}
     inputs = []
     for name, array in arrays.items():
         inputs.append(triton.InferInput(name, list(array.shape), "UINT8"))
@@ -199,9 +194,6 @@ def main(
 
     def infer(client: triton.InferenceServerClient) -> None:
         client.infer("garment_transfer", inputs).as_numpy("image")
-
-    def loop() -> None:
-        pipeline.run(arrays)
 
     serving = Serving()
     turns = max(1, round(seconds / turn))
@@ -216,8 +208,8 @@ def main(
             stack.enter_context(triton.InferenceServerClient(server.grpc))
             for _ in range(concurrency)
         ]
-        calls: dict[str, list[Callable[[], None]]] = {
-            "loop": [loop],
+        calls: dict[str, list[Callable[[], object]]] = {
+            "loop": [functools.partial(pipeline.run, arrays)],
             "triton": [functools.partial(infer, client) for client in clients],
         }
         for name in calls:
@@ -255,29 +247,25 @@ def main(
             name: 1000 * value / len(times["loop" if name == "loop" else "triton"])
             for name, value in cpu.items()
         },
-        **{f"{name}_ms": _percentiles(values) for name, values in times.items()},
-        "batches": {str(size): count for size, count in new.items() if count},
-        "machine": {
-            "processor": processor(),
-            "load_average": os.getloadavg()[0],
-            "python": platform.python_version(),
-            "onnxruntime": onnxruntime.__version__,
-            "tritonserver": version,
-            "tritonclient": importlib.metadata.version("tritonclient"),
+        **{
+            f"{name}_ms": {f"p{p}": float(np.percentile(values, p)) for p in (50, 90, 99)}
+            for name, values in times.items()
         },
+        "batches": {str(size): count for size, count in new.items() if count},
+        "load_average": os.getloadavg()[0],
+        "tritonserver": version,
+        "environment": environment(),
     }
-    text = json.dumps(report, indent=2) + "\n"
-    click.echo(text, nl=False)
+    click.echo(msgspec.json.format(msgspec.json.encode(report)).decode())
     if json_file:
-        with replacing(json_file) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_json(json_file, report)
 
 
-def _repeat(calls: Sequence[Callable[[], None]], seconds: float) -> list[float]:
+def _repeat(calls: Sequence[Callable[[], object]], seconds: float) -> list[float]:
     """Milliseconds of every call within some seconds, each of `calls` in a thread of its own."""
     deadline = time.perf_counter() + seconds
 
-    def repeat(call: Callable[[], None]) -> list[float]:
+    def repeat(call: Callable[[], object]) -> list[float]:
         milliseconds = []
         while (start := time.perf_counter()) < deadline:
             call()
@@ -302,11 +290,6 @@ def _cpu_seconds(process: int) -> float:
     root = psutil.Process(process)
     times = [one.cpu_times() for one in (root, *root.children(recursive=True))]
     return float(sum(one.user + one.system for one in times))
-
-
-def _percentiles(values: Sequence[float]) -> dict[str, float]:
-    cuts = statistics.quantiles(values, n=100)
-    return {"p50": cuts[49], "p90": cuts[89], "p99": cuts[98]}
 
 
 if __name__ == "__main__":

@@ -7,12 +7,12 @@ import html
 import importlib.resources
 import io
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from garment_transfer.benchmarks.report import Clients, Measured, Report
+import msgspec
+
+from garment_transfer.benchmarks.report import Latency, Report
 from garment_transfer.bundle import Code, OutputError, replacing
 
 if TYPE_CHECKING:
@@ -26,65 +26,70 @@ _NOTES = (
 )
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table with what is said above it."""
-
-    title: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
+def number(value: float | None, text: str, none: str = "-") -> str:
+    """A number put into a template, or `none` where there is none."""
+    return none if value is None else text.format(value)
 
 
-def tables(report: Report) -> list[Table]:
-    """Everything that a result holds, without tables that would be empty."""
-    quantiles = ("p50 ms", "p90", "p99")
-    found = [
-        Table(
-            f"Parity is against {report.reference}, float32.",
-            [
-                *("batch", "row", *quantiles, "mean", "pairs/s", "end to end p50", "host MiB"),
-                *("device MiB", "load s", "first call ms", "labels differ", "PSNR dB"),
-            ],
-            [_measured_cells(row) for row in report.measured],
-        ),
-        Table(
-            "Where the time of a chain on a GPU goes, from its first copy to its last:",
-            ["batch", "row", "host us", "GPU ms", "no kernel runs", "CUDA graph"],
-            [
-                [
-                    str(row.batch),
-                    row.label,
-                    f"{row.chain.host_us:.1f}",
-                    f"{row.chain.gpu_ms:.3f}",
-                    "-" if row.chain.idle is None else f"{row.chain.idle:.1%}",
-                    "yes" if row.chain.replays else "no",
-                ]
-                for row in report.measured
-                if row.chain
-            ],
-        ),
-        Table(
-            "Threads that share one pipeline, batch 1:",
-            ["clients", "row", *quantiles, "pairs/s"],
-            [_client_cells(point) for point in report.clients],
-        ),
-        Table(
-            "Time of the networks, batch 1 (published figures are their authors'):",
-            ["ms", "networks", "origin"],
-            [[ms, name, origin] for name, ms, origin in network_times(report)],
-        ),
-    ]
+def tables(report: Report) -> dict[str, list[dict[str, str]]]:
+    """Everything that a result holds: the rows of each table by its title, cells by heading."""
     reasons: dict[tuple[str, str, str], list[str]] = {}
     for row in report.idle:
         reasons.setdefault((row.label, row.status, row.reason), []).append(str(row.batch))
-    found.append(
-        Table(
-            "Not measured:",
-            ["batch", "row", "state", "reason"],
-            [[", ".join(batches), *why] for why, batches in reasons.items()],
-        )
-    )
-    return [table for table in found if table.rows]
+    found = {
+        f"Parity is against {report.reference}, float32.": [
+            {
+                "batch": str(row.batch),
+                "row": row.label + (" (WRONG)" if row.wrong else ""),
+                **_quantiles(row.compute),
+                "mean": f"{row.compute.mean_ms:.4g}",
+                "pairs/s": f"{row.compute.pairs_per_s:.4g}",
+                "end to end p50": f"{row.end_to_end.p50_ms:.4g}",
+                "host MiB": f"{row.memory.host_mib:.0f}",
+                "device MiB": number(row.memory.device_mib, "{:.0f}"),
+                "load s": f"{row.load_s:.2f}",
+                "first call ms": f"{row.first_call_ms:.0f}",
+                "labels differ": f"{row.parity.labels_differ:.2%}",
+                "PSNR dB": number(row.parity.image_psnr_db, "{:.1f}", "equal"),
+            }
+            for row in report.measured
+        ],
+        "Where the time of a chain on a GPU goes, from its first copy to its last:": [
+            {
+                "batch": str(row.batch),
+                "row": row.label,
+                "host us": f"{row.chain.host_us:.1f}",
+                "GPU ms": f"{row.chain.gpu_ms:.3f}",
+                "no kernel runs": number(row.chain.idle, "{:.1%}"),
+                "CUDA graph": "yes" if row.chain.replays else "no",
+            }
+            for row in report.measured
+            if row.chain
+        ],
+        "Threads that share one pipeline, batch 1:": [
+            {
+                "clients": str(point.clients),
+                "row": point.label,
+                **_quantiles(point),
+                "pairs/s": f"{point.pairs_per_s:.4g}",
+            }
+            for point in report.clients
+        ],
+        "Time of the networks, batch 1 (published figures are their authors'):": [
+            {"ms": ms, "networks": name, "origin": origin}
+            for name, ms, origin in network_times(report)
+        ],
+        "Not measured:": [
+            {"batch": ", ".join(batches), "row": label, "state": state, "reason": reason}
+            for (label, state, reason), batches in reasons.items()
+        ],
+    }
+    return {title: rows for title, rows in found.items() if rows}
+
+
+def _quantiles(times: Latency) -> dict[str, str]:
+    found = {"p50 ms": times.p50_ms, "p90": times.p90_ms, "p99": times.p99_ms}
+    return {name: f"{ms:.4g}" for name, ms in found.items()}
 
 
 def network_times(report: Report) -> list[list[str]]:
@@ -150,15 +155,14 @@ def notes(report: Report) -> list[str]:
 def describe(report: Report) -> str:
     """The whole result as plain text."""
     lines = [title_of(report), *notes(report)]
-    for table in tables(report):
-        cells = [table.header, *table.rows]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        text = [name in ("row", "networks", "origin", "state", "reason") for name in table.header]
-        lines += ["", table.title]
-        for row in cells:
-            columns = zip(row, widths, text, strict=True)
-            padded = (cell.ljust(n) if left else cell.rjust(n) for cell, n, left in columns)
-            lines.append("  ".join(padded).rstrip())
+    for title, rows in tables(report).items():
+        lines += ["", title]
+        columns = []
+        for name in rows[0]:
+            column = [name, *(row[name] for row in rows)]
+            side = "<" if name in ("row", "networks", "origin", "state", "reason") else ">"
+            columns.append([f"{cell:{side}{max(map(len, column))}}" for cell in column])
+        lines += ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
     return "\n".join(lines)
 
 
@@ -193,10 +197,7 @@ def write_page(report: Report, path: Path) -> None:
     buffer = io.BytesIO()
     _figure(report).savefig(buffer, format="png", dpi=120)
     picture = base64.b64encode(buffer.getvalue()).decode()
-    machine = {
-        name: str(getattr(report.environment, name))
-        for name in report.environment.__struct_fields__
-    }
+    machine = msgspec.structs.asdict(report.environment)
     title = html.escape(title_of(report))
     parts = [
         '<!doctype html><html lang="en"><meta charset="utf-8">',
@@ -207,36 +208,15 @@ def write_page(report: Report, path: Path) -> None:
         *(f"<p>{html.escape(note)}</p>" for note in notes(report)),
         f'<img alt="latency" src="data:image/png;base64,{picture}">',
     ]
-    for table in [*tables(report), Table("Environment:", ["", ""], list(machine.items()))]:
-        parts.append(f"<p>{html.escape(table.title)}</p><table>")
-        for kind, cells in [("th", table.header), *(("td", row) for row in table.rows)]:
+    environment = [{"": name, " ": str(value)} for name, value in machine.items()]
+    for heading, rows in {**tables(report), "Environment:": environment}.items():
+        parts.append(f"<p>{html.escape(heading)}</p><table>")
+        for kind, cells in [("th", rows[0]), *(("td", row.values()) for row in rows)]:
             inner = "".join(f"<{kind}>{html.escape(cell)}</{kind}>" for cell in cells)
             parts.append(f"<tr>{inner}</tr>")
         parts.append("</table>")
     with replacing(path) as temporary:
         temporary.write_text("\n".join([*parts, "</html>\n"]), encoding="utf-8")
-
-
-def _measured_cells(row: Measured) -> list[str]:
-    compute, memory, psnr = row.compute, row.memory, row.parity.image_psnr_db
-    return [
-        str(row.batch),
-        row.label + (" (WRONG)" if row.wrong else ""),
-        *(f"{ms:.4g}" for ms in (compute.p50_ms, compute.p90_ms, compute.p99_ms, compute.mean_ms)),
-        f"{compute.pairs_per_s:.4g}",
-        f"{row.end_to_end.p50_ms:.4g}",
-        f"{memory.host_mib:.0f}",
-        "-" if memory.device_mib is None else f"{memory.device_mib:.0f}",
-        f"{row.load_s:.2f}",
-        f"{row.first_call_ms:.0f}",
-        f"{row.parity.labels_differ:.2%}",
-        "equal" if psnr is None else f"{psnr:.1f}",
-    ]
-
-
-def _client_cells(point: Clients) -> list[str]:
-    quantiles = (f"{ms:.4g}" for ms in (point.p50_ms, point.p90_ms, point.p99_ms))
-    return [str(point.clients), point.label, *quantiles, f"{point.pairs_per_s:.4g}"]
 
 
 def _figure(report: Report) -> Figure:

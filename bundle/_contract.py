@@ -33,9 +33,12 @@ class Tensor(Struct, frozen=True, forbid_unknown_fields=True):
     """An input or output of a graph; `shape` names the free batch size "N"."""
 
     name: Annotated[str, Meta(min_length=1)]
-    dtype: Annotated[str, Meta(pattern="^(uint8|float32)$")]
+    dtype: Annotated[str, Meta(pattern=r"^(uint8|float32)(?!\n)$")]
     shape: Annotated[
-        tuple[Annotated[int, Meta(ge=1)] | Annotated[str, Meta(pattern="^N$")], ...],
+        tuple[
+            Annotated[int, Meta(ge=1, le=2**63 - 1)] | Annotated[str, Meta(pattern=r"^N(?!\n)$")],
+            ...,
+        ],
         Meta(description='Sizes in order; the batch, which is free, is named "N".'),
     ]
 
@@ -101,16 +104,17 @@ def differences(expected: Signature, found: Signature) -> str:
     The order does not count. A size that the graph leaves open (a name, or a negative number)
     agrees with any; the batch has to be open.
     """
-    for kind in ("inputs", "outputs"):
-        ours: tuple[Tensor, ...] = getattr(expected, kind)
-        theirs: tuple[Tensor, ...] = getattr(found, kind)
-        by_name = {tensor.name: tensor for tensor in theirs}
-        if by_name.keys() != {t.name for t in ours} or not all(
-            _agree(tensor, by_name[tensor.name]) for tensor in ours
+    for kind, asked, given in (
+        ("inputs", expected.inputs, found.inputs),
+        ("outputs", expected.outputs, found.outputs),
+    ):
+        by_name = {tensor.name: tensor for tensor in given}
+        if by_name.keys() != {tensor.name for tensor in asked} or not all(
+            _agree(tensor, by_name[tensor.name]) for tensor in asked
         ):
             return (
-                f"the {kind} are ({', '.join(map(str, theirs))}), expected "
-                f"({', '.join(map(str, ours))})"
+                f"the {kind} are ({', '.join(map(str, given))}), expected "
+                f"({', '.join(map(str, asked))})"
             )
     return ""
 

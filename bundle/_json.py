@@ -16,20 +16,24 @@ from garment_transfer.bundle._version import package_version
 MAX_JSON_BYTES: Final = 1 << 20
 
 Text = Annotated[str, Meta(min_length=1)]
-Count = Annotated[int, Meta(ge=0)]
-Positive = Annotated[int, Meta(ge=1)]
-Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+# Readers in other languages keep integers in 64 bits with a sign.
+MAX_INTEGER: Final = 2**63 - 1
+
+Count = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
+Positive = Annotated[int, Meta(ge=1, le=MAX_INTEGER)]
+# In Python `$` matches before a last newline too, which is no part of any of these.
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}(?!\n)$")]
 FileName = Annotated[
     str,
     Meta(
-        pattern="^[A-Za-z0-9_-][A-Za-z0-9_.-]*$",
+        pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*(?!\n)$",
         description="A file name in the same folder, never a path out of it.",
     ),
 ]
 Time = Annotated[
     str,
     Meta(
-        pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d+)?(Z|[+-]\d{2}:\d{2})$",
+        pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d+)?(Z|[+-]\d{2}:\d{2})(?!\n)$",
         description="ISO 8601 date and time with its offset from UTC.",
     ),
 ]

@@ -26,6 +26,7 @@ from garment_transfer.bundle._contract import (
 )
 from garment_transfer.bundle._errors import BundleError, Code
 from garment_transfer.bundle._json import (
+    MAX_INTEGER,
     Count,
     FileName,
     InvalidFile,
@@ -138,7 +139,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
     created: Time
     size: Size
     precision: Precision
-    opset: Annotated[int, Meta(ge=16)]
+    opset: Annotated[int, Meta(ge=16, le=MAX_INTEGER)]
     graphs: Graphs
     parity: Annotated[
         dict[Stage, Annotated[dict[str, Parity], Meta(min_length=1)]], Meta(min_length=3)

@@ -125,7 +125,7 @@ class EngineRecord(Struct, frozen=True, forbid_unknown_fields=True):
         ),
     ]
     compute_capabilities: Annotated[
-        tuple[Annotated[str, Meta(pattern=r"^\d+\.\d+$")], ...],
+        tuple[Annotated[str, Meta(pattern=r"^\d+\.\d+(?!\n)$")], ...],
         Meta(
             min_length=1,
             description="The GPUs the engines run on: TensorRT's one, TensorRT-RTX's several.",

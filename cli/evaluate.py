@@ -6,6 +6,8 @@ from typing import TypeAlias
 
 import click
 
+from garment_transfer.bundle import CLASSES
+
 # `training.synthetic.groups.HELD_OUT_PAIRS`, whose import is slow; `--help` has to answer at once.
 HELD_OUT_PAIRS = 256
 
@@ -21,9 +23,6 @@ COLUMNS = {
     "skin_error": "skin error",
     "cycle_ssim": "SSIM cycle",
 }
-#: Classes in the second table, of the method alone.
-CLASSES = ("background", "hair", "face", "skin", "garment", "lower", "legs")
-
 
 Rows: TypeAlias = list[dict[str, float | str]]
 
@@ -162,5 +161,6 @@ def _print(rows: Rows) -> None:
 
 
 def _print_classes(rows: Rows) -> None:
+    """The second table, of the method alone."""
     names = [name for name in CLASSES if f"iou_{name}" in rows[0]]
     click.echo("IoU of " + ", ".join(f"{name} {rows[0][f'iou_{name}']:.4f}" for name in names))

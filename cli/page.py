@@ -258,10 +258,10 @@ def _flow_picture(transfer: Transfer, size: Size) -> _Image:
     height, width = transfer.transfer_parsing.shape
     fit = Fit(Size(height, width), size)
     flow = fit.unfit(transfer.flow.transpose(1, 2, 0))
-    worn = transfer.transfer_parsing == GARMENT
-    lengths = np.hypot(flow[..., 0], flow[..., 1])[worn]
+    garment = transfer.transfer_parsing == GARMENT
+    lengths = np.hypot(flow[..., 0], flow[..., 1])[garment]
     longest = float(np.percentile(lengths, 90)) if lengths.size else 1.0
-    picture = _on_white(flow_colours(flow, longest), worn)
+    picture = _on_white(flow_colours(flow, longest), garment)
     side = min(height, width) // 5
     margin = side // 6
     picture[height - side - margin : height - margin, width - side - margin : width - margin] = (

@@ -107,6 +107,12 @@ def flow_warp(
     return y.to(x.dtype), flow
 
 
+def affine_warp(x: Tensor, affine: Tensor) -> Tensor:
+    """`x` [N,C,H,W] moved by an affine [N,2,3] alone, with FlowWarp and 0 outside."""
+    coarse, residual = torch.zeros_like(x[:, :2, ::2, ::2]), torch.zeros_like(x[:, :2])
+    return flow_warp(x, coarse, residual, affine)[0]
+
+
 def _pixel_grid(flow: Tensor) -> Tensor:
     """Coordinates (x, y) of every pixel, [1,2,H,W] float32."""
     h, w = flow.shape[-2:]

@@ -29,7 +29,7 @@ from garment_transfer.bundle import (
     SKIN,
     border_width,
 )
-from garment_transfer.models.flow_warp import flow_warp
+from garment_transfer.models.flow_warp import affine_warp
 from garment_transfer.models.layers import (
     HAND_PARTS,
     TORSO_PARTS,
@@ -188,9 +188,7 @@ class ParsingNetwork(ParsingTrunk):
         """
         person = self.person(known, person_densepose)
         owner = self.owner(worn, garment_densepose)
-        affine = torso_affine(person_densepose, garment_densepose)
-        coarse = torch.zeros_like(owner[:, :2, ::2, ::2])
-        aligned, _ = flow_warp(owner, coarse, torch.zeros_like(owner[:, :2]), affine)
+        aligned = affine_warp(owner, torso_affine(person_densepose, garment_densepose))
         covered = self._coverage(person_densepose, garment_densepose, worn)
         return self.think(person, owner, aligned, covered)
 
@@ -257,8 +255,12 @@ def merge(logits: Tensor, person_parsing: Tensor) -> Tensor:
     # REASONED[i], without a gather: ids of the four classes are 0, 3, 4, 5
     index = logits.argmax(dim=1).to(torch.int32)
     reasoned = torch.where(index > 0, index + 2, index).to(torch.uint8)
-    kept = one_hot(person_parsing, KEPT).sum(dim=1) > 0
-    return torch.where(kept, person_parsing, reasoned)
+    return torch.where(is_kept(person_parsing), person_parsing, reasoned)
+
+
+def is_kept(parsing: Tensor) -> Tensor:
+    """Where a person's own label [N,H,W] stays whatever they wear, bool [N,H,W]."""
+    return one_hot(parsing, KEPT).sum(dim=1) > 0
 
 
 def settle(transfer_parsing: Tensor, person_parsing: Tensor) -> Tensor:
@@ -292,7 +294,7 @@ def parsing_loss(logits: Tensor, target: Tensor, person_parsing: Tensor) -> Tens
 
 def soft_parsing_loss(logits: Tensor, planes: Tensor, person_parsing: Tensor) -> Tensor:
     """`parsing_loss` towards shares of the classes `REASONED` instead, [N,4,H,W] in 0..1."""
-    counted = planes.sum(dim=1) * (1 - one_hot(person_parsing, KEPT).sum(dim=1))
+    counted = planes.sum(dim=1) * ~is_kept(person_parsing)
     entropy = -(F.log_softmax(logits, dim=1) * planes).sum(dim=1)
     loss = (entropy * counted).sum() / counted.sum().clamp_min(1.0)
     soft = torch.softmax(logits, dim=1) * counted[:, None]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from garment_transfer.bundle import FACE, GARMENT, HAIR, LEGS, LOWER, SKIN
-from garment_transfer.models.flow_warp import flow_warp
+from garment_transfer.models.flow_warp import affine_warp
 from garment_transfer.models.layers import (
     HAND_PARTS,
     TORSO_PARTS,
@@ -69,11 +69,10 @@ class TryOnParsingNetwork(ParsingTrunk):
         shop = self.shop(torch.cat([mask, place * mask, 2 * places], dim=1))
         owner = torch.cat([shop, place[..., ::2, ::2]], dim=1)
         torso = is_part(person_densepose, TORSO_PARTS)[:, None].float()
-        affine = _hanging_affine(torso, trunk)
-        coarse = torch.zeros_like(owner[:, :2, ::2, ::2])
-        aligned, _ = flow_warp(owner, coarse, torch.zeros_like(owner[:, :2]), affine)
+        aligned = affine_warp(owner, _hanging_affine(torso, trunk))
         person = self.person(reserved, person_densepose)
-        proportions = torch.stack([_extent(mask, 3) / _extent(trunk, 3), _slimness(trunk)], dim=1)
+        wider = _extent(mask, 3) / _extent(trunk, 3)
+        proportions = torch.stack([wider, _extent(trunk, 2) / _extent(trunk, 3)], dim=1)
         # hem, collar and both sleeves' ends are where the cloth reaches farthest
         reach = [_least(places), -_least(-places), _hem(places)]
         # the height of the waistband is its wearer's and means nothing on A
@@ -117,10 +116,6 @@ def _trunk(mask: Tensor) -> Tensor:
 def _extent(mask: Tensor, axis: int) -> Tensor:
     """How many rows (axis 2) or columns (axis 3) of [N,1,H,W] a mask touches, at least 1: [N]."""
     return mask.amax(dim=5 - axis).sum(dim=(1, 2)).clamp_min(1.0)
-
-
-def _slimness(mask: Tensor) -> Tensor:
-    return _extent(mask, 2) / _extent(mask, 3)
 
 
 def _least(places: Tensor) -> Tensor:

@@ -9,21 +9,25 @@ two garments (`garment_transfer.training.synthetic`), so every person of it can 
 and the result is known. Phases named `supervised-*` train on them, for comparison.
 """
 
-import multiprocessing
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+import abc
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from garment_transfer.bundle import GARMENT, Code, InputError
 from garment_transfer.training.synthetic import held_out_pair
-from garment_transfer.training.synthetic.groups import KEYS, SHOP_KEYS, one_thread, shard_paths
+from garment_transfer.training.synthetic.groups import (
+    KEYS,
+    SHOP_KEYS,
+    Arrays,
+    renderers,
+    shard_paths,
+)
 
 #: DensePose parts after a mirror: left and right change places (data conventions of I).
 _MIRRORED = np.arange(256, dtype=np.uint8)
@@ -34,19 +38,49 @@ for _a in (3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23):
 #: its wearer as photographed in another garment, teach that the same pose needs no change.
 _KINDS = {"transfer": 0.72, "worn by both": 0.08, "own photo": 0.14, "own other photo": 0.06}
 
-
 #: How often the owner of a pair of photos is the person, who gets their own garment back.
 _OWN = 0.15
 
 
-@dataclass(frozen=True)
-class Photos:
-    """A batch of pairs of photos: `person` receives what the owner of `garment` wears.
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Pairs of photos with their maps: `person` receives what the owner of `garment` wears.
 
-    What a data set says of a photo, and nothing of the transfer between the two:
+    `*_image` uint8 [N,H,W,3], `*_parsing` uint8 [N,H,W] and `*_densepose` uint8 [N,H,W,3] (IUV),
+    maps as a parser draws them.
+    """
 
-    - `*_image` uint8 [N,H,W,3], `*_parsing` uint8 [N,H,W] and `*_densepose` uint8 [N,H,W,3] (IUV),
-      maps as a parser draws them;
+    person_image: Tensor
+    person_parsing: Tensor
+    person_densepose: Tensor
+    garment_image: Tensor
+    garment_parsing: Tensor
+    garment_densepose: Tensor
+
+    @property
+    def maps(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What the graph `parsing` takes."""
+        return (
+            self.person_parsing,
+            self.person_densepose,
+            self.garment_parsing,
+            self.garment_densepose,
+        )
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The fields that are there."""
+        return {name: tensor for name, tensor in vars(self).items() if tensor is not None}
+
+    def apply(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """The batch of what a function makes of every field."""
+        return type(self)(**{name: function(tensor) for name, tensor in self.tensors.items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Photos(Batch):
+    """A batch of what a data set says of photos, and nothing of the transfer between the two:
+
     - `*_reference` uint8 [N,H,W], the parsing that counts as right for that photo: the renderer's
       own where the photo is rendered, else the parser's map once more;
     - `*_shop_image` uint8 [N,H,W,3] and `*_shop_mask` uint8 [N,H,W], the garment that the photo
@@ -59,14 +93,8 @@ class Photos:
       alone the result is known, since it is that photo.
     """
 
-    person_image: Tensor
-    person_parsing: Tensor
     person_reference: Tensor
-    person_densepose: Tensor
-    garment_image: Tensor
-    garment_parsing: Tensor
     garment_reference: Tensor
-    garment_densepose: Tensor
     own: Tensor
     person_shop_image: Tensor | None = None
     person_shop_mask: Tensor | None = None
@@ -77,28 +105,18 @@ class Photos:
     garment_places: Tensor | None = None
     garment_shop_places: Tensor | None = None
 
-    def to(self, device: torch.device) -> "Photos":
-        """The same batch on `device`."""
-        return _moved(self, device)
 
+@dataclass(frozen=True, kw_only=True)
+class Transfers(Batch):
+    """A batch with the truth of its transfers.
 
-@dataclass(frozen=True)
-class Transfers:
-    """A batch; maps as the graph contract has them, rough, and the truth beside them.
-
-    uint8 [N,H,W,3] images and IUV, uint8 [N,H,W] parsings; `true_flow` float32 [N,2,H,W] in
+    `true_image` uint8 [N,H,W,3], `true_parsing` uint8 [N,H,W]; `true_flow` float32 [N,2,H,W] in
     pixels, where `flow_valid` uint8 [N,H,W] is positive; 2 is where the owner's photo shows the
     point. `rough_truth` is the true parsing as a parser would have drawn it. `true_places` and
     `garment_places` float16 [N,3,H,W] say which place of the cloth the truth and the owner's photo
     show, metres (`garment_places` of the renderer); 0 where there is no garment.
     """
 
-    person_image: Tensor
-    person_parsing: Tensor
-    person_densepose: Tensor
-    garment_image: Tensor
-    garment_parsing: Tensor
-    garment_densepose: Tensor
     true_image: Tensor
     true_parsing: Tensor
     rough_truth: Tensor
@@ -107,19 +125,8 @@ class Transfers:
     true_places: Tensor
     garment_places: Tensor
 
-    def to(self, device: torch.device) -> "Transfers":
-        """The same batch on `device`."""
-        return _moved(self, device)
 
-
-#: What a phase trains on.
-Batch = Photos | Transfers
-_B = TypeVar("_B", Photos, Transfers)
-
-
-def _moved(batch: _B, device: torch.device) -> _B:
-    moved = {k: v.to(device, non_blocking=True) for k, v in vars(batch).items() if v is not None}
-    return type(batch)(**moved)
+_Kind = TypeVar("_Kind", Photos, Transfers)
 
 
 class PhotoSet(Protocol):
@@ -137,10 +144,10 @@ class PhotoSet(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> dict[str, NDArray]: ...
+    def __getitem__(self, index: int) -> Arrays: ...
 
 
-def mirror(sample: dict[str, NDArray]) -> dict[str, NDArray]:
+def mirror(sample: Arrays) -> Arrays:
     """A sample seen in a mirror: sides of the body change places.
 
     U and V of a part do not mirror simply, so a mirrored map carries its parts alone, as many
@@ -193,8 +200,8 @@ class Groups:
     def __len__(self) -> int:
         return len(self._index)
 
-    def __getitem__(self, index: int) -> dict[str, NDArray]:
-        """The arrays of one group, as `render_group` and `training_shop` give them."""
+    def __getitem__(self, index: int) -> Arrays:
+        """The arrays of one group, as `training_group` and `training_shop` give them."""
         shard, group = self._index[index]
         return {key: array[group] for key, array in self._shards[shard].items()}
 
@@ -214,7 +221,7 @@ class RenderedPhotos:
     def __len__(self) -> int:
         return 4 * len(self._groups)
 
-    def __getitem__(self, index: int) -> dict[str, NDArray]:
+    def __getitem__(self, index: int) -> Arrays:
         group = self._groups[index // 4]
         body, garment = index // 2 % 2, index % 2
         worn = {
@@ -230,80 +237,77 @@ class RenderedPhotos:
         return photo
 
 
-def held_out_pairs(
-    indices: Sequence[int], size: tuple[int, int], workers: int
-) -> Iterator[dict[str, NDArray]]:
+def held_out_pairs(indices: Sequence[int], size: tuple[int, int], workers: int) -> Iterator[Arrays]:
     """Pairs of the held-out test in order, rendered by `workers` processes."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=one_thread) as pool:
+    with renderers(workers) as pool:
         try:
             yield from pool.map(held_out_pair, indices, [size] * len(indices), chunksize=4)
         finally:
             pool.shutdown(cancel_futures=True)  # an interrupt does not wait for the rest
 
 
-class PhotoBatches:
-    """Endless seeded batches of pairs drawn from a set of photos.
+_Source = TypeVar("_Source", PhotoSet, Groups)
 
-    Person and owner are drawn on their own, each mirrored half the time, but for `_OWN` of the
-    pairs, which are one photo twice. The state is one generator, as in `TransferBatches`.
+
+class Batches(abc.ABC, Generic[_Source, _Kind]):
+    """Endless seeded batches of samples drawn from a source, whose length is theirs.
+
+    The state is one generator, `random`, so a resumed training continues with the batches that a
+    stopped one had not seen.
     """
 
-    def __init__(self, photos: PhotoSet, batch: int, seed: int) -> None:
-        self.photos = photos
+    kind: type[_Kind]
+
+    def __init__(self, source: _Source, batch: int, seed: int) -> None:
+        self.source = source
         self.batch = batch
         self.random = np.random.default_rng(seed)
 
     def __len__(self) -> int:
-        return len(self.photos)
+        return len(self.source)
 
-    def __iter__(self) -> Iterator[Photos]:
+    def __iter__(self) -> Iterator[_Kind]:
         while True:
             samples = [self._draw() for _ in range(self.batch)]
-            yield Photos(
+            yield self.kind(
                 **{k: torch.from_numpy(np.stack([s[k] for s in samples])) for k in samples[0]}
             )
 
-    def _draw(self) -> dict[str, NDArray]:
-        person, owner = (int(i) for i in self.random.integers(len(self.photos), size=2))
+    @abc.abstractmethod
+    def _draw(self) -> Arrays:
+        """One sample: the fields of a batch, without its axis."""
+
+
+class PhotoBatches(Batches[PhotoSet, Photos]):
+    """Pairs drawn from a set of photos.
+
+    Person and owner are drawn on their own, each mirrored half the time, but for `_OWN` of the
+    pairs, which are one photo twice.
+    """
+
+    kind = Photos
+
+    def _draw(self) -> Arrays:
+        person, owner = (int(i) for i in self.random.integers(len(self.source), size=2))
         mirrored = self.random.random(2) < 0.5
         if self.random.random() < _OWN:
             owner, mirrored[1] = person, mirrored[0]
-        sample: dict[str, NDArray] = {
-            "own": np.array(owner == person and mirrored[0] == mirrored[1])
-        }
+        sample: Arrays = {"own": np.array(owner == person and mirrored[0] == mirrored[1])}
         for role, index, flip in zip(("person", "garment"), (person, owner), mirrored, strict=True):
-            photo = self.photos[index]
+            photo = self.source[index]
             if flip:
                 photo = mirror(photo)
             sample |= {f"{role}_{name}": array for name, array in photo.items()}
         return sample
 
 
-class TransferBatches:
-    """Endless seeded batches over the shards of a folder.
+class TransferBatches(Batches[Groups, Transfers]):
+    """Transfers within rendered groups."""
 
-    The state is one generator, so a resumed training continues with the batches that a stopped
-    one had not seen.
-    """
+    kind = Transfers
 
-    def __init__(self, folder: Path, batch: int, seed: int) -> None:
-        self.groups = Groups(folder)
-        self.batch = batch
-        self.random = np.random.default_rng(seed)
-
-    def __len__(self) -> int:
-        return len(self.groups)
-
-    def __iter__(self) -> Iterator[Transfers]:
-        while True:
-            samples = [self._draw() for _ in range(self.batch)]
-            yield Transfers(
-                **{k: torch.from_numpy(np.stack([s[k] for s in samples])) for k in samples[0]}
-            )
-
-    def _draw(self) -> dict[str, NDArray]:
-        group = self.groups[int(self.random.integers(len(self.groups)))]
+    def _draw(self) -> Arrays:
+        group = self.source[int(self.random.integers(len(self.source)))]
         kind = self.random.choice(list(_KINDS), p=list(_KINDS.values()))
         body, garment = (int(v) for v in self.random.integers(2, size=2))
         person = (body, garment if kind in ("worn by both", "own photo") else 1 - garment)
@@ -312,17 +316,13 @@ class TransferBatches:
         return mirror(sample) if self.random.random() < 0.5 else sample
 
 
-def sample_of(
-    group: dict[str, NDArray], person: tuple[int, int], owner: tuple[int, int]
-) -> dict[str, NDArray]:
+def sample_of(group: Arrays, person: tuple[int, int], owner: tuple[int, int]) -> Arrays:
     """One transfer of a group; person and owner as (body, garment). Fields as `Transfers`."""
     truth = (person[0], owner[1])
+    flow, valid = group["flow"][truth].astype(np.float32), group["flow_valid"][truth]
     if owner[0] == person[0]:
-        flow = np.zeros_like(group["flow"][truth], dtype=np.float32)
+        flow = np.zeros_like(flow)
         valid = np.where(group["parsing"][truth] == GARMENT, 2, 0).astype(np.uint8)
-    else:
-        flow = group["flow"][truth].astype(np.float32)
-        valid = group["flow_valid"][truth]
     return {
         "person_image": group["image"][person],
         "person_parsing": group["rough_parsing"][person],

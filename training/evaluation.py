@@ -4,22 +4,22 @@ Every figure is over a whole set, not a mean of images: intersections, unions an
 are summed first, so that a class that is absent from an image does not count as right.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Protocol
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torchmetrics import MeanAbsoluteError, MeanMetric, Metric
 from torchmetrics.classification import MulticlassConfusionMatrix
 from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.image import PeakSignalNoiseRatio
 
-from garment_transfer.bundle import CLASSES, GARMENT, SKIN, InputError
+from garment_transfer.bundle import CLASSES, GARMENT, SKIN, InputError, Size, chained, contract
 from garment_transfer.models.layers import TORSO_PARTS
-from garment_transfer.models.warping import WarpingNetwork
 from garment_transfer.runtime import Pipeline, Transfer
 from garment_transfer.runtime.photos import Person
 
@@ -29,14 +29,7 @@ Arrays = Mapping[str, NDArray]
 _TORSO_AND_HEAD = (*TORSO_PARTS, 23, 24)
 
 #: What the graphs take, by the contract's names.
-INPUTS = (
-    "person_image",
-    "person_parsing",
-    "person_densepose",
-    "garment_image",
-    "garment_parsing",
-    "garment_densepose",
-)
+INPUTS = [tensor.name for tensor in chained(contract(Size(32, 32)).values()).inputs]
 
 
 class Runs(Protocol):
@@ -56,25 +49,12 @@ class Networks:
     def run(self, inputs: Mapping[str, NDArray]) -> dict[str, NDArray]:
         """As `Runs.run`."""
         known = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in inputs.items()}
-        with torch.inference_mode():
-            known["transfer_parsing"] = self._stages["parsing"](
-                known["person_parsing"],
-                known["person_densepose"],
-                known["garment_parsing"],
-                known["garment_densepose"],
-            )
-            known["warped_garment"], known["flow"] = self._stages["warping"](
-                known["garment_image"],
-                known["garment_parsing"],
-                known["transfer_parsing"],
-                known["person_densepose"],
-            )
-            known["image"] = self._stages["regrowth"](
-                known["person_image"],
-                known["person_parsing"],
-                known["transfer_parsing"],
-                known["warped_garment"],
-            )
+        height, width = inputs["person_parsing"].shape[-2:]
+        for stage, signature in contract(Size(height, width)).items():
+            with torch.inference_mode():
+                outputs = self._stages[stage](*(known[tensor.name] for tensor in signature.inputs))
+            outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
+            known |= {t.name: x for t, x in zip(signature.outputs, outputs, strict=True)}
         return {name: x.numpy() for name, x in known.items() if name not in inputs}
 
 
@@ -168,7 +148,7 @@ def changed_pixels(labels: NDArray[np.uint8], true_labels: NDArray[np.uint8]) ->
 def pair_similarity(pair: Arrays, outputs: Arrays) -> float:
     """Mean SSIM over the changed pixels of one pair with truth."""
     where = changed_pixels(outputs["transfer_parsing"], pair["true_parsing"])
-    return float(similarity_map(outputs["image"], pair["true_image"])[where].mean())
+    return _similarity(outputs["image"], pair["true_image"], where)
 
 
 def cases(scores: Sequence[float], count: int = 4) -> list[int]:
@@ -179,6 +159,12 @@ def cases(scores: Sequence[float], count: int = 4) -> list[int]:
     return [order[i] for i in sorted({i for i in chosen if 0 <= i < len(order)})]
 
 
+def _similarity(
+    image: NDArray[np.uint8], truth: NDArray[np.uint8], where: NDArray[np.bool_]
+) -> float:
+    return float(similarity_map(image, truth)[where].mean())
+
+
 def similarity_map(image: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.float32]:
     """SSIM at every pixel of two uint8 [H,W,3] images (mean over channels), float32 [H,W].
 
@@ -187,18 +173,6 @@ def similarity_map(image: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArra
     a, b = (torch.tensor(x).permute(2, 0, 1)[None].float() / 255 for x in (image, truth))
     _, full = structural_similarity_index_measure(a, b, data_range=1.0, return_full_image=True)
     return full[0].mean(dim=0).numpy()
-
-
-def batches(pairs: Iterable[Arrays], size: int) -> Iterator[list[Arrays]]:
-    """Lists of at most `size` pairs."""
-    waiting: list[Arrays] = []
-    for pair in pairs:
-        waiting.append(pair)
-        if len(waiting) == size:
-            yield waiting
-            waiting = []
-    if waiting:
-        yield waiting
 
 
 def evaluate_held_out(
@@ -225,17 +199,16 @@ def evaluate_held_out(
             image, labels, pair["true_image"], pair["true_parsing"], pair["person_parsing"]
         )
 
-    for batch in batches(pairs, 8):
+    waiting = iter(pairs)
+    while batch := list(islice(waiting, 8)):
         inputs = {name: np.stack([pair[name] for pair in batch]) for name in INPUTS}
         outputs = pipeline.run(inputs)
         labels = outputs["transfer_parsing"]
         warped = {
-            "garment filled with its mean colour": np.stack([_mean_colour(p) for p in batch]),
-            "garment moved by the best affine": np.stack(
-                [_best_affine(p, labels[i]) for i, p in enumerate(batch)]
-            ),
+            "garment filled with its mean colour": [_mean_colour(pair) for pair in batch],
+            "garment moved by the best affine": [_best_affine(pair) for pair in batch],
+            "garment moved by the true flow": [_true_flow(pair) for pair in batch],
         }
-        warped["garment moved by the true flow"] = np.stack([_true_flow(p) for p in batch])
         if without_stn is not None:
             warped["flow without the STN"] = _warp(without_stn, inputs, labels)
         for i, pair in enumerate(batch):
@@ -257,7 +230,7 @@ def _mean_colour(pair: Arrays) -> NDArray[np.uint8]:
     return np.broadcast_to(mean.round().astype(np.uint8), image.shape).copy()
 
 
-def _best_affine(pair: Arrays, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _best_affine(pair: Arrays) -> NDArray[np.uint8]:
     """The owner's photo moved by the affine that fits the true flow best in least squares.
 
     Where it leaves the garment, the garment's mean colour stands.
@@ -265,9 +238,8 @@ def _best_affine(pair: Arrays, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     ys, xs = np.nonzero(pair["flow_valid"])
     source = np.stack([xs, ys, np.ones_like(xs)], axis=1).astype(np.float64)
     target = source[:, :2] + pair["true_flow"][:, ys, xs].T
-    solution, *_ = np.linalg.lstsq(source, target, rcond=None)
-    matrix = solution.T.astype(np.float64)
-    height, width = labels.shape
+    matrix = np.linalg.lstsq(source, target, rcond=None)[0].T
+    height, width = pair["flow_valid"].shape
     inverse = cv2.WARP_INVERSE_MAP
     moved = cv2.warpAffine(
         pair["garment_image"], matrix, (width, height), flags=cv2.INTER_LINEAR | inverse
@@ -290,16 +262,12 @@ def _true_flow(pair: Arrays) -> NDArray[np.uint8]:
     return np.where(pair["flow_valid"][..., None] > 0, moved, _mean_colour(pair))
 
 
-def _warp(network: nn.Module, inputs: Arrays, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    assert isinstance(network, WarpingNetwork)
+def _warp(network: nn.Module, inputs: Arrays, labels: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    names = ("garment_image", "garment_parsing", "transfer_parsing", "person_densepose")
+    known = {**inputs, "transfer_parsing": labels}
     with torch.inference_mode():
-        warped, _ = network(
-            torch.from_numpy(inputs["garment_image"]),
-            torch.from_numpy(inputs["garment_parsing"]),
-            torch.from_numpy(labels),
-            torch.from_numpy(inputs["person_densepose"]),
-        )
-    return warped.numpy()
+        warped, _ = network(*(torch.from_numpy(known[name]) for name in names))
+    return list(warped.numpy())
 
 
 def give_back(pipeline: Pipeline, person: Person) -> dict[str, float]:
@@ -312,7 +280,7 @@ def give_back(pipeline: Pipeline, person: Person) -> dict[str, float]:
         skin beside torso and head: not all label sets know the neck.
     """
     transfer = pipeline.transfer(person, person)
-    counted = np.isin(person.parsing, (GARMENT, SKIN))
+    counted = changed_pixels(person.parsing, person.parsing)
     garment = person.parsing == GARMENT
     flat = person.image.copy()
     flat[garment] = person.image[garment].mean(axis=0).round()
@@ -322,8 +290,8 @@ def give_back(pipeline: Pipeline, person: Person) -> dict[str, float]:
     limbs.add_labels(transfer.transfer_parsing[beside], person.parsing[beside])
     ious, arms = everywhere.ious(), limbs.ious()
     row = {
-        "changed_ssim": float(similarity_map(transfer.image, person.image)[counted].mean()),
-        "flat_ssim": float(similarity_map(flat, person.image)[counted].mean()),
+        "changed_ssim": _similarity(transfer.image, person.image, counted),
+        "flat_ssim": _similarity(flat, person.image, counted),
         "garment_iou": ious.get("garment", 0.0),
         "skin_iou": ious.get("skin", 0.0),
     }
@@ -345,11 +313,11 @@ def cycle(pipeline: Pipeline, owner: Person, there: Transfer, person: Person) ->
     except InputError:
         return {"cycle_ssim": 0.0, "cycle_garment_iou": 0.0}
     back = pipeline.transfer(owner, wearer)
-    counted = np.isin(owner.parsing, (GARMENT, SKIN))
+    counted = changed_pixels(owner.parsing, owner.parsing)
     score = Score()
     score.add_labels(back.transfer_parsing, owner.parsing)
     return {
-        "cycle_ssim": float(similarity_map(back.image, owner.image)[counted].mean()),
+        "cycle_ssim": _similarity(back.image, owner.image, counted),
         "cycle_garment_iou": score.ious()["garment"],
     }
 
@@ -383,19 +351,13 @@ def contact_sheet(
     rows: Sequence[Sequence[NDArray[np.uint8]]], height: int = 256
 ) -> NDArray[np.uint8]:
     """Images in rows and columns, each at one height (uint8 RGB), on white."""
-    strips = []
-    for row in rows:
-        scaled = [
-            cv2.resize(
-                image,
-                (round(image.shape[1] * height / image.shape[0]), height),
-                interpolation=cv2.INTER_AREA,
-            )
-            for image in row
-        ]
-        strips.append(np.concatenate(scaled, axis=1))
+
+    def scaled(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        width = round(image.shape[1] * height / image.shape[0])
+        return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+
+    strips = [np.hstack([scaled(image) for image in row]) for row in rows]
     width = max(strip.shape[1] for strip in strips)
-    padded = [
-        np.pad(s, ((0, 0), (0, width - s.shape[1]), (0, 0)), constant_values=255) for s in strips
-    ]
-    return np.concatenate(padded, axis=0).astype(np.uint8)
+    return np.vstack(
+        [np.pad(s, ((0, 0), (0, width - s.shape[1]), (0, 0)), constant_values=255) for s in strips]
+    )

@@ -47,6 +47,21 @@ def feature_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
     return torch.stack(differences).mean()
 
 
+def _mean(values: Tensor, known: Tensor, factor: int) -> tuple[Tensor, Tensor]:
+    """Averages of values [N,C,H,W] over blocks, where they are known [N,1,H,W], and how much is."""
+    share = F.avg_pool2d(known, factor)
+    return F.avg_pool2d(values * known, factor) / share.clamp_min(1e-6), share
+
+
+def _moved(image: Tensor, flow: Tensor, affine: Tensor, padding: str) -> Tensor:
+    """An image [N,C,h,w] along a flow of its size and the affine, which a gradient leads."""
+    h, w = flow.shape[-2:]
+    half = flow.new_tensor([w / 2, h / 2], dtype=torch.float32).view(1, 2, 1, 1)
+    grid = positions(flow) + displacement(flow.float(), affine.float()) / half
+    grid = grid.permute(0, 2, 3, 1)
+    return F.grid_sample(image, grid, padding_mode=padding, align_corners=False)
+
+
 @dataclass(frozen=True)
 class Content:
     """A garment as an image: colours 0..1 and places of the cloth, decimetres, [N,6,H,W].
@@ -76,22 +91,11 @@ def content_loss(
 
     def compare(flow: Tensor) -> tuple[Tensor, Tensor]:
         factor = height // flow.shape[-2]
-        planes = []
-        for content in (source, target):
-            share = F.avg_pool2d(content.mask, factor)
-            mean = F.avg_pool2d(content.image * content.mask, factor) / share.clamp_min(1e-6)
-            planes.append((mean, share))
-        (shown, known), (due, wanted) = planes
-        h, w = flow.shape[-2:]
-        half = flow.new_tensor([w / 2, h / 2]).view(1, 2, 1, 1)
-        grid = (positions(flow) + displacement(flow.float(), flows.affine.float()) / half).permute(
-            0, 2, 3, 1
-        )
-        moved = F.grid_sample(
-            push_pull(shown, known), grid, padding_mode="border", align_corners=False
-        )
-        counted = wanted * (wanted > 0.5)
-        error = moved - due
+        shown, known = _mean(source.image, source.mask, factor)
+        expected, share = _mean(target.image, target.mask, factor)
+        moved = _moved(push_pull(shown, known), flow, flows.affine, "border")
+        counted = share * (share > 0.5)
+        error = moved - expected
         distance = (error[:, 3:].square().sum(dim=1, keepdim=True) + 1e-5).sqrt()
         difference = error[:, :3].abs().mean(dim=1, keepdim=True)
         total = counted.sum().clamp_min(1.0)
@@ -118,14 +122,11 @@ def shape_loss(flows: Flows, mask: Tensor, target: Tensor, aligning: bool = Fals
     with torch.autocast(mask.device.type, enabled=False):
         if aligning:
             mask, target = F.avg_pool2d(mask, 4), F.avg_pool2d(target, 4)
-            flow = torch.zeros_like(flows.levels[-2].float())
+            flow = torch.zeros_like(flows.levels[-2])
         else:
             mask, target = F.avg_pool2d(mask, 2), F.avg_pool2d(target, 2)
-            flow = flows.levels[-1].float()
-        h, w = flow.shape[-2:]
-        half = flow.new_tensor([w / 2, h / 2]).view(1, 2, 1, 1)
-        grid = positions(flow) + displacement(flow, flows.affine.float()) / half
-        moved = F.grid_sample(mask, grid.permute(0, 2, 3, 1), align_corners=False)
+            flow = flows.levels[-1]
+        moved = _moved(mask, flow, flows.affine, "zeros")
         return (moved - target).abs().sum() / target.sum().clamp_min(1.0)
 
 
@@ -148,8 +149,7 @@ def flow_loss(flows: Flows, true_flow: Tensor, valid: Tensor) -> tuple[Tensor, T
 
     def distance(flow: Tensor, over: Tensor) -> Tensor:
         factor = height // flow.shape[-2]
-        share = F.avg_pool2d(known, factor)
-        truth = F.avg_pool2d(true_flow * known, factor) / share.clamp_min(1e-6)
+        truth, share = _mean(true_flow, known, factor)
         counted = F.avg_pool2d(over, factor) * (share > 0.5)
         difference = displacement(flow, flows.affine) * factor - truth
         length = (difference.square().sum(dim=1, keepdim=True) + 0.01).sqrt()
@@ -173,8 +173,7 @@ def places_loss(places: Tensor, truth: Tensor) -> Tensor:
     factor = truth.shape[-2] // places.shape[-2]
     truth = 10 * truth.float()
     known = (truth != 0).any(dim=1, keepdim=True).float()
-    share = F.avg_pool2d(known, factor)
-    truth = F.avg_pool2d(truth, factor) / share.clamp_min(1e-6)
+    truth, share = _mean(truth, known, factor)
     counted = share * (share > 0.5)
     length = ((places - truth).square().sum(dim=1, keepdim=True) + 1e-5).sqrt()
     return (length * counted).sum() / counted.sum().clamp_min(1.0)

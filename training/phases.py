@@ -27,7 +27,7 @@ from msgspec import Meta, Struct
 from torch import Tensor, nn
 
 from garment_transfer.bundle import BACKGROUND, FACE, GARMENT, HAIR, LEGS, LOWER, SKIN
-from garment_transfer.models.flow_warp import flow_warp
+from garment_transfer.models.flow_warp import affine_warp, flow_warp
 from garment_transfer.models.layers import (
     HAND_PARTS,
     float_to_image,
@@ -39,22 +39,18 @@ from garment_transfer.models.layers import (
     push_pull,
 )
 from garment_transfer.models.parsing import (
-    KEPT,
     REASONED,
     WORN,
     ParsingNetwork,
     Reasoned,
+    is_kept,
     known_planes,
     merge,
     parsing_loss,
     torso_affine,
 )
 from garment_transfer.models.regrowth import RegrowthNetwork
-from garment_transfer.models.teachers import (
-    TryOnParsingNetwork,
-    reserved_planes,
-    shop_parsing,
-)
+from garment_transfer.models.teachers import TryOnParsingNetwork, reserved_planes, shop_parsing
 from garment_transfer.models.warping import (
     Flows,
     WarpingNetwork,
@@ -170,11 +166,6 @@ class Phase:
 # parsing
 
 
-def _kept(parsing: Tensor) -> Tensor:
-    """Where a person's own label stays whatever they wear, float [N,1,H,W]."""
-    return one_hot(parsing, KEPT).sum(dim=1, keepdim=True)
-
-
 def _ious(logits: Tensor, parsing: Tensor, truth: Tensor) -> Scalars:
     labels = merge(logits, parsing)
     return {
@@ -274,8 +265,7 @@ def _soft_planes(logits: Tensor, parsing: Tensor) -> Tensor:
 
     As reasoned, but for a person's kept classes; a gradient flows through.
     """
-    kept = _kept(parsing)
-    shares = torch.softmax(logits.float(), dim=1) * (1 - kept)
+    shares = torch.softmax(logits.float(), dim=1) * ~is_kept(parsing)[:, None]
     _, skin, garment, lower = shares.split(1, dim=1)
     hair, face, legs = one_hot(parsing, (HAIR, FACE, LEGS)).split(1, dim=1)
     return torch.cat([hair, face, lower, legs, garment, skin], dim=1)
@@ -340,12 +330,8 @@ def _self_study(
     planes = _soft_planes(there.logits, batch.person_parsing)
     hair, _, lower, _, garment, skin = planes.split(1, dim=1)
     with torch.no_grad():
-        swapped = network.reason(
-            batch.garment_parsing,
-            batch.garment_densepose,
-            batch.person_parsing,
-            batch.person_densepose,
-        )
+        person, owner = batch.maps[:2], batch.maps[2:]
+        swapped = network.reason(*owner, *person)
         dressed = merge(swapped, batch.garment_parsing)
     back = network.reason_planes(
         known_planes(dressed, batch.garment_densepose),
@@ -355,10 +341,8 @@ def _self_study(
     ).logits
     hard = parsing_loss(back, batch.garment_reference, batch.garment_parsing)
     loss = weights.hard * hard
-    scalars = {
-        "hard": hard.item(),
-        **_ious(back, batch.garment_parsing, batch.garment_reference),
-    }
+    ious = _ious(back, batch.garment_parsing, batch.garment_reference)
+    scalars = {"hard": hard.item(), **ious}
     if weights.response:
         teacher = _teach(batch, knowledge)
         response = response_loss(there.logits, teacher.logits, batch.person_parsing)
@@ -370,12 +354,7 @@ def _self_study(
 def _supervised_parsing(
     network: ParsingNetwork, batch: Transfers, knowledge: Knowledge
 ) -> tuple[Tensor, Scalars]:
-    logits = network.reason(
-        batch.person_parsing,
-        batch.person_densepose,
-        batch.garment_parsing,
-        batch.garment_densepose,
-    )
+    logits = network.reason(*batch.maps)
     loss = parsing_loss(logits, batch.true_parsing, batch.person_parsing)
     return loss, _ious(logits, batch.person_parsing, batch.true_parsing)
 
@@ -444,9 +423,7 @@ def _try_on_warping(
     """
     weights = knowledge.weights
     image, shop = _given(batch.person_shop_image), shop_parsing(_given(batch.person_shop_mask))
-    # every other sample sees the target shape as a parser would have drawn it
-    wearing = batch.person_reference.clone()
-    wearing[::2] = batch.person_parsing[::2]
+    wearing = _half_rough(batch.person_reference, batch.person_parsing)
     region = one_hot(batch.person_reference, (GARMENT,))
     there = annotation(batch.person_shop_places, weights)
     here = annotation(batch.person_places, weights)
@@ -464,26 +441,25 @@ def _try_on_warping(
     if here is not None and there is not None:
         wanted, worn = places_loss(flows.wanted, here / 10), places_loss(flows.worn, there / 10)
         loss = loss + 8 * annotated * (wanted + worn)
-        scalars |= {
-            "places_dm": distance.item(),
-            "worn_dm": worn.item(),
-            "wanted_dm": wanted.item(),
-        }
+        scalars["places_dm"] = distance.item()
+        scalars |= {"worn_dm": worn.item(), "wanted_dm": wanted.item()}
     return loss, scalars
 
 
-def reasoned_transfer(batch: Photos, knowledge: Knowledge) -> Tensor:
+def reasoned_transfer(batch: Batch, knowledge: Knowledge) -> Tensor:
     """The person in the owner's garment as `S_p` reasons it: uint8 [N,H,W]."""
     with torch.no_grad():
-        return knowledge.network("parsing", ParsingNetwork)(
-            batch.person_parsing,
-            batch.person_densepose,
-            batch.garment_parsing,
-            batch.garment_densepose,
-        )
+        return knowledge.network("parsing", ParsingNetwork)(*batch.maps)
 
 
-def _worn_flows(network: WarpingNetwork, batch: Photos, transfer: Tensor) -> Flows:
+def _half_rough(parsing: Tensor, rough: Tensor) -> Tensor:
+    """A parsing [N,H,W] that every other sample has as a parser would have drawn it."""
+    half = parsing.clone()
+    half[::2] = rough[::2]
+    return half
+
+
+def _worn_flows(network: WarpingNetwork, batch: Batch, transfer: Tensor) -> Flows:
     return network.flows(
         batch.garment_image, batch.garment_parsing, transfer, batch.person_densepose
     )
@@ -520,7 +496,7 @@ def _warping(
         loss = loss + weights.shape * shape_loss(flows, mask, target, aligning=True)
     scalars = {"shape": shape.item(), "bending": bending.item()}
     if weights.content:
-        due = taught_content(batch, knowledge, transfer, batch.person_densepose)
+        taught = taught_content(batch, knowledge, transfer, batch.person_densepose)
         places = annotation(batch.garment_places, weights)
         if places is None:
             worn = (batch.garment_parsing, batch.garment_densepose)
@@ -529,12 +505,12 @@ def _warping(
         known = mask * (places != 0).any(dim=1, keepdim=True)
         shown = worn_content(batch.garment_image, known, places)
         own = batch.own.view(-1, 1, 1, 1)
-        due = Content(
-            torch.where(own, shown.image, due.image), torch.where(own, shown.mask, due.mask)
+        expected = Content(
+            torch.where(own, shown.image, taught.image), torch.where(own, shown.mask, taught.mask)
         )
-        content, distance, colours = content_loss(flows, shown, due)
+        content, distance, colours = content_loss(flows, shown, expected)
         heads = places_loss(flows.worn, places / 10)
-        heads = heads + places_loss(flows.wanted, due.image[:, 3:] / 10)
+        heads = heads + places_loss(flows.wanted, expected.image[:, 3:] / 10)
         loss = loss + weights.content * (content + 8 * heads)
         scalars |= {
             "content_dm": distance.item(),
@@ -544,28 +520,19 @@ def _warping(
     return loss, scalars
 
 
-def true_transfer(batch: Transfers, rough: bool) -> Tensor:
-    """The transfer parsing that a perfect `S_p` would give: uint8 [N,H,W].
+def _as_kept(batch: Batch, parsing: Tensor) -> Tensor:
+    """A parsing [N,H,W] with the person's own classes as in their map: uint8 [N,H,W].
 
-    The person's own kept classes as in their map, the rest from the truth; or, `rough`, the
-    truth as a parser would have drawn it.
+    Of the truth, that is the transfer parsing that a perfect `S_p` would give.
     """
-    if rough:
-        return batch.rough_truth
-    kept = one_hot(batch.person_parsing, KEPT).sum(dim=1) > 0
-    return torch.where(kept, batch.person_parsing, batch.true_parsing)
+    return torch.where(is_kept(batch.person_parsing), batch.person_parsing, parsing)
 
 
 def _supervised_warping(
     network: WarpingNetwork, batch: Transfers, knowledge: Knowledge
 ) -> tuple[Tensor, Scalars]:
-    # every other sample sees the target shape as a parser would have drawn it
-    transfer = true_transfer(batch, rough=False)
-    transfer = transfer.clone()
-    transfer[::2] = batch.rough_truth[::2]
-    flows = network.flows(
-        batch.garment_image, batch.garment_parsing, transfer, batch.person_densepose
-    )
+    transfer = _half_rough(_as_kept(batch, batch.true_parsing), batch.rough_truth)
+    flows = _worn_flows(network, batch, transfer)
     position, distance = flow_loss(flows, batch.true_flow, batch.flow_valid)
     worn = places_loss(flows.worn, batch.garment_places)
     wanted = places_loss(flows.wanted, batch.true_places)
@@ -603,9 +570,7 @@ def erased(batch: Photos, knowledge: Knowledge) -> tuple[Tensor, Tensor]:
             ]
             mask = one_hot(owner[1], (GARMENT,))
             planes = torch.cat([image_to_float(owner[0]) * mask, mask], dim=1)
-            affine = torso_affine(batch.person_densepose, owner[2])
-            coarse = torch.zeros_like(planes[:, :2, ::2, ::2])
-            moved, _ = flow_warp(planes, coarse, torch.zeros_like(planes[:, :2]), affine)
+            moved = affine_warp(planes, torso_affine(batch.person_densepose, owner[2]))
             hit = (moved[:, 3:] > 0.5).float()
             image = torch.where(hit > 0, moved[:, :3] / moved[:, 3:].clamp_min(0.5), image)
             covered = torch.maximum(covered, hit)
@@ -631,11 +596,7 @@ def _regrown(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Erased photo uint8 [N,H,W,3], the network's image, what it painted, the target's skin."""
     parsing, image = erased(batch, knowledge)
-    # every other sample sees the target shape as a parser would have drawn it
-    target = torch.where(
-        _kept(batch.person_parsing)[:, 0] > 0, batch.person_parsing, batch.person_reference
-    )
-    target[::2] = batch.person_parsing[::2]
+    target = _half_rough(_as_kept(batch, batch.person_reference), batch.person_parsing)
     garment = batch.person_image * (target == GARMENT)[..., None]
     painted_image, painted = network.paint(image, parsing, target, garment)
     return image, painted_image, painted, one_hot(target, (SKIN,))
@@ -652,7 +613,7 @@ def _regrowth(
 def _supervised_regrowth(
     network: RegrowthNetwork, batch: Transfers, knowledge: Knowledge
 ) -> tuple[Tensor, Scalars]:
-    transfer = true_transfer(batch, rough=False)
+    transfer = _as_kept(batch, batch.true_parsing)
     # the truth's own garment stands in for the warped one: it is copied, never painted
     garment = (batch.true_image * (transfer == GARMENT)[..., None]).to(torch.uint8)
     image, painted = network.paint(batch.person_image, batch.person_parsing, transfer, garment)
@@ -677,19 +638,12 @@ def _show_try_on_parsing(
     return columns
 
 
-def _show_parsing(
-    network: ParsingNetwork, batch: Photos | Transfers, knowledge: Knowledge
-) -> list[Tensor]:
-    transfer = network(
-        batch.person_parsing,
-        batch.person_densepose,
-        batch.garment_parsing,
-        batch.garment_densepose,
-    )
+def _show_parsing(network: ParsingNetwork, batch: Batch, knowledge: Knowledge) -> list[Tensor]:
+    transfer = network(*batch.maps)
     columns = [batch.person_image, batch.garment_image, coloured(transfer)]
     if isinstance(batch, Transfers):
         return [*columns, coloured(batch.true_parsing)]
-    if "try_on_parsing" in knowledge.networks:
+    if isinstance(batch, Photos) and "try_on_parsing" in knowledge.networks:
         teacher = merge(_teach(batch, knowledge).logits, batch.person_parsing)
         columns += [_given(batch.garment_shop_image), coloured(teacher)]
     return columns
@@ -706,20 +660,19 @@ def _show_try_on_warping(
     return [image, float_to_image(moved), batch.person_image]
 
 
-def _show_warping(
-    network: WarpingNetwork, batch: Photos | Transfers, knowledge: Knowledge
-) -> list[Tensor]:
+def _show_warping(network: WarpingNetwork, batch: Batch, knowledge: Knowledge) -> list[Tensor]:
+    expected = []
     if isinstance(batch, Transfers):
-        transfer, due = batch.rough_truth, [batch.true_image]
+        transfer, expected = batch.rough_truth, [batch.true_image]
     else:
-        transfer, due = reasoned_transfer(batch, knowledge), []
-        if "try_on_warping" in knowledge.networks:
-            taught = taught_content(batch, knowledge, transfer, batch.person_densepose)
-            due = [float_to_image(taught.image[:, :3])]
+        transfer = reasoned_transfer(batch, knowledge)
+    if isinstance(batch, Photos) and "try_on_warping" in knowledge.networks:
+        taught = taught_content(batch, knowledge, transfer, batch.person_densepose)
+        expected = [float_to_image(taught.image[:, :3])]
     warped, _ = network(
         batch.garment_image, batch.garment_parsing, transfer, batch.person_densepose
     )
-    return [batch.person_image, batch.garment_image, warped, *due]
+    return [batch.person_image, batch.garment_image, warped, *expected]
 
 
 def _show_aligning(network: WarpingNetwork, batch: Photos, knowledge: Knowledge) -> list[Tensor]:
@@ -739,7 +692,7 @@ def _show_regrowth(network: RegrowthNetwork, batch: Photos, knowledge: Knowledge
 def _show_supervised_regrowth(
     network: RegrowthNetwork, batch: Transfers, knowledge: Knowledge
 ) -> list[Tensor]:
-    transfer = true_transfer(batch, rough=False)
+    transfer = _as_kept(batch, batch.true_parsing)
     garment = batch.true_image * (transfer == GARMENT)[..., None]
     image = network(batch.person_image, batch.person_parsing, transfer, garment)
     return [batch.person_image, image, batch.true_image]

@@ -20,6 +20,7 @@ from garment_transfer.models.checkpoint import check_preset, load_network, save_
 from garment_transfer.models.presets import PRESETS, build_network
 from garment_transfer.training.data import (
     Batch,
+    Groups,
     PhotoBatches,
     PhotoSet,
     TransferBatches,
@@ -106,7 +107,7 @@ def open_data(
     """
     phase = _phase(config)
     if phase.batch is Transfers:
-        return TransferBatches(config.data, config.batch, config.seed)
+        return TransferBatches(Groups(config.data), config.batch, config.seed)
     if photos is None:
         photos = open_photos(config.data, config.label_set, config.densepose, config.size)
     if phase.needs_shop(config.weights) and not photos.has_shop:
@@ -207,7 +208,7 @@ def train(
     batches: Iterator[Batch] = iter(data)
     bar = tqdm(total=config.steps, initial=step, desc=config.phase, unit="step", mininterval=5)
     while step < config.steps:
-        batch = next(batches).to(device)
+        batch = next(batches).apply(lambda tensor: tensor.to(device, non_blocking=True))
         with torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16):
             loss, scalars = phase.loss(network, batch, knowledge)
         optimiser.zero_grad(set_to_none=True)
@@ -215,7 +216,7 @@ def train(
         norm = torch.nn.utils.clip_grad_norm_(learning, 5.0)
         if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
             file = config.output / f"{config.phase}.nan-batch.pt"
-            torch.save({k: v for k, v in vars(batch).items() if v is not None}, file)
+            torch.save(batch.tensors, file)
             raise TrainingError(
                 Code.TRAINING_DIVERGED,
                 f"{config.phase}: the loss is {loss.item()} and its gradient {norm.item()} at step "
@@ -322,11 +323,10 @@ def _picture(
     phase: Phase, network: nn.Module, batch: Batch, knowledge: Knowledge
 ) -> NDArray[np.uint8]:
     """A row for each of the first four samples of a batch."""
-    first = type(batch)(**{k: v[:4] for k, v in vars(batch).items() if v is not None})
     random = torch.get_rng_state()
     training = network.training
     with torch.no_grad():
-        columns = phase.picture(network.eval(), first, knowledge)
+        columns = phase.picture(network.eval(), batch.apply(lambda tensor: tensor[:4]), knowledge)
     network.train(training)
     torch.set_rng_state(random)  # a picture must not change what is trained after it
     rows = torch.cat(columns, dim=2).cpu()
@@ -335,13 +335,9 @@ def _picture(
 
 def _settings(config: TrainingConfig, phase: Phase) -> _Settings:
     """What must not change between a state and its continuation."""
+    same = ("phase", "preset", "steps", "batch", "average", "seed")
     return {
-        "phase": config.phase,
-        "preset": config.preset,
-        "steps": config.steps,
-        "batch": config.batch,
-        "average": config.average,
-        "seed": config.seed,
+        **{name: getattr(config, name) for name in same},
         "initial": str(config.initial) if config.initial else "",
         "weights": msgspec.structs.asdict(config.weights),
         "knowledge": {

@@ -265,7 +265,9 @@ void serve(const std::string& bundle, const std::string& host, int wish) {
         }
         return httplib::Server::HandlerResponse::Handled;
       }));
-  server.set_logger([&](const httplib::Request& request, const httplib::Response& response) {
+  // before the answer is sent: who has it finds it counted
+  server.set_post_routing_handler([&](const httplib::Request& request,
+                                      httplib::Response& response) {
     if (request.path == "/transfer") metrics.count(response.status);
   });
 

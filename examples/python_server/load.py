@@ -30,7 +30,7 @@ import psutil
 from server import Settings
 
 from garment_transfer import sample_people
-from garment_transfer.bundle import replacing
+from garment_transfer.benchmarks.measuring import write_json
 
 # Shares of the capacity that the phases ask for. What remains when one of two workers is killed
 # has to carry the load of that phase alone, while its replacement starts on the same cores.
@@ -123,12 +123,12 @@ class Load:
     the server did not keep.
     """
 
-    def __init__(self, server: Server, client: httpx.AsyncClient, body: bytes) -> None:
+    def __init__(self, server: Server, client: httpx.AsyncClient, folders: Sequence[Path]) -> None:
         self.phases: dict[str, Phase] = {}
         self.broken: list[str] = []
         self._server = server
         self._client = client
-        self._body = body
+        self._form = form(folders)
 
     async def watch(
         self, name: str, requests: Awaitable[list[Answer]], allowed: set[str], rate: float = 0.0
@@ -199,7 +199,7 @@ class Load:
         """One request; `planned` is when it should have been sent, by `time.monotonic`."""
         sent = time.monotonic()
         try:
-            response = await self._client.post("/transfer", content=self._body)
+            response = await self._client.post("/transfer", files=self._form)
             status, retry_after = str(response.status_code), "Retry-After" in response.headers
         except httpx.TransportError:
             status, retry_after = _NO_ANSWER, False
@@ -229,31 +229,30 @@ class Load:
         return await asyncio.gather(*tasks)
 
 
-def multipart(folders: Mapping[str, Path]) -> httpx.Request:
-    """The request for two people's folders, by their role."""
-    data: dict[str, str] = {}
-    files: dict[str, bytes] = {}
-    for role, folder in folders.items():
+def form(folders: Sequence[Path]) -> dict[str, tuple[str | None, str | bytes]]:
+    """What a transfer sends for the folders of a person and a garment owner."""
+    parts: dict[str, tuple[str | None, str | bytes]] = {}
+    for role, folder in zip(("person", "garment"), folders, strict=True):
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        data |= {f"{role}_label_set": meta["parse"], f"{role}_encoding": meta["densepose"]}
         for field, stem in (("image", "image"), ("parsing", "parse"), ("densepose", "densepose")):
             (path,) = folder.glob(f"{stem}.*")
-            files[f"{role}_{field}"] = path.read_bytes()
-    return httpx.Request("POST", "http://server", data=data, files=files)
+            parts[f"{role}_{field}"] = (path.name, path.read_bytes())
+        parts[f"{role}_label_set"] = (None, meta["parse"])
+        parts[f"{role}_encoding"] = (None, meta["densepose"])
+    return parts
 
 
 async def measure(
-    server: Server, request: httpx.Request, workers: int, minutes: float, seconds: float
+    server: Server, folders: Sequence[Path], workers: int, minutes: float, seconds: float
 ) -> Load:
     """All phases in a row; each but the steady one takes `seconds`."""
     settings = Settings.from_environment()
     async with httpx.AsyncClient(
         base_url=server.url,
-        headers={"Content-Type": request.headers["Content-Type"]},
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
         timeout=120,
     ) as client:
-        load = Load(server, client, request.read())
+        load = Load(server, client, folders)
         # A batch that runs and one that waits for every worker, but no more than a single worker
         # has slots for, since all may meet the same one.
         clients = min(2 * workers * settings.max_batch, settings.max_pending)
@@ -298,14 +297,12 @@ def main(
     that should not have.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the server ends with it
-    request = multipart({"person": person, "garment": garment_owner})
     with serving(workers, {}) as server:
-        load = asyncio.run(measure(server, request, workers, minutes, seconds))
+        load = asyncio.run(measure(server, (person, garment_owner), workers, minutes, seconds))
     if json_file:
         machine = f"{os.cpu_count()} cores, {platform.platform()}"
         whole = {"workers": workers, "machine": machine, "broken": load.broken, **load.phases}
-        with replacing(json_file) as temporary:
-            temporary.write_bytes(msgspec.json.format(msgspec.json.encode(whole)) + b"\n")
+        write_json(json_file, whole)
     for line in load.broken:
         click.echo(f"BROKEN {line}", err=True)
     sys.exit(1 if load.broken else 0)

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from garment_transfer.benchmarks import rows as rows_module
 from garment_transfer.benchmarks.harness import (
     Job,
     RowError,
@@ -38,10 +37,8 @@ def result(tiny_bundle, tmp_path_factory):
     folder = tmp_path_factory.mktemp("result")
     command = ["benchmark", "--bundle", str(tiny_bundle), "--rounds", "3", "--threads", "1"]
     command += ["--backends", "onnxruntime-standard,onnxruntime-cuda,torch-eager"]
-    command += ["--batch", "1,2", "--clients", "1,2"]
-    for option in ("json", "png", "html"):
-        name = {"png": "--plot"}.get(option, f"--{option}")
-        command += [name, str(folder / f"r.{option}")]
+    command += ["--batch", "1,2", "--clients", "1,2", "--json", str(folder / "r.json")]
+    command += ["--plot", str(folder / "r.png"), "--html", str(folder / "r.html")]
     done = CliRunner().invoke(main, command)
     assert done.exit_code == 0, done.output
     return folder, json.loads((folder / "r.json").read_text()), done.output
@@ -159,13 +156,8 @@ def test_rows():
 def test_selection(tiny_bundle):
     bundle = Bundle.load(tiny_bundle)
     chosen = [row.name for row in select_rows("onnxruntime*, torch-eager", bundle, None)]
-    assert chosen == [
-        "empty",
-        "torch-eager",
-        "onnxruntime",
-        "onnxruntime-standard",
-        "onnxruntime-cuda",
-    ]
+    onnxruntime = ["onnxruntime", "onnxruntime-standard", "onnxruntime-cuda"]
+    assert chosen == ["empty", "torch-eager", *onnxruntime]
     with pytest.raises(InputError, match=r"unknown backend 'tpu'.*onnxruntime-standard \(can run"):
         select_rows("onnxruntime,tpu", bundle, None)
 
@@ -221,8 +213,6 @@ def test_parity():
 
 
 def test_git_revision():
-    inside = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(rows_module.__file__).parent, capture_output=True
-    )
-    revision = git_revision()
-    assert revision is None or revision.startswith(inside.stdout.decode().strip())
+    here = ["git", "rev-parse", "HEAD"]
+    head = subprocess.run(here, cwd=Path(__file__).parent, capture_output=True, text=True)
+    assert git_revision() is None or git_revision().startswith(head.stdout.strip())

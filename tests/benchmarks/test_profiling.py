@@ -35,6 +35,7 @@ def test_shares_add_up(command):
         inside = [e["ms"] for e in found["layers"] if e["stage"] == stage and e["type"] != OUTSIDE]
         assert 0 < sum(inside) <= stages[stage]
     assert f"the latency is bound by {found['bound_by']}" in command[1]
+    assert (command[0] / "p.png").read_bytes().startswith(b"\x89PNG")
 
 
 def check_trace(events, transfers):
@@ -74,10 +75,6 @@ def test_trace(command):
             w["ts"] <= stage["ts"] and stage["ts"] + stage["dur"] <= w["ts"] + w["dur"] + 1
             for w in whole
         )
-
-
-def test_picture(command):
-    assert (command[0] / "p.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("name", ["torch-eager", "openvino"])

@@ -1,7 +1,6 @@
 """The example server over real connections, with the tiny bundle whose results are known."""
 
 import asyncio
-import importlib
 import io
 import json
 import os
@@ -14,7 +13,6 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -27,18 +25,15 @@ httpx = pytest.importorskip("httpx", reason="the extra serve is not installed")
 pytest.importorskip("fastapi", reason="the extra serve is not installed")
 
 FOLDER = Path(__file__).parents[2] / "examples" / "python_server"
+sys.path.append(str(FOLDER))
+
+from batcher import Batcher  # noqa: E402
+from load import form, serving  # noqa: E402
+from server import Settings  # noqa: E402
 
 Fields = dict[str, Any]
 MakePerson = Callable[..., Person]
 SavePerson = Callable[..., Path]
-
-
-@pytest.fixture(scope="module")
-def example() -> Iterator[Callable[[str], ModuleType]]:
-    """`example(name)`: a module of the example's folder."""
-    sys.path.insert(0, str(FOLDER))
-    yield importlib.import_module
-    sys.path.remove(str(FOLDER))
 
 
 @pytest.fixture(scope="module")
@@ -50,41 +45,28 @@ def people(
     return save_person(make_person(128, 64), folder / "a"), save_person(owner, folder / "b")
 
 
-def start(example: Callable[[str], ModuleType], bundle: Path, **settings: object) -> Any:
+def start(bundle: Path, **settings: object) -> Any:
     names = {"bundle": bundle, **settings}
     environment = {f"GARMENT_TRANSFER_{name.upper()}": str(value) for name, value in names.items()}
-    return example("load").serving(1, environment)
+    return serving(1, environment)
 
 
 @pytest.fixture(scope="module")
-def url(example: Callable[[str], ModuleType], tiny_bundle: Path) -> Iterator[str]:
+def url(tiny_bundle: Path) -> Iterator[str]:
     """A server of small limits."""
-    with start(
-        example, tiny_bundle, max_body_mb=1.0, max_megapixels=0.5, upload_seconds=2.0
-    ) as server:
+    with start(tiny_bundle, max_body_mb=1.0, max_megapixels=0.5, upload_seconds=2.0) as server:
         yield server.url
 
 
 @pytest.fixture
 def fields(people: tuple[Path, Path]) -> Fields:
     """What a transfer sends; to be spoiled."""
-    return {
-        f"{role}_{field}": value
-        for role, folder in zip(("person", "garment"), people, strict=True)
-        for field, value in {
-            "image": (folder / "image.png").read_bytes(),
-            "parsing": (folder / "parse.png").read_bytes(),
-            "densepose": (folder / "densepose.png").read_bytes(),
-            "label_set": "classes7",
-            "encoding": "iuv-png",
-        }.items()
-    }
+    return {name: value for name, (_, value) in form(people).items()}
 
 
 def request(url: str, fields: Fields) -> Any:
-    files = {name: (name, value) for name, value in fields.items() if isinstance(value, bytes)}
-    data = {name: value for name, value in fields.items() if isinstance(value, str)}
-    return httpx.Request("POST", f"{url}/transfer", files=files, data=data)
+    parts = {k: (k if isinstance(v, bytes) else None, v) for k, v in fields.items()}
+    return httpx.Request("POST", f"{url}/transfer", files=parts)
 
 
 def post(url: str, fields: Fields) -> Any:
@@ -268,12 +250,10 @@ def test_a_client_that_leaves_in_the_middle_of_its_upload(url: str, fields: Fiel
     assert metric(url, "garment_transfer_pending") == 0
 
 
-def test_slots_batches_and_clients_that_leave(
-    example: Callable[[str], ModuleType], tiny_bundle: Path, fields: Fields
-) -> None:
+def test_slots_batches_and_clients_that_leave(tiny_bundle: Path, fields: Fields) -> None:
     # The batch stays open as long as nobody fills it, so what waits in it can be looked at.
     with (
-        start(example, tiny_bundle, max_pending=3, max_batch=3, max_wait_ms=60_000) as server,
+        start(tiny_bundle, max_pending=3, max_batch=3, max_wait_ms=60_000) as server,
         ThreadPoolExecutor() as clients,
     ):
         url = server.url
@@ -297,14 +277,14 @@ def test_slots_batches_and_clients_that_leave(
 
 
 def test_a_pair_that_fails_leaves_its_batch_alone(
-    example: Callable[[str], ModuleType], tiny_bundle: Path, make_person: MakePerson
+    tiny_bundle: Path, make_person: MakePerson
 ) -> None:
     pipeline = Pipeline.load(tiny_bundle, threads=1)
     person, bare = make_person(), make_person(garment=(0, 0, 0, 0))
     sizes: list[int] = []
 
     async def run() -> list[Any]:
-        batcher = example("batcher").Batcher(pipeline, 3, 60, sizes.append)
+        batcher = Batcher(pipeline, 3, 60, sizes.append)
         answers = await asyncio.gather(
             *(batcher.transfer(person, owner) for owner in (person, bare, person)),
             return_exceptions=True,
@@ -321,15 +301,12 @@ def test_a_pair_that_fails_leaves_its_batch_alone(
     assert (third.image == expected.image).all()
 
 
-def test_settings_of_another_type(
-    example: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = example("server").Settings
+def test_settings_of_another_type(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GARMENT_TRANSFER_MAX_BATCH", "7")
-    assert settings.from_environment() == settings(max_batch=7)
+    assert Settings.from_environment() == Settings(max_batch=7)
     monkeypatch.setenv("GARMENT_TRANSFER_MAX_BATCH", "many")
     with pytest.raises(ValueError, match=r"Expected `int`.*GARMENT_TRANSFER_MAX_BATCH"):
-        settings.from_environment()
+        Settings.from_environment()
 
 
 def test_load_command(tiny_bundle: Path, people: tuple[Path, Path], tmp_path: Path) -> None:

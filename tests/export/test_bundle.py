@@ -168,7 +168,7 @@ def test_checkpoint_errors(networks: dict[str, nn.Module], tmp_path: Path) -> No
         load_checkpoint(tmp_path / "missing.safetensors")
     path = tmp_path / "broken.safetensors"
     path.write_bytes(b"not a checkpoint")
-    with pytest.raises(CheckpointError, match="no readable safetensors file"):
+    with pytest.raises(CheckpointError, match="not a readable safetensors file"):
         load_checkpoint(path)
     path = tmp_path / "lite.safetensors"
     save_checkpoint(path, "lite", {"regrowth": networks["regrowth"]})

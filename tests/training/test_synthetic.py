@@ -111,13 +111,12 @@ def test_the_true_flow_brings_the_garment_over(seed: int) -> None:
     (a, b), (garment, _) = synthetic.sample_group(seed)
     garment = replace(garment, pattern="floral", scale=0.07)
     target, source = synthetic.render_person(a, garment), synthetic.render_person(b, garment)
-    flow, valid = synthetic.true_flow(target, source)
-    seen = synthetic.visible(target, source)
+    flow, shown = synthetic.true_flow(target, source)
+    valid, seen = shown > 0, shown == 2
     assert flow.dtype == np.float32
     assert flow.shape == (2, 256, 192)
     assert not flow[:, ~valid].any()
     assert np.array_equal(valid, target.parsing == GARMENT)
-    assert not (seen & ~valid).any()
     assert seen.sum() > 0.4 * valid.sum()
     # Borders of the pattern and edges blend differently at each scale, so look inside.
     inside = cv2.erode(seen.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
@@ -140,7 +139,7 @@ def test_flow_to_oneself_is_nothing() -> None:
     person = synthetic.render_person(a, garment, SIZE)
     flow, valid = synthetic.true_flow(person, person)
     assert np.abs(flow).max() < 1e-2
-    assert (synthetic.visible(person, person) == valid).mean() > 0.999
+    assert (valid != 1).mean() > 0.999
 
 
 def test_any_size_shows_the_same_scene() -> None:
@@ -241,8 +240,8 @@ def test_the_shop_shows_the_garment_alone() -> None:
 def test_the_held_out_pairs_keep_their_promises() -> None:
     recipes = [synthetic.held_out_recipe(i) for i in range(synthetic.HELD_OUT_PAIRS)]
     assert len(recipes) == 256
-    assert np.mean([theirs.plain for *_, theirs in recipes]) <= 0.25
-    assert np.mean([own.plain for *_, own, _ in recipes]) <= 0.25
+    assert np.mean([theirs.pattern == "plain" for *_, theirs in recipes]) <= 0.25
+    assert np.mean([own.pattern == "plain" for *_, own, _ in recipes]) <= 0.25
     change = [sleeve_kind(own.sleeve) != sleeve_kind(theirs.sleeve) for *_, own, theirs in recipes]
     assert np.mean(change) >= 0.6
     with pytest.raises(IndexError):

@@ -11,15 +11,18 @@ built on MakeHuman's CC0 data).
 import itertools
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
-Floats = NDArray[np.floating[Any]]
+if TYPE_CHECKING:
+    import anny
+
+Floats = NDArray[np.floating]
 I32 = NDArray[np.int32]
 Mask = NDArray[np.bool_]
 
@@ -29,15 +32,34 @@ WAIST_Z = 0.25
 NECK_Z = 0.59
 HEAD_CENTRE = (0.0, -0.04, 0.735)
 TORSO_AXIS_Y = -0.03
+#: Phenotype of an average adult; with "gender" it is whole.
+AVERAGE = {"age": 0.68, "muscle": 0.5, "weight": 0.35, "height": 0.5, "proportions": 0.8}
 
 
 @dataclass(frozen=True)
-class Anatomy:
-    """Fixed facts of the mesh: V vertices, F triangles, J bones."""
+class Mesh:
+    """Fixed topology of a surface: F triangles over V vertices."""
+
+    faces: I32  #: [F, 3]
+    incidence: sp.csr_matrix  #: [V, F], sums what belongs to triangles into vertices
+
+    @classmethod
+    def of(cls, faces: I32, vertices: int) -> "Mesh":
+        """The mesh of triangles [F, 3] over so many vertices."""
+        return cls(faces, _incidence(faces, vertices))
+
+    def normals(self, vertices: Floats) -> Floats:
+        """Area-weighted unit normals [V, 3] of the mesh with its vertices [V, 3] there."""
+        a, b, c = (vertices[self.faces[:, k]] for k in range(3))
+        return unit(self.incidence @ np.cross(b - a, c - a))
+
+
+@dataclass(frozen=True)
+class Anatomy(Mesh):
+    """Fixed facts of the body's mesh: V vertices, F triangles, J bones."""
 
     canonical: Floats  #: [V, 3] template coordinates
     chart: Floats  #: [V, 3] an average adult at rest, scaled to the template: where patterns lie
-    faces: I32  #: [F, 3]
     skin_weights: sp.csr_matrix  #: [V, J]
     bones: dict[str, int]  #: name to index
     parents: tuple[int, ...]  #: parents[j] < j but for the root (-1)
@@ -51,22 +73,7 @@ class Anatomy:
     part_uv: Floats  #: [F, 3, 2] DensePose U and V, 0..1, at the corners
     bridge: I32  #: [K, 3] triangles that span the gap between the thighs, in front
     torso: Mask  #: [V] vertices of trunk and thighs that cloth drapes over
-    incidence: sp.csr_matrix  #: [V, F] for vertex normals
-    model: Any  #: the `anny` module
-
-
-def face_normals(vertices: Floats, faces: I32) -> Floats:
-    """Normals [F, 3] of triangles, their length twice the area."""
-    a, b, c = vertices[faces[:, 0]], vertices[faces[:, 1]], vertices[faces[:, 2]]
-    u, w = b - a, c - a
-    return np.stack(
-        [
-            u[:, 1] * w[:, 2] - u[:, 2] * w[:, 1],
-            u[:, 2] * w[:, 0] - u[:, 0] * w[:, 2],
-            u[:, 0] * w[:, 1] - u[:, 1] * w[:, 0],
-        ],
-        axis=1,
-    )
+    model: "anny.Anny"
 
 
 def unit(v: Floats) -> Floats:
@@ -74,15 +81,23 @@ def unit(v: Floats) -> Floats:
     return v / np.maximum(np.linalg.norm(v, axis=-1, keepdims=True), 1e-9)
 
 
-def incidence_matrix(faces: I32, vertices: int) -> sp.csr_matrix:
-    """Sparse [V, F] matrix that sums face normals into vertices."""
+@cache
+def grid(columns: int, rows: int) -> Mesh:
+    """Two triangles for each cell of a grid whose vertices are counted along its rows."""
+    i = (np.arange(rows - 1)[:, None] * columns + np.arange(columns - 1)).reshape(-1)
+    below = i + columns
+    faces = [np.stack([i, below, i + 1], 1), np.stack([i + 1, below, below + 1], 1)]
+    return Mesh.of(np.concatenate(faces).astype(np.int32), columns * rows)
+
+
+def _incidence(faces: I32, vertices: int) -> sp.csr_matrix:
     n = len(faces)
-    rows = faces.reshape(-1)
-    cols = np.repeat(np.arange(n), 3)
-    return sp.csr_matrix((np.ones(3 * n, np.float32), (rows, cols)), shape=(vertices, n))
+    columns = np.repeat(np.arange(n), 3)
+    ones = np.ones(3 * n, np.float32)
+    return sp.csr_matrix((ones, (faces.reshape(-1), columns)), shape=(vertices, n))
 
 
-def smoothstep(x: Any, a: float, b: float) -> Any:
+def smoothstep(x: Floats | np.floating, a: float, b: float) -> Floats:
     """0 below a, 1 above b, smooth between; b may lie below a."""
     t = np.clip((x - a) / (b - a), 0, 1)
     return t * t * (3 - 2 * t)
@@ -229,20 +244,13 @@ def _bridge(v: Floats) -> I32:
     return np.asarray(triangles, np.int32)
 
 
-def _average(model: Any, v: Floats) -> Floats:
+def _average(model: "anny.Anny", v: Floats) -> Floats:
     """An average adult's vertices [V, 3], moved so that heights agree with the template's.
 
     The template is no adult: lines that are level on it wave over the chest of one.
     """
     with torch.inference_mode():
-        mean = {
-            "gender": 0.7,
-            "age": 0.68,
-            "muscle": 0.5,
-            "weight": 0.35,
-            "height": 0.5,
-        }
-        rest = model(phenotype_kwargs=mean | {"proportions": 0.8})["rest_vertices"][0].numpy()
+        rest = model(phenotype_kwargs=AVERAGE | {"gender": 0.7})["rest_vertices"][0].numpy()
     trunk = (np.abs(v[:, 0]) < 0.12) & (v[:, 2] > -0.1) & (v[:, 2] < 0.58)
     scale, shift = np.polyfit(rest[trunk, 2], v[trunk, 2], 1)
     out = rest * scale
@@ -296,7 +304,7 @@ def anatomy() -> Anatomy:
     )
     groups = {
         "trunk": share("root", "pelvis", "spine", "clavicle", "shoulder01", "neck01", "neck02"),
-        "head": share("head", "eye", "neck03"),
+        "head": head,
         "upperarm": share("upperarm"),
         "forearm": share("lowerarm"),
         "hand": hand,
@@ -324,16 +332,13 @@ def anatomy() -> Anatomy:
         part_uv=part_uv,
         bridge=_bridge(v),
         torso=(arm < 0.3) & (v[:, 2] < 0.60) & (v[:, 2] > -0.5) & (head < 0.5),
-        incidence=incidence_matrix(faces, n),
+        incidence=_incidence(faces, n),
         model=model,
     )
 
 
 def rest_body(
-    phenotype: dict[str, float],
-    slim: float = 1.0,
-    head_size: float = 1.0,
-    neck: float = 0.0,
+    phenotype: dict[str, float], slim: float, head_size: float, neck: float
 ) -> tuple[Floats, Floats]:
     """Vertices [V, 3] and bone heads [J, 3] of a body in the rest pose, metres.
 
@@ -364,7 +369,7 @@ def rest_body(
     return vertices, heads
 
 
-def rotation(axis: Any, angle: float) -> Floats:
+def rotation(axis: ArrayLike, angle: float) -> Floats:
     """Rotation matrix [3, 3] by `angle` radians about `axis` (Rodrigues)."""
     x, y, z = np.asarray(axis, np.float64) / max(float(np.linalg.norm(axis)), 1e-12)
     k = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
@@ -378,32 +383,22 @@ def bone_transforms(heads: Floats, local: dict[str, Floats]) -> Floats:
     A rotation is about the bone's own head and moves everything that hangs on the bone.
     """
     a = anatomy()
-    world: list[Floats | None] = [None] * len(a.parents)
-    rotations: dict[int, Floats] = {a.bones[name]: r for name, r in local.items()}
-
-    def resolve(j: int) -> Floats:
-        done = world[j]
-        if done is not None:
-            return done
-        p = a.parents[j]
-        parent = np.eye(4, dtype=np.float32)[:3] if j == 0 or p < 0 else resolve(p)
-        r = rotations.get(j)
-        if r is None:
-            world[j] = parent
-            return parent
-        out = np.empty((3, 4), np.float32)
-        out[:, :3] = parent[:, :3] @ r
-        out[:, 3] = parent[:, :3] @ (heads[j] - r @ heads[j]) + parent[:, 3]
-        world[j] = out
-        return out
-
-    return np.stack([resolve(j) for j in range(len(a.parents))])
+    rotations = {a.bones[name]: r for name, r in local.items()}
+    world: list[Floats] = []
+    for j, p in enumerate(a.parents):
+        out = world[p].copy() if p >= 0 else np.eye(3, 4, dtype=np.float32)
+        if j in rotations:
+            r = rotations[j]
+            out[:, 3] += out[:, :3] @ (heads[j] - r @ heads[j])
+            out[:, :3] = out[:, :3] @ r
+        world.append(out)
+    return np.stack(world)
 
 
-def skin_transforms(transforms: Floats, weights: sp.csr_matrix | None = None) -> Floats:
+def skin_transforms(transforms: Floats) -> Floats:
     """Blend of bone transforms per vertex, [V, 3, 4] (linear blend skinning)."""
-    w = anatomy().skin_weights if weights is None else weights
-    return (w @ transforms.reshape(len(transforms), 12)).reshape(-1, 3, 4)
+    blend = anatomy().skin_weights @ transforms.reshape(len(transforms), 12)
+    return blend.reshape(-1, 3, 4)
 
 
 def apply_transforms(blend: Floats, vertices: Floats) -> Floats:

@@ -8,15 +8,13 @@ import numpy as np
 import scipy.sparse as sp
 
 from garment_transfer.training.synthetic.anatomy import (
-    I32,
     NECK_Z,
     TORSO_AXIS_Y,
     Floats,
+    Mesh,
     anatomy,
-    face_normals,
-    incidence_matrix,
+    grid,
     smoothstep,
-    unit,
 )
 from garment_transfer.training.synthetic.people import Garment, Lower
 from garment_transfer.training.synthetic.raster import Opening
@@ -25,16 +23,8 @@ _BINS = 40
 _LEVELS = np.arange(0.62, -0.56, -0.02)
 
 
-@dataclass(frozen=True)
-class Shell:
-    """Fixed topology of one clothing layer over the body's V vertices."""
-
-    faces: I32  #: [K, 3]
-    incidence: sp.csr_matrix  #: [V, K]
-
-
 @cache
-def upper_shell() -> Shell:
+def upper_shell() -> Mesh:
     """Triangles that an upper garment can use: trunk, neck, arms, thighs and the bridge."""
     a = anatomy()
     c = a.canonical[a.faces]
@@ -42,33 +32,23 @@ def upper_shell() -> Shell:
     usable = (a.hand_share[a.faces].max(1) < 0.9) & (centre[:, 2] > -0.30)
     usable &= (a.head_share[a.faces].max(1) < 0.999) | (centre[:, 2] < 0.66)
     usable &= ~((centre[:, 2] > 0.615) & (centre[:, 1] < -0.078))
-    faces = np.concatenate([a.faces[usable], a.bridge])
-    return Shell(faces, incidence_matrix(faces, len(a.canonical)))
+    return Mesh.of(np.concatenate([a.faces[usable], a.bridge]), len(a.canonical))
 
 
 @cache
-def lower_shell() -> Shell:
+def lower_shell() -> Mesh:
     """Triangles of trousers: hips and legs."""
     a = anatomy()
     usable = (a.canonical[a.faces][:, :, 2].max(1) < 0.30) & (a.arm_share[a.faces].max(1) < 0.2)
-    faces = a.faces[usable]
-    return Shell(faces, incidence_matrix(faces, len(a.canonical)))
+    return Mesh.of(a.faces[usable], len(a.canonical))
 
 
 _SKIRT_ROWS, _SKIRT_COLUMNS = 26, 56
 
 
-@cache
-def skirt_shell() -> Shell:
+def skirt_shell() -> Mesh:
     """A tube of rows (waist to hem) and columns (around, closed), see `skirt_rest`."""
-    i = np.arange(_SKIRT_ROWS - 1)[:, None] * (_SKIRT_COLUMNS + 1) + np.arange(_SKIRT_COLUMNS)
-    i = i.reshape(-1)
-    down = i + _SKIRT_COLUMNS + 1
-    faces = np.concatenate([np.stack([i, down, i + 1], 1), np.stack([i + 1, down, down + 1], 1)])
-    return Shell(
-        faces.astype(np.int32),
-        incidence_matrix(faces.astype(np.int32), _SKIRT_ROWS * (_SKIRT_COLUMNS + 1)),
-    )
+    return grid(_SKIRT_COLUMNS + 1, _SKIRT_ROWS)
 
 
 @cache
@@ -85,11 +65,6 @@ def _smoothing() -> sp.csr_matrix:
     return sp.diags(1 / np.asarray(m.sum(1)).ravel()).astype(np.float32) @ m
 
 
-def vertex_normals(vertices: Floats, faces: I32, incidence: sp.csr_matrix) -> Floats:
-    """Area-weighted unit normals [V, 3]."""
-    return unit(incidence @ face_normals(vertices, faces))
-
-
 @dataclass(frozen=True)
 class Trunk:
     """Outline of one body's trunk at rest, for drape, poses and hair."""
@@ -101,12 +76,11 @@ class Trunk:
     def profile(self, height: float) -> tuple[float, float, float]:
         """(half width, front y, back y) at a height of this body, metres."""
         row = int(np.abs(self.heights - height).argmin())
-        r = self.radius[row]
-        q = _BINS // 4
+        front, left, back, right = self.radius[row, :: _BINS // 4]
         return (
-            float(max(r[q], r[3 * q])),
-            float(TORSO_AXIS_Y - r[0]),
-            float(TORSO_AXIS_Y + r[2 * q]),
+            float(max(left, right)),
+            float(TORSO_AXIS_Y - front),
+            float(TORSO_AXIS_Y + back),
         )
 
 
@@ -123,34 +97,30 @@ def trunk(rest: Floats) -> Trunk:
     order = np.argsort(c[middle, 2])
     zc, zb = c[middle, 2][order], v[middle, 2][order]
     knots = np.arange(-0.4, 0.62, 0.04)
-    at_knots = np.array(
-        [
-            zb[np.abs(zc - k) < 0.03].mean() if (np.abs(zc - k) < 0.03).any() else np.nan
-            for k in knots
-        ]
-    )
-    good = ~np.isnan(at_knots)
-    slope = float(np.polyfit(knots[good], at_knots[good], 1)[0])
+    near = np.abs(zc - knots[:, None]) < 0.03
+    knots = knots[near.any(1)]
+    at_knots = np.array([zb[there].mean() for there in near[near.any(1)]])
+    slope = float(np.polyfit(knots, at_knots, 1)[0])
 
     def level(z: float) -> float:
-        if z < knots[good][0]:
-            return float(at_knots[good][0] + (z - knots[good][0]) * slope)
-        return float(np.interp(z, knots[good], at_knots[good]))
+        if z < knots[0]:
+            return float(at_knots[0] + (z - knots[0]) * slope)
+        return float(np.interp(z, knots, at_knots))
 
-    grid = np.zeros((len(_LEVELS), _BINS), np.float32)
+    reach = np.zeros((len(_LEVELS), _BINS), np.float32)
     row = np.clip(np.round((_LEVELS[0] - c[:, 2]) / 0.02).astype(int), 0, len(_LEVELS) - 1)
     col = np.round(_theta_bin(v)).astype(int) % _BINS
     r = np.hypot(v[:, 0], v[:, 1] - TORSO_AXIS_Y)
-    np.maximum.at(grid, (row, col), r)
+    np.maximum.at(reach, (row, col), r)
     # Bins that no vertex fell into take the larger neighbour.
     for _ in range(3):
-        near = np.stack([np.roll(grid, 1, 1), np.roll(grid, -1, 1)]).max(0)
-        grid = np.where(grid == 0, near, grid)
-        grid[1:] = np.where(grid[1:] == 0, grid[:-1], grid[1:])
-        grid[:-1] = np.where(grid[:-1] == 0, grid[1:], grid[:-1])
-    smooth = (np.roll(grid, 1, 1) + 2 * grid + np.roll(grid, -1, 1)) / 4
+        near = np.stack([np.roll(reach, 1, 1), np.roll(reach, -1, 1)]).max(0)
+        reach = np.where(reach == 0, near, reach)
+        reach[1:] = np.where(reach[1:] == 0, reach[:-1], reach[1:])
+        reach[:-1] = np.where(reach[:-1] == 0, reach[1:], reach[:-1])
+    smooth = (np.roll(reach, 1, 1) + 2 * reach + np.roll(reach, -1, 1)) / 4
     heights = np.array([level(float(z)) for z in _LEVELS], np.float32)
-    return Trunk(np.maximum(smooth, 0.97 * grid).astype(np.float32), level, heights)
+    return Trunk(np.maximum(smooth, 0.97 * reach).astype(np.float32), level, heights)
 
 
 def _envelope(t: Trunk, slope: float, start: float = 0.42) -> Floats:
@@ -197,7 +167,7 @@ def upper_rest(garment: Garment, rest: Floats, t: Trunk) -> Floats:
     """The shell of an upper garment on a body at rest, [V, 3]."""
     a = anatomy()
     c = a.canonical
-    normals = vertex_normals(rest, a.faces, a.incidence)
+    normals = a.normals(rest)
     trunk_share = (1 - smoothstep(a.arm_share, 0.1, 0.6)) * (1 - smoothstep(c[:, 2], 0.44, 0.56))
     env = _sample_envelope(_envelope(t, 0.35 - 0.42 * garment.drape), rest)
     # Even a tight garment does not follow the groin, so its lower part hangs a little.
@@ -228,7 +198,7 @@ def trousers_rest(lower: Lower, rest: Floats) -> Floats:
     """The shell of trousers at rest, [V, 3]."""
     a = anatomy()
     c = a.canonical
-    normals = vertex_normals(rest, a.faces, a.incidence)
+    normals = a.normals(rest)
     wide = lower.looseness * smoothstep(c[:, 2], 0.2, -0.15)
     m = _smoothing()
     shell = m @ (m @ (rest + normals * 0.008))
@@ -266,11 +236,7 @@ def skirt_rest(lower: Lower, t: Trunk) -> tuple[Floats, Floats, Floats]:
     side = smoothstep(places[:, 0], -0.1, 0.1)
     leg = 0.75 * smoothstep(places[:, 2], 0.06, -0.25)
     legs = np.stack([leg * side, leg * (1 - side)], 1)
-    return (
-        vertices.astype(np.float32),
-        places.astype(np.float32),
-        legs.astype(np.float32),
-    )
+    return vertices.astype(np.float32), places.astype(np.float32), legs.astype(np.float32)
 
 
 def opening(garment: Garment) -> Opening:

@@ -3,16 +3,15 @@
 import contextlib
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from garment_transfer.bundle import Code, InputError
-from garment_transfer.training.synthetic import texture
+from garment_transfer.bundle import Code, InputError, replacing
 from garment_transfer.training.synthetic.people import (
     HELD_OUT,
     TRAIN,
@@ -26,17 +25,16 @@ from garment_transfer.training.synthetic.render import (
     Rendered,
     build_figure,
     garment_places,
-    pattern_density,
+    paint,
     render_person,
     render_shop,
     true_flow,
-    visible,
 )
 from garment_transfer.training.synthetic.rough import roughen
 
-Arrays = dict[str, NDArray[Any]]
+Arrays = dict[str, NDArray[np.generic]]
 
-#: Names of the arrays of a group; see `render_group`.
+#: Names of the arrays of a group; see `training_group`.
 KEYS: Final = (
     "image",
     "parsing",
@@ -67,10 +65,10 @@ def sample_group(
     return bodies, (first, sample_garment(rng, distribution, other_than=other))
 
 
-def render_group(
-    seed: int, size: tuple[int, int] = (256, 192), distribution: Distribution = TRAIN
-) -> Arrays:
-    """Two bodies in two garments each: four people and four transfers with their truth.
+def training_group(index: int, size: tuple[int, int] = (256, 192)) -> Arrays:
+    """Group `index` (0 or more) of the training stream.
+
+    Two bodies in two garments each: four people and four transfers with their truth.
 
     Returns:
         Arrays indexed [body, garment, ...]: `image` uint8 [2, 2, H, W, 3] RGB; `parsing` uint8
@@ -80,35 +78,25 @@ def render_group(
         0 no garment, 1 hidden in the source, 2 visible there; `places` float16 [2, 2, 3, H, W],
         see `garment_places`.
     """
-    bodies, garments = sample_group(seed, distribution)
-    figures = [build_figure(b) for b in bodies]
-    atlases = [texture.paint(g, pattern_density(size)) for g in garments]
+    bodies, garments = sample_group(index)
+    figures = [build_figure(body) for body in bodies]
+    atlases = [paint(garment, size) for garment in garments]
     people = [
         [render_person(b, g, size, f, a) for g, a in zip(garments, atlases, strict=True)]
         for b, f in zip(bodies, figures, strict=True)
     ]
-    h, w = size
-    out: Arrays = {
-        "image": np.empty((2, 2, h, w, 3), np.uint8),
-        "parsing": np.empty((2, 2, h, w), np.uint8),
-        "rough_parsing": np.empty((2, 2, h, w), np.uint8),
-        "rough_densepose": np.empty((2, 2, h, w, 3), np.uint8),
-        "flow": np.empty((2, 2, 2, h, w), np.float16),
-        "flow_valid": np.empty((2, 2, h, w), np.uint8),
-        "places": np.empty((2, 2, 3, h, w), np.float16),
+    groups = []
+    for b, g in np.ndindex(2, 2):
+        person = people[b][g]
+        parsing, densepose = roughen(person, TRAIN.rng(_ROUGH_STREAM, index, b, g))
+        flow, valid = true_flow(person, people[1 - b][g])
+        places = garment_places(person).astype(np.float16)
+        arrays = (person.image, person.parsing, parsing, densepose, flow.astype(np.float16))
+        groups.append((*arrays, valid, places))
+    return {
+        key: np.stack(arrays).reshape(2, 2, *arrays[0].shape)
+        for key, arrays in zip(KEYS, zip(*groups, strict=True), strict=True)
     }
-    for b in range(2):
-        for g in range(2):
-            person, source = people[b][g], people[1 - b][g]
-            out["image"][b, g] = person.image
-            out["places"][b, g] = garment_places(person)
-            out["parsing"][b, g] = person.parsing
-            rng = distribution.rng(_ROUGH_STREAM, seed, b, g)
-            out["rough_parsing"][b, g], out["rough_densepose"][b, g] = roughen(person, rng)
-            flow, valid = true_flow(person, source)
-            out["flow"][b, g] = flow
-            out["flow_valid"][b, g] = valid.astype(np.uint8) + visible(person, source)
-    return out
 
 
 def render_single(
@@ -127,11 +115,6 @@ def single_recipe(seed: int, index: int) -> tuple[Body, Garment, np.random.Gener
     """What `render_single` renders, and the generator that it returns."""
     rng = TRAIN.rng(_SINGLE_STREAM, seed, index)
     return sample_body(rng), sample_garment(rng), rng
-
-
-def training_group(index: int, size: tuple[int, int] = (256, 192)) -> Arrays:
-    """Group `index` (0 or more) of the training stream; see `render_group`."""
-    return render_group(index, size, TRAIN)
 
 
 def training_shop(index: int, size: tuple[int, int] = (256, 192)) -> Arrays:
@@ -172,30 +155,36 @@ def held_out_pair(index: int, size: tuple[int, int] = (256, 192)) -> Arrays:
     a, b, own, theirs = held_out_recipe(index)
     figure = build_figure(a)
     person = render_person(a, own, size, figure)
-    atlas = texture.paint(theirs, pattern_density(size))
+    atlas = paint(theirs, size)
     truth = render_person(a, theirs, size, figure, atlas)
     owner = render_person(b, theirs, size, None, atlas)
     flow, valid = true_flow(truth, owner)
-    rough = [
+    (parsing, densepose), (owner_parsing, owner_densepose) = (
         roughen(r, HELD_OUT.rng(_ROUGH_STREAM, index, k)) for k, r in enumerate((person, owner))
-    ]
+    )
     return {
         "person_image": person.image,
-        "person_parsing": rough[0][0],
-        "person_densepose": rough[0][1],
+        "person_parsing": parsing,
+        "person_densepose": densepose,
         "garment_image": owner.image,
-        "garment_parsing": rough[1][0],
-        "garment_densepose": rough[1][1],
+        "garment_parsing": owner_parsing,
+        "garment_densepose": owner_densepose,
         "true_image": truth.image,
         "true_parsing": truth.parsing,
         "true_flow": flow,
-        "flow_valid": valid.astype(np.uint8) + visible(truth, owner),
+        "flow_valid": valid,
         "person_true_parsing": person.parsing,
         "garment_true_parsing": owner.parsing,
     }
 
 
-def one_thread() -> None:
+def renderers(workers: int) -> ProcessPoolExecutor:
+    """Processes to render in."""
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread)
+
+
+def _one_thread() -> None:
     """Several renderers share the cores, so each keeps to one."""
     import cv2
     import torch
@@ -252,47 +241,22 @@ def write_shards(
             indices = range(indices.start, indices.start + stored)
         if not _complete(folder, shard, SHOP_KEYS, len(indices), size):
             tasks.append((training_shop, shard, indices))
+    total = sum(len(indices) for *_, indices in tasks)
     with (
-        tqdm(
-            total=sum(len(indices) for *_, indices in tasks),
-            desc="rendering",
-            disable=None if tasks else True,
-        ) as bar,
-        contextlib.ExitStack() as stack,
+        tqdm(total=total, desc="rendering", disable=None if tasks else True) as bar,
+        renderers(workers) if workers > 1 and tasks else contextlib.nullcontext() as pool,
     ):
-        pool: ProcessPoolExecutor | None = None
-        if workers > 1 and tasks:
-            context = multiprocessing.get_context("spawn")
-            pool = stack.enter_context(
-                ProcessPoolExecutor(workers, mp_context=context, initializer=one_thread)
-            )
         for render, shard, indices in tasks:
-            _write(folder, shard, _collect(pool, render, indices, size, bar))
+            sizes = [size] * len(indices)
+            results = pool.map(render, indices, sizes) if pool else map(render, indices, sizes)
+            rendered = []
+            for arrays in results:
+                rendered.append(arrays)
+                bar.update()
+            for key, path in shard_paths(folder, shard, tuple(rendered[0])).items():
+                with replacing(path) as temporary:
+                    np.save(temporary, np.stack([arrays[key] for arrays in rendered]))
     return [shard_paths(folder, shard)["image"] for shard, _ in shards]
-
-
-def _collect(
-    pool: ProcessPoolExecutor | None,
-    render: Callable[[int, tuple[int, int]], Arrays],
-    indices: range,
-    size: tuple[int, int],
-    bar: Any,
-) -> Arrays:
-    """Render groups, in `pool` or here, and stack them."""
-    sizes = [size] * len(indices)
-    results: Iterable[Arrays]
-    if pool is None:
-        results = map(render, indices, sizes)
-    else:
-        results = pool.map(render, indices, sizes, chunksize=2)
-    out: Arrays = {}
-    for k, group in enumerate(results):
-        if not out:
-            out = {key: np.empty((len(indices), *x.shape), x.dtype) for key, x in group.items()}
-        for key, x in group.items():
-            out[key][k] = x
-        bar.update()
-    return out
 
 
 def _complete(
@@ -303,9 +267,8 @@ def _complete(
         if not path.exists():
             return False
         stored = np.load(path, mmap_mode="r")
-        found = (
-            stored.shape[-3:-1] if key.endswith("image") or "dense" in key else stored.shape[-2:]
-        )
+        coloured = key.endswith(("image", "densepose"))
+        found = stored.shape[-3:-1] if coloured else stored.shape[-2:]
         if found != tuple(size):
             raise InputError(
                 Code.CONFIG_INVALID,
@@ -315,11 +278,3 @@ def _complete(
         if len(stored) < length:
             return False
     return True
-
-
-def _write(folder: Path, shard: int, arrays: Arrays) -> None:
-    for key, path in shard_paths(folder, shard, tuple(arrays)).items():
-        partial = path.with_suffix(f".{os.getpid()}.tmp")
-        with partial.open("wb") as f:
-            np.save(f, arrays[key])
-        partial.replace(path)

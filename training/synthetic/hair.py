@@ -4,15 +4,15 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-import scipy.sparse as sp
 from scipy.spatial import cKDTree
 
 from garment_transfer.training.synthetic.anatomy import (
     HEAD_CENTRE,
     I32,
     Floats,
+    Mesh,
     anatomy,
-    incidence_matrix,
+    grid,
     smoothstep,
 )
 from garment_transfer.training.synthetic.people import Hair
@@ -22,19 +22,18 @@ _COLUMNS, _ROWS = 72, 28
 
 @dataclass(frozen=True)
 class HairMesh:
-    """A piece of hair at rest: vertices, topology, weights and strand coordinates."""
+    """A piece of hair at rest: topology, vertices, weights and strand coordinates."""
 
+    mesh: Mesh
     vertices: Floats  #: [N, 3]
-    faces: I32  #: [K, 3]
-    incidence: sp.csr_matrix  #: [N, K]
     head: Floats  #: [N] share that moves with the head, the rest with the upper spine
     strand: Floats  #: [N, 2] (angle about the head / pi, way down 0..1)
     cut: Floats  #: [N] hair where >= 0
 
 
 @cache
-def _cap_topology() -> tuple[I32, I32, sp.csr_matrix]:
-    """Vertex indices of the skull, faces among them and their incidence."""
+def _cap_topology() -> tuple[I32, Mesh]:
+    """Vertex indices of the skull and the mesh of them."""
     a = anatomy()
     z = a.canonical[:, 2]
     # The first connected component is the skin; eyes and mouth come after it.
@@ -47,21 +46,7 @@ def _cap_topology() -> tuple[I32, I32, sp.csr_matrix]:
     used = np.unique(faces)
     index = np.full(len(z), -1, np.int32)
     index[used] = np.arange(len(used))
-    local = index[faces]
-    return used.astype(np.int32), local, incidence_matrix(local, len(used))
-
-
-@cache
-def _grid_topology(columns: int, rows: int) -> tuple[I32, sp.csr_matrix]:
-    i = np.arange(rows - 1)[:, None] * columns + np.arange(columns - 1)[None, :]
-    i = i.reshape(-1)
-    faces = np.concatenate(
-        [
-            np.stack([i, i + columns, i + 1], 1),
-            np.stack([i + 1, i + columns, i + columns + 1], 1),
-        ]
-    ).astype(np.int32)
-    return faces, incidence_matrix(faces, columns * rows)
+    return used.astype(np.int32), Mesh.of(index[faces], len(used))
 
 
 def _angle(c: Floats) -> Floats:
@@ -93,13 +78,13 @@ def cap(hair: Hair, rest: Floats, normals: Floats) -> HairMesh | None:
     if hair.style == "bald":
         return None
     a = anatomy()
-    used, faces, incidence = _cap_topology()
+    used, mesh = _cap_topology()
     c = a.canonical[used]
     angle = _angle(c)
     rng = np.random.default_rng(hair.seed)
     line = hairline(hair, angle)
     # A parting is a small notch in the front hairline, to one side.
-    if hair.fringe == 0 and hair.style not in ("buzz",):
+    if hair.fringe == 0 and hair.style != "buzz":
         line = line + 0.01 * np.exp(-(((angle - 0.35 * np.sign(hair.parting)) / 0.3) ** 2))
     jitter = rng.normal(0, 0.0025, len(c))
     cut = c[:, 2] - line + jitter
@@ -121,25 +106,22 @@ def cap(hair: Hair, rest: Floats, normals: Floats) -> HairMesh | None:
     vertices = rest[used] + normals[used] * (thickness + lumps)[:, None]
     strand = np.stack([angle / np.pi, (0.86 - c[:, 2]) / 0.3], 1)
     return HairMesh(
+        mesh,
         vertices.astype(np.float32),
-        faces,
-        incidence,
         np.ones(len(c), np.float32),
         strand.astype(np.float32),
         cut.astype(np.float32),
     )
 
 
-def curtain(
-    hair: Hair, rest: Floats, eyes: Floats, body_level: dict[str, float]
-) -> HairMesh | None:
+def curtain(hair: Hair, rest: Floats, eyes: Floats, shoulder: float) -> HairMesh | None:
     """Hair that hangs: bobs, long hair, and the lock of tied hair over a shoulder.
 
     Args:
         hair: the style.
         rest: [V, 3] body at rest.
         eyes: [3] point between the eyes at rest.
-        body_level: heights at rest of "chin", "neck", "shoulder", "chest", "waist".
+        shoulder: its height at rest.
     """
     if hair.style not in ("bob", "long", "tied"):
         return None
@@ -149,6 +131,7 @@ def curtain(
     rng = np.random.default_rng([hair.seed, 1])
     crown = float(rest[a.head_share > 0.9, 2].max())
     k = (crown - float(eyes[2])) / (0.849 - 0.728)
+    chin = float(eyes[2]) - 0.108 * k
     centre = np.array([0.0, eyes[1] + k * 0.085, eyes[2] + k * 0.007])
     lock = hair.style == "tied"
     if lock:
@@ -160,12 +143,13 @@ def curtain(
     phi = (phi + np.pi) % (2 * np.pi) - np.pi
     order = np.linspace(0, 1, _COLUMNS)
     if hair.style == "bob":
-        end = body_level["chin"] + 0.03 - 0.10 * hair.length
+        end = chin + 0.03 - 0.10 * hair.length
     elif lock:
-        end = body_level["shoulder"] - 0.04 - 0.16 * hair.length
+        end = shoulder - 0.04 - 0.16 * hair.length
     else:
-        end = body_level["shoulder"] - 0.03 - 0.24 * hair.length
-    n = smooth_1d(rng, _COLUMNS, 9)
+        end = shoulder - 0.03 - 0.24 * hair.length
+    # Smooth noise of about -1..1, and some from strand to strand.
+    n = np.interp(np.linspace(0, 8, _COLUMNS), np.arange(9), rng.normal(0, 1, 9))
     fine = rng.normal(0, 1, _COLUMNS)
     ends = end + 0.018 * n + 0.006 * fine
     # Hair at the face is cut a little shorter.
@@ -176,7 +160,6 @@ def curtain(
     rx, ry = k * 0.096 + hair.volume * 1.1, k * 0.112 + hair.volume
     up = np.clip((z - centre[2]) / (crown + 0.012 - centre[2]), 0, 1)
     swell = np.sqrt(np.clip(1 - up**2, 0.02, 1))
-    chin, shoulder = body_level["chin"], body_level["shoulder"]
     below = smoothstep(z, chin + 0.02, shoulder - 0.01)
     if lock:
         # It comes forward beside the neck, above the shoulder that would hide it.
@@ -187,11 +170,8 @@ def curtain(
     # Locks behind the shoulder turn to the back below the chin.
     back = np.radians(118)
     turned = np.sign(angle) * np.maximum(np.abs(angle), back)
-    angle = np.where(
-        in_front,
-        angle,
-        angle + (turned - angle) * smoothstep(z, chin + 0.06, chin - 0.03),
-    )
+    behind = angle + (turned - angle) * smoothstep(z, chin + 0.06, chin - 0.03)
+    angle = np.where(in_front, angle, behind)
     waves = (
         0.012 * hair.waves * np.sin(26 * (start - z) + 5 * order[None, :]) * smoothstep(s, 0.2, 0.6)
     )
@@ -215,17 +195,12 @@ def curtain(
     y = np.where(towards, y + (resting - y) * below, y)
     head = 1 - smoothstep(z, chin + 0.01, shoulder - 0.02)
     vertices = np.stack([x, y, z], -1).reshape(-1, 3)
-    faces, incidence = _grid_topology(_COLUMNS, _ROWS)
-    strand = np.stack(
-        [np.broadcast_to(phi[None, :] / np.pi, z.shape), np.broadcast_to(s, z.shape)],
-        -1,
-    )
+    strand = np.stack(np.broadcast_arrays(phi / np.pi, s), -1)
     ragged = 1 - s - np.clip(0.05 * np.abs(fine)[None, :], 0, 0.12)
     return HairMesh(
+        grid(_COLUMNS, _ROWS),
         vertices.astype(np.float32),
-        faces,
-        incidence,
-        np.broadcast_to(head, z.shape).reshape(-1).astype(np.float32),
+        head.reshape(-1).astype(np.float32),
         strand.reshape(-1, 2).astype(np.float32),
         ragged.reshape(-1).astype(np.float32),
     )
@@ -246,27 +221,14 @@ def bun(hair: Hair, rest: Floats) -> HairMesh | None:
     p = np.linspace(0, 2 * np.pi, columns)[None, :]
     t = np.linspace(0.01, np.pi - 0.01, rows)[:, None]
     bumps = 1 + 0.06 * np.sin(3 * p + 4 * t)
-    v = np.stack(
-        [
-            r * np.sin(t) * np.sin(p) * bumps,
-            -r * np.sin(t) * np.cos(p) * bumps,
-            0.85 * r * np.cos(t) * bumps + 0 * p,
-        ],
-        -1,
-    )
-    faces, _incidence = _grid_topology(columns, rows)
+    x, y = r * np.sin(t) * np.sin(p) * bumps, -r * np.sin(t) * np.cos(p) * bumps
+    v = np.stack([x, y, 0.85 * r * np.cos(t) * bumps], -1)
     strand = np.stack([p / np.pi + t, t / np.pi + 0 * p], -1)
     n = columns * rows
     return HairMesh(
+        Mesh.of(grid(columns, rows).faces[:, ::-1].copy(), n),
         (centre + v).reshape(-1, 3).astype(np.float32),
-        faces[:, ::-1].copy(),
-        incidence_matrix(faces[:, ::-1], n),
         np.ones(n, np.float32),
         strand.reshape(-1, 2).astype(np.float32),
         np.ones(n, np.float32),
     )
-
-
-def smooth_1d(rng: np.random.Generator, n: int, knots: int) -> Floats:
-    """Smooth noise [n] of about -1..1."""
-    return np.interp(np.linspace(0, knots - 1, n), np.arange(knots), rng.normal(0, 1, knots))

@@ -8,6 +8,8 @@ from typing import Final
 
 import numpy as np
 
+from garment_transfer.training.synthetic.anatomy import AVERAGE, Floats
+
 Colour = tuple[float, float, float]  #: RGB, 0..1
 
 #: Skin in even daylight, from light to dark.
@@ -33,39 +35,13 @@ HAIR_COLOURS: Final[tuple[Colour, ...]] = (
     (0.45, 0.20, 0.11),
     (0.55, 0.53, 0.52),
 )
-HAIR_STYLES: Final = ("bald", "buzz", "short", "tied", "bun", "bob", "long")
-POSES: Final = (
-    "down",
-    "akimbo",
-    "across",
-    "crossed",
-    "pocket",
-    "behind",
-    "front",
-    "thigh",
-    "chest",
-    "wide",
-)
-PATTERNS: Final = (
-    "plain",
-    "stripes",
-    "checks",
-    "dots",
-    "floral",
-    "print",
-    "lettering",
-    "gradient",
-    "blocks",
-    "noise",
-)
-NECKLINES: Final = ("crew", "scoop", "v", "boat", "turtleneck", "square", "collar")
 
 
 @dataclass(frozen=True)
 class Arm:
     """How one arm is held."""
 
-    pose: str  #: one of POSES
+    pose: str  #: a key of `_POSE_WEIGHTS`, or crossed
     jitter: tuple[float, float, float]  #: wrist shift in arm lengths, about -1..1 (scaled inside)
     swivel: float  #: turn of the elbow about shoulder-wrist, radians
     twist: float  #: turn of the hand from where the pose wants the palm, radians
@@ -75,7 +51,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Hair:
-    style: str  #: one of HAIR_STYLES
+    style: str  #: bald, buzz, short, tied, bun, bob or long
     colour: Colour
     length: float  #: 0..1 within the style
     volume: float  #: metres off the skull
@@ -116,9 +92,7 @@ class Body:
     legs: tuple[float, float]  #: spread, one leg forward, radians
     head: tuple[float, float, float]  #: turn, tilt, nod, radians
     shoulders: float  #: lift, radians
-    frame: tuple[
-        float, float, float
-    ]  #: height (share of the body), top margin, x shift (of height)
+    frame: tuple[float, float, float]  #: height (of the body's), top margin, x shift (of height)
     light: tuple[float, float, float]  #: direction to the light: right, up, towards the camera
     contrast: float  #: 0 flat light .. 1 hard
     exposure: float
@@ -136,7 +110,7 @@ class Garment:
     sleeve: float  #: 0 sleeveless/straps; else share of the way from shoulder to wrist
     strap: float  #: without sleeves: distance of the strap's outer edge from the middle
     sleeve_width: float  #: extra radius at the cuff, metres
-    neckline: str  #: one of NECKLINES
+    neckline: str  #: crew, scoop, v, boat, turtleneck, square or collar
     neck_width: float  #: half width of the opening
     #: drop of the opening's lowest point in front; of a turtleneck, how high it stands instead
     neck_depth: float
@@ -148,18 +122,13 @@ class Garment:
     folds: float  #: 0..1
     placket: bool  #: a buttoned opening in front
     trim: float  #: 0 none .. 1 contrasting cuffs and collar
-    pattern: str  #: one of PATTERNS
+    pattern: str  #: plain, or a key of `Distribution.patterns`
     colours: tuple[Colour, Colour, Colour]
     scale: float  #: size of the pattern, metres
     angle: float  #: of the pattern, radians
     text: str
     sheen: float
     seed: int
-
-    @property
-    def plain(self) -> bool:
-        """Whether the garment shows no pattern."""
-        return self.pattern == "plain"
 
 
 @dataclass(frozen=True)
@@ -233,12 +202,16 @@ def _normal(rng: np.random.Generator, sigma: float, limit: float) -> float:
     return float(np.clip(rng.normal(0, sigma), -limit, limit))
 
 
+def _triple(values: Floats) -> tuple[float, float, float]:
+    x, y, z = (float(v) for v in values)
+    return x, y, z
+
+
 def hsv(h: float, s: float, v: float) -> Colour:
     """RGB of hue, saturation and value, each 0..1."""
     i = np.array([5.0, 3.0, 1.0])
     k = (i + (h % 1.0) * 6) % 6
-    rgb = v - v * s * np.clip(np.minimum(k, 4 - k), 0, 1)
-    return float(rgb[0]), float(rgb[1]), float(rgb[2])
+    return _triple(v - v * s * np.clip(np.minimum(k, 4 - k), 0, 1))
 
 
 def sample_colour(rng: np.random.Generator) -> Colour:
@@ -271,17 +244,8 @@ def sample_hair(rng: np.random.Generator, female: bool, skin: int) -> Hair:
     if female:
         style = _choice(rng, {"short": 0.08, "tied": 0.20, "bun": 0.14, "bob": 0.20, "long": 0.38})
     else:
-        style = _choice(
-            rng,
-            {
-                "bald": 0.06,
-                "buzz": 0.2,
-                "short": 0.6,
-                "bun": 0.04,
-                "bob": 0.04,
-                "long": 0.06,
-            },
-        )
+        styles = {"bald": 0.06, "buzz": 0.2, "short": 0.6, "bun": 0.04, "bob": 0.04, "long": 0.06}
+        style = _choice(rng, styles)
     dark = skin >= 5
     weights = (
         np.array([3, 3, 3, 3, 2, 2, 2, 0.7, 0.7])
@@ -292,7 +256,7 @@ def sample_hair(rng: np.random.Generator, female: bool, skin: int) -> Hair:
     colour = np.clip(base * _between(rng, 0.85, 1.15) + rng.normal(0, 0.01, 3), 0.02, 0.95)
     return Hair(
         style=style,
-        colour=(float(colour[0]), float(colour[1]), float(colour[2])),
+        colour=_triple(colour),
         length=float(rng.random()),
         volume=_between(rng, 0.008, 0.024),
         fringe=float(rng.random()) if rng.random() < 0.3 else 0.0,
@@ -357,10 +321,9 @@ _POSE_WEIGHTS: Final = {
 
 
 def _sample_arm(rng: np.random.Generator, pose: str) -> Arm:
-    j = rng.normal(0, 0.4, 3).clip(-1, 1)
     return Arm(
         pose=pose,
-        jitter=(float(j[0]), float(j[1]), float(j[2])),
+        jitter=_triple(rng.normal(0, 0.4, 3).clip(-1, 1)),
         swivel=_normal(rng, 0.15, 0.35),
         twist=_normal(rng, 0.25, 0.6),
         curl=_between(rng, 0.08, 0.4),
@@ -413,7 +376,7 @@ def sample_body(rng: np.random.Generator, distribution: Distribution = TRAIN) ->
         slim=_between(rng, 0.85, 0.96),
         head_size=_between(rng, 0.99, 1.06),
         neck=_between(rng, 0.003, 0.02),
-        skin=(float(skin[0]), float(skin[1]), float(skin[2])),
+        skin=_triple(skin),
         hair=sample_hair(rng, female, tone),
         lower=sample_lower(rng, female),
         arms=sample_arms(rng),
@@ -437,7 +400,7 @@ def sample_body(rng: np.random.Generator, distribution: Distribution = TRAIN) ->
         light=(_normal(rng, 0.25, 0.5), _between(rng, 0.4, 0.9), 1.0),
         contrast=_between(rng, 0.08, 0.22),
         exposure=_between(rng, 0.97, 1.03),
-        background=(float(background[0]), float(background[1]), float(background[2])),
+        background=_triple(background),
         gradient=_normal(rng, 0.05, 0.12),
         makeup=float(rng.random()) if female else 0.12 * float(rng.random()),
         eyes=eyes[int(rng.choice(4, p=[0.45, 0.25, 0.18, 0.12]))],
@@ -560,21 +523,12 @@ def sample_garment(
     )
 
 
-def neutral_body(female: bool = True) -> Body:
+def neutral_body(female: bool) -> Body:
     """The mannequin of shop images: arms a little out, no turn, flat light."""
-    rng = np.random.default_rng(0)
-    base = sample_body(rng)
     arm = Arm("wide", (0.0, 0.0, 0.0), 0.0, 0.0, 0.1, 0.55)
     return replace(
-        base,
-        phenotype={
-            "gender": 0.95 if female else 0.05,
-            "age": 0.68,
-            "muscle": 0.5,
-            "weight": 0.35,
-            "height": 0.5,
-            "proportions": 0.8,
-        },
+        sample_body(np.random.default_rng(0)),
+        phenotype=AVERAGE | {"gender": 0.95 if female else 0.05},
         slim=0.93,
         head_size=1.0,
         neck=0.01,

@@ -1,19 +1,16 @@
+# mypy: disable-error-code="valid-type"
 """A z-buffer rasteriser for orthographic views, as one `warp` kernel on the CPU.
 
 Fragments can be cut by interpolated per-vertex scalars, so that hems, necklines and sleeves are
 cut per pixel and not per triangle, and what lies behind a cut shows.
 """
 
-from dataclasses import dataclass
-from functools import cache
-from typing import Any
+from dataclasses import astuple, dataclass
 
 import numpy as np
 import warp as wp
-from numpy.typing import NDArray
 
-Floats = NDArray[np.floating[Any]]
-I32 = NDArray[np.int32]
+from garment_transfer.training.synthetic.anatomy import I32, Floats
 
 #: A triangle is kept where the least of channels 0..2 is >= 0 / < 0, of 3..5 is >= 0 / < 0.
 KEEP_A, DROP_A, KEEP_B, DROP_B = 1, 2, 4, 8
@@ -42,11 +39,6 @@ if hasattr(wp.config, "log_level"):
     wp.config.log_level = wp.LOG_WARNING
 else:
     wp.config.quiet = True  # type: ignore[attr-defined]
-
-
-@cache
-def _init() -> None:
-    wp.init()
 
 
 @wp.func
@@ -87,11 +79,11 @@ def _opening(
 
 @wp.kernel
 def _rasterise(
-    points: wp.array(dtype=wp.vec3),  # type: ignore[valid-type]
-    faces: wp.array2d(dtype=wp.int32),  # type: ignore[valid-type]
-    mode: wp.array(dtype=wp.int32),  # type: ignore[valid-type]
-    cuts: wp.array2d(dtype=wp.float32),  # type: ignore[valid-type]
-    places: wp.array(dtype=wp.vec3),  # type: ignore[valid-type]
+    points: wp.array(dtype=wp.vec3),
+    faces: wp.array2d(dtype=wp.int32),
+    mode: wp.array(dtype=wp.int32),
+    cuts: wp.array2d(dtype=wp.float32),
+    places: wp.array(dtype=wp.vec3),
     style: int,
     neck_width: float,
     neck_depth: float,
@@ -99,9 +91,9 @@ def _rasterise(
     strap: float,
     width: int,
     height: int,
-    depth: wp.array(dtype=wp.float32),  # type: ignore[valid-type]
-    face: wp.array(dtype=wp.int32),  # type: ignore[valid-type]
-    bary: wp.array2d(dtype=wp.float32),  # type: ignore[valid-type]
+    depth: wp.array(dtype=wp.float32),
+    face: wp.array(dtype=wp.int32),
+    bary: wp.array2d(dtype=wp.float32),
 ) -> None:
     # One thread walks all triangles: launches on the CPU are serial, so there are no races.
     for f in range(faces.shape[0]):
@@ -138,26 +130,15 @@ def _rasterise(
                                     if n == 0 and (m & 16) != 0:
                                         place = u * places[i] + v * places[j] + w * places[k]
                                         cut += _opening(
-                                            place,
-                                            style,
-                                            neck_width,
-                                            neck_depth,
-                                            top,
-                                            strap,
+                                            place, style, neck_width, neck_depth, top, strap
                                         )
                                     la = wp.min(la, cut)
                                 for n in range(3, 6):
-                                    lb = wp.min(
-                                        lb,
-                                        u * cuts[i, n] + v * cuts[j, n] + w * cuts[k, n],
-                                    )
-                                if (m & 1) != 0 and la < 0.0:
+                                    cut = u * cuts[i, n] + v * cuts[j, n] + w * cuts[k, n]
+                                    lb = wp.min(lb, cut)
+                                if ((m & 1) != 0 and la < 0.0) or ((m & 2) != 0 and la >= 0.0):
                                     keep = 0
-                                if (m & 2) != 0 and la >= 0.0:
-                                    keep = 0
-                                if (m & 4) != 0 and lb < 0.0:
-                                    keep = 0
-                                if (m & 8) != 0 and lb >= 0.0:
+                                if ((m & 4) != 0 and lb < 0.0) or ((m & 8) != 0 and lb >= 0.0):
                                     keep = 0
                             if keep == 1:
                                 depth[at] = d
@@ -195,7 +176,6 @@ def rasterise(
         places: [N, 3] float32 canonical coordinates, where mode has OPENING.
         opening: the opening meant by it.
     """
-    _init()
     opening = opening or Opening()
     mode = np.zeros(len(faces), np.int32) if mode is None else mode
     cuts = np.zeros((1, 6), np.float32) if cuts is None else cuts
@@ -205,23 +185,19 @@ def rasterise(
     face = np.full(h * w, -1, np.int32)
     bary = np.zeros((h * w, 2), np.float32)
 
-    def share(x: np.ndarray, dtype: object) -> wp.array:
-        return wp.array(x, dtype=dtype, device="cpu", copy=False)
+    def share(x: Floats | I32, dtype: type) -> wp.array:
+        return wp.array(np.ascontiguousarray(x), dtype=dtype, device="cpu", copy=False)
 
     wp.launch(
         _rasterise,
         dim=1,
         inputs=[
-            share(np.ascontiguousarray(points, np.float32), wp.vec3),
-            share(np.ascontiguousarray(faces, np.int32), wp.int32),
-            share(np.ascontiguousarray(mode, np.int32), wp.int32),
-            share(np.ascontiguousarray(cuts, np.float32), wp.float32),
-            share(np.ascontiguousarray(places, np.float32), wp.vec3),
-            opening.style,
-            opening.width,
-            opening.depth,
-            opening.top,
-            opening.strap,
+            share(points, wp.vec3),
+            share(faces, wp.int32),
+            share(mode, wp.int32),
+            share(cuts, wp.float32),
+            share(places, wp.vec3),
+            *astuple(opening),
             w,
             h,
             share(depth, wp.float32),

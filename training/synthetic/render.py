@@ -4,17 +4,19 @@ All views are orthographic along +y. Image positions are in pixels of the output
 integers, as everywhere in this package.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from garment_transfer.bundle import FACE, GARMENT, HAIR, LEGS, LOWER, SKIN
+from garment_transfer.bundle import BACKGROUND, FACE, GARMENT, HAIR, LEGS, LOWER, SKIN
 from garment_transfer.training.synthetic import cloth, hair, raster, texture
 from garment_transfer.training.synthetic.anatomy import (
     I32,
     Floats,
+    Mesh,
     anatomy,
     apply_transforms,
     bone_transforms,
@@ -51,7 +53,7 @@ class Figure:
     posed: Floats  #: [V, 3]
     lower: Floats  #: [V or N, 3] posed shell of trousers or skirt
     skirt: Floats | None  #: [N, 3] canonical places of a skirt
-    hair: tuple[tuple[hair.HairMesh, Floats, int], ...]  #: mesh, posed vertices, layer
+    hair: tuple[tuple[hair.HairMesh, Floats, int], ...]  #: piece, posed vertices, layer
     bias: Floats  #: [V] metres that limbs are drawn nearer, so that cloth cannot swallow them
     tall: float  #: height of the body, metres
     origin: tuple[float, float]  #: world x of the frame's middle, world z of the frame's top
@@ -91,28 +93,22 @@ def build_figure(body: Body) -> Figure:
         lower = apply_transforms(mixed, tube)
     else:
         lower = apply_transforms(blend, cloth.trousers_rest(body.lower, rest))
-    normals = cloth.vertex_normals(rest, a.faces, a.incidence)
+    normals = a.normals(rest)
     eyes = (heads[a.bones["eye.L"]] + heads[a.bones["eye.R"]]) / 2
-    crown = float(rest[:, 2].max())
-    k = (crown - float(eyes[2])) / (0.849 - 0.728)
-    levels = {
-        "chin": float(eyes[2]) - 0.108 * k,
-        "shoulder": float(heads[a.bones["upperarm01.L"], 2]) + 0.03,
-    }
-    pieces = []
-    meshes = (
-        (hair.cap(body.hair, rest, normals), _CAP),
-        (hair.curtain(body.hair, rest, eyes, levels), _HAIR),
-        (hair.bun(body.hair, rest), _HAIR),
-    )
+    shoulder = float(heads[a.bones["upperarm01.L"], 2]) + 0.03
     head_bone, spine = bones[a.bones["head"]], bones[a.bones["spine01"]]
-    for mesh, layer in meshes:
-        if mesh is None:
+    pieces = []
+    for piece, layer in (
+        (hair.cap(body.hair, rest, normals), _CAP),
+        (hair.curtain(body.hair, rest, eyes, shoulder), _HAIR),
+        (hair.bun(body.hair, rest), _HAIR),
+    ):
+        if piece is None:
             continue
-        with_head = mesh.vertices @ head_bone[:, :3].T + head_bone[:, 3]
-        with_spine = mesh.vertices @ spine[:, :3].T + spine[:, 3]
-        w = mesh.head[:, None]
-        pieces.append((mesh, (with_head * w + with_spine * (1 - w)).astype(np.float32), layer))
+        with_head = piece.vertices @ head_bone[:, :3].T + head_bone[:, 3]
+        with_spine = piece.vertices @ spine[:, :3].T + spine[:, 3]
+        w = piece.head[:, None]
+        pieces.append((piece, (with_head * w + with_spine * (1 - w)).astype(np.float32), layer))
     lower_arm = smoothstep(a.arm_length, 0.45, 0.8) * a.arm_share
     bias = 0.035 * lower_arm + 0.03 * smoothstep(a.hand_share, 0.2, 0.8) * a.arm_share
     for side, arm in zip((-1, 1), body.arms, strict=True):
@@ -163,49 +159,42 @@ class _Scene:
     cuts: Floats  #: [N, 6]
     opening: raster.Opening
     normals: Floats
-    starts: tuple[int, ...]  #: first triangle of each layer, and the end
-    layers: tuple[int, ...]  #: layer id of each
+    layer: I32  #: [M + 1] layer of each triangle, and -1 for none
     attributes: Floats  #: [N, 10] canonical xyz, arm round (2), along, arm share, chart xyz
-
-
-def _tucked_hem(body: Body, garment: Garment) -> float | None:
-    return body.lower.waist - 0.03 if garment.tucked else None
 
 
 def _compose(
     figure: Figure, garment: Garment, shell: Floats, size: tuple[int, int], alone: bool
 ) -> _Scene:
+    """The layers of a figure in a garment, or those of the garment `alone`."""
     a = anatomy()
     v = a.canonical
     body = figure.body
-    n = len(v)
-    upper = cloth.upper_shell()
-    lower = cloth.skirt_shell() if body.lower.kind == "skirt" else cloth.lower_shell()
-    cuts_upper = cloth.upper_cuts(garment, _tucked_hem(body, garment))
+    tucked_hem = body.lower.waist - 0.03 if garment.tucked else None
+    cuts_upper = cloth.upper_cuts(garment, tucked_hem)
     cuts_lower = cloth.lower_cuts(body.lower)
     surface = np.concatenate(
         [v, a.arm_round, a.arm_length[:, None], a.arm_share[:, None], a.chart], 1
     )
-    bias = figure.bias[:, None] * np.array([[0, 0, 1]], np.float32)
-
-    def both(first: Floats, second: Floats) -> Floats:
-        return np.concatenate([first, second], 1)
-
     parts: list[tuple[int, Floats, I32, int, Floats, Floats, Floats]] = []
-    u_pts = _project(shell, figure, size) - bias
-    u_normals = cloth.vertex_normals(shell, upper.faces, upper.incidence)
+
+    def add(
+        layer: int,
+        mesh: Mesh,
+        vertices: Floats,
+        mode: int,
+        cuts: Sequence[Floats],
+        attributes: Floats = surface,
+        nearer: Floats | float = 0.0,
+    ) -> None:
+        points = _project(vertices, figure, size)
+        points[:, 2] -= nearer
+        normals = mesh.normals(vertices)
+        parts.append((layer, points, mesh.faces, mode, np.hstack(cuts), normals, attributes))
+
+    upper = cloth.upper_shell()
     if alone:
-        parts.append(
-            (
-                _UPPER,
-                u_pts,
-                upper.faces,
-                KEEP_A | OPENING,
-                both(cuts_upper, cuts_lower),
-                u_normals,
-                surface,
-            )
-        )
+        add(_UPPER, upper, shell, KEEP_A | OPENING, (cuts_upper, cuts_lower), nearer=figure.bias)
     else:
         hidden = cuts_upper - 0.004
         for side, arm in ((-1, body.arms[0]), (1, body.arms[1])):
@@ -215,84 +204,38 @@ def _compose(
                 gone = (a.hand_share - 0.75) * 0.05
                 hidden[hand, 1:] = np.maximum(hidden[hand, 1:], gone[hand, None])
                 hidden[hand, 0] = 1.0
-        skin_cuts = both(hidden, cuts_lower - 0.004)
-        normals = cloth.vertex_normals(figure.posed, a.faces, a.incidence)
-        parts.append(
-            (
-                _SKIN,
-                _project(figure.posed, figure, size) - bias,
-                a.faces,
-                DROP_A | DROP_B | OPENING,
-                skin_cuts,
-                normals,
-                surface,
-            )
-        )
-        under = both(cuts_upper, cuts_lower - 0.004)
-        parts.append(
-            (
-                _UPPER,
-                u_pts,
-                upper.faces,
-                KEEP_A | OPENING | (DROP_B if garment.tucked else 0),
-                under,
-                u_normals,
-                surface,
-            )
-        )
-        l_pts = _project(figure.lower, figure, size)
-        l_normals = cloth.vertex_normals(figure.lower, lower.faces, lower.incidence)
+        inner = cuts_lower - 0.004
+        mode = DROP_A | DROP_B | OPENING
+        add(_SKIN, a, figure.posed, mode, (hidden, inner), nearer=figure.bias)
+        mode = KEEP_A | OPENING | (DROP_B if garment.tucked else 0)
+        add(_UPPER, upper, shell, mode, (cuts_upper, inner), nearer=figure.bias)
+        mode = KEEP_B | (0 if garment.tucked else DROP_A | OPENING)
+        over: Sequence[Floats]
         if figure.skirt is None:
-            over, l_surface = both(cuts_upper - 0.004, cuts_lower), surface
+            over = (cuts_upper - 0.004, cuts_lower)
+            add(_LOWER, cloth.lower_shell(), figure.lower, mode, over)
         else:
             z = figure.skirt[:, 2:]
             height = garment.hem + garment.hem_curve * figure.skirt[:, :1] ** 2
             one = np.ones_like(z)
-            over = np.concatenate(
-                [
-                    0 * z,
-                    one,
-                    z - height - 0.03,
-                    body.lower.waist - z,
-                    z - body.lower.hem,
-                    one,
-                ],
-                1,
-            )
-            l_surface = np.zeros((len(z), 10), np.float32)
-            l_surface[:, :3] = figure.skirt
-        mode = KEEP_B | (0 if garment.tucked else DROP_A | OPENING)
-        parts.append((_LOWER, l_pts, lower.faces, mode, over, l_normals, l_surface))
-        for mesh, posed, layer in figure.hair:
-            cut = np.repeat(mesh.cut[:, None], 6, 1)
-            attributes = np.zeros((len(posed), 10), np.float32)
-            attributes[:, :2] = mesh.strand
-            parts.append(
-                (
-                    layer,
-                    _project(posed, figure, size),
-                    mesh.faces,
-                    KEEP_A,
-                    cut,
-                    cloth.vertex_normals(posed, mesh.faces, mesh.incidence),
-                    attributes,
-                )
-            )
-    offsets = np.cumsum([0] + [len(p[1]) for p in parts])
-    counts = np.cumsum([0] + [len(p[2]) for p in parts])
-    assert n == len(surface)
+            over = (0 * z, one, z - height - 0.03, body.lower.waist - z, z - body.lower.hem, one)
+            attributes = np.pad(figure.skirt, ((0, 0), (0, 7)))
+            add(_LOWER, cloth.skirt_shell(), figure.lower, mode, over, attributes)
+        for piece, posed, layer in figure.hair:
+            attributes = np.pad(piece.strand, ((0, 0), (0, 8)))
+            add(layer, piece.mesh, posed, KEEP_A, [piece.cut[:, None]] * 6, attributes)
+    layers, points, faces, modes, cuts, normals, attributes_of = zip(*parts, strict=True)
+    offsets = np.cumsum([0, *(len(p) for p in points[:-1])])
+    counts = [len(f) for f in faces]
     return _Scene(
-        points=np.concatenate([p[1] for p in parts]).astype(np.float32),
-        faces=np.concatenate([p[2] + o for p, o in zip(parts, offsets[:-1], strict=True)]).astype(
-            np.int32
-        ),
-        mode=np.concatenate([np.full(len(p[2]), p[3], np.int32) for p in parts]),
-        cuts=np.concatenate([p[4] for p in parts]).astype(np.float32),
-        normals=np.concatenate([p[5] for p in parts]).astype(np.float32),
+        points=np.concatenate(points),
+        faces=np.concatenate([f + o for f, o in zip(faces, offsets, strict=True)], dtype=np.int32),
+        mode=np.repeat(modes, counts).astype(np.int32),
+        cuts=np.concatenate(cuts, dtype=np.float32),
+        normals=np.concatenate(normals, dtype=np.float32),
         opening=cloth.opening(garment),
-        starts=tuple(int(c) for c in counts),
-        layers=tuple(p[0] for p in parts),
-        attributes=np.concatenate([p[6] for p in parts]).astype(np.float32),
+        layer=np.append(np.repeat(layers, counts), -1).astype(np.int32),
+        attributes=np.concatenate(attributes_of, dtype=np.float32),
     )
 
 
@@ -317,14 +260,6 @@ def _interpolate(values: Floats, corners: I32, bary: Floats) -> Floats:
     )
 
 
-def _layer_of(scene: _Scene, face: I32) -> I32:
-    """Layer id of each triangle index, -1 for none."""
-    table = np.full(scene.starts[-1] + 1, -1, np.int32)
-    for first, last, layer in zip(scene.starts[:-1], scene.starts[1:], scene.layers, strict=True):
-        table[first:last] = layer
-    return table[face]
-
-
 def _is_face(canonical: Floats) -> NDArray[np.bool_]:
     """Whether skin belongs to the face: above the jaw line and not the neck."""
     y, z = canonical[:, 1], canonical[:, 2]
@@ -334,22 +269,12 @@ def _is_face(canonical: Floats) -> NDArray[np.bool_]:
 def _labels(scene: _Scene, fragments: Fragments) -> tuple[U8, NDArray[np.bool_]]:
     """Seven classes [H, W] of what pixels see, and where skin is neck or chest."""
     face = fragments.face.reshape(-1)
-    layer = _layer_of(scene, face)
-    out = np.zeros(len(face), np.uint8)
-    out[layer == _UPPER] = GARMENT
-    out[layer == _LOWER] = LOWER
-    out[(layer == _CAP) | (layer == _HAIR)] = HAIR
+    layer = scene.layer[face]
+    # by layer, none last
+    out = np.array([SKIN, GARMENT, LOWER, HAIR, HAIR, BACKGROUND], np.uint8)[layer]
     on = np.flatnonzero(layer == _SKIN)
-    c = _interpolate(
-        scene.attributes[:, :4],
-        scene.faces[face[on]],
-        fragments.bary.reshape(-1, 3)[on],
-    )
-    arm = _interpolate(
-        scene.attributes[:, 6:7],
-        scene.faces[face[on]],
-        fragments.bary.reshape(-1, 3)[on],
-    )[:, 0]
+    c = _interpolate(scene.attributes, scene.faces[face[on]], fragments.bary.reshape(-1, 3)[on])
+    arm = c[:, 6]
     kind = np.where(_is_face(c), FACE, SKIN)
     kind = np.where((c[:, 2] < 0.0) & (arm < 0.5), LEGS, kind)
     out[on] = kind
@@ -366,7 +291,7 @@ def _blob(
     return smoothstep(d, 1 + soft, 1 - soft)
 
 
-def _paint_skin(body: Body, c: Floats, n: Floats) -> Floats:
+def _paint_skin(body: Body, c: Floats) -> Floats:
     """Skin colour [P, 3] at canonical places [P, 3]."""
     base = np.asarray(body.skin, np.float32)
     out = np.broadcast_to(base, (len(c), 3)).copy()
@@ -377,9 +302,7 @@ def _paint_skin(body: Body, c: Floats, n: Floats) -> Floats:
     face = out[head]
     front = smoothstep(c[head, 1], -0.09, -0.115)
 
-    def mix(
-        mask: Floats, colour: NDArray[np.floating] | tuple[float, ...], strength: float
-    ) -> None:
+    def mix(mask: Floats, colour: ArrayLike, strength: float) -> None:
         m = (mask * front * strength)[:, None]
         face[:] = face * (1 - m) + np.asarray(colour, np.float32) * m
 
@@ -569,31 +492,32 @@ def _shade(
     figure: Figure,
     garment: Garment,
     scene: _Scene,
-    fragments: Fragments,
+    size: tuple[int, int],
     atlas: texture.Atlas,
-    scale: float,
 ) -> tuple[Floats, Floats]:
-    """Colour and albedo [H, W, 3] of the (supersampled) fragments."""
+    """Colour and albedo [H, W, 3], supersampled."""
     body = figure.body
-    size = fragments.face.shape
+    size = 2 * size[0], 2 * size[1]
+    twice, half = np.array([2, 2, 1], np.float32), np.array([0.5, 0.5, 0], np.float32)
+    fragments = _rasterise(scene, scene.points * twice + half, size)
+    scale = size[0] / (body.frame[0] * figure.tall)
     face = fragments.face.reshape(-1)
     on = np.flatnonzero(face >= 0)
     corners = scene.faces[face[on]]
     bary = fragments.bary.reshape(-1, 3)[on]
-    layer = _layer_of(scene, face[on])
+    layer = scene.layer[face[on]]
     normals = unit(_interpolate(scene.normals, corners, bary))
     attributes = _interpolate(scene.attributes, corners, bary)
     # The far side of a shell is seen from inside.
     inside = normals[:, 1] > 0.05
     albedo = np.zeros((len(on), 3), np.float32)
-    lift = np.ones(len(on), np.float32)
     for kind in range(5):
         pick = np.flatnonzero(layer == kind)
         if len(pick) == 0:
             continue
         at = attributes[pick]
         if kind == _SKIN:
-            albedo[pick] = _paint_skin(body, at, normals[pick])
+            albedo[pick] = _paint_skin(body, at)
         elif kind == _UPPER:
             cuts = _interpolate(scene.cuts[:, :3], corners[pick], bary[pick])
             cuts[:, 0] = cloth.opening_cut(garment, at[:, :3])
@@ -608,9 +532,7 @@ def _shade(
         else:
             albedo[pick] = _paint_hair(body, at, layer[pick])
     normals = unit(normals)
-    lift[inside & (layer == _UPPER)] = 0.5
-    lift[inside & (layer == _LOWER)] = 0.45
-    lift[inside & (layer == _HAIR)] = 0.6
+    lift = np.where(inside, np.array([1, 0.5, 0.45, 1, 0.6], np.float32)[layer], np.float32(1))
     facing = np.where(inside[:, None], -normals, normals)
     right, up, near = body.light
     light = unit(np.array([right, -near, up], np.float32))
@@ -628,25 +550,20 @@ def _shade(
     # Light that goes through skin comes back red in its shadows.
     colour[skin] += (albedo[skin] * (1 - shade[skin])[:, None]) * np.array([0.16, 0.03, 0.0])
     gloss = np.clip(unit(light + np.array([0, -1, 0], np.float32)) @ facing.T, 0, 1)
-    shine = np.select(
-        [layer == _UPPER, layer == _SKIN, layer == _HAIR, layer == _CAP],
-        [garment.sheen, 0.06, 0.12, 0.12],
-        0.0,
-    )
+    shine = np.array([0.06, garment.sheen, 0.0, 0.12, 0.12])[layer]
     colour[layer == _UPPER] += 0.05 * gloss[layer == _UPPER, None] ** 5
     colour += (shine * gloss**24)[:, None]
-    background = _background(body, size)
-    out = background.reshape(-1, 3).copy()
+    out = _background(body, size).reshape(-1, 3)
     flat = out.copy()
     out[on] = colour
     flat[on] = albedo
-    return out.reshape(*size, 3), flat.reshape(*size, 3)
+    return _halve(out.reshape(*size, 3)), _halve(flat.reshape(*size, 3))
 
 
 def _halve(x: Floats) -> Floats:
-    """Mean over 2x2 blocks."""
-    h, w = x.shape[0] // 2, x.shape[1] // 2
-    return x.reshape(h, 2, w, 2, -1).mean((1, 3)).reshape(h, w, *x.shape[2:])
+    """Mean over 2x2 blocks of [H, W, C]."""
+    h, w, c = x.shape
+    return x.reshape(h // 2, 2, w // 2, 2, c).mean((1, 3))
 
 
 def _camera(image: Floats, body: Body) -> U8:
@@ -658,6 +575,10 @@ def _camera(image: Floats, body: Body) -> U8:
         image = np.asarray(cv2.GaussianBlur(image, (0, 0), blur))
     noise = rng.standard_normal((h, w, 1), dtype=np.float32)
     image = image + noise * float(rng.uniform(0.0, 0.006))
+    return _to_bytes(image)
+
+
+def _to_bytes(image: Floats) -> U8:
     return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
@@ -679,9 +600,9 @@ def _densepose(figure: Figure, size: tuple[int, int]) -> U8:
     return out
 
 
-def pattern_density(size: tuple[int, int]) -> float:
-    """Pixels a metre at which patterns are painted for a view of this size."""
-    return float(np.clip(size[0] * 2.6, 400, 2200))
+def paint(garment: Garment, size: tuple[int, int]) -> texture.Atlas:
+    """The garment's cloth, as finely as a view of this size, (H, W), shows it."""
+    return texture.paint(garment, float(np.clip(size[0] * 2.6, 400, 2200)))
 
 
 def render_person(
@@ -698,55 +619,60 @@ def render_person(
         garment: the upper garment.
         size: (H, W) in pixels.
         figure: `build_figure(body)`, where several garments go on one body.
-        atlas: `texture.paint(garment, ...)`, where one garment goes on several bodies.
+        atlas: `paint(garment, size)`, where one garment goes on several bodies.
     """
     figure = figure or build_figure(body)
-    atlas = atlas or texture.paint(garment, pattern_density(size))
+    atlas = atlas or paint(garment, size)
     shell = apply_transforms(figure.blend, cloth.upper_rest(garment, figure.rest, figure.trunk))
     scene = _compose(figure, garment, shell, size, alone=False)
     clean = _rasterise(scene, scene.points, size)
-    fine_points = scene.points * np.array([2, 2, 1], np.float32) + np.array(
-        [0.5, 0.5, 0], np.float32
-    )
-    h, w = size
-    fine = _rasterise(scene, fine_points, (2 * h, 2 * w))
-    scale = 2 * h / (body.frame[0] * figure.tall)
-    colour, albedo = _shade(figure, garment, scene, fine, atlas, scale)
-    at = scene.layers.index(_UPPER)
-    first, last = scene.starts[at], scene.starts[at + 1]
-    on_garment = (clean.face >= first) & (clean.face < last)
-    n = len(anatomy().canonical)
-    start = int(scene.faces[first:last].min()) // n * n
+    colour, albedo = _shade(figure, garment, scene, size, atlas)
+    # the skin comes first, and has as many vertices as the shell over it
+    before, n = len(anatomy().faces), len(shell)
+    on_garment = scene.layer[clean.face] == _UPPER
     labels, neck = _labels(scene, clean)
     return Rendered(
-        image=_camera(_halve(colour), body),
+        image=_camera(colour, body),
         parsing=labels,
         densepose=_densepose(figure, size),
-        garment_face=np.where(on_garment, clean.face - first, -1).astype(np.int32),
+        garment_face=np.where(on_garment, clean.face - before, -1).astype(np.int32),
         garment_bary=clean.bary,
         depth=clean.depth,
-        shell=scene.points[start : start + n],
+        shell=scene.points[n : 2 * n],
         neck=neck,
-        albedo=(np.clip(_halve(albedo), 0, 1) * 255 + 0.5).astype(np.uint8),
+        albedo=_to_bytes(albedo),
     )
 
 
-def true_flow(target: Rendered, source: Rendered) -> tuple[Floats, NDArray[np.bool_]]:
+def true_flow(target: Rendered, source: Rendered) -> tuple[Floats, U8]:
     """Where every garment pixel of `target` lies in `source`, who wears the same garment.
 
     Returns:
         flow: float32 [2, H, W], (dx, dy) in pixels; target pixel p shows the surface that lies at
             p + flow(p) in the source, hidden there or not; 0 outside the garment.
-        valid: bool [H, W], where the target shows the garment.
+        valid: [H, W], 0 where the target shows no garment, 1 where the source hides what it
+            shows, 2 where both show it.
     """
-    valid = target.garment_face >= 0
-    corners = cloth.upper_shell().faces[target.garment_face[valid]]
-    at = _interpolate(source.shell, corners, target.garment_bary[valid])
-    y, x = np.nonzero(valid)
-    flow = np.zeros((2, *valid.shape), np.float32)
-    flow[0, valid] = at[:, 0] - x
-    flow[1, valid] = at[:, 1] - y
+    garment = target.garment_face >= 0
+    at = _on_garment(source.shell, target)
+    y, x = np.nonzero(garment)
+    flow = np.zeros((2, *garment.shape), np.float32)
+    flow[:, garment] = at[:, :2].T - np.stack([x, y])
+    h, w = garment.shape
+    x, y = np.rint(at[:, :2]).astype(int).T
+    inside = (x >= 0) & (x < w) & (y >= 0) & (y < h)
+    x, y = np.clip(x, 0, w - 1), np.clip(y, 0, h - 1)
+    near = np.abs(source.depth[y, x] - at[:, 2]) < 0.02
+    valid = garment.astype(np.uint8)
+    valid[garment] += inside & (source.garment_face[y, x] >= 0) & near
     return flow, valid
+
+
+def _on_garment(values: Floats, person: Rendered) -> Floats:
+    """Values [V, C] of the shell's vertices at the garment pixels of a person, [P, C]."""
+    shown = person.garment_face >= 0
+    corners = cloth.upper_shell().faces[person.garment_face[shown]]
+    return _interpolate(values, corners, person.garment_bary[shown])
 
 
 def garment_places(person: Rendered) -> Floats:
@@ -755,27 +681,8 @@ def garment_places(person: Rendered) -> Floats:
     The canonical x, y, z (`anatomy`) of the skin below, in metres: the same on every body, so two
     pixels of two people show the same place of a garment where these agree.
     """
-    shown = person.garment_face >= 0
-    corners = cloth.upper_shell().faces[person.garment_face[shown]]
-    out = np.zeros((3, *shown.shape), np.float32)
-    out[:, shown] = _interpolate(anatomy().canonical, corners, person.garment_bary[shown]).T
-    return out
-
-
-def visible(target: Rendered, source: Rendered) -> NDArray[np.bool_]:
-    """Garment pixels [H, W] of `target` whose surface `source` really shows."""
-    valid = target.garment_face >= 0
-    corners = cloth.upper_shell().faces[target.garment_face[valid]]
-    at = _interpolate(source.shell, corners, target.garment_bary[valid])
-    h, w = source.parsing.shape
-    x, y = np.rint(at[:, 0]).astype(int), np.rint(at[:, 1]).astype(int)
-    inside = (x >= 0) & (x < w) & (y >= 0) & (y < h)
-    x, y = np.clip(x, 0, w - 1), np.clip(y, 0, h - 1)
-    seen = (
-        inside & (source.garment_face[y, x] >= 0) & (np.abs(source.depth[y, x] - at[:, 2]) < 0.02)
-    )
-    out = np.zeros(valid.shape, bool)
-    out[valid] = seen
+    out = np.zeros((3, *person.garment_face.shape), np.float32)
+    out[:, person.garment_face >= 0] = _on_garment(anatomy().canonical, person).T
     return out
 
 
@@ -788,15 +695,8 @@ class Shop:
     places: Floats  #: [3, H, W], which place of the cloth it shows, as `garment_places`
 
 
-def render_shop(
-    garment: Garment,
-    size: tuple[int, int] = (256, 192),
-    atlas: texture.Atlas | None = None,
-) -> Shop:
-    """The garment alone as a shop shows it: nobody in it, from the front, on white.
-
-    `atlas` is `texture.paint(garment, ...)`, where the garment is rendered more than once.
-    """
+def render_shop(garment: Garment, size: tuple[int, int] = (256, 192)) -> Shop:
+    """The garment alone as a shop shows it: nobody in it, from the front, on white."""
     body = neutral_body(female=garment.seed % 3 != 0)
     figure = build_figure(body)
     a = anatomy()
@@ -814,16 +714,10 @@ def render_shop(
         origin=(float(low[0] + high[0]) / 2, float(low[2] + high[2]) / 2 + height / 2),
     )
     scene = _compose(figure, loose, shell, size, alone=True)
-    atlas = atlas or texture.paint(garment, pattern_density(size))
-    fine_points = scene.points * np.array([2, 2, 1], np.float32) + np.array(
-        [0.5, 0.5, 0], np.float32
-    )
-    fine = _rasterise(scene, fine_points, (2 * h, 2 * w))
     clean = _rasterise(scene, scene.points, size)
-    colour, _ = _shade(figure, loose, scene, fine, atlas, 2 * h / height)
-    image = (np.clip(_halve(colour), 0, 1) * 255 + 0.5).astype(np.uint8)
+    colour, _ = _shade(figure, loose, scene, size, paint(garment, size))
     mask = clean.face >= 0
     places = np.zeros((3, h, w), np.float32)
     corners = scene.faces[clean.face[mask]]
     places[:, mask] = _interpolate(scene.attributes[:, :3], corners, clean.bary[mask]).T
-    return Shop(image, mask, places)
+    return Shop(_to_bytes(colour), mask, places)

@@ -1,16 +1,12 @@
 """Make clean label maps as rough as those that parsing networks and DensePose give on photos."""
 
-from typing import Any
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from garment_transfer.bundle import BACKGROUND, FACE, GARMENT, HAIR, LOWER, SKIN
-from garment_transfer.training.synthetic.render import Rendered
-
-U8 = NDArray[np.uint8]
-Floats = NDArray[np.floating[Any]]
+from garment_transfer.training.synthetic.anatomy import Floats
+from garment_transfer.training.synthetic.render import U8, Rendered
 
 
 def _field(rng: np.random.Generator, size: tuple[int, int], wavelength: float) -> Floats:
@@ -23,42 +19,32 @@ def _field(rng: np.random.Generator, size: tuple[int, int], wavelength: float) -
     return np.asarray(fine / max(float(fine.std()), 1e-6), np.float32)
 
 
-def _shift(
-    maps: list[U8],
-    rng: np.random.Generator,
-    size: tuple[int, int],
-    px: float,
-    wavelength: float,
-) -> list[U8]:
-    """Move label maps along one smooth random displacement of deviation `px` pixels."""
-    h, w = size
+def _shift(labels: U8, rng: np.random.Generator, px: float, wavelength: float) -> U8:
+    """Move labels [H, W, ...] along a smooth random displacement of deviation `px` pixels."""
+    h, w = labels.shape[:2]
     y, x = np.mgrid[:h, :w].astype(np.float32)
-    dx, dy = px * _field(rng, size, wavelength), px * _field(rng, size, wavelength)
+    dx, dy = (px * _field(rng, (h, w), wavelength) for _ in range(2))
     limit = 3 * px
     x, y = x + np.clip(dx, -limit, limit), y + np.clip(dy, -limit, limit)
-    return [
-        np.asarray(
-            cv2.remap(m, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE),
-            np.uint8,
-        )
-        for m in maps
-    ]
+    moved = cv2.remap(labels, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(moved, np.uint8)
 
 
-def _majority(labels: U8, k: int, classes: int) -> U8:
-    """Most frequent label in a k x k window: what removes slivers, as networks do."""
-    votes = np.stack([cv2.blur((labels == c).astype(np.float32), (k, k)) for c in range(classes)])
-    return votes.argmax(0).astype(np.uint8)
+def _votes(labels: U8, k: int, classes: int) -> Floats:
+    """Share of each class in a k x k window, [classes, H, W]."""
+    return np.stack([cv2.blur((labels == c).astype(np.float32), (k, k)) for c in range(classes)])
+
+
+def _rim(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The outermost pixels of a mask."""
+    return mask ^ cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
 
 
 def _blocky(labels: U8, factor: float) -> U8:
     """Labels at a lower resolution and back: the staircase borders of small networks."""
     h, w = labels.shape[:2]
-    small = cv2.resize(
-        labels,
-        (max(int(w / factor), 1), max(int(h / factor), 1)),
-        interpolation=cv2.INTER_NEAREST,
-    )
+    size = max(int(w / factor), 1), max(int(h / factor), 1)
+    small = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST)
     return np.asarray(cv2.resize(small, (w, h), interpolation=cv2.INTER_NEAREST), np.uint8)
 
 
@@ -77,16 +63,11 @@ def rough_parsing(parsing: U8, canonical_neck: NDArray[np.bool_], rng: np.random
         out[canonical_neck] = BACKGROUND
     # Calibrated on real maps: a dark garment on a light ground, cut out by its brightness, agrees
     # with its label at an IoU of 0.95 to 0.97.
-    (out,) = _shift(
-        [out],
-        rng,
-        (h, w),
-        float(rng.uniform(0.3, 1.1)) * unit,
-        float(rng.uniform(14, 40)) * unit,
-    )
-    (out,) = _shift([out], rng, (h, w), float(rng.uniform(0.1, 0.5)) * unit, 5 * unit)
+    out = _shift(out, rng, rng.uniform(0.3, 1.1) * unit, rng.uniform(14, 40) * unit)
+    out = _shift(out, rng, rng.uniform(0.1, 0.5) * unit, 5 * unit)
     if rng.random() < 0.7:
-        out = _majority(out, max(3, int(3 * unit) | 1), 7)
+        # the most frequent label around, which removes slivers
+        out = _votes(out, max(3, int(3 * unit) | 1), 7).argmax(0).astype(np.uint8)
     if rng.random() < 0.2:
         out = _blocky(out, float(rng.uniform(1.3, 2.2)) * unit)
     yy, xx = np.mgrid[:h, :w]
@@ -96,12 +77,10 @@ def rough_parsing(parsing: U8, canonical_neck: NDArray[np.bool_], rng: np.random
         return d < radius
 
     # Holes and specks near borders, where networks hesitate.
-    body = out > 0
-    edge = body ^ cv2.erode(body.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
-    places = np.argwhere(edge)
+    edge = np.argwhere(_rim(out > 0))
     for _ in range(int(rng.poisson(1.2))):
-        if len(places):
-            cy, cx = places[int(rng.integers(len(places)))]
+        if len(edge):
+            cy, cx = edge[int(rng.integers(len(edge)))]
             value = BACKGROUND if rng.random() < 0.6 else int(rng.integers(1, 6))
             spot = blob(float(cy), float(cx), float(rng.uniform(1, 3.5)) * unit)
             out[spot] = value
@@ -131,19 +110,12 @@ def rough_densepose(densepose: U8, rng: np.random.Generator) -> U8:
     """DensePose [H, W, 3] as the tool gives it: blobs, a wrong fringe, no U and V for half."""
     h, w = densepose.shape[:2]
     unit = h / 256
-    labels, u, v = (np.ascontiguousarray(densepose[..., k]) for k in range(3))
-    labels, u, v = _shift(
-        [labels, u, v],
-        rng,
-        (h, w),
-        float(rng.uniform(0.5, 1.5)) * unit,
-        float(rng.uniform(18, 50)) * unit,
-    )
+    moved = _shift(densepose, rng, rng.uniform(0.5, 1.5) * unit, rng.uniform(18, 50) * unit)
+    labels, u, v = (np.ascontiguousarray(moved[..., k]) for k in range(3))
     # Smooth blobs: fingers and thin gaps are beyond DensePose's resolution.
     k = max(3, int(rng.integers(3, 8) * unit) | 1)
-    votes = np.stack([cv2.blur((labels == c).astype(np.float32), (k, k)) for c in range(25)])
-    grown = float(rng.uniform(0.85, 1.35))
-    votes[0] *= 1 / grown
+    votes = _votes(labels, k, 25)
+    votes[0] *= 1 / rng.uniform(0.85, 1.35)
     # Heads and hands come out as round blobs, larger than the bare skull and the fingers.
     votes[[3, 4, 23, 24]] *= float(rng.uniform(1.2, 2.2))
     smooth = votes.argmax(0).astype(np.uint8)
@@ -156,10 +128,7 @@ def rough_densepose(densepose: U8, rng: np.random.Generator) -> U8:
             chart[gained] = fill[gained].astype(np.uint8)
     labels = smooth
     if rng.random() < 0.5:
-        fringe = (labels > 0) ^ cv2.erode(
-            (labels > 0).astype(np.uint8), np.ones((3, 3), np.uint8)
-        ).astype(bool)
-        wrong = fringe & (_field(rng, (h, w), 6 * unit) > 1.3)
+        wrong = _rim(labels > 0) & (_field(rng, (h, w), 6 * unit) > 1.3)
         labels[wrong] = rng.integers(1, 25, int(wrong.sum()))
     if rng.random() < 0.15:
         limb = int(rng.choice([3, 4, 19, 20, 21, 22]))
@@ -173,9 +142,10 @@ def rough_densepose(densepose: U8, rng: np.random.Generator) -> U8:
     if rng.random() < 0.5:
         u, v = np.zeros_like(u), np.zeros_like(v)
     else:
-        drift = 6 * _field(rng, (h, w), 20 * unit)
-        u = np.clip(u + drift, 0, 255).astype(np.uint8)
-        v = np.clip(v + 6 * _field(rng, (h, w), 20 * unit), 0, 255).astype(np.uint8)
+        u, v = (
+            np.clip(chart + 6 * _field(rng, (h, w), 20 * unit), 0, 255).astype(np.uint8)
+            for chart in (u, v)
+        )
     out = np.stack([labels, u, v], -1)
     out[labels == 0] = 0
     return out

@@ -13,6 +13,14 @@ TRUNK_CHART = (-0.50, 0.50, -0.32, 0.70)
 SLEEVE_CHART = (-0.20, 0.20, -0.06, 0.66)
 
 
+_FONTS = (
+    cv2.FONT_HERSHEY_DUPLEX,
+    cv2.FONT_HERSHEY_TRIPLEX,
+    cv2.FONT_HERSHEY_SIMPLEX,
+    cv2.FONT_HERSHEY_SCRIPT_COMPLEX,
+)
+
+
 @dataclass(frozen=True)
 class Atlas:
     """Painted charts of a garment, float32 RGB 0..1, [rows, columns, 3], row 0 at v0."""
@@ -32,10 +40,7 @@ def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], cells: float)
 
 
 def tileable_noise(
-    rng: np.random.Generator,
-    size: int,
-    wavelength: tuple[float, float],
-    power: float = 2.0,
+    rng: np.random.Generator, size: int, wavelength: tuple[float, float], power: float
 ) -> Floats:
     """Periodic noise [size, size] of unit deviation.
 
@@ -87,19 +92,11 @@ def _paint(garment: Garment, chart: tuple[float, ...], density: float, stream: i
             phase = np.abs((across / s + 0.63) % 1.0 - 0.5) * s
             mix(_soft(0.06 * s - phase, edge), third)
     elif kind == "checks":
-        a = _soft(0.25 * s - np.abs((across / s) % 1.0 - 0.5) * s, edge)
-        b = _soft(0.25 * s - np.abs((along / s) % 1.0 - 0.5) * s, edge)
-        mix(0.55 * a, second)
-        mix(0.55 * b, second)
-        if variant > 0.4:
-            mix(
-                _soft(0.04 * s - np.abs((across / s + 0.5) % 1.0 - 0.5) * s, edge) * 0.8,
-                third,
-            )
-            mix(
-                _soft(0.04 * s - np.abs((along / s + 0.5) % 1.0 - 0.5) * s, edge) * 0.8,
-                third,
-            )
+        for way in (across, along):
+            mix(0.55 * _soft(0.25 * s - np.abs((way / s) % 1.0 - 0.5) * s, edge), second)
+        for way in (across, along) if variant > 0.4 else ():
+            line = _soft(0.04 * s - np.abs((way / s + 0.5) % 1.0 - 0.5) * s, edge)
+            mix(0.8 * line, third)
     elif kind == "dots":
         p = s * 0.8
         row = np.floor(v / p)
@@ -116,33 +113,20 @@ def _paint(garment: Garment, chart: tuple[float, ...], density: float, stream: i
             x, y = (cu - u0) * density, (cv - v0) * density
             for k in range(petals):
                 t = turn + 2 * np.pi * k / petals
-                cx, cy = (
-                    x + np.cos(t) * size * density * 0.5,
-                    y + np.sin(t) * size * density * 0.5,
-                )
-                axes = (
-                    max(int(size * density * 0.42 * 16), 8),
-                    max(int(size * density * 4), 6),
-                )
-                cv2.ellipse(
-                    out,
-                    (int(cx * 16), int(cy * 16)),
-                    axes,
-                    np.degrees(t),
-                    0,
-                    360,
-                    tuple(float(q) for q in colour),
-                    -1,
-                    cv2.LINE_8,
-                    4,
-                )
+                cx = x + np.cos(t) * size * density * 0.5
+                cy = y + np.sin(t) * size * density * 0.5
+                # in sixteenths of a pixel
+                centre = int(cx * 16), int(cy * 16)
+                axes = max(int(size * density * 0.42 * 16), 8), max(int(size * density * 4), 6)
+                petal = (centre, axes, np.degrees(t), 0, 360, colour.tolist())
+                cv2.ellipse(out, *petal, -1, cv2.LINE_8, 4)
     elif kind == "gradient":
         t = np.clip((v - 0.05) / 0.45, 0, 1) if stream == 0 else np.clip(v / 0.5, 0, 1)
         mix(t.astype(np.float32) if variant > 0.5 else 1 - t.astype(np.float32), second)
     elif kind == "blocks":
         if stream == 0:
             border = 0.2 + 0.2 * variant
-            mix(_soft(v - border - 0.0 * u, edge), second)
+            mix(_soft(v - border, edge), second)
             mix(_soft(0.022 - np.abs(v - border + 0.05), edge), third)
         else:
             mix(np.ones((1, 1), np.float32), second if variant > 0.5 else first)
@@ -174,19 +158,10 @@ def _emblem(
     patch = np.zeros((n, n, 3), np.float32)
     stencil = np.zeros((n, n), np.uint8)
     if garment.pattern == "lettering":
-        lines = (
-            [garment.text] if rng.random() < 0.6 else [garment.text[:3], garment.text[3:] or "A"]
-        )
-        font = int(
-            rng.choice(
-                [
-                    cv2.FONT_HERSHEY_DUPLEX,
-                    cv2.FONT_HERSHEY_TRIPLEX,
-                    cv2.FONT_HERSHEY_SIMPLEX,
-                    cv2.FONT_HERSHEY_SCRIPT_COMPLEX,
-                ]
-            )
-        )
+        lines = [garment.text]
+        if rng.random() >= 0.6:
+            lines = [garment.text[:3], garment.text[3:] or "A"]
+        font = int(rng.choice(_FONTS))
         for k, line in enumerate(lines):
             (tw, th), _ = cv2.getTextSize(line, font, 1.0, 2)
             scale = min(0.94 * n / tw, 0.42 * n / th)
@@ -206,31 +181,19 @@ def _emblem(
             c = (int(n * rng.uniform(0.3, 0.7)), int(n * rng.uniform(0.3, 0.7)))
             r = max(2, int(n * rng.uniform(0.1, 0.28)))
             which = int(rng.integers(4))
-            if which == 0:
-                cv2.circle(patch, c, r, colour, -1)
-                cv2.circle(stencil, c, r, 255, -1)
-            elif which == 1:
-                cv2.rectangle(
-                    patch,
-                    (c[0] - r, c[1] - r // 2),
-                    (c[0] + r, c[1] + r // 2),
-                    colour,
-                    -1,
-                )
-                cv2.rectangle(
-                    stencil,
-                    (c[0] - r, c[1] - r // 2),
-                    (c[0] + r, c[1] + r // 2),
-                    255,
-                    -1,
-                )
-            else:
+            if which >= 2:
                 k2 = int(rng.integers(3, 8)) * (2 if which == 3 else 1)
                 t = np.linspace(0, 2 * np.pi, k2, endpoint=False) + rng.uniform(0, 6)
                 rr = np.where(np.arange(k2) % 2 == 0, r, r * (0.45 if which == 3 else 1.0))
                 pts = np.stack([c[0] + rr * np.cos(t), c[1] + rr * np.sin(t)], 1).astype(np.int32)
-                cv2.fillPoly(patch, [pts], colour)
-                cv2.fillPoly(stencil, [pts], 255)
+            for picture, ink in ((patch, colour), (stencil, (255,))):
+                if which == 0:
+                    cv2.circle(picture, c, r, ink, -1)
+                elif which == 1:
+                    low, high = (c[0] - r, c[1] - r // 2), (c[0] + r, c[1] + r // 2)
+                    cv2.rectangle(picture, low, high, ink, -1)
+                else:
+                    cv2.fillPoly(picture, [pts], ink)
     alpha = cv2.GaussianBlur(stencil.astype(np.float32) / 255, (3, 3), 0)[::-1, :, None]
     x0 = int((centre_u - origin[0]) * density - n / 2)
     y0 = int((centre_v - origin[1]) * density - n / 2)

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <regex>
 #include <stdexcept>
 #include <system_error>
@@ -28,6 +29,14 @@ template <typename T>
 std::string range(T least, T most, bool open) {
   const auto text = [](T number) { return Json(number).dump(); };
   return text(least) + (open ? " or more" : " to " + text(most));
+}
+
+// Compiling one takes far longer than matching it. Patterns are literals, told apart by address.
+const std::regex& compiled(const char* pattern) {
+  thread_local std::map<const char*, std::regex> known;
+  const auto [entry, is_new] = known.try_emplace(pattern);
+  if (is_new) entry->second = std::regex(pattern);
+  return entry->second;
 }
 
 }  // namespace
@@ -99,7 +108,7 @@ std::string Field::text() const {
 
 std::string Field::matching(const char* pattern) const {
   std::string found = string();
-  if (found.size() > kMaxMatched || !std::regex_match(found, std::regex(pattern))) {
+  if (found.size() > kMaxMatched || !std::regex_match(found, compiled(pattern))) {
     refuse(std::string("text of the form ") + pattern);
   }
   return found;
