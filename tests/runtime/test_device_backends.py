@@ -27,7 +27,6 @@ from garment_transfer.export import tensorrt as builder
 from garment_transfer.kernels import driver
 from garment_transfer.runtime import Pipeline
 from garment_transfer.runtime.backends import (
-    DEVICE_BACKENDS,
     find_backend,
     onnxruntime_cuda,
     tensorrt as backend,
@@ -151,7 +150,7 @@ def test_engines_that_fit(put: Callable[..., Bundle], rtx: Any) -> None:
 
 
 @pytest.mark.parametrize(("compute_capability", "runs"), [("8.9", True), ("9.0", False)])
-def test_the_status_knows_the_gpus_of_the_flavour(
+def test_the_status_knows_the_gpus_of_the_backend(
     rtx: Any, monkeypatch: pytest.MonkeyPatch, compute_capability: str, runs: bool
 ) -> None:
     monkeypatch.setattr(backend, "CudaDevice", lambda: gpu(compute_capability))
@@ -223,7 +222,7 @@ def test_the_device_says_what_is_missing() -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="tensorrt is there")
-def test_a_flavour_that_is_not_installed(tiny_bundle: Path) -> None:
+def test_a_backend_that_is_not_installed(tiny_bundle: Path) -> None:
     with pytest.raises(
         BackendError, match=r"tensorrt is not installed \(No module.*garment-transfer\[tensorrt\]"
     ):
@@ -279,8 +278,3 @@ def test_streams_of_every_library() -> None:
     assert [driver.stream_handle(stream) for stream in streams] == [7] * 5
     with pytest.raises(TypeError, match="stream is a NoneType"):
         driver.stream_handle(None)
-
-
-def test_every_backend_of_the_gpu_can_be_named() -> None:
-    for name in DEVICE_BACKENDS:
-        assert find_backend(name).status().name == name
