@@ -60,27 +60,16 @@ if TYPE_CHECKING:
     from garment_transfer.runtime.photos import Person as Person
 
 _MODULES: Final = {
-    **dict.fromkeys(("Pipeline", "Transfer", "stage_inputs"), "_pipeline"),
-    **dict.fromkeys(
-        ("Outcome", "Pair", "is_done", "read_pairs", "shard", "transfer_pairs"), "_pairs"
-    ),
-    **dict.fromkeys(("PICTURES", "flow_colours", "flow_wheel", "panel"), "_panel"),
-    **dict.fromkeys(
-        (
-            "DensePose",
-            "DensePoseDescription",
-            "DensePoseHeads",
-            "DensePosePicture",
-            "InputSize",
-            "ModelInput",
-            "Parser",
-            "ParserDescription",
-            "ParserOutput",
-            "prepare",
-        ),
-        "_prepare",
-    ),
-    "Person": "photos",
+    name: module
+    for module, names in {
+        "_pipeline": "Pipeline Transfer stage_inputs",
+        "_pairs": "Outcome Pair is_done read_pairs shard transfer_pairs",
+        "_panel": "PICTURES flow_colours flow_wheel panel",
+        "_prepare": "DensePose DensePoseDescription DensePoseHeads DensePosePicture InputSize "
+        "ModelInput Parser ParserDescription ParserOutput prepare",
+        "photos": "Person",
+    }.items()
+    for name in names.split()
 }
 
 _ASSETS: Final = Path(__file__).parent / "assets"

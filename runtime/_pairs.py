@@ -155,7 +155,14 @@ def transfer_pairs(
 
     Yields:
         An outcome per pair, in order.
+
+    Raises:
+        InputError: `batch` is below 1.
     """
+    if batch < 1:
+        raise InputError(
+            Code.ARGUMENT_INVALID, f"the batch has {batch} pairs", expected="1 or more"
+        )
     pairs = iter(pairs)
     groups = iter(lambda: list(itertools.islice(pairs, batch)), [])
     with ThreadPoolExecutor(max(2, min(2 * batch, os.cpu_count() or 1))) as pool:

@@ -243,7 +243,7 @@ class Pipeline:
 
         On a GPU the inputs may all be device arrays: anything with `__cuda_array_interface__` or
         DLPack (torch, CuPy, PyCUDA, Numba), contiguous, in the primary context of the pipeline's
-        GPU. `out` then names device arrays for those outputs that are wanted; they come back, and
+        GPU. `out` then names device arrays for some or all of the outputs; they come back, and
         the call returns at once: on the caller's `stream` (a handle as an int, or a stream object
         of these libraries) the transfer comes after what was queued before, and before what is
         queued next.
@@ -262,8 +262,8 @@ class Pipeline:
         if self._chain is None:
             raise InputError(
                 Code.ARRAY_INVALID,
-                "some inputs or outputs are not NumPy arrays, and this pipeline runs on the CPU",
-                fix="pass NumPy arrays, or load it for arrays on a GPU with one of the backends "
+                "this pipeline runs on the CPU, and takes no device arrays and no `out`",
+                fix="pass NumPy arrays alone, or load it for a GPU with one of the backends "
                 f"{', '.join(DEVICE_BACKENDS)}",
             )
         if out is None:

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self, TypeAlias, TypeVar
+from typing import Annotated, Final, Generic, Literal, Self, TypeAlias, TypeVar
 
 import cv2
 import msgspec
@@ -168,6 +168,8 @@ class DensePoseDescription(
     output: DensePoseHeads | DensePosePicture
 
 
+_D = TypeVar("_D", ParserDescription, DensePoseDescription)
+
 # x1, y1, x2, y2: edges, so that pixel i reaches from i to i + 1.
 _Box = tuple[float, float, float, float]
 
@@ -238,16 +240,13 @@ class _Placement:
         return np.asarray(((y >= y1) & (y < y2))[:, None] & ((x >= x1) & (x < x2)))
 
 
-class _MapModel:
+class _MapModel(Generic[_D]):
     """An ONNX model with the description beside it. `Parser` and `DensePose` are the two kinds."""
 
-    def __init__(
-        self,
-        path: Path,
-        description: ParserDescription | DensePoseDescription,
-        engine: OnnxRuntimeEngine,
-    ):
+    def __init__(self, path: Path, description: _D, engine: OnnxRuntimeEngine):
+        """Of a loaded model; `load` is the usual way."""
         self.path = path
+        self.description: _D = description
         self._input = description.input
         self._engine = engine
         self._tensor = self._find_input()
@@ -364,15 +363,14 @@ class _MapModel:
             )
 
 
-class Parser(_MapModel):
+class Parser(_MapModel[ParserDescription]):
     """A human parser: a class id per pixel."""
 
-    def __init__(self, path: Path, description: ParserDescription, engine: OnnxRuntimeEngine):
-        """Of a loaded model; `load` is the usual way."""
-        super().__init__(path, description, engine)
-        self.label_set = description.label_set
-        self._output = description.output
-        self._classes = max(label_set(self.label_set).classes) + 1
+    @property
+    def label_set(self) -> str:
+        """The name of the label set whose ids it gives."""
+        description: ParserDescription = self.description
+        return description.label_set
 
     @classmethod
     def load(cls, path: Path, threads: int | None = None) -> Self:
@@ -387,7 +385,9 @@ class Parser(_MapModel):
                 with the model's inputs and outputs.
             BackendError: ONNX Runtime does not load the model.
         """
-        return cls(path, _read_description(path, ParserDescription), open_model(path, threads))
+        description = _read_description(path, ParserDescription)
+        label_set(description.label_set)
+        return cls(path, description, open_model(path, threads))
 
     def parse(self, photo: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """The class ids of a photo: scores are scaled linearly, ids by nearest neighbours.
@@ -402,11 +402,13 @@ class Parser(_MapModel):
             InputError: the model gives something else than its description says.
         """
         outputs, placement = self._run(photo)
-        name, layout = self._output.name, self._output.layout
+        output = self.description.output
+        name, layout = output.name, output.layout
         array = outputs[name]
-        if self._output.kind == "logits":
+        if output.kind == "logits":
             planes = self._planes(array, name, layout)
-            self._check_channels(planes, name, self._classes, f"one per class of {self.label_set}")
+            classes = max(label_set(self.label_set).classes) + 1
+            self._check_channels(planes, name, classes, f"one per class of {self.label_set}")
             return placement.within(None, _size(planes)).best(planes)
         if array.ndim == 2 or (array.ndim == 3 and len(array) == 1):
             array, layout = array.reshape(1, *array.shape[-2:]), "NCHW"
@@ -416,13 +418,8 @@ class Parser(_MapModel):
         return placement.within(None, _size(planes)).nearest(planes[0]).astype(np.uint8)
 
 
-class DensePose(_MapModel):
+class DensePose(_MapModel[DensePoseDescription]):
     """A DensePose model: part, U and V per pixel."""
-
-    def __init__(self, path: Path, description: DensePoseDescription, engine: OnnxRuntimeEngine):
-        """Of a loaded model; `load` is the usual way."""
-        super().__init__(path, description, engine)
-        self._output = description.output
 
     @classmethod
     def load(cls, path: Path, threads: int | None = None) -> Self:
@@ -445,14 +442,15 @@ class DensePose(_MapModel):
             InputError: the model finds nobody, or gives something else than its description says.
         """
         outputs, placement = self._run(photo)
-        if isinstance(self._output, DensePoseHeads):
-            return self._heads(self._output, outputs, placement)
-        name = self._output.name
-        planes = self._planes(outputs[name], name, self._output.layout)
+        output = self.description.output
+        if isinstance(output, DensePoseHeads):
+            return self._heads(output, outputs, placement)
+        name = output.name
+        planes = self._planes(outputs[name], name, output.layout)
         self._check_channels(planes, name, 3, "part, U and V")
         self._check_ids(planes[0], NUM_PARTS - 1, name)
         part, *uv = map(placement.within(None, _size(planes)).nearest, planes)
-        return _iuv(part, np.stack(uv) * (255 / self._output.uv_max))
+        return _iuv(part, np.stack(uv) * (255 / output.uv_max))
 
     def _heads(
         self, output: DensePoseHeads, outputs: Mapping[str, _Array], placement: _Placement
@@ -545,9 +543,6 @@ def prepare(photo: Path, folder: Path, parser: Parser, densepose: DensePose) -> 
     return person
 
 
-_D = TypeVar("_D", ParserDescription, DensePoseDescription)
-
-
 def _read_description(path: Path, kind: type[_D]) -> _D:
     if not path.is_file():
         raise _invalid(f"{path} does not exist", fix="give the ONNX file of a model")
@@ -561,11 +556,7 @@ def _read_description(path: Path, kind: type[_D]) -> _D:
     except (OSError, RecursionError, UnicodeDecodeError, msgspec.DecodeError) as error:
         if isinstance(error, msgspec.ValidationError) and "`$.task`" in str(error):
             fix = "check that --parser and --densepose are not swapped"
-        raise _invalid(
-            f"{beside} is not valid: {error}",
-            expected=expected,
-            fix=fix,
-        ) from error
+        raise _invalid(f"{beside} is not valid: {error}", expected=expected, fix=fix) from error
 
 
 def _size(planes: _Array) -> Size:

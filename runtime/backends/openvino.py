@@ -125,7 +125,8 @@ def load(bundle: Bundle, precision: str | None, options: Options) -> dict[Stage,
         path = bundle.graph_path(stage, precision)
         content = _inlined(bundle.read_graph(stage, precision))
         try:
-            core = _core()
+            with _CORE_LOCK:  # a cache alone would let two first callers make one each
+                core = _core()
             compiled = core.compile_model(core.read_model(content), "CPU", properties)
         except Exception as error:
             raise BackendError(
@@ -139,6 +140,7 @@ def load(bundle: Bundle, precision: str | None, options: Options) -> dict[Stage,
     return engines
 
 
+@functools.cache
 def _core() -> openvino.Core:
     """The one Core of this process, never destroyed.
 
@@ -147,12 +149,6 @@ def _core() -> openvino.Core:
     with the stack of the one that is gone, and the next signal (Ctrl-C, SIGTERM) ends the process
     with a segmentation fault.
     """
-    with _CORE_LOCK:  # a cache alone would let two first callers make one each
-        return _make_core()
-
-
-@functools.cache
-def _make_core() -> openvino.Core:
     import openvino
 
     return openvino.Core()

@@ -6,7 +6,6 @@ from garment_transfer.runtime.photos._compose import (
 )
 from garment_transfer.runtime.photos._densepose import (
     ENCODINGS as ENCODINGS,
-    check_array as check_array,
     decode_densepose as decode_densepose,
     parula_palette as parula_palette,
 )
@@ -18,7 +17,6 @@ from garment_transfer.runtime.photos._images import (
     MAX_SIDE as MAX_SIDE,
     PICTURE_SUFFIXES as PICTURE_SUFFIXES,
     check_output as check_output,
-    check_side as check_side,
     check_written_side as check_written_side,
     read_indices as read_indices,
     read_rgb as read_rgb,

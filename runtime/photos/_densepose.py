@@ -58,7 +58,7 @@ def decode_densepose(
             fix='name the one the file uses in meta.json ("densepose") or with --densepose / '
             "densepose_encoding=",
         ) from None
-    check_array(densepose, name, f"of DensePose in encoding {encoding}")
+    _check_array(densepose, name, f"of DensePose in encoding {encoding}")
     return decode(densepose, name)
 
 
@@ -180,7 +180,7 @@ def describe(array: Pixels) -> str:
     return f"{array.dtype} [{','.join(map(str, array.shape))}]"
 
 
-def check_array(array: Pixels, name: str, expected: str) -> None:
+def _check_array(array: Pixels, name: str, expected: str) -> None:
     """Raises InputError unless `array` is a numpy array."""
     if not isinstance(array, np.ndarray):
         raise InputError(
@@ -195,7 +195,7 @@ def check_uint8(
     array: Pixels, shape: tuple[int | None, ...], name: str, expected: str
 ) -> npt.NDArray[np.uint8]:
     """The array, if it is uint8 of `shape`, where None is any size; else raises InputError."""
-    check_array(array, name, f"uint8 {expected}")
+    _check_array(array, name, f"uint8 {expected}")
     if array.dtype != np.uint8:
         fix = "check that its values are 0..255, then .astype(numpy.uint8)"
         nan = ""

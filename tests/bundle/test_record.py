@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -83,7 +82,7 @@ def test_bundle_without_engines(bundle: Bundle) -> None:
     assert isinstance(error.value, BackendError)
 
 
-def test_engines_are_found_by_flavour_precision_and_gpu(
+def test_engines_are_found_by_backend_precision_and_gpu(
     bundle: Bundle, put: Callable[..., EngineSet]
 ) -> None:
     ada = put()
@@ -259,11 +258,3 @@ def test_the_package_s_own_bundle_is_copied(own_tiny_bundle: Path) -> None:
     assert must_be_copied(sample_bundle())
     assert not must_be_copied(own_tiny_bundle)
     assert build_command(sample_bundle(), "tensorrt-rtx", "float32").endswith(" -o ./bundle")
-
-
-def test_copy_of_a_bundle_has_its_engines(
-    bundle: Bundle, put: Callable[..., EngineSet], tmp_path: Path
-) -> None:
-    put()
-    copy = Bundle.load(shutil.copytree(bundle.path, tmp_path / "copy"))
-    find_engines(copy, "tensorrt", "float32", "8.9").check(VERSION, "8.9")

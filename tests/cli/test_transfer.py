@@ -12,7 +12,6 @@ from PIL import Image
 
 from garment_transfer.cli.main import main
 from garment_transfer.runtime import Person, Pipeline, sample_people
-from garment_transfer.runtime.photos import _images as images
 
 MakePerson = Callable[..., Person]
 SavePerson = Callable[..., Path]
@@ -143,20 +142,6 @@ def test_a_failing_pair_does_not_stop_the_others(
     assert sorted(os.listdir(tmp_path)) == ["4.png", "anna", "bob", "pairs.csv"]
 
 
-def test_the_shipped_bundle_gives_pairs_what_it_gives_one(tmp_path: Path) -> None:
-    person, owner = sample_people()
-    list_file = tmp_path / "pairs.csv"
-    list_file.write_text(
-        f"person,garment_owner,output\n{person},{owner},1.png\n{owner},{person},2.png\n"
-    )
-    result = CliRunner().invoke(main, ["transfer", "--pairs", str(list_file)])
-    assert result.exit_code == 0, result.output
-    alone = tmp_path / "alone.png"
-    result = CliRunner().invoke(main, ["transfer", str(person), str(owner), "-o", str(alone)])
-    assert result.exit_code == 0, result.output
-    assert alone.read_bytes() == (tmp_path / "1.png").read_bytes()
-
-
 def test_resume_and_shards(tiny_bundle: Path, people: tuple[Path, Path], tmp_path: Path) -> None:
     pairs = tmp_path / "pairs.csv"
     rows = [f"anna,bob,{number}.png\n" for number in range(5)]
@@ -217,16 +202,6 @@ def test_a_panel_too_wide_for_its_format_is_told_before_anything_is_written(
     assert "panel.webp cannot be written: the picture is 16500x64 pixels" in result.output
     assert "end the path in .png" in result.output
     assert os.listdir(tmp_path) == ["anna"]
-
-
-def test_outputs_are_checked_once(
-    tiny_bundle: Path, people: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    checked: list[Path] = []
-    monkeypatch.setattr(images, "check_writable", checked.append)
-    result = transfer(tiny_bundle, *people, "-o", tmp_path / "out.png")
-    assert result.exit_code == 0, result.output
-    assert checked == [tmp_path / "out.png"]
 
 
 def test_a_bad_list_is_told_before_anything_is_loaded(tmp_path: Path) -> None:

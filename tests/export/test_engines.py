@@ -18,7 +18,6 @@ from garment_transfer.bundle import (
     BackendError,
     Batch,
     Bundle,
-    BundleError,
     EngineError,
     Graph,
     OutputError,
@@ -316,37 +315,6 @@ def test_a_plugin_library_that_does_not_load(trt, tmp_path):
         load_plugin(trt, library, plugin)
 
 
-def test_a_truncated_plan_and_an_altered_one_are_not_read(own):
-    engines = find_engines(own, RTX, "float16", "8.6")
-    for stage, change, due in (
-        ("parsing", lambda plan: plan[:-1], "was truncated"),
-        ("warping", lambda plan: plan[:1000] + bytes([plan[1000] ^ 1]) + plan[1001:], "altered"),
-    ):
-        path = engines.path / f"{stage}.plan"
-        path.write_bytes(change(path.read_bytes()))
-        with pytest.raises(
-            EngineError, match=rf"{stage}\.plan .*{due}.*run `garment-transfer build"
-        ):
-            engines.read_plan(stage)
-    assert len(engines.read_plan("regrowth")) > 100_000
-
-
-def test_engines_of_another_export_are_refused(own):
-    engines = find_engines(own, RTX, "float32", "8.6")
-    manifest = json.loads((own.path / "manifest.json").read_text())
-    path = own.graph_path("regrowth")
-    model = onnx.load(path)
-    model.producer_name = "another export"
-    onnx.save(model, path)
-    manifest["graphs"]["regrowth"].update(
-        bytes=path.stat().st_size, sha256=hashlib.sha256(path.read_bytes()).hexdigest()
-    )
-    (own.path / "manifest.json").write_text(json.dumps(manifest))
-    engines = find_engines(Bundle.load(own.path), RTX, "float32", "8.6")
-    with pytest.raises(EngineError, match=r"engine of regrowth was built from another graph"):
-        engines.check(engines.record.backend_version, "8.6")
-
-
 def _files(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.json")}
 
@@ -380,12 +348,6 @@ def test_a_graph_that_tensorrt_refuses(bundle, trt, tmp_path):
     with pytest.raises(EngineError, match=r"does not take .*parsing\.onnx: .+; export the bundle"):
         build_engines(loaded, RTX)
     assert not (own / "engines").exists()
-
-
-def test_engines_without_the_precision(tiny_bundle, trt, tmp_path):
-    own = copy_bundle(Bundle.load(tiny_bundle), tmp_path / "bundle")
-    with pytest.raises(BundleError, match=r"has no float16 graphs; expected one of float32;"):
-        build_engines(own, RTX, "float16")
 
 
 def test_the_package_s_own_bundle_is_not_changed(trt):

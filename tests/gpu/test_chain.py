@@ -28,6 +28,7 @@ from garment_transfer.export.tensorrt import ensure_engines
 from garment_transfer.kernels.driver import checked
 from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people, stage_inputs
 from garment_transfer.runtime.backends import DEVICE_BACKENDS, find_backend
+from garment_transfer.runtime.backends.tensorrt import tensorrt_module
 from garment_transfer.runtime.cuda import CudaDevice
 
 pytestmark = pytest.mark.gpu
@@ -101,7 +102,7 @@ def outputs_for(torch: Any, due: Arrays) -> dict[str, Any]:
 def test_a_gpu_that_tensorrt_rtx_refuses() -> None:
     try:
         device = CudaDevice()
-        find_backend("tensorrt-rtx").module()  # type: ignore[union-attr]
+        tensorrt_module("tensorrt-rtx")
     except BackendError as error:
         pytest.skip(str(error))
     if device.compute_capability in RTX_COMPUTE_CAPABILITIES:

@@ -854,8 +854,10 @@ def test_streams_that_are_none(setup: Setup, pairs: list[dict[str, np.ndarray]])
 def test_the_cpu_takes_no_device_arrays(cpu: Pipeline, pairs: list[dict[str, np.ndarray]]) -> None:
     double = Double()
     inputs = {name: OnDevice(double, array) for name, array in batch_of(pairs, 0).items()}
-    with pytest.raises(InputError, match=r"runs on the CPU; pass NumPy arrays, or .*tensorrt"):
-        cpu.run(inputs)
+    images = {"image": np.zeros(1, np.uint8)}
+    for given, options in ((inputs, {}), (batch_of(pairs, 0), {"out": images})):
+        with pytest.raises(InputError, match=r"no `out`; pass NumPy arrays alone, or .*tensorrt"):
+            cpu.run(given, **options)
     with pytest.raises(InputError, match=r"runs on the CPU and has no sessions"):
         cpu.session()
 

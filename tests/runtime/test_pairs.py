@@ -142,6 +142,12 @@ def test_a_failing_pair_costs_its_batch_nothing(
             outcome.pair.output.unlink()
 
 
+def test_an_empty_batch(tiny_bundle: Path, pairs: list[Pair]) -> None:
+    with pytest.raises(InputError) as error:
+        next(transfer_pairs(Pipeline.load(tiny_bundle, threads=1), pairs, batch=0))
+    assert error.value.code == Code.ARGUMENT_INVALID
+
+
 class _OfOne:
     """An engine that was built for a batch of one, and fails on people with a white pixel."""
 

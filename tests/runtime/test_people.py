@@ -270,14 +270,6 @@ def test_densepose_that_is_no_array(densepose: Any, encoding: str) -> None:
         decode_densepose(densepose, encoding)
 
 
-def test_whole_numbers_of_another_type(make_person: MakePerson) -> None:
-    given = arrays(make_person)
-    given["parsing"] = given["parsing"].astype(np.int64)
-    with pytest.raises(InputError, match=r"parsing is int64 .*check that its values") as caught:
-        Person.from_arrays(**given)
-    assert "-1..1" not in str(caught.value)
-
-
 def test_densepose_objects_are_not_unpickled(folder: Path) -> None:
     (folder / "densepose.png").unlink()
     np.save(folder / "densepose.npy", np.array([{}], object), allow_pickle=True)
@@ -343,7 +335,7 @@ def test_densepose_out_of_range(
     [
         (lambda a: a.astype(np.float32) / 255, r"is float32 \[.*; expected uint8 .*astype"),
         (lambda a: np.where(a > 3, np.nan, a), r"is float64 \[.*with NaN; expected uint8"),
-        (lambda a: a.astype(np.int64), r"is int64 \[.*expected uint8"),
+        (lambda a: a.astype(np.int64), r"is int64 \[.*expected uint8 .*check that its values"),
         (lambda a: a[None], r"is uint8 \[1,64,32.*expected uint8 .*one photo"),
         (lambda a: a[:0], r"is empty \(32x0 pixels\); expected at least one pixel"),
         (lambda a: a.tolist(), r"is a list; expected a numpy array.*numpy\.asarray"),
