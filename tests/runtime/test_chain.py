@@ -63,7 +63,8 @@ class Double(CudaDevice):
             self._thread.active = before
 
     def memory(self) -> tuple[int, int]:
-        return self.size - sum(size for _, size in self.memories.values()), self.size
+        # a copy: other threads allocate meanwhile
+        return self.size - sum(size for _, size in list(self.memories.values())), self.size
 
     def allocate(self, size: int) -> int:
         self._count("allocate")
