@@ -116,10 +116,11 @@ std::string Field::matching(const char* pattern) const {
 
 std::int64_t Field::integer(std::int64_t least, std::int64_t most,
                             std::int64_t multiple_of) const {
-  std::int64_t found = INT64_MAX;
-  const bool beyond = value_.is_number_unsigned() && value_.get<std::uint64_t>() > INT64_MAX;
-  if (value_.is_number_integer() && !beyond) found = value_.get<std::int64_t>();
-  if (!value_.is_number_integer() || found < least || found > most || found % multiple_of) {
+  std::int64_t found = 0;
+  const bool fits = value_.is_number_integer() &&
+                    !(value_.is_number_unsigned() && value_.get<std::uint64_t>() > INT64_MAX);
+  if (fits) found = value_.get<std::int64_t>();
+  if (!fits || found < least || found > most || found % multiple_of) {
     refuse("an integer, " + range(least, most, most == INT64_MAX) +
            (multiple_of == 1 ? "" : ", divisible by " + std::to_string(multiple_of)));
   }
