@@ -2,8 +2,8 @@
 
     python tests/golden/record.py FILE.json [--cpp BUILD]
 
-writes them, and 4b35470/transfers.json beside this file is what they were before the house was
-rebuilt; `--cpp` names a build folder of the C++ library with its examples (`tests/cpp` leaves
+writes them, and 4b35470/transfers.json beside this file is what they were at that
+revision; `--cpp` names a build folder of the C++ library with its examples (`tests/cpp` leaves
 one where GARMENT_TRANSFER_CPP_BUILD says). Two files from one machine are equal unless pixels
 moved; another processor may round otherwise, so the hashes are no test.
 """
