@@ -159,13 +159,14 @@ def test_python_and_cpp_agree_on_any_manifest(
     assert {"ok", "manifest_invalid", "contract_mismatch"} <= set(expected)
 
 
-def test_benchmark(build: Build, run: Run, tmp_path: Path) -> None:
+def test_benchmark(build: Build, run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
     report_file = tmp_path / "cpp.json"
     command = [sys.executable, "-m", "garment_transfer.benchmarks.cpp", build("none")]
-    run([*command, "--rounds", 3, "--cycles", 10, "--json", report_file])
+    run([*command, "--rounds", 3, "--cycles", 10, "--small", tiny_bundle, "--json", report_file])
     report = json.loads(report_file.read_text())
     assert sorted(report["median_ms"]) == ["library", "load", "networks", "overhead"]
     assert report["median_ms"]["library"] > 0
+    assert isinstance(report["overhead_ms"], float)
     assert report["memory"]["cycles"] == 10
 
 
