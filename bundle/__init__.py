@@ -34,6 +34,8 @@ from garment_transfer.bundle._files import (
 )
 from garment_transfer.bundle._json import (
     InvalidFile as InvalidFile,
+    Number as Number,
+    Share as Share,
     now as now,
     read_struct as read_struct,
 )
@@ -61,10 +63,8 @@ from garment_transfer.bundle._manifest import (
     Graph as Graph,
     Graphs as Graphs,
     Manifest as Manifest,
-    Number as Number,
     Parity as Parity,
     Precision as Precision,
-    Share as Share,
     Variant as Variant,
     sha256_of as sha256_of,
     write_manifest as write_manifest,

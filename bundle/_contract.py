@@ -7,6 +7,8 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
+from garment_transfer.bundle._json import Positive, Text
+
 Stage = Literal["parsing", "warping", "regrowth"]
 
 #: The stages in the order in which they run.
@@ -32,11 +34,11 @@ class Size(Struct, frozen=True, forbid_unknown_fields=True):
 class Tensor(Struct, frozen=True, forbid_unknown_fields=True):
     """An input or output of a graph; `shape` names the free batch size "N"."""
 
-    name: Annotated[str, Meta(min_length=1)]
+    name: Text
     dtype: Annotated[str, Meta(pattern=r"^(uint8|float32)(?!\n)$")]
     shape: Annotated[
         tuple[
-            Annotated[int, Meta(ge=1, le=2**63 - 1)] | Annotated[str, Meta(pattern=r"^N(?!\n)$")],
+            Positive | Annotated[str, Meta(pattern=r"^N(?!\n)$")],
             ...,
         ],
         Meta(description='Sizes in order; the batch, which is free, is named "N".'),
@@ -44,6 +46,10 @@ class Tensor(Struct, frozen=True, forbid_unknown_fields=True):
 
     def __str__(self) -> str:
         return f"{self.name} {self.dtype} [{', '.join(map(str, self.shape))}]"
+
+    def shape_of(self, batch: int) -> tuple[int, ...]:
+        """The shape at a batch size."""
+        return tuple(batch if isinstance(size, str) else size for size in self.shape)
 
 
 class Signature(Struct, frozen=True):

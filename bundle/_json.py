@@ -21,6 +21,8 @@ MAX_INTEGER: Final = 2**63 - 1
 
 Count = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 Positive = Annotated[int, Meta(ge=1, le=MAX_INTEGER)]
+Number = Annotated[float, Meta(ge=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
 # In Python `$` matches before a last newline too, which is no part of any of these.
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}(?!\n)$")]
 FileName = Annotated[

@@ -30,8 +30,10 @@ from garment_transfer.bundle._json import (
     Count,
     FileName,
     InvalidFile,
+    Number,
     Positive,
     Sha256,
+    Share,
     Text,
     Time,
     TooNewFile,
@@ -51,8 +53,6 @@ _FIX: Final = (
 )
 
 Precision = Literal["float32", "float16"]
-Number = Annotated[float, Meta(ge=0)]
-Share = Annotated[float, Meta(ge=0, le=1)]
 
 
 class GraphFile(Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,6 +68,11 @@ class GraphFile(Struct, frozen=True, forbid_unknown_fields=True):
     def signature(self) -> Signature:
         """What the graph takes and gives."""
         return Signature(self.inputs, self.outputs)
+
+
+def is_whole(file: GraphFile, content: bytes) -> bool:
+    """Whether a file's content has the size and the hash that a manifest or a record says."""
+    return len(content) == file.bytes and hashlib.sha256(content).hexdigest() == file.sha256
 
 
 class Graph(GraphFile, frozen=True):
@@ -232,7 +237,7 @@ class Bundle(Struct, frozen=True):
                 expected=f"{graph.bytes} by the manifest",
                 fix=_FIX,
             )
-        if len(content) > graph.bytes or hashlib.sha256(content).hexdigest() != graph.sha256:
+        if not is_whole(graph, content):
             raise BundleError(
                 Code.GRAPH_ALTERED,
                 f"{path} was altered: its size ({len(content)} bytes) or its SHA-256 is not the "

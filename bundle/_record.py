@@ -15,7 +15,6 @@ Nothing here needs TensorRT or a GPU.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shlex
@@ -30,6 +29,7 @@ from garment_transfer.bundle._errors import Code, EngineError
 from garment_transfer.bundle._json import (
     Count,
     InvalidFile,
+    Number,
     Positive,
     Sha256,
     Text,
@@ -38,7 +38,7 @@ from garment_transfer.bundle._json import (
     read_struct,
     write_struct,
 )
-from garment_transfer.bundle._manifest import Bundle, GraphFile, Precision, sha256_of
+from garment_transfer.bundle._manifest import Bundle, GraphFile, Precision, is_whole, sha256_of
 
 ENGINES: Final = "engines"
 RECORD: Final = "record.json"
@@ -108,7 +108,7 @@ class StageEngine(GraphFile, frozen=True):
     """
 
     onnx_sha256: Sha256
-    build_seconds: Annotated[float, Meta(ge=0)]
+    build_seconds: Number
     device_memory_bytes: Count | None
 
 
@@ -242,7 +242,7 @@ class EngineSet(Struct, frozen=True):
             plan = path.read_bytes()
         except OSError as error:
             self._refuse(Code.ENGINE_ALTERED, f"{path.name} cannot be read: {error.strerror}")
-        if len(plan) != engine.bytes or hashlib.sha256(plan).hexdigest() != engine.sha256:
+        if not is_whole(engine, plan):
             self._refuse(
                 Code.ENGINE_ALTERED,
                 f"{path.name} was truncated or altered: its size ({len(plan)} bytes, "
@@ -350,17 +350,17 @@ def find_engines(
             expected=f"one of {', '.join(RTX_COMPUTE_CAPABILITIES)}",
             fix=f"use TensorRT: run `{build_command(bundle.path, 'tensorrt', precision)}`",
         )
-    folders = _folders(bundle)
+    folders = {folder.name: folder for folder in _folders(bundle)}
     for capabilities in ([compute_capability], RTX_COMPUTE_CAPABILITIES):
-        for folder in folders:
-            if folder.name == engine_folder(backend, capabilities, precision):
-                engines = _load(bundle, folder)
-                if compute_capability in engines.record.compute_capabilities:
-                    return engines
+        folder = folders.get(engine_folder(backend, capabilities, precision))
+        if folder is not None:
+            engines = _load(bundle, folder)
+            if compute_capability in engines.record.compute_capabilities:
+                return engines
     raise EngineError(
         Code.ENGINES_MISSING,
         f"{bundle.path} has no {precision} engines of {backend} for a GPU of compute capability "
-        f"{compute_capability} (it has: {', '.join(f.name for f in folders) or 'none'})",
+        f"{compute_capability} (it has: {', '.join(folders) or 'none'})",
         fix=f"run `{build_command(bundle.path, backend, precision)}`",
     )
 

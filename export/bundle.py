@@ -20,6 +20,7 @@ from torch import nn
 
 from garment_transfer.bundle import (
     CLASSES,
+    ENGINES,
     MANIFEST,
     NUM_PARTS,
     STAGES,
@@ -173,7 +174,7 @@ def _is_bundle(folder: Path) -> bool:
     graphs = {f"{stage}{suffix}.onnx" for stage in STAGES for suffix in ("", ".float16")}
     names = {path.name for path in folder.iterdir()}
     # one that lacks a graph is replaced too: that is how it is repaired
-    return MANIFEST in names and bool(names & graphs) and names <= {MANIFEST, "engines", *graphs}
+    return MANIFEST in names and bool(names & graphs) and names <= {MANIFEST, ENGINES, *graphs}
 
 
 def load_factory(name: str) -> Factory:
@@ -203,10 +204,7 @@ def to_onnx(network: nn.Module, signature: Signature, size: Size) -> onnx.ModelP
         ExportError: names, types or shapes of the graph are not the contract's.
     """
     example = tuple(
-        torch.zeros(
-            [2 if axis == "N" else int(axis) for axis in tensor.shape],
-            dtype=getattr(torch, tensor.dtype),
-        )
+        torch.zeros(tensor.shape_of(2), dtype=getattr(torch, tensor.dtype))
         for tensor in signature.inputs
     )
     batch = torch.export.Dim("N", min=1, max=1024)

@@ -77,7 +77,7 @@ class OnnxRuntimeContext:
                     engine.memory,
                     engine.device,
                     np.dtype(tensor.dtype).type,
-                    [self._batch if isinstance(n, str) else n for n in tensor.shape],
+                    tensor.shape_of(self._batch),
                     addresses[tensor.name],
                 )
 

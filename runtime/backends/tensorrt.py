@@ -235,7 +235,7 @@ class TensorRTContext:
             context.set_optimization_profile_async(0, stream), "take its optimisation profile"
         )
         for tensor in owner.signature.inputs:
-            shape = tuple(batch if isinstance(size, str) else size for size in tensor.shape)
+            shape = tensor.shape_of(batch)
             owner.require(context.set_input_shape(tensor.name, shape), f"take {tensor} as {shape}")
         unknown = context.infer_shapes()
         owner.require(not unknown, f"infer the shapes of {', '.join(unknown)}")

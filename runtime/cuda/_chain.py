@@ -141,7 +141,7 @@ class _Block:
         offset = 0
         placed = []
         for tensor in tensors:
-            shape = tuple(batch if isinstance(size, str) else size for size in tensor.shape)
+            shape = tensor.shape_of(batch)
             placed.append((tensor, shape, offset))
             offset += -(-_nbytes(shape, tensor.dtype) // ALIGNMENT) * ALIGNMENT
         return cls(tuple(placed), offset)

@@ -119,29 +119,24 @@ def test_writing_leaves_nothing_else(own_tiny_bundle: Path) -> None:
 
 def test_writing_replaces_only_by_what_is_valid(own_tiny_bundle: Path) -> None:
     before = (own_tiny_bundle / "manifest.json").read_text()
-    parity = {stage: {"x": Parity(0.0, 0.0, 1.0, "none")} for stage in STAGES}
-    with pytest.raises(BundleError, match=r"multiple of 32 - at `\$\.size\.height`"):
+
+    def write(size: Size) -> None:
         write_manifest(
             own_tiny_bundle,
             name="x",
-            size=Size(60, 32),
+            size=size,
             opset=18,
-            parity=parity,
+            parity={stage: {"x": Parity(0.0, 0.0, 1.0, "none")} for stage in STAGES},
             versions={},
             checkpoint=Checkpoint("none", "0" * 64, {}),
         )
+
+    with pytest.raises(BundleError, match=r"multiple of 32 - at `\$\.size\.height`"):
+        write(Size(60, 32))
     assert (own_tiny_bundle / "manifest.json").read_text() == before
     (own_tiny_bundle / "warping.onnx").unlink()
     with pytest.raises(BundleError, match=r"warping\.onnx is missing; expected parsing\.onnx, "):
-        write_manifest(
-            own_tiny_bundle,
-            name="x",
-            size=Size(64, 32),
-            opset=18,
-            parity=parity,
-            versions={},
-            checkpoint=Checkpoint("none", "0" * 64, {}),
-        )
+        write(Size(64, 32))
     assert (own_tiny_bundle / "manifest.json").read_text() == before
 
 

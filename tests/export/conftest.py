@@ -47,7 +47,7 @@ def random_inputs() -> Callable[..., dict[str, npt.NDArray[np.uint8]]]:
         random = np.random.default_rng(seed)
         arrays = {}
         for tensor in (t for signature in contract(size).values() for t in signature.inputs):
-            shape = [batch if axis == "N" else int(axis) for axis in tensor.shape]
+            shape = tensor.shape_of(batch)
             labels = len(CLASSES) if "parsing" in tensor.name else 256
             arrays[tensor.name] = random.integers(labels, size=shape, dtype=np.uint8)
             if "densepose" in tensor.name:
