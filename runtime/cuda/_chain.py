@@ -518,8 +518,7 @@ class Chain:
         with self._changed:
             if not self._closed and not session.broken:
                 self._idle.append(session)
-                self._held[holder] -= 1
-                self._changed.notify_all()
+                self._let_go(holder)
                 return
         try:
             session.close()
@@ -529,8 +528,14 @@ class Chain:
     def _forget(self, holder: int) -> None:
         with self._changed:
             self._count -= 1
-            self._held[holder] -= 1
-            self._changed.notify_all()
+            self._let_go(holder)
+
+    def _let_go(self, holder: int) -> None:
+        """The thread holds one less, and those that wait look again. The lock is held."""
+        self._held[holder] -= 1
+        if not self._held[holder]:
+            del self._held[holder]  # threads come and go for as long as a server runs
+        self._changed.notify_all()
 
 
 def handle_of(stream: StreamLike) -> int:
