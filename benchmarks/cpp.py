@@ -14,8 +14,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from garment_transfer.benchmarks.measuring import processor
-from garment_transfer.bundle import replacing
+from garment_transfer.benchmarks.measuring import processor, write_json
 from garment_transfer.kernels import onnxruntime_library
 from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people, stage_inputs
 
@@ -82,11 +81,9 @@ def main(
             "onnxruntime": onnxruntime.__version__,
         },
     }
-    text = json.dumps(report, indent=2)
-    click.echo(text)
+    click.echo(json.dumps(report, indent=2))
     if json_file:
-        with replacing(json_file) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+        write_json(json_file, report)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ rewrites what stands between `<!-- table: NAME -->` and `<!-- end -->`, and wher
 `docs/benchmark.png`, that plot, if the result it shows has changed.
 """
 
-import hashlib
 import re
 import statistics
 from collections import Counter
@@ -18,7 +17,7 @@ import click
 
 from garment_transfer.benchmarks.report import Report, read_report
 from garment_transfer.benchmarks.views import network_times, number, threads_of, write_plot
-from garment_transfer.bundle import read_json
+from garment_transfer.bundle import read_json, sha256_of
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -258,7 +257,7 @@ def is_current(plot: Path) -> bool:
 
 
 def _hash() -> str:
-    return hashlib.sha256((RESULTS / "benchmark-cpu.json").read_bytes()).hexdigest()
+    return sha256_of(RESULTS / "benchmark-cpu.json")
 
 
 def filled(text: str) -> str:

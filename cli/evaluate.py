@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 import click
 
-from garment_transfer.bundle import CLASSES, check_writable, replacing
+from garment_transfer.bundle import CLASSES, check_writable
 
 # `training.synthetic.groups.HELD_OUT_PAIRS`, whose import is slow; `--help` has to answer at once.
 HELD_OUT_PAIRS = 256
@@ -75,8 +75,7 @@ def command(
         raise click.UsageError("nothing to measure: give --pairs 1 or more, --people, or both")
     folders = _people_in(people) if people else []
 
-    import json
-
+    from garment_transfer.benchmarks.measuring import write_json
     from garment_transfer.runtime.photos import check_output, write_rgb
 
     # Before anything slow is loaded or run.
@@ -135,8 +134,7 @@ def command(
         for name, person in real.items():
             pictures.append([person.image, *(images[name, other] for other in real)])
     if json_file:
-        with replacing(json_file) as temporary:
-            temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_json(json_file, report)
     if sheet:
         write_rgb(sheet, contact_sheet(pictures))
 

@@ -28,6 +28,7 @@ from garment_transfer.bundle import (
     list_engines,
     replacing,
     replacing_folder,
+    sm_name,
 )
 from garment_transfer.runtime import sample_people, stage_inputs
 from garment_transfer.runtime.backends import DEVICE_BACKENDS, find_backend
@@ -178,7 +179,7 @@ def _ensemble(
         for engine_set in engines:
             engine_set.read_plan(stage)  # compares size and hash with the record
             (capability,) = engine_set.record.compute_capabilities
-            file = f"sm{capability.replace('.', '')}.plan"
+            file = f"{sm_name([capability])}.plan"
             files[file] = engine_set.path / engine_set.record.stages[stage].file
             of_stage.cc_model_filenames[capability] = file
         of_stage.default_model_filename = next(iter(files))
