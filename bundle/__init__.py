@@ -6,7 +6,9 @@ docs/bundle.md specifies the format.
 """
 
 from garment_transfer.bundle._contract import (
+    FRAMING as FRAMING,
     STAGES as STAGES,
+    Framing as Framing,
     Signature as Signature,
     Size as Size,
     Stage as Stage,

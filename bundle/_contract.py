@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
-from garment_transfer.bundle._json import Positive, Text
+from garment_transfer.bundle._json import Number, Positive, Text
 
 Stage = Literal["parsing", "warping", "regrowth"]
 
@@ -29,6 +29,30 @@ class Size(Struct, frozen=True, forbid_unknown_fields=True):
 
     def __str__(self) -> str:
         return f"{self.height}x{self.width}"
+
+
+class Framing(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which box of a photo the networks see: a rule that belongs to the weights.
+
+    The box holds what DensePose shows of the person's `parts`. Upper legs (7 to 10) among them
+    count down to `legs` times the distance from the box's top to the lowest row of the torso (1
+    and 2), so that a full-length photo and one that ends at the thighs are framed alike. `margin`
+    is what is added on each side, as a share of the box's height. The shorter direction is then
+    extended to the aspect of the bundle: columns on both sides, rows below. A row or a column
+    counts where it has at least sqrt(n) / 64 pixels of the parts, n being their number in all, so
+    that specks do not. The box may leave the photo.
+    """
+
+    parts: Annotated[
+        tuple[Annotated[int, Meta(ge=1, le=24)], ...],
+        Meta(min_length=1, description="DensePose parts that the box holds."),
+    ]
+    legs: Number
+    margin: Number
+
+
+#: The framing of the training pictures: head, torso, arms, hands and upper legs.
+FRAMING: Final = Framing(parts=(1, 2, 3, 4, 7, 8, 9, 10, *range(15, 25)), legs=1.2, margin=0.04)
 
 
 class Tensor(Struct, frozen=True, forbid_unknown_fields=True):

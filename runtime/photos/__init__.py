@@ -10,7 +10,9 @@ from garment_transfer.runtime.photos._densepose import (
     parula_palette as parula_palette,
 )
 from garment_transfer.runtime.photos._fit import (
+    Box as Box,
     Fit as Fit,
+    frame as frame,
     resize as resize,
 )
 from garment_transfer.runtime.photos._images import (

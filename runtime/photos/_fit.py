@@ -1,4 +1,4 @@
-"""Fitting a photo and its maps to a bundle's size with the aspect kept, and the way back."""
+"""Fitting a photo, or a box of it, and its maps to a bundle's size, and the way back."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from garment_transfer.bundle import Size
+from garment_transfer.bundle import Code, Framing, InputError, Size
 
 # a coordinate, or an array of them
 _C = TypeVar("_C", float, npt.NDArray[np.floating])
@@ -18,76 +18,168 @@ _P = TypeVar("_P", np.uint8, np.float32)
 _S = TypeVar("_S", bound=np.generic)
 
 
+#: The torso and the upper legs among the DensePose parts.
+_TORSO = (1, 2)
+_UPPER_LEGS = (7, 8, 9, 10)
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle of a photo in whole pixels, which may leave the photo."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def frame(densepose: npt.NDArray[np.uint8], framing: Framing, target: Size) -> Box:
+    """The box of a photo that the networks see, by the rule of `Framing`.
+
+    Args:
+        densepose: uint8 [H,W,3] or [H,W], IUV or the part ids alone, at the photo's size.
+        framing: the rule, from a bundle's manifest.
+        target: the bundle's size, whose aspect the box has, to the nearest pixel.
+
+    Raises:
+        InputError: the map shows none of the rule's parts.
+    """
+    ids = densepose if densepose.ndim == 2 else densepose[..., 0]
+    counted = np.isin(ids, framing.parts)
+    if not counted.any():
+        raise InputError(
+            Code.BODY_MISSING,
+            "the DensePose map shows nobody",
+            expected=f"some of the parts {', '.join(map(str, framing.parts))}",
+        )
+    least = np.sqrt(np.count_nonzero(counted)) / 64
+    legs = counted & np.isin(ids, _UPPER_LEGS)
+    torso = np.isin(ids, _TORSO)
+    if legs.any() and torso.any():
+        top = _span(counted, 1, least)[0]
+        lowest = top + framing.legs * (_span(torso, 1, least)[1] - top)
+        counted &= ~(legs & (np.arange(len(ids))[:, None] >= lowest))
+    top, bottom = _span(counted, 1, least)
+    left, right = _span(counted, 0, least)
+    margin = framing.margin * (bottom - top)
+    height, width = bottom - top + 2 * margin, right - left + 2 * margin
+    height = max(height, width * target.height / target.width)
+    width = height * target.width / target.height
+    return Box(
+        top=round(top - margin),
+        left=round((left + right - width) / 2),
+        height=max(1, round(height)),
+        width=max(1, round(width)),
+    )
+
+
+def _span(mask: npt.NDArray[np.bool_], axis: int, least: float) -> tuple[int, int]:
+    """First row (axis 1) or column (axis 0) with `least` pixels of a mask, and the last plus one."""
+    counts = mask.sum(axis=axis)
+    found = np.flatnonzero(counts >= min(least, counts.max()))
+    return int(found[0]), int(found[-1]) + 1
+
+
 @dataclass(frozen=True)
 class Fit:
-    """Where an image of size `source` lies inside the frame `target`.
+    """Where a box of an image of size `source` lies inside the frame `target`.
 
-    The image is scaled to `scaled`, the largest size of its aspect that the frame holds (rounded
-    to whole pixels), and its upper left pixel put at `top`, `left`, so that it is in the middle.
-    Coordinates are (x, y) in pixels, pixel centres at integers.
+    The box, which may leave the image and is all of it by default, is scaled to `scaled`, the
+    largest size of its aspect that the frame holds (rounded to whole pixels), and its upper left
+    pixel put at `top`, `left`, so that it is in the middle. Coordinates are (x, y) in pixels,
+    pixel centres at integers.
+
+    Raises:
+        InputError: the box does not touch the image.
     """
 
     source: Size
     target: Size
+    box: Box | None = None
+
+    def __post_init__(self) -> None:
+        box, source = self._box, self.source
+        if min(box.top + box.height, source.height) <= max(box.top, 0) or min(
+            box.left + box.width, source.width
+        ) <= max(box.left, 0):
+            raise InputError(
+                Code.ARGUMENT_INVALID,
+                f"{box} does not touch the photo",
+                expected=f"a box that shows some of {source} pixels",
+            )
+
+    @property
+    def _box(self) -> Box:
+        return self.box or Box(0, 0, self.source.height, self.source.width)
 
     @property
     def scaled(self) -> Size:
-        """The size that the image has inside the frame."""
-        factor = min(self.target.height / self.source.height, self.target.width / self.source.width)
-        return Size(
-            max(1, round(self.source.height * factor)), max(1, round(self.source.width * factor))
-        )
+        """The size that the box has inside the frame."""
+        box = self._box
+        factor = min(self.target.height / box.height, self.target.width / box.width)
+        return Size(max(1, round(box.height * factor)), max(1, round(box.width * factor)))
 
     @property
     def top(self) -> int:
-        """Rows of padding above the image."""
+        """Rows of padding above the box."""
         return (self.target.height - self.scaled.height) // 2
 
     @property
     def left(self) -> int:
-        """Columns of padding to the left of the image."""
+        """Columns of padding to the left of the box."""
         return (self.target.width - self.scaled.width) // 2
 
     @property
     def scale(self) -> tuple[float, float]:
         """Frame pixels per source pixel along x and y; they differ by the rounding of `scaled`."""
-        return self.scaled.width / self.source.width, self.scaled.height / self.source.height
+        return self.scaled.width / self._box.width, self.scaled.height / self._box.height
 
     @property
     def is_identity(self) -> bool:
         """Whether the image fills the frame pixel for pixel."""
-        return self.source == self.target
+        return self.source == self.target and self._is_whole
+
+    @property
+    def _is_whole(self) -> bool:
+        return self._box == Box(0, 0, self.source.height, self.source.width)
 
     def to_target(self, x: _C, y: _C) -> tuple[_C, _C]:
         """Source coordinates, numbers or arrays, in the frame."""
-        scale_x, scale_y = self.scale
-        return (x + 0.5) * scale_x - 0.5 + self.left, (y + 0.5) * scale_y - 0.5 + self.top
+        (scale_x, scale_y), box = self.scale, self._box
+        return (
+            (x - box.left + 0.5) * scale_x - 0.5 + self.left,
+            (y - box.top + 0.5) * scale_y - 0.5 + self.top,
+        )
 
     def to_source(self, x: _C, y: _C) -> tuple[_C, _C]:
         """Frame coordinates, numbers or arrays, in the source image."""
-        scale_x, scale_y = self.scale
-        return (x - self.left + 0.5) / scale_x - 0.5, (y - self.top + 0.5) / scale_y - 0.5
+        (scale_x, scale_y), box = self.scale, self._box
+        return (
+            (x - self.left + 0.5) / scale_x - 0.5 + box.left,
+            (y - self.top + 0.5) / scale_y - 0.5 + box.top,
+        )
 
     def photo(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """A photo, uint8 [H,W,3] of size `source`, in the frame.
 
-        Scaled down by area, up linearly; the edges are repeated into the padding, so that a
-        network sees no border there.
+        Scaled down by area, up linearly; the edges are repeated into the padding and where the
+        box leaves the photo, so that a network sees no border there.
         """
         if self.is_identity:
             return image
-        scaled = resize(image, self.scaled)
+        scaled = resize(_cut(image, self._box, cv2.BORDER_REPLICATE), self.scaled)
         return np.asarray(cv2.copyMakeBorder(scaled, *self._padding(), cv2.BORDER_REPLICATE))
 
     def map(self, labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """A map, uint8 [H,W] or [H,W,C] of size `source`, in the frame.
 
-        Scaled by nearest neighbours, as a mean of labels is no label; 0 in the padding.
+        Scaled by nearest neighbours, as a mean of labels is no label; 0 in the padding and where
+        the box leaves the map.
         """
         if self.is_identity:
             return labels
         scaled = cv2.resize(
-            labels,
+            _cut(labels, self._box, cv2.BORDER_CONSTANT),
             (self.scaled.width, self.scaled.height),
             interpolation=cv2.INTER_NEAREST_EXACT,
         )
@@ -96,19 +188,41 @@ class Fit:
         )
 
     def crop(self, framed: npt.NDArray[_S]) -> npt.NDArray[_S]:
-        """The part of a framed array [h,w,...] that is image, not padding: a view."""
+        """The part of a framed array [h,w,...] that is the box, not padding: a view."""
         return framed[
             self.top : self.top + self.scaled.height, self.left : self.left + self.scaled.width
         ]
 
     def unfit(self, framed: npt.NDArray[_P]) -> npt.NDArray[_P]:
-        """A framed picture or field [h,w] or [h,w,C] back at size `source`, same dtype."""
-        return resize(self.crop(framed), self.source)
+        """A framed picture or field [h,w] or [h,w,C] back at size `source`, same dtype.
+
+        Around the box its edges are repeated.
+        """
+        box, source = self._box, self.source
+        back = resize(self.crop(framed), Size(box.height, box.width))
+        whole = Box(-box.top, -box.left, source.height, source.width)
+        return _cut(back, whole, cv2.BORDER_REPLICATE)
 
     def _padding(self) -> tuple[int, int, int, int]:
         bottom = self.target.height - self.scaled.height - self.top
         right = self.target.width - self.scaled.width - self.left
         return self.top, bottom, self.left, right
+
+
+def _cut(image: npt.NDArray[_P], box: Box, border: int) -> npt.NDArray[_P]:
+    """A box of an image [H,W] or [H,W,C], filled by OpenCV's rule `border` where it leaves it.
+
+    A view where it does not.
+    """
+    height, width = image.shape[:2]
+    above, left = max(0, -box.top), max(0, -box.left)
+    below = max(0, box.top + box.height - height)
+    right = max(0, box.left + box.width - width)
+    inside = image[max(0, box.top) : box.top + box.height, max(0, box.left) : box.left + box.width]
+    if not (above or below or left or right):
+        return inside
+    sides = above, below, left, right
+    return np.asarray(cv2.copyMakeBorder(inside, *sides, border, value=(0, 0, 0, 0)), image.dtype)
 
 
 def resize(image: npt.NDArray[_P], size: Size) -> npt.NDArray[_P]:

@@ -1,9 +1,10 @@
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, strategies as st
 
-from garment_transfer.bundle import Size
-from garment_transfer.runtime.photos import Fit
+from garment_transfer.bundle import FRAMING, Framing, InputError, Size
+from garment_transfer.runtime.photos import Box, Fit, frame
 
 sizes = st.builds(Size, st.integers(1, 400), st.integers(1, 400))
 numbers = st.floats(-1e4, 1e4)
@@ -104,3 +105,96 @@ def test_maps_take_the_nearest_label(
         for column in candidates(x, width)
     ]
     assert np.any(hits, axis=0).all()
+
+
+boxes = st.builds(
+    Box,
+    top=st.integers(-60, 60),
+    left=st.integers(-60, 60),
+    height=st.integers(1, 200),
+    width=st.integers(1, 200),
+).filter(lambda box: box.top + box.height > 0 and box.left + box.width > 0)
+
+
+@given(box=boxes, x=numbers, y=numbers)
+def test_coordinates_of_a_box_round_trip(box: Box, x: float, y: float) -> None:
+    fit = Fit(Size(61, 61), Size(64, 32), box)
+    assert fit.to_source(*fit.to_target(x, y)) == pytest.approx((x, y), abs=1e-6)
+    # the box fills the frame along one axis, and lies in its middle
+    left, top = fit.to_target(box.left - 0.5, box.top - 0.5)
+    right, bottom = fit.to_target(box.left + box.width - 0.5, box.top + box.height - 0.5)
+    assert (left + right, top + bottom) == pytest.approx((31, 63), abs=1.01)
+    assert right - left == pytest.approx(32) or bottom - top == pytest.approx(64)
+
+
+@given(box=boxes, channels=st.sampled_from([(), (3,)]))
+def test_a_box_at_its_own_size_is_the_photo_shifted(box: Box, channels: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    photo = rng.integers(1, 256, (61, 61, *channels), dtype=np.uint8)
+    fit = Fit(Size(61, 61), Size(box.height, box.width), box)
+    rows = np.arange(box.height) + box.top
+    columns = np.arange(box.width) + box.left
+    edges = photo[rows.clip(0, 60)[:, None], columns.clip(0, 60)]
+    assert (fit.photo(photo) == edges).all()
+    inside = ((rows >= 0) & (rows < 61))[:, None] & (columns >= 0) & (columns < 61)
+    inside = inside.reshape(*inside.shape, *(1 for _ in channels))
+    assert (fit.map(photo) == np.where(inside, edges, 0)).all()
+    # and back: the photo's own pixels where the box shows it
+    back = fit.unfit(edges)
+    y, x = np.mgrid[:61, :61]
+    shown = (y >= box.top) & (y < box.top + box.height)
+    shown &= (x >= box.left) & (x < box.left + box.width)
+    assert back.shape == photo.shape
+    assert (back[shown] == photo[shown]).all()
+
+
+def test_a_box_beside_the_photo_is_refused() -> None:
+    with pytest.raises(InputError, match="does not touch the photo") as caught:
+        Fit(Size(10, 20), Size(64, 32), Box(top=10, left=0, height=4, width=4))
+    assert caught.value.code == "argument_invalid"
+
+
+def _standing(height: int, width: int, top: int, left: int, scale: int) -> npt.NDArray[np.uint8]:
+    """Part ids of a person: head 2, torso, upper legs and calves 4 times `scale` rows high."""
+    ids = np.zeros((height, width), np.uint8)
+    row = top
+    for part, rows, columns in ((23, 2, 2), (2, 4, 4), (9, 4, 4), (11, 4, 4)):
+        x = left + (4 - columns) * scale // 2
+        ids[row : row + rows * scale, x : x + columns * scale] = part
+        row += rows * scale
+    return ids
+
+
+def test_the_frame_of_a_person() -> None:
+    framing = Framing(parts=(2, 9, 23), legs=1.5, margin=0.1)
+    # head and torso are 60 rows, so that legs count to the row 90 below the top: 30 + 90 = 120
+    box = frame(_standing(240, 200, 30, 80, 10), framing, Size(64, 32))
+    # 90 rows and 40 columns, 9 more on each side: 108 rows; the aspect 2 : 1 asks for 116 of 58
+    assert box == Box(top=21, left=71, height=116, width=58)
+
+
+@given(
+    scale=st.integers(4, 24),
+    top=st.integers(0, 80),
+    left=st.integers(0, 80),
+    shift=st.tuples(st.integers(0, 40), st.integers(0, 40)),
+)
+def test_the_frame_moves_with_the_person(
+    scale: int, top: int, left: int, shift: tuple[int, int]
+) -> None:
+    size, target = 520, Size(256, 192)
+    first = frame(_standing(size, size, top, left, scale), FRAMING, target)
+    ids = _standing(size, size, top + shift[0], left + shift[1], scale)
+    moved = frame(ids, FRAMING, target)
+    assert (moved.height, moved.width) == (first.height, first.width)
+    assert (moved.top - first.top, moved.left - first.left) == shift
+    assert abs(moved.width * 256 - moved.height * 192) <= 256
+    # what a parser adds far away is no part of it: a speck
+    ids[-1, -1] = 23
+    assert frame(ids, FRAMING, target) == moved or scale < 12
+
+
+def test_the_frame_of_nobody_is_an_error() -> None:
+    with pytest.raises(InputError, match="shows nobody") as caught:
+        frame(np.zeros((8, 8, 3), np.uint8), FRAMING, Size(64, 32))
+    assert caught.value.code == "body_missing"
