@@ -87,9 +87,16 @@ def contract(size: Size) -> dict[Stage, Signature]:
     """The inputs and outputs of each stage's graph for one image size.
 
     Images are uint8 RGB, parsings uint8 class ids, DensePose uint8 IUV (part 0..24, U and V
-    scaled to 0..255). `flow` is (dx, dy) in pixels of this size, the affine included: the warped
-    garment at pixel p is the garment owner's image at p + flow(p). `warped_garment` is complete
-    inside the garment region of `transfer_parsing` and 0 outside it.
+    scaled to 0..255). An id out of range gives wrong pixels, never a fault.
+
+    `transfer_scores` are probabilities times 255 of the four reasoned classes: background, skin,
+    garment, lower garment. What is missing to 255 belongs to the others, which are the person's
+    own. Where one of the four is the label, its score is the largest. `flow` is (dx, dy) in pixels
+    of this size, the affine included: the warped garment at pixel p is the garment owner's image
+    at p + flow(p). `flow_confidence` says how surely the owner's photo shows that place, 0 to 255;
+    0 where it is hidden there, so that its colour continues what surrounds it, and where there is
+    no garment. `warped_garment` is complete inside the garment region of `transfer_parsing` and 0
+    outside it.
     """
     labels = ("N", size.height, size.width)
     pixels = (*labels, 3)
@@ -100,20 +107,29 @@ def contract(size: Size) -> dict[Stage, Signature]:
     garment_parsing = Tensor("garment_parsing", "uint8", labels)
     garment_densepose = Tensor("garment_densepose", "uint8", pixels)
     transfer_parsing = Tensor("transfer_parsing", "uint8", labels)
+    transfer_scores = Tensor("transfer_scores", "uint8", (*labels, 4))
     warped_garment = Tensor("warped_garment", "uint8", pixels)
+    flow_confidence = Tensor("flow_confidence", "uint8", labels)
     flow = Tensor("flow", "float32", ("N", 2, size.height, size.width))
     image = Tensor("image", "uint8", pixels)
     return {
         "parsing": Signature(
             (person_parsing, person_densepose, garment_parsing, garment_densepose),
-            (transfer_parsing,),
+            (transfer_parsing, transfer_scores),
         ),
         "warping": Signature(
-            (garment_image, garment_parsing, transfer_parsing, person_densepose),
-            (warped_garment, flow),
+            (
+                garment_image,
+                garment_parsing,
+                garment_densepose,
+                transfer_parsing,
+                person_densepose,
+            ),
+            (warped_garment, flow, flow_confidence),
         ),
         "regrowth": Signature(
-            (person_image, person_parsing, transfer_parsing, warped_garment), (image,)
+            (person_image, person_parsing, person_densepose, transfer_parsing, warped_garment),
+            (image,),
         ),
     }
 

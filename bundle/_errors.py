@@ -49,6 +49,7 @@ class Code(StrEnum):
     MANIFEST_MISSING = "manifest_missing"
     MANIFEST_UNREADABLE = "manifest_unreadable"
     MANIFEST_INVALID = "manifest_invalid"  #: not JSON, or a field is missing, unknown or wrong
+    MANIFEST_TOO_OLD = "manifest_too_old"  #: of an older schema than this release reads
     MANIFEST_TOO_NEW = "manifest_too_new"  #: of a newer schema than this release reads
     CONTRACT_MISMATCH = "contract_mismatch"  #: a graph with other inputs or outputs
     GRAPH_MISSING = "graph_missing"

@@ -45,6 +45,10 @@ class InvalidFile(ValueError):
     """A file that is not what it should be; the message says what is wrong with it."""
 
 
+class TooOldFile(InvalidFile):
+    """A file of an older schema than this release reads."""
+
+
 class TooNewFile(InvalidFile):
     """A file of a newer schema than this release reads."""
 
@@ -56,30 +60,30 @@ class _Version(Struct):
 T = TypeVar("T", bound=Struct)
 
 
-def read_struct(path: Path, kind: type[T], newest: int) -> T:
+def read_struct(path: Path, kind: type[T], version: int) -> T:
     """What a file holds, checked by the struct `kind`.
 
     Raises:
         OSError: the file cannot be read.
-        TooNewFile: its schema version is above `newest`.
+        TooOldFile, TooNewFile: its schema version is not `version`.
         InvalidFile: it is too large, not JSON, or not valid by the struct.
     """
     with path.open("rb") as file:
         content = file.read(MAX_JSON_BYTES + 1)
     if len(content) > MAX_JSON_BYTES:
         raise InvalidFile(f"it is larger than {MAX_JSON_BYTES} bytes")
-    return decode_struct(content, kind, newest)
+    return decode_struct(content, kind, version)
 
 
-def decode_struct(content: bytes, kind: type[T], newest: int) -> T:
+def decode_struct(content: bytes, kind: type[T], version: int) -> T:
     """As `read_struct`, of a file's bytes."""
     try:
-        # Before all else: a newer file may well break today's schema, and that is not its fault.
-        version = msgspec.json.decode(content, type=_Version).schema_version
-        if version is not None and version > newest:
-            raise TooNewFile(
-                f"it has schema version {version}, and this release of garment-transfer "
-                f"({package_version()}) reads up to {newest}"
+        # Before all else: a file of another schema may well break this one, and is not to blame.
+        found = msgspec.json.decode(content, type=_Version).schema_version
+        if found is not None and found > 0 and found != version:
+            raise (TooNewFile if found > version else TooOldFile)(
+                f"it has schema version {found}, and this release of garment-transfer "
+                f"({package_version()}) reads version {version}"
             )
         return msgspec.json.decode(content, type=kind)
     except RecursionError:
@@ -88,7 +92,7 @@ def decode_struct(content: bytes, kind: type[T], newest: int) -> T:
         raise InvalidFile(str(error)) from error
 
 
-def write_struct(path: Path, struct: Struct, newest: int) -> None:
+def write_struct(path: Path, struct: Struct, version: int) -> None:
     """Writes a struct as indented JSON, whole or not at all.
 
     Raises:
@@ -97,7 +101,7 @@ def write_struct(path: Path, struct: Struct, newest: int) -> None:
     """
     content = msgspec.json.format(msgspec.json.encode(struct), indent=2) + b"\n"
     # msgspec checks what it reads, not what a struct is made of
-    decode_struct(content, type(struct), newest)
+    decode_struct(content, type(struct), version)
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 

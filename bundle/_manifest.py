@@ -16,7 +16,9 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, Struct
 
 from garment_transfer.bundle._contract import (
+    FRAMING,
     STAGES,
+    Framing,
     Signature,
     Size,
     Stage,
@@ -37,6 +39,7 @@ from garment_transfer.bundle._json import (
     Text,
     Time,
     TooNewFile,
+    TooOldFile,
     now,
     read_struct,
     write_struct,
@@ -45,8 +48,8 @@ from garment_transfer.bundle._labels import CLASSES
 from garment_transfer.bundle._version import package_version
 
 MANIFEST: Final = "manifest.json"
-#: The newest schema that this release reads; a manifest without variants is written as schema 1.
-SCHEMA_VERSION: Final = 2
+#: The schema that this release reads and writes; it goes with the contract of the graphs.
+SCHEMA_VERSION: Final = 3
 _FIX: Final = (
     "copy the bundle again from where it came, or write it anew with "
     "`garment-transfer export CHECKPOINT -o BUNDLE`"
@@ -138,11 +141,12 @@ class Checkpoint(Struct, frozen=True, forbid_unknown_fields=True):
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The contents of `manifest.json`."""
 
-    schema_version: Annotated[Literal[1, 2], Meta(description="2 where there are variants.")]
+    schema_version: Literal[3]
     name: Text
     producer: Producer
     created: Time
     size: Size
+    framing: Framing
     precision: Precision
     opset: Annotated[int, Meta(ge=16, le=MAX_INTEGER)]
     graphs: Graphs
@@ -253,6 +257,7 @@ def write_manifest(
     *,
     name: str,
     size: Size,
+    framing: Framing = FRAMING,
     opset: int,
     parity: Mapping[str, Mapping[str, Parity]],
     versions: Mapping[str, str],
@@ -272,11 +277,12 @@ def write_manifest(
     """
     folder = Path(folder)
     manifest = Manifest(
-        schema_version=2 if accuracy else 1,
+        schema_version=SCHEMA_VERSION,
         name=name,
         producer=producer or Producer("garment-transfer", package_version()),
         created=now(),
         size=size,
+        framing=framing,
         precision=precision,
         opset=opset,
         graphs=_graphs(folder, size),
@@ -325,6 +331,12 @@ def _read_manifest(folder: Path) -> Manifest:
     except OSError as error:
         raise BundleError(
             Code.MANIFEST_UNREADABLE, f"{path} cannot be read: {error.strerror}", fix=_FIX
+        ) from error
+    except TooOldFile as error:
+        raise BundleError(
+            Code.MANIFEST_TOO_OLD,
+            f"{path} is too old: {error}",
+            fix=f"write the bundle anew with `garment-transfer export CHECKPOINT -o {folder}`",
         ) from error
     except TooNewFile as error:
         raise BundleError(

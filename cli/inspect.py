@@ -44,6 +44,11 @@ def _manifest(bundle: Bundle) -> Iterator[str]:
         f"  size        {manifest.size} (height x width), {manifest.precision}, "
         f"opset {manifest.opset}, schema version {manifest.schema_version}"
     )
+    framing = manifest.framing
+    yield (
+        f"  framing     DensePose parts {', '.join(map(str, framing.parts))}, "
+        f"legs {framing.legs:g}, margin {framing.margin:g}"
+    )
     yield f"  classes     {', '.join(manifest.classes)}"
     yield (
         f"  checkpoint  preset {checkpoint.preset}, {sum(checkpoint.parameters.values()):,} "

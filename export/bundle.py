@@ -56,7 +56,14 @@ from garment_transfer.models.checkpoint import load_checkpoint
 Arrays = dict[str, npt.NDArray[np.generic]]
 
 #: What counts as equal, by the unit of an output, and the share of values that has to be.
-TOLERANCE: Final = {"image": 1.0, "warped_garment": 1.0, "flow": 0.05, "transfer_parsing": 0.0}
+TOLERANCE: Final = {
+    "image": 1.0,
+    "warped_garment": 1.0,
+    "flow": 0.05,
+    "flow_confidence": 1.0,
+    "transfer_parsing": 0.0,
+    "transfer_scores": 1.0,
+}
 SHARE_WITHIN_TOLERANCE: Final = 0.999
 
 #: What float16 graphs have to reach against float32: share of labels that differ, dB of `image`.
@@ -359,8 +366,8 @@ def _per_pixel(
 ) -> npt.NDArray[np.float64]:
     """Largest difference over each pixel's channels, [N,H,W]; for labels, 1 where they differ."""
     difference = np.abs(found.astype(np.float64) - expected.astype(np.float64))
-    if name == "transfer_parsing":
-        return np.sign(difference)
+    if difference.ndim == 3:
+        return np.sign(difference) if name == "transfer_parsing" else difference
     return np.asarray(difference.max(axis=1 if name == "flow" else -1))
 
 

@@ -183,7 +183,9 @@ class Maps(nn.Module):
     def forward(self, planes: Tensor, densepose: Tensor) -> Tensor:
         """[N,planes,H,W] float and uint8 [N,H,W,3] to [N,channels,H/2,W/2]."""
         half = densepose[:, 1::2, 1::2]
-        parts = self.parts(half[..., 0].to(torch.int32)).permute(0, 3, 1, 2)
+        # a table has no entry for a part that does not exist
+        part = half[..., 0].to(torch.int32).clamp_max(NUM_PARTS - 1)
+        parts = self.parts(part).permute(0, 3, 1, 2)
         uv = half[..., 1:].permute(0, 3, 1, 2).float() / 255
         return torch.cat([self.planes(planes), parts, uv], dim=1)
 

@@ -211,7 +211,7 @@ class ParsingNetwork(ParsingTrunk):
         person_densepose: Tensor,
         garment_parsing: Tensor,
         garment_densepose: Tensor,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         """The transfer parsing.
 
         Args:
@@ -219,10 +219,12 @@ class ParsingNetwork(ParsingTrunk):
             person_densepose, garment_densepose: uint8 [N,H,W,3], IUV.
 
         Returns:
-            uint8 [N,H,W]: the person's own hair, face and legs, the rest reasoned.
+            uint8 [N,H,W]: the person's own hair, face and legs, the rest reasoned; and uint8
+            [N,H,W,4], the `scores` of `REASONED`.
         """
         logits = self.reason(person_parsing, person_densepose, garment_parsing, garment_densepose)
-        return settle(merge(logits, person_parsing), person_parsing)
+        parsing = settle(merge(logits, person_parsing), person_parsing)
+        return parsing, scores(logits, parsing)
 
 
 def known_planes(person_parsing: Tensor, person_densepose: Tensor) -> Tensor:
@@ -256,6 +258,26 @@ def merge(logits: Tensor, person_parsing: Tensor) -> Tensor:
     index = logits.argmax(dim=1).to(torch.int32)
     reasoned = torch.where(index > 0, index + 2, index).to(torch.uint8)
     return torch.where(is_kept(person_parsing), person_parsing, reasoned)
+
+
+def scores(logits: Tensor, transfer_parsing: Tensor) -> Tensor:
+    """Probabilities times 255 of the classes `REASONED`: uint8 [N,H,W,4].
+
+    0 where the label [N,H,W] is a kept one. Where it is one of `REASONED`, its score is the
+    largest, and the four are 255 in all: where `settle` has changed the label, its probability
+    and that of the class which the logits [N,4,H,W] prefer change places.
+    """
+    shares = torch.softmax(logits.float(), dim=1)
+    best = logits.argmax(dim=1).to(torch.int32)[:, None]
+    won = (best == torch.arange(len(REASONED), dtype=torch.int32).view(1, -1, 1, 1)).float()
+    own = one_hot(transfer_parsing, REASONED)
+    most, least = ((shares * which).sum(dim=1, keepdim=True) for which in (won, own))
+    shares = shares + (own - won) * own.sum(dim=1, keepdim=True) * (most - least)
+    # rounded down, so that what is left for the label is at least its own share
+    others = torch.floor(255 * shares) * (1 - own)
+    left = 255 - others.sum(dim=1, keepdim=True)
+    reasoned = own.sum(dim=1, keepdim=True)
+    return ((others + own * left) * reasoned).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def is_kept(parsing: Tensor) -> Tensor:

@@ -113,6 +113,7 @@ class RegrowthNetwork(nn.Module):
         self,
         person_image: Tensor,
         person_parsing: Tensor,
+        person_densepose: Tensor,
         transfer_parsing: Tensor,
         warped_garment: Tensor,
     ) -> Tensor:
@@ -121,6 +122,7 @@ class RegrowthNetwork(nn.Module):
         Args:
             person_image, warped_garment: uint8 [N,H,W,3].
             person_parsing, transfer_parsing: uint8 [N,H,W].
+            person_densepose: uint8 [N,H,W,3], IUV, which these networks do not use.
 
         Returns:
             uint8 [N,H,W,3]: the person's own pixels where the class stays, the warped garment

@@ -325,26 +325,30 @@ class WarpingNetwork(nn.Module):
         self,
         garment_image: Tensor,
         garment_parsing: Tensor,
+        garment_densepose: Tensor,
         transfer_parsing: Tensor,
         person_densepose: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """The warped garment and its flow.
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The warped garment, its flow, and how surely the owner's photo shows it.
 
         Args:
             garment_image: uint8 [N,H,W,3], the owner's photo.
             garment_parsing, transfer_parsing: uint8 [N,H,W].
+            garment_densepose: uint8 [N,H,W,3], IUV of the owner, which these networks do not use.
             person_densepose: uint8 [N,H,W,3], IUV.
 
         Returns:
-            uint8 [N,H,W,3], complete in the transfer parsing's garment and 0 outside it, and
+            uint8 [N,H,W,3], complete in the transfer parsing's garment and 0 outside it;
             float32 [N,2,H,W], (dx, dy) in pixels with the affine in it: pixel p shows the
-            owner's photo at p + flow(p).
+            owner's photo at p + flow(p); and uint8 [N,H,W], 255 where that photo surely shows the
+            garment there, 0 where it does not and outside the garment.
         """
         flows = self.flows(garment_image, garment_parsing, transfer_parsing, person_densepose)
         warped, flow = sample(garment_image, garment_parsing, flows)
         target = one_hot(transfer_parsing, (GARMENT,))
         image = float_to_image(fill_garment(warped) * target)
-        return image, displacement(flow, flows.affine)
+        confidence = (warped[:, 3:] * target * 255 + 0.5).to(torch.uint8)[:, 0]
+        return image, displacement(flow, flows.affine), confidence
 
 
 def _levels(places: Tensor, mask: Tensor) -> list[Tensor]:

@@ -239,7 +239,8 @@ class Pipeline:
         `inputs` are the six arrays of `bundle.contract` that no graph gives: `person_image`,
         `person_parsing`, `person_densepose`, `garment_image`, `garment_parsing` and
         `garment_densepose`, uint8 with one batch size N. Every graph's outputs come back by name:
-        `transfer_parsing`, `warped_garment`, `flow` and `image`, in new NumPy arrays.
+        `transfer_parsing`, `transfer_scores`, `warped_garment`, `flow`, `flow_confidence` and
+        `image`, in new NumPy arrays.
 
         On a GPU the inputs may all be device arrays: anything with `__cuda_array_interface__` or
         DLPack (torch, CuPy, PyCUDA, Numba), contiguous, in the primary context of the pipeline's

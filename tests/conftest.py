@@ -68,6 +68,14 @@ _PARSING = """
   bared = Where (is_own, skin, own)
   label = Where (put, garment, bared)
   transfer_parsing = Cast <to = 2> (label)
+  reasoned = Constant <value_ints = [0, 3, 4, 5]> ()
+  minus_one = Constant <value_ints = [-1]> ()
+  labels = Unsqueeze (label, minus_one)
+  won = Equal (labels, reasoned)
+  flags = Cast <to = 7> (won)
+  most = Constant <value_int = 255> ()
+  scores = Mul (flags, most)
+  transfer_scores = Cast <to = 2> (scores)
 }
 """
 
@@ -92,6 +100,7 @@ _WARPING = """
   mask_moved = Slice (mask_padded, starts, ends, axes)
   one = Constant <value_int = 1> ()
   hit = Equal (mask_moved, one)
+  hit_flat = Squeeze (hit, minus_one)
   hole = Constant <value_int = 40> ()
   complete = Where (hit, masked_moved, hole)
   region_labels = Cast <to = 7> (transfer_parsing)
@@ -109,6 +118,11 @@ _WARPING = """
   flow_x = Add (nothing, dx)
   flow_y = Add (nothing, dy)
   flow = Concat <axis = 1> (flow_x, flow_y)
+  shown = And (hit_flat, region_flags)
+  shown_flat = Cast <to = 7> (shown)
+  most = Constant <value_int = 255> ()
+  confidence = Mul (shown_flat, most)
+  flow_confidence = Cast <to = 2> (confidence)
 }
 """
 

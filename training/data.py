@@ -68,6 +68,11 @@ class Batch:
         )
 
     @property
+    def garment(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What the graph `warping` takes of the garment's owner."""
+        return self.garment_image, self.garment_parsing, self.garment_densepose
+
+    @property
     def tensors(self) -> dict[str, Tensor]:
         """The fields that are there."""
         return {name: tensor for name, tensor in vars(self).items() if tensor is not None}

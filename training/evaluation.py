@@ -263,10 +263,10 @@ def _true_flow(pair: Arrays) -> NDArray[np.uint8]:
 
 
 def _warp(network: nn.Module, inputs: Arrays, labels: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-    names = ("garment_image", "garment_parsing", "transfer_parsing", "person_densepose")
+    signature = contract(Size(*labels.shape[1:]))["warping"]
     known = {**inputs, "transfer_parsing": labels}
     with torch.inference_mode():
-        warped, _ = network(*(torch.from_numpy(known[name]) for name in names))
+        warped, *_ = network(*(torch.from_numpy(known[t.name]) for t in signature.inputs))
     return list(warped.numpy())
 
 

@@ -639,7 +639,7 @@ def _show_try_on_parsing(
 
 
 def _show_parsing(network: ParsingNetwork, batch: Batch, knowledge: Knowledge) -> list[Tensor]:
-    transfer = network(*batch.maps)
+    transfer, _ = network(*batch.maps)
     columns = [batch.person_image, batch.garment_image, coloured(transfer)]
     if isinstance(batch, Transfers):
         return [*columns, coloured(batch.true_parsing)]
@@ -669,9 +669,7 @@ def _show_warping(network: WarpingNetwork, batch: Batch, knowledge: Knowledge) -
     if isinstance(batch, Photos) and "try_on_warping" in knowledge.networks:
         taught = taught_content(batch, knowledge, transfer, batch.person_densepose)
         expected = [float_to_image(taught.image[:, :3])]
-    warped, _ = network(
-        batch.garment_image, batch.garment_parsing, transfer, batch.person_densepose
-    )
+    warped, *_ = network(*batch.garment, transfer, batch.person_densepose)
     return [batch.person_image, batch.garment_image, warped, *expected]
 
 
@@ -694,7 +692,8 @@ def _show_supervised_regrowth(
 ) -> list[Tensor]:
     transfer = _as_kept(batch, batch.true_parsing)
     garment = batch.true_image * (transfer == GARMENT)[..., None]
-    image = network(batch.person_image, batch.person_parsing, transfer, garment)
+    person = batch.person_image, batch.person_parsing, batch.person_densepose
+    image = network(*person, transfer, garment)
     return [batch.person_image, image, batch.true_image]
 
 

@@ -74,7 +74,7 @@ def frame(densepose: npt.NDArray[np.uint8], framing: Framing, target: Size) -> B
 
 
 def _span(mask: npt.NDArray[np.bool_], axis: int, least: float) -> tuple[int, int]:
-    """First row (axis 1) or column (axis 0) with `least` pixels of a mask, and the last plus one."""
+    """First and last plus one of the rows (axis 1) or columns (axis 0) with `least` pixels."""
     counts = mask.sum(axis=axis)
     found = np.flatnonzero(counts >= min(least, counts.max()))
     return int(found[0]), int(found[-1]) + 1

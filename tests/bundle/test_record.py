@@ -212,7 +212,7 @@ def test_plan_that_is_missing(put: Callable[..., EngineSet]) -> None:
 @pytest.mark.parametrize(
     ("fields", "due"),
     [
-        ({"schema_version": 3}, r"schema version 3.*reads up to 2; run `pip install --upgrade"),
+        ({"schema_version": 3}, r"schema version 3.*reads version 2; run `pip install --upgrade"),
         ({"backend": "tensorrt-lite"}, r"Invalid enum value 'tensorrt-lite' - at `\$\.backend`"),
         ({"batch": {"min": 4, "opt": 2, "max": 1}}, r"batch 4:2:1: expected MIN:OPT:MAX"),
         ({"plugin": 3}, r"got `int` - at `\$\.plugin`"),

@@ -23,9 +23,10 @@ TEST(Fields, LongTextMatchesNothing) {
 TEST(Contract, Chains) {
   const auto signatures = contract({256, 192});
   EXPECT_EQ(text(signatures[1].outputs),
-            "warped_garment uint8 [N, 256, 192, 3], flow float32 [N, 2, 256, 192]");
-  EXPECT_EQ(signatures[0].outputs[0], signatures[1].inputs[2]);
-  EXPECT_EQ(signatures[1].outputs[0], signatures[2].inputs[3]);
+            "warped_garment uint8 [N, 256, 192, 3], flow float32 [N, 2, 256, 192], "
+            "flow_confidence uint8 [N, 256, 192]");
+  EXPECT_EQ(signatures[0].outputs[0], signatures[1].inputs[3]);
+  EXPECT_EQ(signatures[1].outputs[0], signatures[2].inputs[4]);
 }
 
 Json record() {

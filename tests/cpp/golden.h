@@ -56,7 +56,8 @@ inline Case read_case(const std::filesystem::path& folder, garment_transfer::Siz
                            "garment_parsing", "garment_densepose"}) {
     one.inputs.push_back(bytes_of(folder / name));
   }
-  for (const char* name : {"image", "transfer_parsing", "warped_garment", "flow"}) {
+  for (const char* name : {"image", "transfer_parsing", "warped_garment", "flow", "transfer_scores",
+                           "flow_confidence"}) {
     one.outputs.push_back(bytes_of(folder / name));
   }
   const auto pixels = static_cast<std::size_t>(size.height) * static_cast<std::size_t>(size.width);
@@ -83,5 +84,7 @@ inline std::string differing(const Case& expected, const garment_transfer::Resul
   if (result.transfer_parsing != expected.outputs[1]) return "transfer_parsing";
   if (result.warped_garment != expected.outputs[2]) return "warped_garment";
   if (flow_bytes != expected.outputs[3]) return "flow";
+  if (result.transfer_scores != expected.outputs[4]) return "transfer_scores";
+  if (result.flow_confidence != expected.outputs[5]) return "flow_confidence";
   return "";
 }

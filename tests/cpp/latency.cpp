@@ -39,12 +39,15 @@ class Networks {
     memory_["warped_garment"].resize(3 * pixels);
     memory_["image"].resize(3 * pixels);
     memory_["flow"].resize(8 * pixels);
+    memory_["transfer_scores"].resize(4 * pixels);
+    memory_["flow_confidence"].resize(pixels);
     Ort::AllocatorWithDefaultOptions allocator;
     const auto place = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
     const auto value = [&](const std::string& name) {
       std::vector<std::int64_t> shape = {1, size.height, size.width, 3};
       if (name == "flow") shape = {1, 2, size.height, size.width};
-      if (name.find("parsing") != std::string::npos) shape.pop_back();
+      if (name == "transfer_scores") shape.back() = 4;
+      if (name.find("parsing") != std::string::npos || name == "flow_confidence") shape.pop_back();
       auto& bytes = memory_.at(name);
       return Ort::Value::CreateTensor(place, bytes.data(), bytes.size(), shape.data(),
                                       shape.size(),

@@ -126,8 +126,8 @@ TEST(Results, MayBeLeftOut) {
   transfer.garment_densepose = inputs.garment_densepose.value;
   gt::Session session(pipeline());
   gt_output* outputs[] = {&transfer.image, &transfer.transfer_parsing, &transfer.warped_garment,
-                          &transfer.flow};
-  for (std::size_t i = 0; i < 4; ++i) {
+                          &transfer.flow,  &transfer.transfer_scores,  &transfer.flow_confidence};
+  for (std::size_t i = 0; i < std::size(outputs); ++i) {
     std::vector<std::uint8_t> result(one.outputs[i].size());
     *outputs[i] = {result.data(), result.size()};
     session.run(transfer);

@@ -82,8 +82,9 @@ class OnDevice {
     return {&transfer.person_image,  &transfer.person_parsing,  &transfer.person_densepose,
             &transfer.garment_image, &transfer.garment_parsing, &transfer.garment_densepose};
   }
-  std::array<gt_output*, 4> outputs() {
-    return {&transfer.image, &transfer.transfer_parsing, &transfer.warped_garment, &transfer.flow};
+  std::array<gt_output*, 6> outputs() {
+    return {&transfer.image, &transfer.transfer_parsing, &transfer.warped_garment,
+            &transfer.flow,  &transfer.transfer_scores,  &transfer.flow_confidence};
   }
 
   gt_transfer transfer{};

@@ -48,7 +48,9 @@ TEST(Threads, SessionsOnASharedPipelineGiveWhatOneGives) {
       session.run(cases[at].given(size), result);
       equal += result.image == expected[at].image && result.flow == expected[at].flow &&
                result.transfer_parsing == expected[at].transfer_parsing &&
-               result.warped_garment == expected[at].warped_garment;
+               result.warped_garment == expected[at].warped_garment &&
+               result.transfer_scores == expected[at].transfer_scores &&
+               result.flow_confidence == expected[at].flow_confidence;
     }
   });
   EXPECT_EQ(equal, 3 * kThreads);

@@ -1,9 +1,10 @@
 """What the parsing graph does around its network."""
 
+import pytest
 import torch
 
-from garment_transfer.bundle import BACKGROUND, GARMENT, LOWER, SKIN
-from garment_transfer.models.parsing import settle
+from garment_transfer.bundle import BACKGROUND, CLASSES, GARMENT, LOWER, SKIN
+from garment_transfer.models.parsing import KEPT, REASONED, merge, scores, settle
 
 
 def arm(left, right, label=SKIN):
@@ -34,3 +35,31 @@ def test_beside_a_garment_nothing_is_settled():
     own[..., 28:31] = torch.tensor([GARMENT, BACKGROUND, SKIN], dtype=torch.uint8)
     reasoned[..., 28:31] = torch.tensor([GARMENT, SKIN, SKIN], dtype=torch.uint8)
     assert (settle(reasoned, own) == reasoned).all()
+
+
+@pytest.mark.parametrize("sharpness", [0.01, 1.0, 100.0])
+def test_scores_agree_with_the_labels(sharpness):
+    generator = torch.Generator().manual_seed(0)
+    # blocks, so that `settle` has edges to settle
+    own = torch.randint(len(CLASSES), (2, 8, 8), generator=generator)
+    own = own.repeat_interleave(8, 1).repeat_interleave(8, 2).to(torch.uint8)
+    logits = sharpness * torch.randn(2, len(REASONED), 64, 64, generator=generator)
+    logits += sharpness * 4 * (own.roll(1, 2)[:, None] == torch.tensor(REASONED).view(1, -1, 1, 1))
+    merged = merge(logits, own)
+    labels = settle(merged, own)
+    assert (labels != merged).any()
+    found = scores(logits, labels).int()
+
+    kept = torch.isin(labels, torch.tensor(KEPT, dtype=torch.uint8))
+    assert kept.any()
+    assert (found[kept] == 0).all()
+    assert (found.sum(dim=-1)[~kept] == 255).all()
+    won = torch.tensor(REASONED)[found.argmax(dim=-1)]
+    assert (won == labels)[~kept].all()
+    # probabilities, but where `settle` has decided otherwise
+    shares = 255 * torch.softmax(logits, dim=1).permute(0, 2, 3, 1)
+    same = ~kept & (labels == merged)
+    assert (found - shares)[same].abs().max() < len(REASONED)
+    swapped = ~kept & (labels != merged)
+    ordered = (x[swapped].sort(dim=-1).values for x in (found, shares))
+    assert (next(ordered) - next(ordered)).abs().max() < len(REASONED)

@@ -66,8 +66,11 @@ def test_any_size_divisible_by_32_goes_through():
         labels = torch.randint(7, (2, height, width), generator=random, dtype=torch.uint8)
         densepose = torch.randint(25, (2, height, width, 3), generator=random, dtype=torch.uint8)
         with torch.inference_mode():
-            warped, flow = network(image, labels, labels.flip(2), densepose)
+            others = densepose.flip(2), labels.flip(2), densepose
+            warped, flow, confidence = network(image, labels, *others)
         assert warped.shape == (2, height, width, 3)
         assert flow.shape == (2, 2, height, width)
         assert flow.isfinite().all()
-        assert (warped[labels.flip(2) != 4] == 0).all()
+        for result in (warped, confidence):
+            assert result.any()
+            assert (result[labels.flip(2) != 4] == 0).all()

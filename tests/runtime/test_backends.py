@@ -12,8 +12,8 @@ import onnx
 import onnx.parser
 import pytest
 
-from garment_transfer.bundle import BackendError, Bundle, BundleError, Code
-from garment_transfer.runtime import Pipeline
+from garment_transfer.bundle import CLASSES, BackendError, Bundle, BundleError, Code
+from garment_transfer.runtime import Pipeline, sample_bundle
 from garment_transfer.runtime.backends import BACKENDS, find_backend, onnxruntime as backend
 
 
@@ -141,3 +141,28 @@ def test_without_the_kernel_the_function_body_serves(
     assert ("its kernel is not built" if library is None else "does not load") in details
     assert "libonnxruntime-dev" in details
     assert backend.load(Bundle.load(tiny_bundle), None, backend.Options(threads=1))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("onnxruntime", {}), ("onnxruntime", {"kernel": False}), ("openvino", {})],
+    ids=["onnxruntime", "onnxruntime-body", "openvino"],
+)
+def test_ids_out_of_range_cannot_fault_a_graph(name: str, options: dict[str, bool]) -> None:
+    """The pipeline refuses them; an engine that is given them all the same gives some picture."""
+    if not find_backend(name).status().available:
+        pytest.skip(f"{name} is not installed")
+    engines = find_backend(name).load(Bundle.load(sample_bundle()), None, {"threads": 1, **options})
+    assert isinstance(engines, dict)
+    random = np.random.default_rng(0)
+    values: dict[str, Any] = {}
+    for engine in engines.values():
+        for tensor in engine.signature.inputs:
+            shape = tensor.shape_of(1)
+            wild = random.integers(0, 256, shape, dtype=np.uint8)
+            values.setdefault(tensor.name, wild)
+        values |= engine.run({t.name: values[t.name] for t in engine.signature.inputs})
+    # ids that the person's map has and no graph knows come through; no others appear
+    known = set(range(len(CLASSES))) | set(np.unique(values["person_parsing"]).tolist())
+    assert set(np.unique(values["transfer_parsing"]).tolist()) <= known
+    assert np.isfinite(values["flow"]).all()

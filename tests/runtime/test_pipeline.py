@@ -31,6 +31,7 @@ def expected(person: Person, owner: Person, tiny: SimpleNamespace) -> dict[str, 
     parsing = person.parsing.copy()
     warped = np.zeros_like(person.image)
     image = person.image.copy()
+    confidence = np.zeros_like(parsing)
     for y in range(height):
         for x in range(width):
             own = person.parsing[y, x]
@@ -42,10 +43,17 @@ def expected(person: Person, owner: Person, tiny: SimpleNamespace) -> dict[str, 
                 row, column = y + dy, x + dx
                 hit = 0 <= row < height and 0 <= column < width and owner.parsing[row, column] == 4
                 warped[y, x] = owner.image[row, column] if hit else tiny.hole
+                confidence[y, x] = 255 * hit
                 image[y, x] = warped[y, x]
             elif parsing[y, x] != own:
                 image[y, x] = tiny.drawn
-    return {"transfer_parsing": parsing, "warped_garment": warped, "image": image}
+    return {
+        "transfer_parsing": parsing,
+        "transfer_scores": 255 * (parsing[..., None] == (0, 3, 4, 5)).astype(np.uint8),
+        "warped_garment": warped,
+        "flow_confidence": confidence,
+        "image": image,
+    }
 
 
 def inputs_of(people: list[Person], owners: list[Person]) -> dict[str, np.ndarray]:
@@ -63,8 +71,9 @@ def test_transfer_at_the_bundles_size(
     start = time.perf_counter()
     transfer = pipeline.transfer(person, owner)
     took = 1000 * (time.perf_counter() - start)
-    for name, array in expected(person, owner, tiny).items():
-        assert (getattr(transfer, name) == array).all(), name
+    due = expected(person, owner, tiny)
+    for name in ("image", "transfer_parsing", "warped_garment"):
+        assert (getattr(transfer, name) == due[name]).all(), name
     assert transfer.flow.shape == (2, 64, 32)
     assert transfer.flow.dtype == np.float32
     assert (transfer.flow == np.float32(tiny.flow)[:, None, None]).all()
@@ -79,7 +88,7 @@ def test_run_moves_arrays_only(
     people = [make_person(seed=1), make_person(garment=OTHER_GARMENT, seed=2)]
     owners = [make_person(garment=OTHER_GARMENT, seed=3), make_person(seed=4)]
     outputs = pipeline.run(inputs_of(people, owners))
-    assert set(outputs) == {"transfer_parsing", "warped_garment", "flow", "image"}
+    assert set(outputs) == {*expected(people[0], owners[0], tiny), "flow"}
     for index, (person, owner) in enumerate(zip(people, owners, strict=True)):
         for name, array in expected(person, owner, tiny).items():
             assert (outputs[name][index] == array).all(), name

@@ -17,8 +17,8 @@ namespace garment_transfer::internal {
 inline constexpr std::array<const char*, 6> kInputs = {
     "person_image",  "person_parsing",  "person_densepose",
     "garment_image", "garment_parsing", "garment_densepose"};
-inline constexpr std::array<const char*, 4> kOutputs = {"image", "transfer_parsing",
-                                                        "warped_garment", "flow"};
+inline constexpr std::array<const char*, 6> kOutputs = {
+    "image", "transfer_parsing", "warped_garment", "flow", "transfer_scores", "flow_confidence"};
 
 // A checked gt_transfer: strides are filled in, sizes agree with the bundle.
 struct Run {
@@ -36,9 +36,9 @@ struct Run {
       return row_stride == row_bytes && batch_stride == rows * row_bytes;
     }
   };
-  std::array<Input, 6> inputs;
+  std::array<Input, kInputs.size()> inputs;
   // Null where the caller does not want it.
-  std::array<void*, 4> outputs{};
+  std::array<void*, kOutputs.size()> outputs{};
 };
 
 // Copies host pixels close together to `to`.

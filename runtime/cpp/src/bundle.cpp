@@ -13,7 +13,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr char kManifest[] = "manifest.json";
-constexpr int kSchemaVersion = 2;
+constexpr int kSchemaVersion = 3;
 constexpr char kFix[] =
     "copy the bundle again from where it came, or write it anew with "
     "`garment-transfer export CHECKPOINT -o BUNDLE`";
@@ -60,6 +60,13 @@ Graphs graphs(const Field& field, const std::string& precision, const std::strin
   return result;
 }
 
+void check_framing(const Field& field) {
+  field.object({"parts", "legs", "margin"});
+  for (const Field& part : field["parts"].items(1)) part.integer(1, 24);
+  field["legs"].number(0);
+  field["margin"].number(0);
+}
+
 void check_parity(const Field& field) {
   field.object({kStages[0], kStages[1], kStages[2]});
   for (const auto& [stage, outputs] : field.entries()) {
@@ -101,10 +108,10 @@ void check_classes(const Field& field) {
 }
 
 Manifest checked(const Field& field, const std::string& folder) {
-  field.object({"schema_version", "name", "producer", "created", "size", "precision", "opset",
-                "graphs", "parity", "versions", "checkpoint", "classes"},
+  field.object({"schema_version", "name", "producer", "created", "size", "framing", "precision",
+                "opset", "graphs", "parity", "versions", "checkpoint", "classes"},
                {"variants"});
-  field["schema_version"].integer(1, kSchemaVersion);
+  field["schema_version"].integer(kSchemaVersion, kSchemaVersion);
   Manifest manifest;
   manifest.name = field["name"].text();
   const Field producer = field["producer"];
@@ -115,6 +122,7 @@ Manifest checked(const Field& field, const std::string& folder) {
   const Field size = field["size"];
   size.object({"height", "width"});
   manifest.size = {size["height"].integer(32, 8192, 32), size["width"].integer(32, 8192, 32)};
+  check_framing(field["framing"]);
   const std::string precision = field["precision"].matching(kPrecisionForm);
   field["opset"].integer(16);
   manifest.precisions.push_back(graphs(field["graphs"], precision, folder));
@@ -136,14 +144,19 @@ Manifest checked(const Field& field, const std::string& folder) {
 Manifest read_manifest(const std::string& folder, const std::string& path) {
   try {
     const Json json = read_json(path);
-    // Before all else: a newer manifest may well break today's schema, and that is not its fault.
+    // Before all else: a manifest of another schema may well break this one, and is not to blame.
     if (json.is_object() && json.contains("schema_version")) {
       const Json& version = json["schema_version"];
-      if (version.is_number_unsigned() && version.get<std::uint64_t>() > kSchemaVersion) {
-        throw Error(GT_MANIFEST_TOO_NEW,
+      const std::uint64_t found = version.is_number_unsigned() ? version.get<std::uint64_t>() : 0;
+      if (found && found != kSchemaVersion) {
+        const bool newer = found > kSchemaVersion;
+        throw Error(newer ? GT_MANIFEST_TOO_NEW : GT_MANIFEST_TOO_OLD,
                     path + " has schema version " + version.dump() + ", and garment-transfer " +
-                        GT_VERSION + " reads up to " + std::to_string(kSchemaVersion),
-                    {}, "install a newer garment-transfer, or export the bundle with this release");
+                        GT_VERSION + " reads version " + std::to_string(kSchemaVersion),
+                    {},
+                    std::string(newer ? "install a newer garment-transfer, or " : "") +
+                        "write the bundle anew with `garment-transfer export CHECKPOINT -o " +
+                        folder + "`");
       }
     }
     return checked(Field(json), folder);
@@ -208,13 +221,15 @@ std::array<Signature, 3> contract(Size size) {
   };
   return {{{{labels("person_parsing"), pixels("person_densepose"), labels("garment_parsing"),
              pixels("garment_densepose")},
-            {labels("transfer_parsing")}},
-           {{pixels("garment_image"), labels("garment_parsing"), labels("transfer_parsing"),
-             pixels("person_densepose")},
+            {labels("transfer_parsing"),
+             {"transfer_scores", "uint8", {kBatch, size.height, size.width, 4}}}},
+           {{pixels("garment_image"), labels("garment_parsing"), pixels("garment_densepose"),
+             labels("transfer_parsing"), pixels("person_densepose")},
             {pixels("warped_garment"),
-             {"flow", "float32", {kBatch, 2, size.height, size.width}}}},
-           {{pixels("person_image"), labels("person_parsing"), labels("transfer_parsing"),
-             pixels("warped_garment")},
+             {"flow", "float32", {kBatch, 2, size.height, size.width}},
+             labels("flow_confidence")}},
+           {{pixels("person_image"), labels("person_parsing"), pixels("person_densepose"),
+             labels("transfer_parsing"), pixels("warped_garment")},
             {pixels("image")}}}};
 }
 

@@ -66,6 +66,7 @@ constexpr struct {
     {GT_MANIFEST_UNREADABLE, "manifest_unreadable"},
     {GT_MANIFEST_INVALID, "manifest_invalid"},
     {GT_MANIFEST_TOO_NEW, "manifest_too_new"},
+    {GT_MANIFEST_TOO_OLD, "manifest_too_old"},
     {GT_CONTRACT_MISMATCH, "contract_mismatch"},
     {GT_GRAPH_MISSING, "graph_missing"},
     {GT_GRAPH_TRUNCATED, "graph_truncated"},
@@ -271,7 +272,7 @@ Run checked(const gt_transfer& pointed, Size size) {
     run.inputs[i] = checked(*inputs[i], kInputs[i], i % 3 == 1 ? 1 : 3, size, given.batch);
   }
   const gt_output* outputs[] = {&given.image, &given.transfer_parsing, &given.warped_garment,
-                                &given.flow};
+                                &given.flow,  &given.transfer_scores,  &given.flow_confidence};
   for (std::size_t i = 0; i < kOutputs.size(); ++i) {
     const std::string who = kOutputs[i];
     const std::size_t bytes = output_bytes(i, size, given.batch);
@@ -313,7 +314,7 @@ class Hold {
 }  // namespace
 
 std::size_t output_bytes(std::size_t output, Size size, std::int32_t batch) {
-  constexpr std::size_t kPerPixel[] = {3, 1, 3, 2 * sizeof(float)};
+  constexpr std::size_t kPerPixel[] = {3, 1, 3, 2 * sizeof(float), 4, 1};
   return kPerPixel[output] * static_cast<std::size_t>(size.height) *
          static_cast<std::size_t>(size.width) * static_cast<std::size_t>(batch);
 }

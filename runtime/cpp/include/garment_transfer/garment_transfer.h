@@ -58,6 +58,7 @@ typedef enum gt_status {
   GT_MANIFEST_UNREADABLE = 202,
   GT_MANIFEST_INVALID = 203,  /* not JSON, or a field is missing, unknown or wrong */
   GT_MANIFEST_TOO_NEW = 204,  /* of a newer schema than this library reads */
+  GT_MANIFEST_TOO_OLD = 210,  /* of an older schema than this library reads */
   GT_CONTRACT_MISMATCH = 205, /* a graph with other inputs or outputs */
   GT_GRAPH_MISSING = 206,
   GT_GRAPH_TRUNCATED = 207,
@@ -156,8 +157,8 @@ typedef struct gt_transfer {
 
   /* The person who gets the garment, and the one who wears it: RGB [N,H,W,3], class ids 0..6
    * [N,H,W] (background, hair, face, skin, garment, lower, legs), DensePose [N,H,W,3] (part 0..24,
-   * U and V scaled from 0..1 to 0..255). Ids in host memory are checked; ids in device memory are
-   * the caller's to check. */
+   * U and V scaled from 0..1 to 0..255). Ids in host memory are checked; in device memory an id
+   * out of range gives wrong pixels. */
   gt_input person_image;
   gt_input person_parsing;
   gt_input person_densepose;
@@ -170,6 +171,9 @@ typedef struct gt_transfer {
   gt_output warped_garment;   /* uint8 RGB [N,H,W,3]: the garment as worn, 0 around it */
   gt_output flow;             /* float32 [N,2,H,W]: (dx, dy) in pixels; the warped garment at p is
                                  garment_image at p + flow(p) */
+  gt_output transfer_scores;  /* uint8 [N,H,W,4]: probabilities times 255 of background, skin,
+                                 garment, lower; what they lack to 255 is hair, face or legs */
+  gt_output flow_confidence;  /* uint8 [N,H,W]: how surely garment_image shows the garment there */
 } gt_transfer;
 
 /* The library's version, such as "0.1.0". */

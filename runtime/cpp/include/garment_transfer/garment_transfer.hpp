@@ -123,6 +123,8 @@ struct Result {
   std::vector<std::uint8_t> transfer_parsing;  // [N,H,W]
   std::vector<std::uint8_t> warped_garment;    // [N,H,W,3]
   std::vector<float> flow;                     // [N,2,H,W]
+  std::vector<std::uint8_t> transfer_scores;   // [N,H,W,4]
+  std::vector<std::uint8_t> flow_confidence;   // [N,H,W]
 };
 
 // What one worker runs transfers with: one thread at a time.
@@ -150,6 +152,8 @@ class Session {
     result.transfer_parsing.resize(pixels);
     result.warped_garment.resize(3 * pixels);
     result.flow.resize(2 * pixels);
+    result.transfer_scores.resize(4 * pixels);
+    result.flow_confidence.resize(pixels);
     gt_transfer transfer{};
     transfer.struct_size = sizeof transfer;
     transfer.batch = inputs.batch;
@@ -164,6 +168,8 @@ class Session {
     transfer.transfer_parsing = {result.transfer_parsing.data(), result.transfer_parsing.size()};
     transfer.warped_garment = {result.warped_garment.data(), result.warped_garment.size()};
     transfer.flow = {result.flow.data(), result.flow.size() * sizeof(float)};
+    transfer.transfer_scores = {result.transfer_scores.data(), result.transfer_scores.size()};
+    transfer.flow_confidence = {result.flow_confidence.data(), result.flow_confidence.size()};
     run(transfer);
   }
 
