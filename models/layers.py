@@ -170,8 +170,7 @@ def label_neck(parsing: Tensor, densepose: Tensor) -> Tensor:
 class Maps(nn.Module):
     """One person's label planes and DensePose as features at half the size.
 
-    A DensePose part becomes a learned vector, with U and V beside it (0 where an encoding carries
-    parts alone). Its borders are too rough for the full size to be worth its cost.
+    DensePose's borders are too rough for the full size to be worth its cost.
     """
 
     def __init__(self, planes: int, part_width: int) -> None:
@@ -182,12 +181,20 @@ class Maps(nn.Module):
 
     def forward(self, planes: Tensor, densepose: Tensor) -> Tensor:
         """[N,planes,H,W] float and uint8 [N,H,W,3] to [N,channels,H/2,W/2]."""
-        half = densepose[:, 1::2, 1::2]
-        # a table has no entry for a part that does not exist
-        part = half[..., 0].to(torch.int32).clamp_max(NUM_PARTS - 1)
-        parts = self.parts(part).permute(0, 3, 1, 2)
-        uv = half[..., 1:].permute(0, 3, 1, 2).float() / 255
-        return torch.cat([self.planes(planes), parts, uv], dim=1)
+        body = densepose_planes(self.parts, densepose[:, 1::2, 1::2])
+        return torch.cat([self.planes(planes), body], dim=1)
+
+
+def densepose_planes(parts: nn.Embedding, densepose: Tensor) -> Tensor:
+    """An IUV map, uint8 [N,H,W,3], as planes [N,C + 2,H,W].
+
+    The learned vector of C numbers for each pixel's part, with U and V beside it (0 where an
+    encoding carries parts alone).
+    """
+    # a table has no entry for a part that does not exist
+    part = densepose[..., 0].to(torch.int32).clamp_max(parts.num_embeddings - 1)
+    uv = densepose[..., 1:].permute(0, 3, 1, 2).float() / 255
+    return torch.cat([parts(part).permute(0, 3, 1, 2), uv], dim=1)
 
 
 def push_pull(x: Tensor, weight: Tensor) -> Tensor:

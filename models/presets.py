@@ -71,7 +71,9 @@ PRESETS = {
             flow_widths=(64, 96, 128, 160, 192),
             part_width=16,
         ),
-        RegrowthConfig(widths=(64, 128, 256, 448), blocks=(1, 2, 2, 1), head_width=48),
+        RegrowthConfig(
+            widths=(64, 128, 256, 448), blocks=(1, 2, 2, 1), head_width=48, part_width=16
+        ),
     ),
 }
 
@@ -83,6 +85,11 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "try_on_parsing": TryOnParsingNetwork,
     "try_on_warping": WarpingNetwork,
 }
+
+# what is trained to be the next `lite`: regrowth sees the body
+PRESETS["lite-body"] = replace(
+    PRESETS["lite"], regrowth=replace(PRESETS["lite"].regrowth, part_width=6)
+)
 
 # the ablation that `evaluate` sets beside the method
 PRESETS["lite-without-stn"] = replace(

@@ -5,6 +5,7 @@ and the rest of the parsing. Here the surviving colours are first continued over
 picture without a network (`push_pull`), skin from skin, lower garment from lower garment,
 background from background, and a small U-Net adds what that cannot know: shading, borders,
 fingers. A bare continuation already has the right colour on people unlike those trained on.
+Where the network sees the body, by DensePose, it also knows where a limb turns away from the light.
 """
 
 from dataclasses import dataclass
@@ -13,10 +14,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from garment_transfer.bundle import CLASSES, FACE, GARMENT, LOWER, SKIN, border_width
+from garment_transfer.bundle import (
+    CLASSES,
+    FACE,
+    GARMENT,
+    LOWER,
+    NUM_PARTS,
+    SKIN,
+    border_width,
+)
 from garment_transfer.models.layers import (
     Conv,
     Encoder,
+    densepose_planes,
     dilate,
     float_to_image,
     image_to_float,
@@ -28,11 +38,16 @@ from garment_transfer.models.layers import (
 
 @dataclass(frozen=True)
 class RegrowthConfig:
-    """Widths of the regrowth U-Net from 1/2 to 1/16 of the size, and of its head."""
+    """Widths of the regrowth U-Net from 1/2 to 1/16 of the size, and of its head.
+
+    `part_width` is the length of the vector that stands for a DensePose part; with 0 the network
+    does not see DensePose.
+    """
 
     widths: tuple[int, int, int, int]
     blocks: tuple[int, int, int, int]
     head_width: int
+    part_width: int = 0
 
 
 class RegrowthNetwork(nn.Module):
@@ -42,6 +57,10 @@ class RegrowthNetwork(nn.Module):
         super().__init__()
         widths = config.widths
         inputs = 3 + 3 + len(CLASSES) + 3
+        self.parts: nn.Embedding | None = None
+        if config.part_width:
+            self.parts = nn.Embedding(NUM_PARTS, config.part_width)
+            inputs += config.part_width + 2
         self.encoder = Encoder(inputs, widths, config.blocks)
         self.decoder = nn.ModuleList(
             [Conv(widths[i + 1] + widths[i], widths[i]) for i in reversed(range(3))]
@@ -59,6 +78,7 @@ class RegrowthNetwork(nn.Module):
         self,
         person_image: Tensor,
         person_parsing: Tensor,
+        person_densepose: Tensor,
         transfer_parsing: Tensor,
         warped_garment: Tensor,
     ) -> tuple[Tensor, Tensor]:
@@ -94,9 +114,11 @@ class RegrowthNetwork(nn.Module):
         visible = photo * torch.maximum(kept, unlabelled)
         known = visible + (1 - torch.maximum(kept, unlabelled)) * base * painted
         known = known + image_to_float(warped_garment) * garment
-        inputs = torch.cat([known, base, then, kept, unlabelled, skin_now], dim=1)
+        planes = [known, base, then, kept, unlabelled, skin_now]
+        if self.parts is not None:
+            planes.append(densepose_planes(self.parts, person_densepose))
 
-        features = self.encoder(inputs)
+        features = self.encoder(torch.cat(planes, dim=1))
         x = features[-1]
         for layer, skip in zip(self.decoder, reversed(features[:-1]), strict=True):
             x = layer(torch.cat([upsample2x(x), skip], dim=1))
@@ -122,13 +144,15 @@ class RegrowthNetwork(nn.Module):
         Args:
             person_image, warped_garment: uint8 [N,H,W,3].
             person_parsing, transfer_parsing: uint8 [N,H,W].
-            person_densepose: uint8 [N,H,W,3], IUV, which these networks do not use.
+            person_densepose: uint8 [N,H,W,3], IUV; ignored where `part_width` is 0.
 
         Returns:
             uint8 [N,H,W,3]: the person's own pixels where the class stays, the warped garment
             in its region, the rest painted.
         """
-        image, _ = self.paint(person_image, person_parsing, transfer_parsing, warped_garment)
+        image, _ = self.paint(
+            person_image, person_parsing, person_densepose, transfer_parsing, warped_garment
+        )
         return float_to_image(image)
 
 

@@ -554,8 +554,9 @@ def erased(batch: Photos, knowledge: Knowledge) -> tuple[Tensor, Tensor]:
     """The person as if a longer garment had covered more of them: parsing and image.
 
     The garments of two other people of the batch, each moved by the affine between the torsos,
-    cover what they would cover of arms, background and lower garment; hands and what is never
-    covered stay. Or, by the weights, up to three rectangles do.
+    cover what they would cover of arms, background and lower garment; in half of the photos all
+    skin is covered, since a short garment after a long one leaves face and hands alone to tell its
+    colour. Hands and what is never covered stay. Or, by the weights, up to three rectangles cover.
 
     Returns:
         uint8 [N,H,W] and uint8 [N,H,W,3].
@@ -584,6 +585,9 @@ def erased(batch: Photos, knowledge: Knowledge) -> tuple[Tensor, Tensor]:
         image = image * (1 - covered) + 0.5 * covered
     hands = is_part(batch.person_densepose, HAND_PARTS)[:, None].float()
     coverable = one_hot(batch.person_parsing, (BACKGROUND, SKIN, LOWER)).sum(dim=1, keepdim=True)
+    if knowledge.weights.erasing == "garments":
+        everything = (torch.rand(len(covered), 1, 1, 1) < 0.5).to(covered.device)
+        covered = torch.maximum(covered, everything * one_hot(batch.person_parsing, (SKIN,)))
     covered = covered * coverable * (1 - hands)
     garment = torch.full_like(batch.person_parsing, GARMENT)
     parsing = torch.where(covered[:, 0] > 0, garment, batch.person_parsing)
@@ -598,7 +602,8 @@ def _regrown(
     parsing, image = erased(batch, knowledge)
     target = _half_rough(_as_kept(batch, batch.person_reference), batch.person_parsing)
     garment = batch.person_image * (target == GARMENT)[..., None]
-    painted_image, painted = network.paint(image, parsing, target, garment)
+    body = batch.person_densepose
+    painted_image, painted = network.paint(image, parsing, body, target, garment)
     return image, painted_image, painted, one_hot(target, (SKIN,))
 
 
@@ -616,7 +621,8 @@ def _supervised_regrowth(
     transfer = _as_kept(batch, batch.true_parsing)
     # the truth's own garment stands in for the warped one: it is copied, never painted
     garment = (batch.true_image * (transfer == GARMENT)[..., None]).to(torch.uint8)
-    image, painted = network.paint(batch.person_image, batch.person_parsing, transfer, garment)
+    person = batch.person_image, batch.person_parsing, batch.person_densepose
+    image, painted = network.paint(*person, transfer, garment)
     return painting_loss(
         image, image_to_float(batch.true_image), painted, one_hot(transfer, (SKIN,))
     )
