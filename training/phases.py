@@ -449,7 +449,7 @@ def _try_on_warping(
 def reasoned_transfer(batch: Batch, knowledge: Knowledge) -> Tensor:
     """The person in the owner's garment as `S_p` reasons it: uint8 [N,H,W]."""
     with torch.no_grad():
-        return knowledge.network("parsing", ParsingNetwork)(*batch.maps)
+        return knowledge.network("parsing", ParsingNetwork)(*batch.maps)[0]
 
 
 def _half_rough(parsing: Tensor, rough: Tensor) -> Tensor:

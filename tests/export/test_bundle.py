@@ -92,6 +92,7 @@ class _Dishonest(nn.Module):
         self,
         person_image: torch.Tensor,
         person_parsing: torch.Tensor,
+        person_densepose: torch.Tensor,
         transfer_parsing: torch.Tensor,
         warped_garment: torch.Tensor,
     ) -> torch.Tensor:
