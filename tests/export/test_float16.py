@@ -199,26 +199,6 @@ def test_networks_that_are_not_ours_are_pointed_to_autocast(bundle: Bundle) -> N
     assert raised.value.code == Code.EXPORT_INVALID
 
 
-# What these ignore of their inputs, the exporter has to keep.
-
-
-class _Parsing(nn.Module):
-    def forward(
-        self, labels: Tensor, iuv: Tensor, other: Tensor, other_iuv: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        parsing = labels.int().byte()
-        return parsing, (labels.int()[..., None] * torch.tensor([0, 0, 1, 0])).byte()
-
-
-class _Warping(nn.Module):
-    def forward(
-        self, garment: Tensor, labels: Tensor, own_iuv: Tensor, new_labels: Tensor, iuv: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        zero = 0.0 * labels.float()
-        flow = zero[:, None].expand(-1, 2, -1, -1) + 0.0
-        return garment.float().byte(), flow, zero.byte()
-
-
 class _Regrowth(nn.Module):
     """A network that gives the photo back, by way of features that are `scale` times as large."""
 
@@ -247,9 +227,13 @@ class _Regrowth(nn.Module):
     ],
 )
 def test_a_float16_that_is_inaccurate_is_not_written(
-    checkpoint: Path, tmp_path: Path, scale: float, says: str
+    checkpoint: Path,
+    plain_networks: dict[str, nn.Module],
+    tmp_path: Path,
+    scale: float,
+    says: str,
 ) -> None:
-    networks = {"parsing": _Parsing(), "warping": _Warping(), "regrowth": _Regrowth(scale)}
+    networks = {**plain_networks, "regrowth": _Regrowth(scale)}
     rule = float16.Rule(("encoder",), ())
 
     def convert(
