@@ -252,7 +252,10 @@ class RenderedPhotos:
 def held_out_pairs(
     indices: Sequence[int], size: tuple[int, int], workers: int, held_out: HeldOut = "A"
 ) -> Iterator[Arrays]:
-    """Pairs of a set of the held-out test in order, rendered by `workers` processes."""
+    """Pairs of a set of the held-out test in order, rendered by `workers` processes; 1 is this."""
+    if workers == 1:
+        yield from (held_out_pair(index, size, held_out) for index in indices)
+        return
     with renderers(workers) as pool:
         try:
             n = len(indices)

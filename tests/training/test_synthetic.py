@@ -279,13 +279,21 @@ def test_held_out_and_training_never_meet(held_out) -> None:
 def test_a_held_out_pair_has_inputs_and_truth() -> None:
     pair = synthetic.held_out_pair(0, SIZE)
     for key, array in pair.items():
-        if key != "true_flow":
+        if key.endswith("places"):
+            assert array.shape == (3, *SIZE)
+        elif key != "true_flow":
             assert array.dtype == np.uint8
             colours = (3,) if key.endswith(("image", "densepose")) else ()
             assert array.shape == (*SIZE, *colours)
     assert pair["true_flow"].shape == (2, *SIZE)
     assert np.array_equal(pair["flow_valid"] > 0, pair["true_parsing"] == GARMENT)
     assert not np.array_equal(pair["person_image"], pair["true_image"])
+    # The flow leads to the same place of the cloth, but for the rounding to a pixel.
+    ys, xs = np.nonzero(pair["flow_valid"] == 2)
+    there = np.rint(np.stack([xs, ys]) + pair["true_flow"][:, ys, xs]).astype(int)
+    shown = pair["garment_places"][:, there[1], there[0]]
+    distance = np.linalg.norm(shown - pair["true_places"][:, ys, xs], axis=0)
+    assert np.median(distance) < 0.005
     # The person stays: away from both garments nothing has another label.
     untouched = (pair["true_parsing"] != GARMENT) & (pair["person_true_parsing"] != GARMENT)
     same = pair["true_parsing"] == pair["person_true_parsing"]

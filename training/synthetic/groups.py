@@ -157,7 +157,9 @@ def held_out_pair(
         `garment_densepose` uint8 [H, W, 3] (rough); and the truth: `true_image` uint8 [H, W, 3]
         and `true_parsing` uint8 [H, W] of A in B's garment, `true_flow` float32 [2, H, W] from it
         into `garment_image`, `flow_valid` uint8 [H, W] (0, 1 hidden, 2 visible),
-        `person_true_parsing` uint8 [H, W] and `garment_true_parsing` uint8 [H, W] (clean).
+        `person_true_parsing` uint8 [H, W] and `garment_true_parsing` uint8 [H, W] (clean),
+        `true_places` and `garment_places` float32 [3, H, W], which place of the cloth
+        `true_image` and `garment_image` show, see `garment_places`.
     """
     a, b, own, theirs = held_out_recipe(index, held_out)
     distribution = HELD_OUT_SETS[held_out]
@@ -184,6 +186,8 @@ def held_out_pair(
         "flow_valid": valid,
         "person_true_parsing": person.parsing,
         "garment_true_parsing": owner.parsing,
+        "true_places": garment_places(truth),
+        "garment_places": garment_places(owner),
     }
 
 
