@@ -82,7 +82,7 @@ class Context(Protocol):
         """
 
     def close(self) -> None:
-        """Frees everything; the stream, which has nothing left to do, is still there."""
+        """Frees everything; its memory and its stream, where nothing is left to do, are there."""
 
 
 class DeviceEngine(Protocol):
