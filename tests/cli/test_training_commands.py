@@ -7,11 +7,10 @@ import pytest
 from click.testing import CliRunner
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from garment_transfer.bundle import Bundle
 from garment_transfer.cli import evaluate as evaluate_module, train as train_module
 from garment_transfer.cli.main import main
-from garment_transfer.models.checkpoint import load_checkpoint, save_checkpoint
-from garment_transfer.models.presets import PRESETS, build
+from garment_transfer.models.checkpoint import load_checkpoint
+from garment_transfer.models.presets import PRESETS
 from garment_transfer.runtime import Person, Pipeline
 from garment_transfer.training.phases import METHOD, PHASES
 from garment_transfer.training.synthetic import HELD_OUT_PAIRS, render_single
@@ -183,19 +182,6 @@ def test_train_says_before_its_first_step_what_data_lack(tmp_path, make_person, 
     output = invoke(*arguments, "regrowth", "--weight", "erasing=none", code=1)
     assert "'none' - at `$.weights.erasing`" in output
     assert "is not NAME=VALUE" in invoke(*arguments, "regrowth", "--weight", "shape", code=2)
-
-
-def test_export_writes_a_bundle(tmp_path):
-    checkpoint = tmp_path / "lite.safetensors"
-    save_checkpoint(checkpoint, "lite", build("lite"))
-    invoke("render", "-o", tmp_path / "people", "--count", 1, "--size", "64x64")
-    output = invoke(
-        "export", checkpoint, "-o", tmp_path / "bundle", "--size", "64x64",
-        "--people", tmp_path / "people",
-    )  # fmt: skip
-    assert "warping/flow: largest difference from torch" in output
-    manifest = Bundle.load(tmp_path / "bundle").manifest
-    assert manifest.parity["regrowth"]["image"].inputs.startswith("1 pairs of people")
 
 
 def test_export_of_nothing_says_what_writes_a_checkpoint(tmp_path):
