@@ -17,7 +17,7 @@ import gc
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ class Double(CudaDevice):
         self.memories: dict[int, tuple[np.ndarray, int]] = {}
         self.captured_streams: set[int] = set()  # of callers
         self.captures_end = False  # by what other threads do
+        self.while_capturing: Callable[[], None] = lambda: None
         self._host: dict[int, int] = {}
         self._streams: dict[int, list[Any]] = {0: []}
         self._run: Counter[int] = Counter()
@@ -143,6 +144,7 @@ class Double(CudaDevice):
         self._thread.captured = captured = []
         try:
             enqueue()
+            self.while_capturing()
         finally:
             del self._thread.captured
         return tuple(captured)
@@ -402,6 +404,24 @@ def test_captures_that_other_threads_end(
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert "torch.cuda.synchronize" in record.message
+
+
+def test_no_session_is_made_while_another_one_is_captured(
+    setup: Setup, cpu: Pipeline, pairs: list[dict[str, np.ndarray]]
+) -> None:
+    """What engines do at their first run would end the capture."""
+    others: list[Future[Any]] = []
+
+    def meanwhile() -> None:
+        if not others:
+            others.append(pool.submit(setup.pipeline.run, batch_of(pairs, 1, 2)))
+            done, _ = wait(others, timeout=0.3)
+            assert not done
+
+    setup.double.while_capturing = meanwhile
+    with ThreadPoolExecutor(1) as pool:
+        assert_same(setup.pipeline.run(batch_of(pairs, 0)), cpu.run(batch_of(pairs, 0)))
+        assert_same(others[0].result(60), cpu.run(batch_of(pairs, 1, 2)))
 
 
 @pytest.mark.parametrize("reason", ["an engine", "wish"])
