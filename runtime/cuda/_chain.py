@@ -248,10 +248,10 @@ class Session:
                 self._graph = device.capture(self.stream, self._enqueue)
                 if self._graph is None:
                     _LOG.warning(
-                        "the capture of a session's CUDA graph was ended at every attempt, as other "
-                        "threads do that wait for the whole GPU (`torch.cuda.synchronize`): its "
-                        "engines are queued one by one, which is slower. Wait for a stream or an "
-                        "event instead, or take a session before"
+                        "the capture of a session's CUDA graph was ended at every attempt, as "
+                        "other threads do that wait for the whole GPU (`torch.cuda.synchronize`): "
+                        "its engines are queued one by one, which is slower. Wait for streams or "
+                        "events instead, or take a session before"
                     )
                 else:
                     resources.callback(device.destroy_graph, self._graph)
