@@ -283,6 +283,17 @@ def put_engines(
     return EngineSet(bundle, folder, record)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `-n` a folder's tests run in one process, so that what they share is built once.
+
+    Those of the C++ library come first, since they take the longest.
+    """
+    for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        item.add_marker(pytest.mark.xdist_group(folder))
+    items.sort(key=lambda item: "cpp" not in item.path.parts)
+
+
 # Test files cannot import this one (pytest's importlib mode), so they get what it has as fixtures.
 
 
