@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -284,14 +285,17 @@ def put_engines(
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `-n` a folder's tests run in one process, so that what they share is built once.
-
-    Those of the C++ library come first, since they take the longest.
-    """
-    for item in items:
-        folder = item.path.relative_to(Path(__file__).parent).parts[0]
-        item.add_marker(pytest.mark.xdist_group(folder))
+    """The tests of the C++ library come first: with `-n` others run beside its compiler."""
     items.sort(key=lambda item: "cpp" not in item.path.parts)
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this run that the processes of `-n` have in common."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 # Test files cannot import this one (pytest's importlib mode), so they get what it has as fixtures.
