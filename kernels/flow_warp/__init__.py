@@ -38,10 +38,13 @@ _KERNELS: Final = {
     "float16": "flow_warp_planes_float16",
     "bfloat16": "flow_warp_planes_bfloat16",
 }
+_SIZES: Final = {"float32": 4, "float16": 2, "bfloat16": 2}
 _SOURCE: Final = b'#include "flow_warp_kernels.cuh"\n'
 
-# As flow_warp_types.h has it.
-_TILE: Final = 128
+# As flow_warp_types.h has them.
+_THREADS: Final = 128
+_BLOCKS: Final = 384
+_PLANES_CHANNELS: Final = 2
 
 
 class _Call(ctypes.Structure):
@@ -59,6 +62,23 @@ class _Call(ctypes.Structure):
         ("affine", ctypes.c_void_p),
         ("y", ctypes.c_void_p),
         ("flow", ctypes.c_void_p),
+    )
+
+
+class _LaunchShape(ctypes.Structure):
+    """`LaunchShape` of flow_warp_types.h, field for field."""
+
+    _fields_ = (
+        ("tiles", ctypes.c_int),
+        ("parts", ctypes.c_int),
+        ("threads_x", ctypes.c_int),
+        ("threads_y", ctypes.c_int),
+        ("tile", ctypes.c_int),
+        ("groups", ctypes.c_int),
+        ("magic", ctypes.c_uint),
+        ("shift", ctypes.c_uint),
+        ("w_over_h", ctypes.c_float),
+        ("h_over_w", ctypes.c_float),
     )
 
 
@@ -83,7 +103,8 @@ def flow_warp(
         affine: [N,2,3] float32, normalised coordinates.
         padding: "zeros" or "border".
         out: y, as x, and flow [N,2,H,W] float32, which are written and returned; they share no
-            memory with the inputs.
+            memory with the inputs. residual, y and flow start at a multiple of two elements, as
+            all memory does that a library allocates.
         stream: on which the kernel is queued: a handle as an int (0 is the default stream), or an
             object with `__cuda_stream__` or, as torch's, `cuda_stream`. Nothing is allocated or
             waited for, so the call can be captured into a CUDA graph once the first has compiled
@@ -93,8 +114,8 @@ def flow_warp(
         `out`.
 
     Raises:
-        ValueError: an array has another shape than expected, is not contiguous or not on a GPU, on
-            another device than x, or the padding is unknown.
+        ValueError: an array has another shape than expected, is not contiguous, not aligned or not
+            on a GPU, on another device than x, or the padding is unknown.
         TypeError: an array has another type than expected or does not give its memory away.
         CudaError: packages are missing, or CUDA refuses to compile or to launch.
     """
@@ -107,15 +128,13 @@ def flow_warp(
     }
     n, c, h, w = _checked_shape(arrays, padding)
     if n and h and w:
-        x_blocks, channel_blocks, channels_a_block = _launch_shape(n, c, h, w)
         call = _Call(
             *(n, c, h, w, _PADDINGS.index(padding)), *(arrays[name].pointer for name in names)
         )
-        grid = (x_blocks, channel_blocks, n)
         check_context(arrays["x"])
         with current(arrays["x"].device):
             kernel = _kernel(arrays["x"].device, arrays["x"].dtype)
-            _launch(kernel, grid, (call, ctypes.c_int(channels_a_block)), handle)
+            _launch(kernel, call, _launch_shape(n, c, h, w), handle)
     return out
 
 
@@ -218,16 +237,38 @@ def _checked_shape(arrays: dict[str, Array], padding: str) -> tuple[int, int, in
             raise TypeError(f"{name} is {array.dtype}; expected {dtype}")
         if array.device != x.device:
             raise ValueError(f"{name} is on device {array.device}, x on device {x.device}")
+    for name in ("residual", "y", "flow"):
+        two = 2 * _SIZES[arrays[name].dtype]
+        if arrays[name].pointer % two:
+            raise ValueError(
+                f"{name} starts at address {arrays[name].pointer:#x}; expected a multiple of {two} "
+                "bytes: do not cut it out of another array at an odd element"
+            )
     return n, c, h, w
 
 
-def _launch_shape(n: int, c: int, h: int, w: int) -> tuple[int, int, int]:
-    """`launch_shape` of flow_warp_types.h for planes: blocks along x and y, channels a block."""
-    x = _parts(h * w, _TILE)
-    wanted = 1024 // (x * n) + 1
-    most = max(_parts(c, 8), 1)
-    each = max(_parts(_parts(c, min(wanted, most)), 8) * 8, 8)
-    return x, max(_parts(c, each), 1), each
+def _launch_shape(
+    n: int, c: int, h: int, w: int, layout: Literal["planes", "hwc8"] = "planes", size: int = 4
+) -> _LaunchShape:
+    """`launch_shape` of flow_warp_types.h, which says why; `size` is that of an element, bytes."""
+    planes = layout == "planes"
+    pixels = h * w
+    channels = c if planes else 8 * _parts(c, 8)
+    groups = max(_parts(channels, _PLANES_CHANNELS if planes else 16 // size), 1)
+    tile = 2 * _THREADS if planes else _THREADS
+    least, most = (16, tile) if planes else (2, 4 * _THREADS // groups)
+    splits = groups if planes else 1
+    while tile > least and (tile > most or _parts(pixels, tile) * splits * n < _BLOCKS):
+        tile //= 2
+    tiles = _parts(pixels, tile)
+    each = max(groups // _parts(_BLOCKS, tiles * max(n, 1)), 1)
+    threads_x = tile // 2 if planes else min(each, 32)
+    threads_y = 1 if planes else min(_THREADS // threads_x, tile)
+    half = w // 2
+    shift = (half - 1).bit_length()
+    magic = (((1 << shift) - half) << 32) // half + 1
+    parts = _parts(groups, each)
+    return _LaunchShape(tiles, parts, threads_x, threads_y, tile, each, magic, shift, w / h, h / w)
 
 
 def _parts(whole: int, part: int) -> int:
@@ -245,20 +286,15 @@ def _kernel(device: int, dtype: str) -> Kernel:
     return code.get_kernel(_KERNELS[dtype])
 
 
-def _launch(
-    kernel: Kernel,
-    grid: tuple[int, int, int],
-    arguments: tuple[ctypes.Structure | ctypes.c_int, ...],
-    stream: int,
-) -> None:
+def _launch(kernel: Kernel, call: _Call, shape: _LaunchShape, stream: int) -> None:
     from cuda.bindings import driver
 
-    pointers = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
+    pointers = (ctypes.c_void_p * 2)(ctypes.addressof(call), ctypes.addressof(shape))
     checked(
         driver.cuLaunchKernel(
             driver.CUfunction(int(kernel.handle)),
-            *grid,
-            *(_TILE, 1, 1),
+            *(shape.tiles, shape.parts, call.n),
+            *(shape.threads_x, shape.threads_y, 1),
             0,
             stream,
             ctypes.addressof(pointers),

@@ -32,8 +32,8 @@ def test_nvrtc_makes_code_for_a_gpu_that_is_not_there(architecture):
 def test_the_argument_is_laid_out_as_the_kernel_reads_it():
     # parameters of a kernel in PTX say their size
     ptx = cuda.compile_flow_warp("sm_90", "ptx").decode()
-    declared = f"flow_warp_planes_float32_param_0[{ctypes.sizeof(cuda._Call)}]"
-    assert declared in ptx
+    for i, structure in enumerate((cuda._Call, cuda._LaunchShape)):
+        assert f"flow_warp_planes_float32_param_{i}[{ctypes.sizeof(structure)}]" in ptx
 
 
 def test_an_unknown_architecture_is_named():
@@ -76,20 +76,15 @@ def test_what_does_not_fit_is_named(changed, error, message):
         cuda._checked_shape(arrays(**changed), "zeros")
 
 
+def test_an_array_that_starts_at_an_odd_element_is_named():
+    y = cuda.Array(4100, (1, 3, 8, 6), "float32", 0)
+    with pytest.raises(ValueError, match="y starts at address 0x1004; expected a multiple of 8"):
+        cuda._checked_shape(arrays(y=y), "zeros")
+
+
 def test_an_unknown_padding_is_named():
     with pytest.raises(ValueError, match="padding is 'mirror'"):
         cuda._checked_shape(arrays(), "mirror")
-
-
-@pytest.mark.parametrize("n", [1, 3, 64])
-@pytest.mark.parametrize("c", [0, 1, 8, 9, 64, 300])
-@pytest.mark.parametrize("size", [(2, 2), (64, 48), (1024, 768)])
-def test_a_launch_covers_every_pixel_and_every_channel_once(n, c, size):
-    blocks, parts, each = cuda._launch_shape(n, c, *size)
-    pixels = size[0] * size[1]
-    assert (blocks - 1) * 128 < pixels <= blocks * 128
-    assert each % 8 == 0
-    assert (parts - 1) * each < max(c, 1) <= parts * each
 
 
 def call(x, **options):
@@ -172,10 +167,8 @@ def test_channels_last_kernels_are_right_on_a_gpu(truth, dtype, padding, shape):
     major, minor = torch.cuda.get_device_capability()
     code = ObjectCode.from_cubin(cuda.compile_flow_warp(f"sm_{major}{minor}"))
     kernel = code.get_kernel(f"flow_warp_hwc8_{str(dtype).removeprefix('torch.')}")
-    # parts of 64 channels, as launch_shape gives them at most
-    grid = (-(-h * w // 128), -(-pitch // 64), n)
-    stream = torch.cuda.current_stream().cuda_stream
-    cuda._launch(kernel, grid, (call, ctypes.c_int(64)), stream)
+    shape = cuda._launch_shape(n, c, h, w, "hwc8", x.element_size())
+    cuda._launch(kernel, call, shape, torch.cuda.current_stream().cuda_stream)
     torch.cuda.synchronize()
     assert (y[..., c:] == 0).all()
     found = y[..., :c].permute(0, 3, 1, 2)
