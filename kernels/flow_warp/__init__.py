@@ -29,15 +29,11 @@ if TYPE_CHECKING:
     from cuda.core import Kernel
 
 Padding = Literal["zeros", "border"]
+Layout = Literal["planes", "hwc8"]
 
 T = TypeVar("T", bound=DeviceArrayLike)
 
 _PADDINGS: Final = ("zeros", "border")
-_KERNELS: Final = {
-    "float32": "flow_warp_planes_float32",
-    "float16": "flow_warp_planes_float16",
-    "bfloat16": "flow_warp_planes_bfloat16",
-}
 _SIZES: Final = {"float32": 4, "float16": 2, "bfloat16": 2}
 _SOURCE: Final = b'#include "flow_warp_kernels.cuh"\n'
 
@@ -89,6 +85,7 @@ def flow_warp(
     affine: DeviceArrayLike,
     padding: Padding = "zeros",
     *,
+    channels_last: bool = False,
     out: tuple[T, T],
     stream: StreamLike = 0,
 ) -> tuple[T, T]:
@@ -102,8 +99,10 @@ def flow_warp(
         residual: [N,2,H,W] float32, pixels.
         affine: [N,2,3] float32, normalised coordinates.
         padding: "zeros" or "border".
+        channels_last: x and y are [N,H,W,C], with C a multiple of 8, at multiples of 16 bytes. This
+            is faster in float16 and bfloat16.
         out: y, as x, and flow [N,2,H,W] float32, which are written and returned; they share no
-            memory with the inputs. residual, y and flow start at a multiple of two elements, as
+            memory with the inputs. residual, y and flow start at multiples of two elements, as
             all memory does that a library allocates.
         stream: on which the kernel is queued: a handle as an int (0 is the default stream), or an
             object with `__cuda_stream__` or, as torch's, `cuda_stream`. Nothing is allocated or
@@ -126,15 +125,17 @@ def flow_warp(
         name: array_of(name, value, written=name in ("y", "flow"))
         for name, value in zip(names, values, strict=True)
     }
-    n, c, h, w = _checked_shape(arrays, padding)
+    n, c, h, w = _checked_shape(arrays, padding, channels_last)
+    layout: Layout = "hwc8" if channels_last else "planes"
     if n and h and w:
         call = _Call(
             *(n, c, h, w, _PADDINGS.index(padding)), *(arrays[name].pointer for name in names)
         )
         check_context(arrays["x"])
         with current(arrays["x"].device):
-            kernel = _kernel(arrays["x"].device, arrays["x"].dtype)
-            _launch(kernel, call, _launch_shape(n, c, h, w), handle)
+            kernel = _kernel(arrays["x"].device, layout, arrays["x"].dtype)
+            shape = _launch_shape(n, c, h, w, layout, _SIZES[arrays["x"].dtype])
+            _launch(kernel, call, shape, handle)
     return out
 
 
@@ -206,15 +207,18 @@ def _cuda_headers() -> Path:
     return Path(found)
 
 
-def _checked_shape(arrays: dict[str, Array], padding: str) -> tuple[int, int, int, int]:
+def _checked_shape(
+    arrays: dict[str, Array], padding: str, channels_last: bool
+) -> tuple[int, int, int, int]:
     if padding not in _PADDINGS:
         raise ValueError(f"padding is {padding!r}; expected one of {_PADDINGS}")
     x = arrays["x"]
-    if x.dtype not in _KERNELS:
-        raise TypeError(f"x is {x.dtype}; expected one of {', '.join(_KERNELS)}")
-    if len(x.shape) != 4:
-        raise ValueError(f"x has shape {x.shape}; expected [N,C,H,W]")
-    n, c, h, w = x.shape
+    if x.dtype not in _SIZES:
+        raise TypeError(f"x is {x.dtype}; expected one of {', '.join(_SIZES)}")
+    expected_x = "[N,H,W,C] with C a multiple of 8" if channels_last else "[N,C,H,W]"
+    if len(x.shape) != 4 or (channels_last and x.shape[3] % 8):
+        raise ValueError(f"x has shape {x.shape}; expected {expected_x}")
+    n, c, h, w = (x.shape[i] for i in ((0, 3, 1, 2) if channels_last else range(4)))
     if h % 2 or w % 2:
         raise ValueError(f"x is {h}x{w}; FlowWarp doubles its coarse flow: both sides must be even")
     if n > 65535 or h * w > 1 << 30:
@@ -237,19 +241,19 @@ def _checked_shape(arrays: dict[str, Array], padding: str) -> tuple[int, int, in
             raise TypeError(f"{name} is {array.dtype}; expected {dtype}")
         if array.device != x.device:
             raise ValueError(f"{name} is on device {array.device}, x on device {x.device}")
-    for name in ("residual", "y", "flow"):
-        two = 2 * _SIZES[arrays[name].dtype]
-        if arrays[name].pointer % two:
+    size = _SIZES[x.dtype]
+    x_bytes, y_bytes = (16, 16) if channels_last else (size, 2 * size)
+    multiples = {"x": x_bytes, "residual": 8, "y": y_bytes, "flow": 8}
+    for name, multiple in multiples.items():
+        if arrays[name].pointer % multiple:
             raise ValueError(
-                f"{name} starts at address {arrays[name].pointer:#x}; expected a multiple of {two} "
-                "bytes: do not cut it out of another array at an odd element"
+                f"{name} starts at address {arrays[name].pointer:#x}; expected a multiple of "
+                f"{multiple} bytes: do not cut it out of another array"
             )
     return n, c, h, w
 
 
-def _launch_shape(
-    n: int, c: int, h: int, w: int, layout: Literal["planes", "hwc8"] = "planes", size: int = 4
-) -> _LaunchShape:
+def _launch_shape(n: int, c: int, h: int, w: int, layout: Layout, size: int) -> _LaunchShape:
     """`launch_shape` of flow_warp_types.h, which says why; `size` is that of an element, bytes."""
     planes = layout == "planes"
     pixels = h * w
@@ -277,13 +281,13 @@ def _parts(whole: int, part: int) -> int:
 
 
 @cache
-def _kernel(device: int, dtype: str) -> Kernel:
-    """The kernel of a type, compiled for a device and loaded in its primary context once."""
+def _kernel(device: int, layout: Layout, dtype: str) -> Kernel:
+    """A kernel, compiled for a device and loaded in its primary context once."""
     from cuda.core import Device, ObjectCode
 
     major, minor = Device(device).compute_capability
     code = ObjectCode.from_cubin(compile_flow_warp(f"sm_{major}{minor}"))
-    return code.get_kernel(_KERNELS[dtype])
+    return code.get_kernel(f"flow_warp_{layout}_{dtype}")
 
 
 def _launch(kernel: Kernel, call: _Call, shape: _LaunchShape, stream: int) -> None:

@@ -50,10 +50,10 @@ constexpr int kTile = 128;         // pixels that a block has at most with kHWC8
 constexpr int kPlanesChannels = 2; // of a group with kNCHW; with kHWC8 it has 16 bytes of them
 
 #ifndef __CUDACC_RTC__
-// h and w are even and at least 2. One call alone shall fill the GPU, so there are kBlocks blocks
-// wherever the call has enough to do: two for each multiprocessor of the largest GPU of today. A
-// small call gets them by smaller tiles, down to where most lanes of a warp have nothing to do: as
-// it waits for memory most of its time, that costs less than idle multiprocessors.
+// h and w are even and at least 2. One image alone shall fill the GPU, so there are kBlocks blocks
+// wherever it has enough to do: two for each of 192 multiprocessors (an H100 has 132). A small image
+// gets them by smaller tiles, down to where most lanes of a warp have nothing to do: it waits for
+// memory most of its time, so that idle lanes cost less than idle multiprocessors.
 inline LaunchShape launch_shape(const Shape& s, Layout layout, int element_size) {
   constexpr long long kBlocks = 384;
   const auto parts_of = [](long long whole, long long part) { return (whole + part - 1) / part; };

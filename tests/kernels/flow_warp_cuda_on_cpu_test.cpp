@@ -164,7 +164,13 @@ int main() {
   Block block;
   bool good = true;
   unsigned seed = 1;
-  for (const Variant& v : variants()) {
+  std::vector<Variant> all = variants();
+  std::mt19937 random(1);
+  const auto up_to = [&](unsigned most) { return static_cast<int>(1 + random() % most); };
+  for (int i = 0; i < 4; ++i) {
+    all.push_back({{up_to(3), up_to(40), 2 * up_to(12), 2 * up_to(20)}, 3});
+  }
+  for (const Variant& v : all) {
     if (v.shape.n == 0) continue;  // flow_warp_cuda launches nothing for it
     for (const Padding padding : {Padding::kZeros, Padding::kBorder}) {
       const auto run = [&](auto type, Layout layout, double rounding, auto kernel) {
@@ -178,6 +184,13 @@ int main() {
       run(__nv_bfloat16{}, Layout::kHWC8, 0x1p-8, flow_warp_hwc8_bfloat16);
     }
   }
+  // so many images that a block has all channels, and a thread several pixels or channels
+  const Variant many{{384, 35, 4, 8}, 1};
+  const auto run_many = [&](Layout layout, Kernel kernel) {
+    good = check<__half>(block, seed++, many, Padding::kZeros, layout, 0x1p-11, kernel) && good;
+  };
+  run_many(Layout::kNCHW, flow_warp_planes_float16);
+  run_many(Layout::kHWC8, flow_warp_hwc8_float16);
   std::puts(good ? "passed" : "FAILED");
   return good ? 0 : 1;
 }

@@ -55,7 +55,7 @@ def arrays(**changed):
 
 
 def test_shapes_that_fit():
-    assert cuda._checked_shape(arrays(), "border") == (1, 3, 8, 6)
+    assert cuda._checked_shape(arrays(), "border", False) == (1, 3, 8, 6)
 
 
 @pytest.mark.parametrize(
@@ -73,18 +73,30 @@ def test_shapes_that_fit():
 def test_what_does_not_fit_is_named(changed, error, message):
     changed = {name: cuda.Array(4096, *rest) for name, rest in changed.items()}
     with pytest.raises(error, match=message):
-        cuda._checked_shape(arrays(**changed), "zeros")
+        cuda._checked_shape(arrays(**changed), "zeros", False)
 
 
 def test_an_array_that_starts_at_an_odd_element_is_named():
     y = cuda.Array(4100, (1, 3, 8, 6), "float32", 0)
     with pytest.raises(ValueError, match="y starts at address 0x1004; expected a multiple of 8"):
-        cuda._checked_shape(arrays(y=y), "zeros")
+        cuda._checked_shape(arrays(y=y), "zeros", False)
+
+
+def test_channels_last():
+    def last(channels, pointer=4096):
+        array = cuda.Array(pointer, (1, 8, 6, channels), "float16", 0)
+        return arrays(x=array, y=array)
+
+    assert cuda._checked_shape(last(16), "zeros", True) == (1, 16, 8, 6)
+    with pytest.raises(ValueError, match=r"x has shape .*; expected .* C a multiple of 8"):
+        cuda._checked_shape(last(12), "zeros", True)
+    with pytest.raises(ValueError, match="x starts at address 0x1008; expected a multiple of 16"):
+        cuda._checked_shape(last(16, 4104), "zeros", True)
 
 
 def test_an_unknown_padding_is_named():
     with pytest.raises(ValueError, match="padding is 'mirror'"):
-        cuda._checked_shape(arrays(), "mirror")
+        cuda._checked_shape(arrays(), "mirror", False)
 
 
 def call(x, **options):
@@ -173,6 +185,20 @@ def test_channels_last_kernels_are_right_on_a_gpu(truth, dtype, padding, shape):
     assert (y[..., c:] == 0).all()
     found = y[..., :c].permute(0, 3, 1, 2)
     assert_right(truth, arrays, tensors["x"], found, flow, padding)
+
+
+@gpu
+@pytest.mark.parametrize("shape", [(3, 8, 34, 46), (2, 304, 64, 48)])
+def test_channels_last_arrays_on_a_gpu(truth, shape):
+    arrays = truth.arguments(4, *shape, 2.0)
+    tensors = on_gpu(arrays, torch.float16)
+    due, flow = outputs(tensors)
+    cuda.flow_warp(**tensors, out=(due, flow))
+    tensors["x"] = tensors["x"].permute(0, 2, 3, 1).contiguous()
+    y, flow = outputs(tensors)
+    cuda.flow_warp(**tensors, out=(y, flow), channels_last=True)
+    torch.cuda.synchronize()
+    torch.testing.assert_close(y.permute(0, 3, 1, 2), due, rtol=2e-3, atol=1e-5)
 
 
 @gpu
