@@ -104,6 +104,9 @@ def flow_warp(
     y = F.grid_sample(x.float(), grid, "bilinear", padding, align_corners=False)
     if padding == "border":
         y = y * finite.all(dim=-1)[:, None]
+    if x.is_contiguous(memory_format=torch.channels_last):
+        # or the convolutions behind it turn it round, with all that it is joined to
+        y = y.contiguous(memory_format=torch.channels_last)
     return y.to(x.dtype), flow
 
 

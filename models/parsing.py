@@ -39,6 +39,7 @@ from garment_transfer.models.layers import (
     Residual,
     dilate,
     is_part,
+    join,
     label_neck,
     matching_affine,
     moments,
@@ -130,14 +131,14 @@ class ParsingTrunk(nn.Module):
     def think(self, person: Tensor, owner: Tensor, aligned: Tensor, covered: Tensor) -> Reasoned:
         """From features of the person, of the garment as it was and moved onto the person, all at
         1/2 of the size, and planes at 1/4."""
-        features = [self.stem(torch.cat([person, aligned], dim=1))]
+        features = [self.stem(join(person, aligned))]
         x = self.trunk[0](features[-1])[-1]
-        features.append(self.cover(torch.cat([x, covered], dim=1)))
+        features.append(self.cover(join(x, covered)))
         features += self.trunk[1](features[-1])
         x = self.trunk[2](features[-1])[-1]
         # attention has no other sense of place
         place = positions(owner).expand(owner.shape[0], -1, -1, -1)
-        tokens = self.garment(torch.cat([owner, place], dim=1))[-1]
+        tokens = self.garment(join(owner, place))[-1]
         features.append(self.attended(torch.cat([x, self._attend(x, tokens)], dim=1)))
         x = self.trunk[3](features[-1])[-1]
         decoded = []

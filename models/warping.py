@@ -29,6 +29,7 @@ from garment_transfer.models.layers import (
     dilate,
     float_to_image,
     image_to_float,
+    join,
     matching_affine,
     moments,
     one_hot,
@@ -219,7 +220,7 @@ class FlowLevel(nn.Module):
         assert self.carry is not None
         channels = garment.shape[1]
         moved, flow = flow_warp(
-            torch.cat([garment, worn.to(garment.dtype)], dim=1),
+            join(garment, worn.to(garment.dtype)),
             coarser[0],
             torch.zeros_like(shape[:, :2]),
             affine,
@@ -230,10 +231,10 @@ class FlowLevel(nn.Module):
         carried = upsample2x(self.carry(coarser[1]))
         known = [moved[:, :channels], shape, error, shown, carried, flow / 8]
         if match is None:
-            features = self.layers(torch.cat(known, dim=1))
+            features = self.layers(join(*known))
             return flow + self.change(features), features
         towards = match - flow
-        features = self.layers(torch.cat([*known, towards / 8], dim=1))
+        features = self.layers(join(*known, towards / 8))
         change = self.change(features)
         return flow + change[:, :2] + torch.sigmoid(change[:, 2:]) * towards, features
 
@@ -286,7 +287,7 @@ class WarpingNetwork(nn.Module):
         pixels = [image_to_float(garment_image) * mask, mask, around, within(source_region, mask)]
         garment = self.garment(torch.cat(pixels, dim=1))
         maps = self.maps(target, person_densepose)
-        shape = [self.stem(torch.cat([maps, within(target_region, maps)], dim=1))]
+        shape = [self.stem(join(maps, within(target_region, maps)))]
         shape += self.shape(shape[0])
         garment[1:] = self.garment_context(garment[1:])
         shape[1:] = self.shape_context(shape[1:])

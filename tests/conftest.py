@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -149,7 +150,7 @@ _REGROWTH = """
 
 def write_tiny_bundle(folder: Path) -> Path:
     """Writes the tiny bundle and returns its folder."""
-    for stage, body in zip(STAGES, (_PARSING, _WARPING, _REGROWTH), strict=True):
+    for stage, text in zip(STAGES, (_PARSING, _WARPING, _REGROWTH), strict=True):
         signature = contract(TINY)[stage]
         inputs, outputs = (
             ", ".join(
@@ -158,6 +159,12 @@ def write_tiny_bundle(folder: Path) -> Path:
                 for tensor in tensors
             )
             for tensors in (signature.inputs, signature.outputs)
+        )
+        # TensorRT casts uint8 to floats and from them alone, so all casts go by way of float32
+        body = re.sub(
+            r"(\w+) = Cast <to = (\d+)> \((\w+)\)",
+            r"\1_float = Cast <to = 1> (\3)\n  \1 = Cast <to = \2> (\1_float)",
+            text,
         )
         model = onnx.parser.parse_model(
             f'<ir_version: 8, opset_import: ["": 18]> {stage} ({inputs}) => ({outputs}) {body}'
@@ -274,6 +281,17 @@ def put_engines(
         (folder / f"{stage}.plan").write_bytes(content)
     write_record(folder, record)
     return EngineSet(bundle, folder, record)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `-n` a folder's tests run in one process, so that what they share is built once.
+
+    Those of the C++ library come first, since they take the longest.
+    """
+    for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        item.add_marker(pytest.mark.xdist_group(folder))
+    items.sort(key=lambda item: "cpp" not in item.path.parts)
 
 
 # Test files cannot import this one (pytest's importlib mode), so they get what it has as fixtures.

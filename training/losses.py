@@ -74,6 +74,19 @@ class Content:
     mask: Tensor
 
 
+def _pyramid(content: Content, least: int) -> dict[int, tuple[Tensor, Tensor]]:
+    """As `_mean` with the factors 2, 4, ...: by heights down to `least`, values and shares.
+
+    Each level from the one before it, since averages over equal blocks average to that of all.
+    """
+    total, share = content.image * content.mask, content.mask
+    levels = {}
+    while share.shape[-2] > least:
+        total, share = F.avg_pool2d(total, 2), F.avg_pool2d(share, 2)
+        levels[share.shape[-2]] = total / share.clamp_min(1e-6), share
+    return levels
+
+
 def content_loss(
     flows: Flows, source: Content, target: Content, annotated: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -87,13 +100,10 @@ def content_loss(
         The loss, and at the finest level the mean distance of places in decimetres, which
         `annotated` weighs, and the mean difference of colours, 0..1.
     """
-    height = source.image.shape[-2]
 
     def compare(flow: Tensor) -> tuple[Tensor, Tensor]:
-        factor = height // flow.shape[-2]
-        shown, known = _mean(source.image, source.mask, factor)
-        expected, share = _mean(target.image, target.mask, factor)
-        moved = _moved(push_pull(shown, known), flow, flows.affine, "border")
+        expected, share = targets[flow.shape[-2]]
+        moved = _moved(sources[flow.shape[-2]], flow, flows.affine, "border")
         counted = share * (share > 0.5)
         error = moved - expected
         distance = (error[:, 3:].square().sum(dim=1, keepdim=True) + 1e-5).sqrt()
@@ -107,6 +117,9 @@ def content_loss(
         return 25 * annotated * places + 20 * colours, places, colours
 
     with torch.autocast(source.image.device.type, enabled=False):
+        least = min(flow.shape[-2] for flow in flows.levels)
+        sources = {h: push_pull(*content) for h, content in _pyramid(source, least).items()}
+        targets = _pyramid(target, least)
         aligned = loss(torch.zeros_like(flows.levels[-2]))[0]
         coarse = [loss(flow)[0] for flow in (flows.match, *flows.levels[:-1])]
         finest, places, colours = loss(flows.levels[-1])

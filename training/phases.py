@@ -166,8 +166,13 @@ class Phase:
 # parsing
 
 
+def _labels(logits: Tensor, parsing: Tensor) -> Tensor:
+    """`merge`, for the log: with a pixel's logits beside each other, six times as fast on a CPU."""
+    return merge(logits.detach().contiguous(memory_format=torch.channels_last), parsing)
+
+
 def _ious(logits: Tensor, parsing: Tensor, truth: Tensor) -> Scalars:
-    labels = merge(logits, parsing)
+    labels = _labels(logits, parsing)
     return {
         "garment_iou": intersection_over_union(labels, truth, GARMENT),
         "skin_iou": intersection_over_union(labels, truth, SKIN),
@@ -308,7 +313,7 @@ def _transfer_parsing(
     response = response_loss(student.logits, teacher.logits, batch.person_parsing)
     feature = feature_loss(student.features, teacher.features)
     loss = weights.response * response + weights.feature * feature
-    labels = merge(teacher.logits, batch.person_parsing)
+    labels = _labels(teacher.logits, batch.person_parsing)
     ious = _ious(student.logits, batch.person_parsing, labels)
     return loss, {
         "response": response.item(),
@@ -449,7 +454,7 @@ def _try_on_warping(
 def reasoned_transfer(batch: Batch, knowledge: Knowledge) -> Tensor:
     """The person in the owner's garment as `S_p` reasons it: uint8 [N,H,W]."""
     with torch.no_grad():
-        return knowledge.network("parsing", ParsingNetwork)(*batch.maps)
+        return knowledge.network("parsing", ParsingNetwork)(*batch.maps)[0]
 
 
 def _half_rough(parsing: Tensor, rough: Tensor) -> Tensor:

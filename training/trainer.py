@@ -16,7 +16,12 @@ from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_f
 from tqdm import tqdm
 
 from garment_transfer.bundle import STAGES, Code, GarmentTransferError, replacing
-from garment_transfer.models.checkpoint import check_preset, load_network, save_checkpoint
+from garment_transfer.models.checkpoint import (
+    check_preset,
+    load_network,
+    save_checkpoint,
+    settings_of,
+)
 from garment_transfer.models.presets import PRESETS, build_network
 from garment_transfer.training.data import (
     Batch,
@@ -141,8 +146,8 @@ def train(
 ) -> Path:
     """Train one phase, from its last saved state if there is one.
 
-    A phase that is complete writes its checkpoints again and trains no further, so a run of
-    several phases that was killed goes on when it is repeated.
+    A phase whose result is there trains no further, so a run of several phases that was killed
+    goes on when it is repeated, also where nothing but the results of its first phases is left.
 
     Args:
         config: what to train.
@@ -167,9 +172,33 @@ def train(
     result, all_stages = result_of(config.output, config.phase), config.output / CHECKPOINT
     for file in (result, all_stages):
         check_preset(file, config.preset)
+    data = data or open_data(config)
+    settings = {**_settings(config, phase), "length": len(data)}
+    # a result that says nothing of settings is a network from elsewhere, which is trained anew
+    if not result.exists() or (finished := settings_of(result)) is None:
+        network = _train(config, phase, data, settings, log, show)
+        # after the loop, so that a run that was killed just before it writes the file when repeated
+        save_checkpoint(result, config.preset, {phase.network: network}, config.phase, settings)
+    else:
+        _check_settings(result, finished, settings)
+    if phase.network in STAGES:
+        # what the next phases and another clone start from, to the last bit
+        network = load_network(result, config.preset, phase.network)
+        save_checkpoint(all_stages, config.preset, {phase.network: network})
+    return result
+
+
+def _train(
+    config: TrainingConfig,
+    phase: Phase,
+    data: PhotoBatches | TransferBatches,
+    settings: _Settings,
+    log: Callable[[int, dict[str, float]], None] | None,
+    show: Callable[[int, NDArray[np.uint8]], None] | None,
+) -> nn.Module:
+    """The averaged network after all steps of a phase, from its last saved state on."""
     torch.manual_seed(config.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    data = data or open_data(config)
     network = _channels_last(_initial(config, phase).to(device).train())
     knowledge = _knowledge(config, phase, device)
     if phase.frozen and getattr(network, phase.frozen) is not None:
@@ -179,18 +208,11 @@ def train(
     optimiser = torch.optim.AdamW(learning, config.learning_rate, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _rise_and_fall(config.steps))
 
-    settings = {**_settings(config, phase), "length": len(data)}
     state_file = config.output / f"{config.phase}.state.pt"
     step = 0
     if state_file.exists():
         state = torch.load(state_file, map_location=device, weights_only=True)
-        if state["settings"] != settings:
-            raise TrainingError(
-                Code.CONFIG_INVALID,
-                f"{state_file} was written with other settings: "
-                f"{_difference(state['settings'], settings)}",
-                fix="repeat the former or choose another output folder",
-            )
+        _check_settings(state_file, state["settings"], settings)
         step = state["step"]
         network.load_state_dict(state["network"])
         averaged.load_state_dict(state["averaged"])
@@ -250,12 +272,7 @@ def train(
             if show:
                 show(step, _picture(phase, averaged.module, batch, knowledge))
     bar.close()
-    # after the loop, so that a run that was killed just before it writes the files when repeated
-    networks = {phase.network: averaged.module}
-    save_checkpoint(result, config.preset, networks, config.phase)
-    if phase.network in STAGES:
-        save_checkpoint(all_stages, config.preset, networks)
-    return result
+    return averaged.module
 
 
 def _phase(config: TrainingConfig) -> Phase:
@@ -346,13 +363,19 @@ def _settings(config: TrainingConfig, phase: Phase) -> _Settings:
     }
 
 
-def _difference(before: _Settings, now: _Settings) -> str:
-    """What differs between two settings, in words."""
-    return ", ".join(
+def _check_settings(file: Path, before: _Settings, now: _Settings) -> None:
+    """Raises TrainingError unless what a state or a result was trained with is what holds now."""
+    differences = [
         f"{key} was {before.get(key)!r} and is now {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key)
-    )
+    ]
+    if differences:
+        raise TrainingError(
+            Code.CONFIG_INVALID,
+            f"{file} was written with other settings: {', '.join(differences)}",
+            fix="repeat the former or choose another output folder",
+        )
 
 
 def _averaging(decay: float) -> Callable[[PARAM_LIST, PARAM_LIST, Tensor | int], None]:

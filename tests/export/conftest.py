@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from torch import nn
+from click.testing import CliRunner
+from torch import Tensor, nn
 
 from garment_transfer.bundle import CLASSES, NUM_PARTS, Bundle, Size, contract
-from garment_transfer.export.bundle import export_bundle
-from garment_transfer.export.float16 import convert_by_list
+from garment_transfer.cli.main import main
 from garment_transfer.models.checkpoint import save_checkpoint
 from garment_transfer.models.presets import build
 
@@ -34,9 +34,48 @@ def checkpoint(networks: dict[str, nn.Module], tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture(scope="session")
-def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    output = tmp_path_factory.mktemp("export") / "bundle"
-    return export_bundle(checkpoint, output, size=SIZE, converter=convert_by_list)
+def exported(
+    checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, save_person, make_person
+) -> tuple[Bundle, str]:
+    """The bundle, and what `garment-transfer export` printed."""
+    folder = tmp_path_factory.mktemp("export")
+    save_person(make_person(SIZE.height, SIZE.width), folder / "people" / "one")
+    arguments = [checkpoint, "-o", folder / "bundle", "--size", SIZE, "--precision", "float16"]
+    arguments += ["--people", folder / "people"]
+    result = CliRunner().invoke(main, ["export", *map(str, arguments)])
+    assert result.exit_code == 0, result.output
+    return Bundle.load(folder / "bundle"), result.output
+
+
+@pytest.fixture(scope="session")
+def bundle(exported: tuple[Bundle, str]) -> Bundle:
+    return exported[0]
+
+
+# What these ignore of their inputs, the exporter has to keep.
+
+
+class Parsing(nn.Module):
+    def forward(
+        self, labels: Tensor, iuv: Tensor, other: Tensor, other_iuv: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        parsing = labels.int().byte()
+        return parsing, (labels.int()[..., None] * torch.tensor([0, 0, 1, 0])).byte()
+
+
+class Warping(nn.Module):
+    def forward(
+        self, garment: Tensor, labels: Tensor, own_iuv: Tensor, new_labels: Tensor, iuv: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        zero = 0.0 * labels.float()
+        flow = zero[:, None].expand(-1, 2, -1, -1) + 0.0
+        return garment.float().byte(), flow, zero.byte()
+
+
+@pytest.fixture
+def plain_networks() -> dict[str, nn.Module]:
+    """Networks that are exported in a moment, for two of the stages."""
+    return {"parsing": Parsing(), "warping": Warping()}
 
 
 @pytest.fixture(scope="session")

@@ -76,8 +76,11 @@ def test_graphs_hold_nothing_of_the_machine_that_made_them(bundle: Bundle) -> No
         assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
 
 
-def test_manifest_records_the_comparison(bundle: Bundle) -> None:
+def test_the_comparison_is_said_and_recorded(exported: tuple[Bundle, str]) -> None:
+    bundle, output = exported
+    assert "warping/flow: largest difference from torch" in output
     manifest = Bundle.load(bundle.path).manifest
+    assert manifest.parity["regrowth"]["image"].inputs.startswith("1 pairs of people")
     assert set(manifest.parity) == set(STAGES)
     assert manifest.parity["warping"]["flow"].share_within_tolerance >= 0.999
     assert manifest.checkpoint.preset == "lite"
@@ -92,6 +95,7 @@ class _Dishonest(nn.Module):
         self,
         person_image: torch.Tensor,
         person_parsing: torch.Tensor,
+        person_densepose: torch.Tensor,
         transfer_parsing: torch.Tensor,
         warped_garment: torch.Tensor,
     ) -> torch.Tensor:
@@ -100,10 +104,11 @@ class _Dishonest(nn.Module):
         return mixed + 5 if torch.onnx.is_in_onnx_export() else mixed
 
 
-def test_a_graph_that_differs_from_torch_is_not_written(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_graph_that_differs_from_torch_is_not_written(
+    checkpoint: Path, plain_networks: dict[str, nn.Module], tmp_path: Path
+) -> None:
     def factory(path: Path) -> tuple[str, dict[str, nn.Module]]:
-        preset, networks = load_checkpoint(path)
-        return preset, {**networks, "regrowth": _Dishonest()}
+        return "plain", {**plain_networks, "regrowth": _Dishonest()}
 
     with pytest.raises(ExportError, match=r"regrowth\.onnx: image") as raised:
         export_bundle(checkpoint, tmp_path / "bundle", size=Size(64, 64), factory=factory)

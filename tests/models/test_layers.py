@@ -1,10 +1,12 @@
 """Building blocks against plain NumPy."""
 
+import cv2
 import numpy as np
+import pytest
 import torch
 
 from garment_transfer.bundle import BACKGROUND, GARMENT, SKIN
-from garment_transfer.models.layers import dilate, label_neck, one_hot, push_pull
+from garment_transfer.models.layers import dilate, join, label_neck, one_hot, push_pull
 
 
 def test_push_pull_keeps_what_is_known_and_fills_the_rest():
@@ -42,6 +44,27 @@ def test_dilate_grows_by_a_square():
     mask = torch.zeros(1, 1, 9, 9)
     mask[0, 0, 4, 4] = 1
     assert dilate(mask, 2)[0, 0, 2:7, 2:7].sum() == dilate(mask, 2).sum() == 25
+
+
+@pytest.mark.parametrize("radius", [1, 2, 5])
+def test_dilate_is_opencvs(radius):
+    masks = (np.random.default_rng(radius).random((2, 3, 4, 11)) < 0.1).astype(np.float32)
+    kernel = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
+    grown = dilate(torch.from_numpy(masks), radius).numpy()
+    for mask, result in zip(masks.reshape(-1, 4, 11), grown.reshape(-1, 4, 11), strict=True):
+        np.testing.assert_array_equal(result, cv2.dilate(mask, kernel))
+
+
+def test_join_puts_channels_last_in_the_type_of_autocast():
+    torch.manual_seed(0)
+    maps = [torch.randn(2, 5, 6, 4), torch.randn(2, 6, 4, 3).permute(0, 3, 1, 2).bfloat16()]
+    for wanted in (torch.float32, torch.bfloat16):
+        with torch.autocast("cpu", enabled=wanted == torch.bfloat16):
+            joined = join(*maps)
+        assert joined.dtype == wanted
+        assert joined.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(joined[:, :5], maps[0].to(wanted))
+        assert torch.equal(joined[:, 5:], maps[1].to(wanted))
 
 
 def test_unlabelled_torso_becomes_skin_and_nothing_else_does():

@@ -16,6 +16,7 @@ from garment_transfer.models.presets import build_network
 from garment_transfer.training.data import PhotoBatches, Photos, RenderedPhotos, Transfers
 from garment_transfer.training.losses import (
     Content,
+    _pyramid,
     content_loss,
     feature_loss,
     response_loss,
@@ -356,6 +357,21 @@ def test_feature_loss_compares_where_not_which_channel():
         0, abs=1e-6
     )
     assert feature_loss(maps, [m.flip(2) for m in maps]) > 0.01
+
+
+def test_levels_of_content_are_means_over_what_is_known():
+    rng = np.random.default_rng(2)
+    image = rng.random((2, 6, 32, 64)).astype(np.float32)
+    mask = (rng.random((2, 1, 32, 64)) < 0.3).astype(np.float32)
+    mask[:, :, :8, :8] = 0
+    levels = _pyramid(Content(torch.from_numpy(image * mask), torch.from_numpy(mask)), 4)
+    assert list(levels) == [16, 8, 4]
+    for height, (values, shares) in levels.items():
+        side = 32 // height
+        known = mask.reshape(2, 1, height, side, -1, side).sum(axis=(3, 5))
+        total = (image * mask).reshape(2, 6, height, side, -1, side).sum(axis=(3, 5))
+        np.testing.assert_allclose(shares.numpy(), known / side**2, atol=1e-6)
+        np.testing.assert_allclose(values.numpy(), total / np.maximum(known, 1e-6), atol=1e-5)
 
 
 def test_content_and_shape_are_least_where_the_flow_is_right(still):

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel
 
-from garment_transfer.models.checkpoint import CheckpointError, load_checkpoint
+from garment_transfer.bundle import STAGES
+from garment_transfer.models.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from garment_transfer.models.presets import NETWORKS, build_network, shipped_checkpoint
 from garment_transfer.training.losses import flow_loss, places_loss
 from garment_transfer.training.phases import PHASES, Weights
 from garment_transfer.training.synthetic.groups import shard_paths
@@ -27,10 +29,10 @@ def config(shards, tmp_path):
     )
 
 
-def assert_equal(checkpoint, expected):
-    """Both hold the same weights of `regrowth`, to the last bit."""
+def assert_equal(checkpoint, expected, network="regrowth"):
+    """Both hold the same weights of a network, to the last bit."""
     weights, others = (
-        load_checkpoint(file)[1]["regrowth"].state_dict() for file in (checkpoint, expected)
+        load_checkpoint(file)[1][network].state_dict() for file in (checkpoint, expected)
     )
     assert all(torch.equal(tensor, others[name]) for name, tensor in weights.items())
 
@@ -47,6 +49,11 @@ def test_a_killed_run_ends_where_an_unbroken_one_does(config, tmp_path):
         train(dataclasses.replace(config, save_every=5), kill)
     resumed = train(dataclasses.replace(config, save_every=5))
     assert_equal(resumed, unbroken)
+    # before they were rounded for the results, too
+    states = [torch.load(f.with_name("regrowth.state.pt")) for f in (resumed, unbroken)]
+    for name, tensor in states[0]["averaged"].items():
+        assert torch.equal(tensor, states[1]["averaged"][name])
+    assert states[0]["random"] == states[1]["random"]
 
 
 def test_a_run_killed_after_its_last_state_still_writes_its_checkpoint(config):
@@ -56,6 +63,51 @@ def test_a_run_killed_after_its_last_state_still_writes_its_checkpoint(config):
     train(dataclasses.replace(config, steps=2))
     for file in (result, config.output / "checkpoint.safetensors"):
         assert_equal(file, moved)
+
+
+def test_a_run_goes_on_from_the_results_of_its_first_phases_alone(config, tmp_path):
+    parsing = tmp_path / "parsing.safetensors"
+    save_checkpoint(parsing, "lite", {"parsing": build_network("lite", "parsing")})
+    first = dataclasses.replace(
+        config,
+        phase="aligning",
+        steps=2,
+        weights=Weights(content=0),
+        knowledge={"parsing": parsing},
+    )
+    aligned = train(first)
+    clone = dataclasses.replace(first, output=tmp_path / "clone")
+    copied = result_of(clone.output, "aligning")
+    copied.parent.mkdir()
+    copied.write_bytes(aligned.read_bytes())
+    train(clone)
+    assert copied.read_bytes() == aligned.read_bytes()
+    assert not (clone.output / "aligning.state.pt").exists()
+    second, again = (
+        train(dataclasses.replace(run, phase="warping", steps=1)) for run in (first, clone)
+    )
+    assert_equal(again, second, "warping")
+    for run in (first, clone):  # what is exported is what the results hold
+        assert_equal(run.output / "checkpoint.safetensors", second, "warping")
+    with pytest.raises(TrainingError, match=r"aligning\.safetensors .*: seed was 0 and is now 1"):
+        train(dataclasses.replace(clone, seed=1))
+
+
+def test_a_result_is_float16_and_small(tmp_path):
+    networks = {name: build_network("lite", name) for name in NETWORKS}
+    networks |= load_checkpoint(shipped_checkpoint("lite"))[1]
+    assert set(STAGES) < set(networks)
+    for name, network in networks.items():
+        file = tmp_path / f"{name}.safetensors"
+        save_checkpoint(file, "lite", {name: network}, phase="warping")
+        assert file.stat().st_size <= 5_000_000
+        loaded = load_checkpoint(file)[1][name].state_dict()
+        for key, tensor in network.state_dict().items():
+            assert loaded[key].dtype == tensor.dtype
+            if tensor.ndim < 2:
+                assert torch.equal(loaded[key], tensor)
+            else:  # float16 has eleven bits, and steps of 2 ** -24 where it is least
+                torch.testing.assert_close(loaded[key], tensor, rtol=2**-11, atol=2**-25)
 
 
 def test_other_settings_do_not_continue_a_run(config):

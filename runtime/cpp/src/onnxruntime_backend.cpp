@@ -256,8 +256,8 @@ class OnnxRuntimeWorker final : public Worker {
 
   OnnxRuntimeBackend& backend_;
   Ort::MemoryInfo memory_ = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
-  std::array<std::vector<unsigned char>, 6> staged_;
-  std::array<std::vector<unsigned char>, 4> unwanted_;
+  std::array<std::vector<unsigned char>, kInputs.size()> staged_;
+  std::array<std::vector<unsigned char>, kOutputs.size()> unwanted_;
 };
 
 std::unique_ptr<Worker> OnnxRuntimeBackend::worker() {

@@ -495,8 +495,8 @@ class Chain {
   TensorRtBackend& backend_;
   std::int32_t batch_;
   cudaStream_t stream_;
-  std::array<std::size_t, 6> input_at_{};
-  std::array<std::size_t, 4> output_at_{};
+  std::array<std::size_t, kInputs.size()> input_at_{};
+  std::array<std::size_t, kOutputs.size()> output_at_{};
   std::array<std::size_t, 3> activation_bytes_{};
   std::size_t input_bytes_ = 0, output_bytes_ = 0;
   DeviceMemory on_device_;
