@@ -97,12 +97,12 @@ __device__ __forceinline__ void from_float(float v, __nv_bfloat16& to) {
   to = __float2bfloat16_rn(v);
 }
 
-// The weighted sum of four corners' values; 0 where no corner counts, be the values NaN.
+// The weighted sum of four corners' values; 0 unless `wanted`, be the values NaN.
 template <typename T>
-__device__ __forceinline__ float mixed(const float (&weight)[4], const T (&value)[4]) {
+__device__ __forceinline__ float mixed(const Corners& corners, const T (&value)[4], bool wanted) {
   float sum = 0;
-  for (int i = 0; i < 4; ++i) sum += weight[i] * to_float(value[i]);
-  return weight[0] != 0.0f ? sum : 0.0f;
+  for (int i = 0; i < 4; ++i) sum += corners.weight[i] * to_float(value[i]);
+  return wanted ? sum : 0.0f;
 }
 
 // Planes: a thread has two neighbouring pixels and goes through the channels, two at a time.
@@ -142,7 +142,9 @@ __device__ __forceinline__ void flow_warp_planes(const FlowWarpCall& k, const La
     }
     for (int j = 0; j < kPlanesChannels; ++j) {
       Out out;
-      for (int p = 0; p < 2; ++p) from_float(mixed(corners[p].weight, value[j][p]), out.value[p]);
+      for (int p = 0; p < 2; ++p) {
+        from_float(mixed(corners[p], value[j][p], corners[p].weight[0] != 0.0f), out.value[p]);
+      }
       *reinterpret_cast<Out*>(y + (j ? next : 0)) = out;
     }
     x += static_cast<long long>(kPlanesChannels) * pixels;
@@ -186,12 +188,12 @@ __device__ __forceinline__ void flow_warp_hwc8(const FlowWarpCall& k, const Laun
       Group group[4];
       memcpy(group, loaded, sizeof(group));
       // the layout's own channels beyond x's are 0
-      const int present = s.c - g * kChannels;
+      const int wanted = corner.weight[0] != 0.0f ? s.c - g * kChannels : 0;
       Group out;
       for (int j = 0; j < kChannels; ++j) {
         const T value[4] = {group[0].value[j], group[1].value[j], group[2].value[j],
                             group[3].value[j]};
-        from_float(j < present ? mixed(corner.weight, value) : 0.0f, out.value[j]);
+        from_float(mixed(corner, value, j < wanted), out.value[j]);
       }
       y[pixel * groups + g] = out;
     }

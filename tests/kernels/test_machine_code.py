@@ -126,6 +126,11 @@ def test_nothing_is_double_and_nothing_is_divided(kernels):
             assert not kernel.all_of(opcode), (name, opcode)
 
 
+def test_the_inner_loop_does_not_branch(kernels):
+    for name, kernel in kernels.items():
+        assert not kernel.all_of("BRA", kernel.loop) + kernel.all_of("BSYNC", kernel.loop), name
+
+
 def test_channels_last_four_gathers_of_16_bytes_are_in_flight(kernels):
     for dtype in ("float16", "bfloat16", "float32"):
         kernel = kernels[f"hwc8_{dtype}"]
