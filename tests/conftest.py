@@ -233,15 +233,20 @@ def save_person(person: Person, folder: Path, **meta: str) -> Path:
 
 
 def put_engines(
-    bundle: Bundle, *, plan: str = "plan of {stage}", graph_sha256: str = "", **fields: Any
+    bundle: Bundle, *, plan: str | None = "plan of {stage}", graph_sha256: str = "", **fields: Any
 ) -> EngineSet:
     """Puts engines whose plans are no plans, only text, into a bundle, with a whole record.
+
+    With `plan` None they are the bundle's graphs, which the C++ tests' double runs.
 
     The record differs in `fields` from one of TensorRT's for compute capability 8.9, and in
     `graph_sha256`, if given, from the bundle's graphs.
     """
     stages = {}
-    plans = {stage: plan.format(stage=stage).encode() for stage in STAGES}
+    plans = {
+        stage: plan.format(stage=stage).encode() if plan else bundle.read_graph(stage)
+        for stage in STAGES
+    }
     for stage, content in plans.items():
         graph = bundle.manifest.graphs[stage]
         stages[stage] = StageEngine(

@@ -1,4 +1,4 @@
-"""The C++ library's TensorRT backend: compiled against TensorRT's headers, and run on a GPU."""
+"""The C++ library's TensorRT backend: run on a double, compiled against TensorRT's headers, on a GPU."""
 
 import os
 import shutil
@@ -7,16 +7,38 @@ from pathlib import Path
 
 import pytest
 
+from garment_transfer.bundle import Bundle
 from garment_transfer.runtime.backends import find_backend
 
 VARIABLE = "GARMENT_TRANSFER_TENSORRT_HEADERS"
 HEADERS = [Path(p) for p in os.environ.get(VARIABLE, "").split(os.pathsep) if p]
 
-pytestmark = pytest.mark.skipif(
+needs_nvcc = pytest.mark.skipif(
     shutil.which("nvcc") is None, reason="nvcc is not on PATH: install the CUDA toolkit"
 )
 
 
+def test_backend_on_a_double(
+    build: Callable[..., Path],
+    run: Callable[..., str],
+    own_tiny_bundle: Path,
+    tiny_golden: Path,
+    put_engines: Callable[..., object],
+    tmp_path: Path,
+) -> None:
+    """Parity with Python, addresses, broken captures, times; `double/double.cpp` is the GPU."""
+    rejected = shutil.copytree(own_tiny_bundle, tmp_path / "rejected")
+    put_engines(Bundle.load(rejected))
+    put_engines(Bundle.load(own_tiny_bundle), plan=None)
+    run(
+        [build("address", ["tensorrt_double_test"]) / "tests/tensorrt_double_test"],
+        GARMENT_TRANSFER_ENGINES=str(own_tiny_bundle),
+        GARMENT_TRANSFER_REJECTED=str(rejected),
+        GARMENT_TRANSFER_GOLDEN=str(tiny_golden),
+    )
+
+
+@needs_nvcc
 @pytest.mark.skipif(
     not HEADERS,
     reason=f"{VARIABLE} is not set: name folders include with NvInferRuntime.h in it, "
@@ -35,6 +57,7 @@ def test_backend_compiles(
     assert "cudaGraphLaunch" in undefined
 
 
+@needs_nvcc
 @pytest.mark.gpu
 def test_backend_on_a_gpu(
     build: Callable[..., Path],
