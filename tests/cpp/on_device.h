@@ -23,8 +23,8 @@ inline const garment_transfer::Pipeline& pipeline() {
   return loaded;
 }
 
-// Device memory of one case, and its transfer on a stream of its own. With a `shift`, what lies at an
-// odd place is that many bytes beyond where CUDA put it.
+// Device memory of one case, and its transfer on a stream of its own. With a `shift`, every second
+// input and output lies that many bytes beyond where CUDA put it.
 class OnDevice {
  public:
   explicit OnDevice(const Case& one, std::size_t shift = 0) : case_(one), shift_(shift) {

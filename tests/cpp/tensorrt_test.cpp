@@ -1,12 +1,20 @@
-// The TensorRT backend on a GPU, or on the double in double/: parity with Python, device pointers, two
-// streams at once.
+// The TensorRT backend on a GPU, or on the double in double/: parity with Python, device pointers,
+// two streams at once.
 //
-// The tiny bundle computes in small whole numbers, so every byte has to agree with what Python made of
-// it on the CPU.
+// The tiny bundle computes in small whole numbers, so every byte has to agree with what Python made
+// of it on the CPU.
+//
+//   GARMENT_TRANSFER_SHIPPED  folders of the shipped bundle with engines that call the plugin,
+//                             separated by colons; none where there is no plugin
+//   GARMENT_TRANSFER_PLUGIN   its library
+//   GARMENT_TRANSFER_PEOPLE   a case of the shipped bundle, as in golden.h
 
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <cmath>
+#include <cstring>
+#include <sstream>
 #include <thread>
 
 #include "on_device.h"
@@ -101,6 +109,37 @@ TEST(TensorRt, TwoStreamsAtOnce) {
 TEST(TensorRt, OneSessionOnTwoStreams) {
   gt::Session session(pipeline());
   expect_both(session, session);
+}
+
+// As close to Python on a CPU as tests/gpu/test_chain.py asks of Python on a GPU.
+void expect_close(const Case& expected, const gt::Result& found) {
+  double squares = 0, other_labels = 0, pixels_of_flow = 0;
+  for (std::size_t i = 0; i < found.image.size(); ++i) {
+    squares += std::pow(found.image[i] - expected.outputs[0][i], 2);
+  }
+  for (std::size_t i = 0; i < found.transfer_parsing.size(); ++i) {
+    other_labels += found.transfer_parsing[i] != expected.outputs[1][i];
+  }
+  std::vector<float> flow(found.flow.size());
+  std::memcpy(flow.data(), expected.outputs[3].data(), flow.size() * sizeof(float));
+  for (std::size_t i = 0; i < flow.size(); ++i) pixels_of_flow += std::abs(found.flow[i] - flow[i]);
+  const auto mean = [](double sum, const auto& all) { return sum / static_cast<double>(all.size()); };
+  EXPECT_LE(mean(squares, found.image), 255 * 255 / 1e4);  // 40 dB
+  EXPECT_LE(mean(other_labels, found.transfer_parsing), 0.002);
+  EXPECT_LE(mean(pixels_of_flow, flow), 0.01);
+}
+
+TEST(TensorRt, ThePluginOutlivesPipelines) {
+  std::istringstream folders(variable("GARMENT_TRANSFER_SHIPPED"));
+  for (std::string folder; std::getline(folders, folder, ':');) {
+    gt::Options options;
+    options.backend = "tensorrt";
+    options.flow_warp_library = variable("GARMENT_TRANSFER_PLUGIN");
+    const gt::Pipeline first(folder, options);
+    const Case one = read_case(variable("GARMENT_TRANSFER_PEOPLE"), first.size());
+    { gt::Session(gt::Pipeline(folder, options)).run(one.given(first.size())); }
+    expect_close(one, gt::Session(first).run(one.given(first.size())));
+  }
 }
 
 TEST(TensorRt, HostMemoryIsNoDeviceMemory) {

@@ -80,8 +80,8 @@ void check_signature(const std::string& path, const char* kind,
               "write the bundle anew with `garment-transfer export CHECKPOINT -o BUNDLE`");
 }
 
-// Whether a library holds code for GPUs: nvcc puts it into a section of its own. True for what cannot
-// be read: loading it says why.
+// Whether a library holds code for GPUs: nvcc puts it into a section of its own. True for what
+// cannot be read: loading it says why.
 bool has_cuda_kernels(const std::string& library) {
   constexpr std::string_view kSection = ".nv_fatbin";
   try {

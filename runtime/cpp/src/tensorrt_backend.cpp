@@ -37,7 +37,7 @@ namespace {
 namespace fs = std::filesystem;
 namespace trt = nvinfer1;
 
-// What TensorRT asks of addresses, in bytes: of tensors (setTensorAddress), and of activation memory.
+// What TensorRT asks of addresses, in bytes: of tensors (setTensorAddress), of activation memory.
 constexpr std::size_t kTensorAlignment = 256;
 constexpr std::size_t kActivationAlignment = 512;
 

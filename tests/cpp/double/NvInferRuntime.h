@@ -1,5 +1,5 @@
-// The part of TensorRT 10 that its backend uses, for double.cpp: names and values are TensorRT's. An
-// engine's plan is the ONNX graph itself, which ONNX Runtime runs.
+// The part of TensorRT 10 that its backend uses, for double.cpp: names and values are TensorRT's.
+// An engine's plan is the ONNX graph itself, which ONNX Runtime runs.
 
 #pragma once
 
@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -82,6 +83,10 @@ class ICudaEngine {
 class IPluginRegistry {
  public:
   void* loadLibrary(const char* path) noexcept;
+  bool has(const std::string& path) const { return libraries_.count(path) > 0; }
+
+ private:
+  std::set<std::string> libraries_;
 };
 
 class IRuntime {

@@ -1,5 +1,5 @@
-// A GPU and TensorRT on the CPU. It refuses what they refuse, and does the work of a stream as late as
-// it may: when somebody waits for it. So what the backend does not wait for is not there yet.
+// A GPU and TensorRT on the CPU. It refuses what they refuse, and does the work of a stream as late
+// as it may: when somebody waits for it. So what the backend does not wait for is not there yet.
 
 #define ORT_API_MANUAL_INIT
 #include <onnxruntime_cxx_api.h>
@@ -136,8 +136,9 @@ const char* cudaGetErrorString(cudaError_t error) {
 cudaError_t cudaMalloc(void** memory, std::size_t bytes) {
   const Lock lock(guard());
   // aligned to 256 bytes and not to 512
+  constexpr std::size_t kTwice = 2 * kAlignment;
   auto* block = static_cast<unsigned char*>(
-      std::aligned_alloc(2 * kAlignment, (bytes + 3 * kAlignment) / (2 * kAlignment) * 2 * kAlignment));
+      std::aligned_alloc(kTwice, (kAlignment + bytes + kTwice - 1) / kTwice * kTwice));
   if (!block) return failed(cudaErrorMemoryAllocation);
   *memory = block + kAlignment;
   machine().memory[block + kAlignment] = bytes;
@@ -314,6 +315,10 @@ constexpr std::size_t kMemory = 1000;  // of a context, no multiple of what addr
 // As TensorRT's: the first of the process, whatever comes later.
 ILogger* first_logger = nullptr;
 
+// A plugin's: whose logger it looks for, and the library.
+IPluginRegistry* last_registry = nullptr;
+std::string last_library;
+
 bool refused(const std::string& why) {
   first_logger->log(ILogger::Severity::kERROR, why.c_str());
   return false;
@@ -411,6 +416,7 @@ bool IExecutionContext::setTensorAddress(const char* name, void* data) noexcept 
 bool IExecutionContext::enqueueV3(cudaStream_t stream) noexcept {
   if (!memory_) return refused("there is no device memory");
   if (!warm_ && is_capturing(stream)) return refused("the first run cannot be captured");
+  if (last_registry && !last_registry->has(last_library)) return refused("the plugin is gone");
   warm_ = true;
   const auto work = [engine = &engine_, addresses = addresses_, memory = memory_,
                      batch = shapes_.begin()->second.d[0]] {
@@ -437,7 +443,15 @@ bool IExecutionContext::enqueueV3(cudaStream_t stream) noexcept {
   return put(stream, work) == cudaSuccess || refused("the stream's capture is broken");
 }
 
-void* IPluginRegistry::loadLibrary(const char*) noexcept { return this; }
+void* IPluginRegistry::loadLibrary(const char* path) noexcept {
+  if (!libraries_.insert(path).second) {
+    refused("a plugin of the library is registered already");
+    return nullptr;
+  }
+  last_registry = this;
+  last_library = path;
+  return this;
+}
 
 ICudaEngine* IRuntime::deserializeCudaEngine(const void* plan, std::size_t size) noexcept {
   try {

@@ -39,7 +39,9 @@ std::pair<int, int> run_with_broken_captures(int broken, int rounds) {
   counts = {};
   cuda_double::on_capture = [&] {
     if (counts.captures > broken) return;
-    std::thread([] { EXPECT_EQ(cudaDeviceSynchronize(), cudaErrorStreamCaptureUnsupported); }).join();
+    std::thread([] {
+      EXPECT_EQ(cudaDeviceSynchronize(), cudaErrorStreamCaptureUnsupported);
+    }).join();
   };
   gt::Session session(pipeline());
   for (int round = 0; round < rounds; ++round) {

@@ -144,8 +144,8 @@ typedef struct gt_output {
   size_t capacity; /* bytes that `data` has room for */
 } gt_output;
 
-/* What the parts of a run took, in milliseconds: by the clock on a CPU, between events on the stream on
- * a GPU with backend tensorrt. Set struct_size, and gt_transfer.times to its address. */
+/* What the parts of a run took, in milliseconds: by the clock with backend onnxruntime, between
+ * events on the stream with tensorrt. Set struct_size, and gt_transfer.times to its address. */
 typedef struct gt_times {
   size_t struct_size; /* sizeof(gt_times) */
   double upload;      /* inputs to where the graphs read them; 0 where they lie there */
