@@ -46,6 +46,8 @@ TEST(TensorRt, DevicePointersOnTheCallersStream) {
         work.enqueue(session);
         EXPECT_EQ(work.differing(), "") << "shift " << shift << ", round " << round;
       }
+      // the caller's addresses stay out of the graph
+      EXPECT_EQ(differing(one, session.run(one.given(pipeline().size()))), "") << shift;
     }
   }
 }
