@@ -1,15 +1,22 @@
 """`garment-transfer evaluate`: how good a bundle is."""
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import click
 
-from garment_transfer.bundle import CLASSES, check_writable
+from garment_transfer.bundle import CLASSES, Bundle, check_writable, sha256_of
 
-# `training.synthetic.groups.HELD_OUT_PAIRS`, whose import is slow; `--help` has to answer at once.
+if TYPE_CHECKING:
+    from garment_transfer.models.warping import WarpingNetwork
+    from garment_transfer.training.synthetic import HeldOut
+
+# Those of `training.synthetic.groups`, whose import is slow; `--help` has to answer at once.
 HELD_OUT_PAIRS = 256
+HELD_OUT_SETS: tuple[HeldOut, ...] = ("A", "B")
 
 COLUMNS = {
     "garment_iou": "garment IoU",
@@ -22,6 +29,24 @@ COLUMNS = {
     "mean_iou": "mean IoU",
     "skin_error": "skin error",
     "cycle_ssim": "SSIM cycle",
+    "pairs": "pairs",
+    "flow_px": "flow, px",
+    "median_flow_px": "median",
+    "owner_cm": "owner, cm",
+    "median_owner_cm": "median",
+    "person_cm": "person, cm",
+    "median_person_cm": "median",
+    "own_px": "own flow, px",
+    "median_own_px": "median",
+    "mirror_px": "mirror, px",
+    "median_mirror_px": "median",
+    "flat_error": "flat error",
+    "tone_error": "tone error",
+    "light_correlation": "correlation",
+    "light_ratio": "ratio",
+    "border_db": "border, dB",
+    "inside_db": "inside, dB",
+    "changed_db": "changed, dB",
 }
 
 Rows: TypeAlias = list[dict[str, float | str]]
@@ -42,9 +67,23 @@ Rows: TypeAlias = list[dict[str, float | str]]
     help="Checkpoint of preset lite-without-stn for its row; the shipped one if not given.",
 )
 @click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    help="What the bundle was exported from, whose surface coordinates are measured; the shipped "
+    "one of the shipped bundle.",
+)
+@click.option(
+    "--borders",
+    type=click.IntRange(0, HELD_OUT_PAIRS),
+    default=0,
+    show_default=True,
+    help="Held-out pairs at four times the size, for the borders of the finished photo; slow.",
+)
+@click.option(
     "--people",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="A folder of real people: their garments given back, and every pair of them.",
+    help="A folder of real people: their garments given back, every pair of them, their skin "
+    "erased and regrown.",
 )
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the rows here.")
 @click.option(
@@ -64,6 +103,8 @@ def command(
     bundle: Path | None,
     pairs: int,
     without_stn: Path | None,
+    checkpoint: Path | None,
+    borders: int,
     people: Path | None,
     json_file: Path | None,
     sheet: Path | None,
@@ -71,8 +112,10 @@ def command(
     threads: int | None,
 ) -> None:
     """Measure a bundle on the held-out rendered pairs, beside baselines, and on real people."""
-    if not pairs and not people:
-        raise click.UsageError("nothing to measure: give --pairs 1 or more, --people, or both")
+    if not (pairs or borders or people):
+        raise click.UsageError(
+            "nothing to measure: give --pairs 1 or more, --borders, --people, or several of them"
+        )
     folders = _people_in(people) if people else []
 
     from garment_transfer.benchmarks.measuring import write_json
@@ -90,53 +133,103 @@ def command(
     from garment_transfer.models.checkpoint import load_checkpoint
     from garment_transfer.models.presets import shipped_checkpoint
     from garment_transfer.runtime import Person, Pipeline, sample_bundle
+    from garment_transfer.runtime.backends import find_backend
     from garment_transfer.training.data import held_out_pairs
     from garment_transfer.training.evaluation import (
+        PHOTO_FACTOR,
+        FlowScore,
         cases,
         contact_sheet,
+        evaluate_borders,
         evaluate_held_out,
         evaluate_real,
+        evaluate_skin,
         pair_similarity,
     )
 
-    pipeline = Pipeline.load(bundle or sample_bundle(), threads=threads)
+    loaded = Bundle.load(bundle or sample_bundle())
+    engines = find_backend("onnxruntime").load(loaded, None, {"threads": threads})
+    assert isinstance(engines, Mapping)  # no chain: on a CPU
+    pipeline = Pipeline(loaded, engines)
     size = (pipeline.size.height, pipeline.size.width)
     real = {folder.name: Person.load(folder) for folder in folders}
     for person in real.values():
         person.check_garment("person")
-    report: dict[str, int | list[int] | Rows] = {"pairs": pairs, "size": list(size)}
+    held_out: dict[HeldOut, dict[str, Rows]] = {which: {} for which in HELD_OUT_SETS}
+    report: dict[str, object] = {"pairs": pairs, "size": list(size), "held_out": held_out}
+    if borders:
+        report["border_pairs"] = borders
     pictures: list[list[NDArray]] = []
+
+    def rendered(
+        which: HeldOut, count: int, size: tuple[int, int]
+    ) -> Iterable[Mapping[str, NDArray]]:
+        found = held_out_pairs(range(count), size, workers, which)
+        return tqdm(found, total=count, desc=f"set {which}, {size[0]}x{size[1]}")
+
     if pairs:
         _, networks = load_checkpoint(without_stn or shipped_checkpoint("lite-without-stn"))
+        warping = _warping_of(loaded, checkpoint)
 
+    def measure(which: HeldOut) -> None:
+        flows = FlowScore(warping)
         shown: list[list[NDArray]] = []
         similarity: list[float] = []
 
         def keep(pair: Mapping[str, NDArray], outputs: dict[str, NDArray]) -> None:
+            flows.add(pair, outputs)
             if sheet:
                 similarity.append(pair_similarity(pair, outputs))
                 given = [pair["person_image"], pair["garment_image"]]
                 made = [outputs["warped_garment"], outputs["image"]]
                 shown.append([*given, *made, pair["true_image"]])
 
-        rendered = tqdm(
-            held_out_pairs(range(pairs), size, workers=workers), total=pairs, desc="held out"
-        )
-        rows = evaluate_held_out(pipeline, rendered, networks["warping"], keep)
-        report["rows"] = rows
-        _print(rows)
+        given = rendered(which, pairs, size)
+        rows = evaluate_held_out(pipeline, given, networks["warping"], keep)
+        click.echo(f"set {which}")
+        held_out[which] |= {"rows": _print(rows), "flow": flows.rows()}
         _print_classes(rows)
-        pictures += [shown[index] for index in cases(similarity)]
+        _print(flows.rows())
+        pictures.extend(shown[index] for index in cases(similarity))
+
+    for which in HELD_OUT_SETS if pairs else ():
+        measure(which)
+    for which, found in held_out.items() if borders else ():
+        large = (PHOTO_FACTOR * size[0], PHOTO_FACTOR * size[1])
+        rows = evaluate_borders(pipeline, rendered(which, borders, large), pipeline.size)
+        click.echo(f"set {which}")
+        found["borders"] = _print(rows)
     if real:
         rows, images = evaluate_real(pipeline, real)
-        report["given_back"] = rows
-        _print(rows)
+        report["given_back"] = _print(rows)
         for name, person in real.items():
             pictures.append([person.image, *(images[name, other] for other in real)])
+        rows = evaluate_skin(engines["regrowth"].run, real, pipeline.size)
+        report["regrown"] = _print(rows)
     if json_file:
         write_json(json_file, report)
     if sheet:
         write_rgb(sheet, contact_sheet(pictures))
+
+
+def _warping_of(bundle: Bundle, checkpoint: Path | None) -> WarpingNetwork | None:
+    """The network behind a bundle's graph `warping`; None where nobody says where its weights are.
+
+    A usage error where the bundle is not the export of the given checkpoint.
+    """
+    from garment_transfer.models.checkpoint import load_checkpoint
+    from garment_transfer.models.presets import shipped_checkpoint
+    from garment_transfer.models.warping import WarpingNetwork
+
+    file = checkpoint or shipped_checkpoint("lite")
+    _, networks = load_checkpoint(file)
+    if sha256_of(file) == bundle.manifest.checkpoint.sha256:
+        warping = networks["warping"]
+        assert isinstance(warping, WarpingNetwork)
+        return warping
+    if checkpoint:
+        raise click.UsageError(f"{bundle.path} was not exported from {checkpoint}")
+    return None
 
 
 def _people_in(folder: Path) -> list[Path]:
@@ -149,12 +242,17 @@ def _people_in(folder: Path) -> list[Path]:
     return folders
 
 
-def _print(rows: Rows) -> None:
+def _print(rows: Rows) -> Rows:
+    """Prints a table of the columns that all rows have; the rows come back."""
     columns = [c for c in COLUMNS if all(c in row for row in rows)]
-    width = max(len(str(row["name"])) for row in rows)
-    click.echo(" " * width + "".join(f"{COLUMNS[c]:>14}" for c in columns))
+    width = max((len(str(row["name"])) for row in rows), default=0)
+    if rows:
+        click.echo(" " * width + "".join(f"{COLUMNS[c]:>14}" for c in columns))
     for row in rows:
-        click.echo(f"{row['name']:<{width}}" + "".join(f"{row[c]:>14.4f}" for c in columns))
+        values = (row[c] for c in columns)
+        cells = (f"{v:.4f}" if isinstance(v, float) else f"{v}" for v in values)
+        click.echo(f"{row['name']:<{width}}" + "".join(f"{cell:>14}" for cell in cells))
+    return rows
 
 
 def _print_classes(rows: Rows) -> None:

@@ -58,7 +58,7 @@ _Skip = dict[str, str]
 
 def built_in_people() -> list[Person]:
     """The people in the package: the sample pair, and some more in different garments."""
-    # numbers 37, 34, 6 and 27 of `render --seed 77 --size 512x384 --rough`, with the photo as JPEG
+    # people out of an earlier renderer, in a studio's light, with the photo as JPEG
     more = sorted((_ASSETS / "people").iterdir())
     return [Person.load(folder) for folder in (*sample_people(), *more)]
 

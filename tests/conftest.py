@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -150,7 +152,7 @@ _REGROWTH = """
 
 def write_tiny_bundle(folder: Path) -> Path:
     """Writes the tiny bundle and returns its folder."""
-    for stage, body in zip(STAGES, (_PARSING, _WARPING, _REGROWTH), strict=True):
+    for stage, text in zip(STAGES, (_PARSING, _WARPING, _REGROWTH), strict=True):
         signature = contract(TINY)[stage]
         inputs, outputs = (
             ", ".join(
@@ -159,6 +161,12 @@ def write_tiny_bundle(folder: Path) -> Path:
                 for tensor in tensors
             )
             for tensors in (signature.inputs, signature.outputs)
+        )
+        # TensorRT casts uint8 to floats and from them alone, so all casts go by way of float32
+        body = re.sub(
+            r"(\w+) = Cast <to = (\d+)> \((\w+)\)",
+            r"\1_float = Cast <to = 1> (\3)\n  \1 = Cast <to = \2> (\1_float)",
+            text,
         )
         model = onnx.parser.parse_model(
             f'<ir_version: 8, opset_import: ["": 18]> {stage} ({inputs}) => ({outputs}) {body}'
@@ -280,6 +288,20 @@ def put_engines(
         (folder / f"{stage}.plan").write_bytes(content)
     write_record(folder, record)
     return EngineSet(bundle, folder, record)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of the C++ library come first: with `-n` others run beside its compiler."""
+    items.sort(key=lambda item: "cpp" not in item.path.parts)
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this run that the processes of `-n` have in common."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 # Test files cannot import this one (pytest's importlib mode), so they get what it has as fixtures.

@@ -25,6 +25,7 @@ from garment_transfer.training.synthetic.groups import (
     KEYS,
     SHOP_KEYS,
     Arrays,
+    HeldOut,
     renderers,
     shard_paths,
 )
@@ -33,6 +34,9 @@ from garment_transfer.training.synthetic.groups import (
 _MIRRORED = np.arange(256, dtype=np.uint8)
 for _a in (3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23):
     _MIRRORED[[_a, _a + 1]] = _a + 1, _a
+#: Parts whose U, and whose V, runs across the body and so turns round in a mirror; that of other
+#: parts runs the same way on both sides.
+_TURNED_U, _TURNED_V = (3, 4, 5, 6, 23, 24), (1, 2)
 
 #: How often a sample is which kind. Mostly transfers; a garment given back to its wearer, and to
 #: its wearer as photographed in another garment, teach that the same pose needs no change.
@@ -155,8 +159,7 @@ class PhotoSet(Protocol):
 def mirror(sample: Arrays) -> Arrays:
     """A sample seen in a mirror: sides of the body change places.
 
-    U and V of a part do not mirror simply, so a mirrored map carries its parts alone, as many
-    real ones do.
+    U and V follow the symmetry of DensePose's charts; a map that has none stays without.
     """
     flipped = {}
     for name, array in sample.items():
@@ -165,8 +168,12 @@ def mirror(sample: Arrays) -> Arrays:
         if field:
             flipped[name][0] *= -1
         elif name.endswith("densepose"):
-            flipped[name][..., 0] = _MIRRORED[flipped[name][..., 0]]
-            flipped[name][..., 1:] = 0
+            parts, u, v = np.moveaxis(flipped[name], -1, 0)
+            if u.any() or v.any():
+                for chart, turned in ((u, _TURNED_U), (v, _TURNED_V)):
+                    across = np.isin(parts, turned)
+                    chart[across] = 255 - chart[across]
+            parts[...] = _MIRRORED[parts]
     return flipped
 
 
@@ -242,11 +249,17 @@ class RenderedPhotos:
         return photo
 
 
-def held_out_pairs(indices: Sequence[int], size: tuple[int, int], workers: int) -> Iterator[Arrays]:
-    """Pairs of the held-out test in order, rendered by `workers` processes."""
+def held_out_pairs(
+    indices: Sequence[int], size: tuple[int, int], workers: int, held_out: HeldOut = "A"
+) -> Iterator[Arrays]:
+    """Pairs of a set of the held-out test in order, rendered by `workers` processes; 1 is this."""
+    if workers == 1:
+        yield from (held_out_pair(index, size, held_out) for index in indices)
+        return
     with renderers(workers) as pool:
         try:
-            yield from pool.map(held_out_pair, indices, [size] * len(indices), chunksize=4)
+            n = len(indices)
+            yield from pool.map(held_out_pair, indices, [size] * n, [held_out] * n, chunksize=4)
         finally:
             pool.shutdown(cancel_futures=True)  # an interrupt does not wait for the rest
 

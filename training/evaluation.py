@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor, nn
 from torchmetrics import MeanAbsoluteError, MeanMetric, Metric
 from torchmetrics.classification import MulticlassConfusionMatrix
@@ -19,11 +20,15 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.image import PeakSignalNoiseRatio
 
 from garment_transfer.bundle import CLASSES, GARMENT, SKIN, InputError, Size, chained, contract
-from garment_transfer.models.layers import TORSO_PARTS
-from garment_transfer.runtime import Pipeline, Transfer
-from garment_transfer.runtime.photos import Person
+from garment_transfer.models.layers import HAND_PARTS, TORSO_PARTS
+from garment_transfer.models.parsing import REASONED
+from garment_transfer.models.warping import WarpingNetwork
+from garment_transfer.runtime import Pipeline, Transfer, stage_inputs
+from garment_transfer.runtime.photos import Composed, Fit, Person, compose, resize
+from garment_transfer.training.data import mirror
 
 Arrays = Mapping[str, NDArray]
+Rows = list[dict[str, float | str]]
 
 #: DensePose parts that the neck may belong to.
 _TORSO_AND_HEAD = (*TORSO_PARTS, 23, 24)
@@ -133,6 +138,93 @@ class Score:
         if self.regrown.update_called:
             row["skin_error"] = _mean(self.regrown)
         return row
+
+
+class FlowScore:
+    """How far flows and surface coordinates are off over a set of transfers; `rows` gives figures.
+
+    Counted are all pixels of the true garment that the owner's photo shows too. Surface coordinates
+    say which place of the cloth a pixel shows, of the owner's photo and of the result (`worn` and
+    `wanted` of `Flows`). The flow comes from comparing the two.
+
+    Args:
+        warping: the network behind the graph `warping`; without it coordinates are not counted.
+    """
+
+    def __init__(self, warping: WarpingNetwork | None = None) -> None:
+        self._warping = warping
+        # one dictionary of distances per pair, by how many of its two DensePose maps have U and V
+        self._pairs: list[tuple[int, dict[str, NDArray[np.float32]]]] = []
+
+    def add(self, pair: Arrays, outputs: Arrays) -> None:
+        """Count a pair with truth (`held_out_pair`), and the graphs' outputs for it."""
+        shown = pair["flow_valid"] == 2
+        error = np.linalg.norm(outputs["flow"] - pair["true_flow"], axis=0)
+        found = {"flow_px": error[shown]}
+        if self._warping is not None:
+            names = ("garment_image", "garment_parsing", "transfer_parsing", "person_densepose")
+            known = {**pair, **outputs}
+            with torch.inference_mode():
+                flows = self._warping.flows(*(torch.from_numpy(known[n][None]) for n in names))
+            for name, places, truth in (
+                ("owner_cm", flows.worn, pair["garment_places"]),
+                ("person_cm", flows.wanted, pair["true_places"]),
+            ):
+                found[name] = places_error(places[0].numpy(), truth)
+        having_uv = sum(bool(pair[f"{role}_densepose"][..., 1:].any()) for role in _ROLES)
+        self._pairs.append((having_uv, found))
+
+    def rows(self) -> Rows:
+        """A row for all pairs and for those with U and V on both sides, on one and on neither.
+
+        `pairs`; mean and median over all pixels of `flow_px`, in pixels, and of `owner_cm` and
+        `person_cm`, the distance of surface coordinates in centimetres, where they are counted.
+        """
+        rows: Rows = []
+        for name, counts in _UV_ROWS.items():
+            chosen = [found for having_uv, found in self._pairs if having_uv in counts]
+            if not chosen:
+                continue
+            row: dict[str, float | str] = {"name": name, "pairs": len(chosen)}
+            for key in chosen[0]:
+                row |= _mean_and_median(key, np.concatenate([found[key] for found in chosen]))
+            rows.append(row)
+        return rows
+
+
+_ROLES = ("person", "garment")
+_FIELDS = ("image", "parsing", "densepose")
+
+#: Rows of `FlowScore` by how many of the two DensePose maps have U and V.
+_UV_ROWS = {
+    "all pairs": (0, 1, 2),
+    "U, V of both people": (2,),
+    "U, V of one of them": (1,),
+    "U, V of neither": (0,),
+}
+
+
+def _mean_and_median(key: str, values: NDArray) -> dict[str, float]:
+    """`KEY` and `median_KEY`; empty where nothing was counted."""
+    if not values.size:
+        return {}
+    return {key: float(values.mean(dtype=np.float64)), f"median_{key}": float(np.median(values))}
+
+
+def places_error(places: NDArray[np.float32], truth: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Distances in centimetres of surface coordinates from the truth, where it has a garment: [P].
+
+    Args:
+        places: float32 [3,h,w], decimetres.
+        truth: float [3,H,W], metres, 0 where there is no garment; means are taken over cells of
+            `places`, of which those count that are garment for more than half.
+    """
+    size = Size(*places.shape[1:])
+    known = (truth != 0).any(axis=0).astype(np.float32)
+    share = resize(known, size)
+    sums = np.stack([resize(plane.astype(np.float32), size) for plane in truth])
+    counted = share > 0.5
+    return 100 * np.linalg.norm(places / 10 - sums / np.maximum(share, 1e-6), axis=0)[counted]
 
 
 def _mean(metric: Metric) -> float:
@@ -270,6 +362,228 @@ def _warp(network: nn.Module, inputs: Arrays, labels: NDArray[np.uint8]) -> list
     return list(warped.numpy())
 
 
+#: How many times the bundle's size the photos of `evaluate_borders` are.
+PHOTO_FACTOR = 4
+
+#: Half the width of the band around the true border of the garment, in pixels of the photo.
+_BAND = 6
+
+
+def evaluate_borders(pipeline: Runs, pairs: Iterable[Arrays], size: Size) -> Rows:
+    """What compositing alone loses at the photo's size, by what draws its borders.
+
+    The graphs' outputs are replaced by the truth at the bundle's size: colours and class shares by
+    area, the flow by area over the garment. What then differs from the truth at the photo's size
+    was lost by compositing, or by the labels or shares that a row is named after.
+
+    Args:
+        pipeline: a bundle, or networks, whose labels and scores the last rows are of.
+        pairs: as `held_out_pair` gives them, at a multiple of `size`.
+        size: of the bundle.
+
+    Returns:
+        A row per way to draw borders: means over the pairs of `border_figures`.
+    """
+    found: dict[str, list[dict[str, float]]] = {}
+    for pair in pairs:
+        person, owner = (_person(pair, role) for role in _ROLES)
+        fit = Fit(Size(*person.parsing.shape), size)
+        shares = class_shares(pair["true_parsing"], size)
+        labels = shares.argmax(axis=2).astype(np.uint8)
+        image = resize(pair["true_image"], size)
+        flow = _small_flow(pair, size)
+        inputs = stage_inputs(person, owner, size)
+        reasoned = pipeline.run({name: inputs[name][None] for name in INPUTS})
+        own_labels = np.asarray(reasoned["transfer_parsing"][0], np.uint8)
+        ways = {
+            "true labels": (labels, None),
+            "true shares": (labels, to_scores(shares[..., REASONED])),
+            "the networks' labels": (own_labels, None),
+            "the networks' scores": (own_labels, np.asarray(reasoned["transfer_scores"][0])),
+        }
+        for name, (parsing, scores) in ways.items():
+            composed = compose(
+                person,
+                owner,
+                fit,
+                fit,
+                image=image,
+                transfer_parsing=parsing,
+                warped_garment=image * (parsing == GARMENT)[..., None],
+                flow=flow,
+                shares=scores,
+            )
+            found.setdefault(name, []).append(border_figures(composed, pair))
+    return [
+        {"name": name, **{key: float(np.mean([row[key] for row in rows])) for key in rows[0]}}
+        for name, rows in found.items()
+    ]
+
+
+def _person(arrays: Arrays, role: str) -> Person:
+    """The person of a role, from arrays by the contract's names."""
+    image, parsing, densepose = (np.asarray(arrays[f"{role}_{f}"], np.uint8) for f in _FIELDS)
+    return Person(image, parsing, densepose)
+
+
+def border_figures(composed: Composed, pair: Arrays) -> dict[str, float]:
+    """A transfer at the photo's size against the truth of its pair.
+
+    PSNR within 6 pixels of the true garment's border (`border_db`), of the garment inside that
+    band (`inside_db`) and where the class changed or there is garment (`changed_db`), at most
+    138 dB; and the `garment_iou`.
+    """
+    garment, own = pair["true_parsing"] == GARMENT, composed.parsing == GARMENT
+    edge = cv2.morphologyEx(garment.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
+    side = 2 * _BAND + 1
+    band = cv2.dilate(edge, np.ones((side, side), np.uint8)) > 0
+    changed = (pair["true_parsing"] != pair["person_true_parsing"]) | garment
+    error = (composed.image.astype(np.float64) - pair["true_image"]) ** 2
+
+    def psnr(where: NDArray[np.bool_]) -> float:
+        # no error would be infinitely good, which JSON cannot say
+        return float(10 * np.log10(255**2 / max(error[where].mean(), 1e-9)))
+
+    return {
+        "border_db": psnr(band),
+        "inside_db": psnr(garment & ~band),
+        "changed_db": psnr(changed),
+        "garment_iou": float((garment & own).sum() / (garment | own).sum()),
+    }
+
+
+def class_shares(parsing: NDArray[np.uint8], size: Size) -> NDArray[np.float32]:
+    """Which share of each pixel of a smaller size each class of a parsing has, float32 [h,w,7]."""
+    planes = [resize((parsing == label).astype(np.float32), size) for label in range(len(CLASSES))]
+    return np.stack(planes, axis=2)
+
+
+def to_scores(shares: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Shares 0..1 as the contract's scores, uint8 0..255."""
+    return np.rint(255 * shares).astype(np.uint8)
+
+
+def _small_flow(pair: Arrays, size: Size) -> NDArray[np.float32]:
+    """The true flow at the bundle's size, float32 [2,h,w] in its pixels.
+
+    Outside the garment that of its nearest pixel stands, as a network would continue it.
+    """
+    mask = (pair["true_parsing"] == GARMENT).astype(np.float32)
+    share = resize(mask, size)
+    planes = [resize(plane.astype(np.float32) * mask, size) for plane in pair["true_flow"]]
+    flow = np.stack(planes) / np.maximum(share, 1e-3) * (size.height / mask.shape[0])
+    y, x = distance_transform_edt(share < 0.5, return_distances=False, return_indices=True)
+    return np.asarray(flow[:, y, x], np.float32)
+
+
+def evaluate_skin(
+    regrow: Callable[[Arrays], Arrays], people: Mapping[str, Person], size: Size
+) -> Rows:
+    """`regrown_skin` of everybody who shows some, a row each, and the mean of the rows."""
+    found = {name: regrown_skin(regrow, person, size) for name, person in people.items()}
+    shown = {name: figures for name, figures in found.items() if figures}
+    rows: Rows = [{"name": name, **figures} for name, figures in shown.items()]
+    if rows:
+        keys = next(iter(shown.values()))
+        means = {key: float(np.mean([row[key] for row in shown.values()])) for key in keys}
+        rows.append({"name": "mean", **means})
+    return rows
+
+
+def regrown_skin(
+    regrow: Callable[[Arrays], Arrays], person: Person, size: Size
+) -> dict[str, float] | None:
+    """The skin of a real photo erased, and painted anew by the graph `regrowth`, against the photo.
+
+    All skin but hands is taken for garment of that garment's mean colour, and the person's own
+    parsing for the transfer's; faces are a class of their own and stay. What is measured is the
+    erased region less its outermost pixels, whose label may be wrong.
+
+    Args:
+        regrow: runs the graph, `HostEngine.run`.
+        person: who is erased.
+        size: of the bundle.
+
+    Returns:
+        `skin_error`, the mean absolute difference in grey levels; `flat_error`, the same of the
+        photo's own mean colour; `tone_error`, the mean absolute difference of the mean colours;
+        `light_correlation` of the low-pass luminance with the photo's, and `light_ratio` of their
+        standard deviations. None where the person shows too little skin (under a thousandth of
+        the picture).
+    """
+    given = stage_inputs(person, person, size)
+    photo, parsing = given["person_image"], given["person_parsing"]
+    erased = (parsing == SKIN) & ~np.isin(given["person_densepose"][..., 0], HAND_PARTS)
+    counted = cv2.erode(erased.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    if counted.mean() < 1e-3:
+        return None
+    inputs = given | {
+        "person_image": np.where(erased[..., None], _mean_colour(given), photo),
+        "person_parsing": np.where(erased, np.uint8(GARMENT), parsing),
+        "transfer_parsing": parsing,
+        "warped_garment": photo * (parsing == GARMENT)[..., None],
+    }
+    names = [tensor.name for tensor in contract(size)["regrowth"].inputs]
+    image = regrow({name: inputs[name][None] for name in names})["image"][0]
+    return skin_figures(np.asarray(image, np.uint8), photo, erased, counted)
+
+
+def skin_figures(
+    image: NDArray[np.uint8],
+    photo: NDArray[np.uint8],
+    skin: NDArray[np.bool_],
+    counted: NDArray[np.bool_],
+) -> dict[str, float]:
+    """The figures of `regrown_skin`, of uint8 [H,W,3] pictures over `counted` pixels of `skin`."""
+    own, true = (x[counted].astype(np.float64) for x in (image, photo))
+    light, true_light = (_low_pass_luminance(x, skin)[counted] for x in (image, photo))
+    deviation, true_deviation = light.std(), true_light.std()
+    # one flat colour goes with nothing
+    covariance = ((light - light.mean()) * (true_light - true_light.mean())).mean()
+    return {
+        "skin_error": float(np.abs(own - true).mean()),
+        "flat_error": float(np.abs(true.mean(axis=0) - true).mean()),
+        "tone_error": float(np.abs(own.mean(axis=0) - true.mean(axis=0)).mean()),
+        "light_correlation": float(covariance / max(deviation * true_deviation, 1e-9)),
+        "light_ratio": float(deviation / max(true_deviation, 1e-9)),
+    }
+
+
+def _low_pass_luminance(image: NDArray[np.uint8], region: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Luminance [H,W] (Rec. 601) of a region alone, without detail of less than about 6 pixels at
+    a height of 256."""
+    inside = region.astype(np.float64)
+    sigma = 3 * region.shape[0] / 256
+    luminance = image @ np.array([0.299, 0.587, 0.114])
+    total, weight = (cv2.GaussianBlur(x, (0, 0), sigma) for x in (luminance * inside, inside))
+    return np.asarray(total / np.maximum(weight, 1e-9), np.float64)
+
+
+def flow_round_trip(pipeline: Pipeline, person: Person, other: Person) -> NDArray[np.float32]:
+    """How far from their start a garment's pixels end after a transfer and one back, in pixels [P].
+
+    Each pixel of `person`'s garment goes to `other` and back by the flows of both transfers, at
+    the bundle's size. Where these agree it comes home, which needs no truth of a real photo; of
+    `other` it needs the same garment, all of it: the photo moved, or its mirror image.
+    """
+    moves = []
+    for receiver, owner in ((person, other), (other, person)):
+        inputs = stage_inputs(receiver, owner, pipeline.size)
+        outputs = pipeline.run({name: inputs[name][None] for name in INPUTS})
+        moves.append(np.asarray(outputs["flow"][0], np.float32))
+    there, back = moves
+    rows, columns = np.indices(there.shape[1:], np.float32)
+    x, y = columns + there[0], rows + there[1]
+    then = [cv2.remap(p, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for p in back]
+    distance = np.linalg.norm(there + np.stack(then), axis=0)
+    return np.asarray(distance[_fitted_garment(person, pipeline.size)], np.float32)
+
+
+def _fitted_garment(person: Person, size: Size) -> NDArray[np.bool_]:
+    """Where a person's garment is at the bundle's size, bool [h,w]."""
+    return np.asarray(stage_inputs(person, person, size)["person_parsing"] == GARMENT)
+
+
 def give_back(pipeline: Pipeline, person: Person) -> dict[str, float]:
     """A real person's own garment given back, through the networks like any other pair.
 
@@ -328,22 +642,33 @@ def evaluate_real(
     """Every pair of real people: a row per person, an image per pair.
 
     A row says how the person's own garment comes back, at once (`give_back`) and from everybody
-    else, in the mean (`cycle`).
+    else, in the mean (`cycle`). Of flows it says how far the garment's pixels move where they
+    should stay, given back (`own_px` and `median_own_px`), and how far from their start they end
+    by way of the person's mirror image (`mirror_px` and `median_mirror_px`, see
+    `flow_round_trip`).
     """
     rows: list[dict[str, float | str]] = [
         {"name": name, **give_back(pipeline, person)} for name, person in people.items()
     ]
     cycles: dict[str, list[dict[str, float]]] = {name: [] for name in people}
-    images = {}
+    images, moved = {}, {}
     for name, person in people.items():
         for other, owner in people.items():
             there = pipeline.transfer(person, owner)
             images[name, other] = there.image
-            if other != name:
+            if other == name:
+                garment = _fitted_garment(person, pipeline.size)
+                moved[name] = np.linalg.norm(there.flow, axis=0)[garment]
+            else:
                 cycles[other].append(cycle(pipeline, owner, there, person))
     for row, found in zip(rows, cycles.values(), strict=True):
         for key in ("cycle_ssim", "cycle_garment_iou") if found else ():
             row[key] = sum(figures[key] for figures in found) / len(found)
+    for row, (name, person) in zip(rows, people.items(), strict=True):
+        row |= _mean_and_median("own_px", moved[name])
+        photo = {f"person_{field}": getattr(person, field) for field in _FIELDS}
+        mirrored = _person(mirror(photo), "person")
+        row |= _mean_and_median("mirror_px", flow_round_trip(pipeline, person, mirrored))
     return rows, images
 
 

@@ -91,6 +91,7 @@ def compose(
     transfer_parsing: npt.NDArray[np.uint8],
     warped_garment: npt.NDArray[np.uint8],
     flow: npt.NDArray[np.float32],
+    shares: npt.NDArray[np.uint8] | None = None,
 ) -> Composed:
     """The transfer at the person's own size from the graphs' outputs for one pair.
 
@@ -108,13 +109,19 @@ def compose(
         transfer_parsing: uint8 [h,w].
         warped_garment: uint8 RGB [h,w,3].
         flow: float32 [2,h,w], (dx, dy) in pixels of the bundle's size.
+        shares: uint8 [h,w,4], how much of each pixel is background, skin, garment and lower
+            garment, times 255. Where they are given, they draw the borders between these classes
+            at the photo's size, scaled up bicubically, and not `transfer_parsing`.
     """
     if person_fit.is_identity:
         return Composed(image, transfer_parsing, warped_garment)
     # Off every photo, so that the graph's own garment shows there.
     flow = np.clip(np.nan_to_num(flow, nan=_FAR), -_FAR, _FAR)
     own = person.parsing
-    scores = _class_scores(person_fit, transfer_parsing, own)
+    if shares is None:
+        scores = _class_scores(person_fit, transfer_parsing, own)
+    else:
+        scores = _scaled_shares(person_fit, shares)
     parsing = _best_class(scores, own)
     vanished = _beside_vanished(person_fit, own, parsing)
     rim = vanished & (parsing == own) & _is_any(own, _ROUGH)
@@ -211,6 +218,14 @@ def _class_scores(
         detail += resize(smooth, fit.source)
         scores[label] = detail
     return scores
+
+
+def _scaled_shares(fit: Fit, shares: npt.NDArray[np.uint8]) -> dict[int, npt.NDArray[np.float32]]:
+    """The shares of each drawn class at the photo's size, float32 [H,W], about 0..1."""
+    size = (fit.source.width, fit.source.height)
+    planes = (fit.crop(shares) / 255).astype(np.float32)
+    large = cv2.resize(planes, size, interpolation=cv2.INTER_CUBIC)
+    return {label: np.asarray(large[..., i], np.float32) for i, label in enumerate(_DRAWN)}
 
 
 def _weights(

@@ -7,13 +7,15 @@ import pytest
 from click.testing import CliRunner
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from garment_transfer.bundle import Bundle
 from garment_transfer.cli import evaluate as evaluate_module, train as train_module
 from garment_transfer.cli.main import main
 from garment_transfer.models.checkpoint import load_checkpoint
-from garment_transfer.models.presets import PRESETS
-from garment_transfer.runtime import Person, Pipeline
+from garment_transfer.models.presets import PRESETS, shipped_checkpoint
+from garment_transfer.runtime import Person
 from garment_transfer.training.phases import METHOD, PHASES
 from garment_transfer.training.synthetic import HELD_OUT_PAIRS, render_single
+from garment_transfer.training.synthetic.groups import HELD_OUT_SETS
 
 
 def invoke(*arguments, code=0):
@@ -67,6 +69,7 @@ def test_constants_that_help_needs_are_the_networks_own():
     assert train_module.METHOD == METHOD
     assert set(train_module.METHOD + train_module.SUPERVISED) == set(PHASES)
     assert evaluate_module.HELD_OUT_PAIRS == HELD_OUT_PAIRS
+    assert tuple(HELD_OUT_SETS) == evaluate_module.HELD_OUT_SETS
 
 
 @pytest.mark.parametrize(
@@ -88,7 +91,7 @@ def test_train_checks_its_options_first(tmp_path, monkeypatch, option, value):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("--pairs", -1), ("--pairs", 257), ("--workers", 0), ("--threads", 0)],
+    [("--pairs", -1), ("--pairs", 257), ("--borders", 257), ("--workers", 0), ("--threads", 0)],
 )
 def test_evaluate_checks_its_options(option, value):
     assert f"Invalid value for '{option}'" in invoke("evaluate", option, value, code=2)
@@ -112,7 +115,7 @@ def test_evaluate_checks_its_outputs_first(tmp_path, monkeypatch, option, name, 
     def load(*_, **__):
         raise AssertionError("the bundle was loaded first")
 
-    monkeypatch.setattr(Pipeline, "load", load)
+    monkeypatch.setattr(Bundle, "load", load)
     assert due in invoke("evaluate", option, tmp_path / name, code=1)
 
 
@@ -132,6 +135,7 @@ def test_evaluate_of_people_alone_needs_no_checkpoint(
     )  # fmt: skip
     report = json.loads((tmp_path / "rows.json").read_text())
     assert [row["name"] for row in report["given_back"]] == ["0", "1"]
+    assert [row["name"] for row in report["regrown"]] == ["0", "1", "mean"]
     # each person, and in the garment of either
     assert cv2.imread(str(tmp_path / "sheet.png")).shape == (2 * 256, 3 * 128, 3)
 
@@ -202,8 +206,28 @@ def test_evaluate_writes_rows_and_a_sheet(tmp_path):
         "--sheet", tmp_path / "sheet.png",
     )  # fmt: skip
     report = json.loads((tmp_path / "rows.json").read_text())
-    assert report["rows"][0]["name"] == "method"
-    assert {"garment_iou", "skin_iou", "changed_ssim", "garment_psnr_db"} <= set(report["rows"][0])
-    assert len(report["rows"]) == 6
+    assert list(report["held_out"]) == ["A", "B"]
+    for found in report["held_out"].values():
+        method = found["rows"][0]
+        assert method["name"] == "method"
+        assert {"garment_iou", "skin_iou", "changed_ssim", "garment_psnr_db"} <= set(method)
+        assert len(found["rows"]) == 6
+        assert found["flow"][0]["pairs"] == 2
+        assert {"flow_px", "owner_cm", "person_cm"} <= set(found["flow"][0])
     # person, owner, warped garment, result, truth
-    assert cv2.imread(str(tmp_path / "sheet.png")).shape == (2 * 256, 5 * 192, 3)
+    assert cv2.imread(str(tmp_path / "sheet.png")).shape == (2 * 2 * 256, 5 * 192, 3)
+
+
+def test_evaluate_of_another_bundle(tmp_path, tiny_bundle):
+    """Surface coordinates need its own checkpoint; borders are those of four times its size."""
+    options = ("evaluate", "--pairs", 1, "--workers", 1, "--bundle", tiny_bundle)
+    output = invoke(*options, "--checkpoint", shipped_checkpoint("lite"), code=2)
+    assert "was not exported from" in output
+    invoke(*options, "--borders", 1, "--json", tmp_path / "rows.json")
+    report = json.loads((tmp_path / "rows.json").read_text())
+    assert report["border_pairs"] == 1
+    found = report["held_out"]["A"]
+    assert "owner_cm" not in found["flow"][0]
+    true_labels, true_shares, *_ = found["borders"]
+    assert len(found["borders"]) == 4
+    assert true_shares["border_db"] > true_labels["border_db"]

@@ -227,6 +227,27 @@ def test_new_borders_are_smooth(make_person: MakePerson) -> None:
     assert 1 - iou(got, due) < 0.6 * (1 - iou(stairs, due))
 
 
+def test_shares_put_a_border_between_pixels_of_the_small_size(make_person: MakePerson) -> None:
+    person = make_person(512, 256)
+    person = Person(person.image, np.zeros((512, 256), np.uint8), person.densepose)
+    fit = fit_of(person)
+    shares = np.zeros((64, 32, 4), np.uint8)
+    # a garment from column 83 on, which is 3 of 8 columns into the small column 10
+    shares[:, 11:, 2], shares[:, 10, 2] = 255, round(255 * 5 / 8)
+    shares[..., 0] = 255 - shares[..., 2]
+    result = compose(
+        person,
+        person,
+        fit,
+        fit,
+        **outputs_with(np.zeros((64, 32), np.uint8), np.full((64, 32, 3), 128, np.uint8), 10),
+        shares=shares,
+    )
+    columns = np.arange(256)
+    assert (result.parsing[:, columns >= 84] == 4).all()
+    assert (result.parsing[:, columns < 82] == 0).all()
+
+
 def test_old_borders_leave_no_specks_in_new_regions(make_person: MakePerson) -> None:
     """A garment over all of a person with ragged full-size borders is one region."""
     person = make_person(512, 256)

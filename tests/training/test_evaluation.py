@@ -5,21 +5,34 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+import torch
 
-from garment_transfer.bundle import GARMENT, SKIN
-from garment_transfer.models.presets import build
-from garment_transfer.runtime.photos import Person
+from garment_transfer.bundle import GARMENT, SKIN, Bundle, Size
+from garment_transfer.models.presets import build, build_network
+from garment_transfer.runtime import Pipeline
+from garment_transfer.runtime.backends import find_backend
+from garment_transfer.runtime.photos import Composed, Person
 from garment_transfer.training.evaluation import (
     INPUTS,
+    FlowScore,
     Networks,
     Score,
     _best_affine,
+    _small_flow,
     _true_flow,
+    border_figures,
     cases,
     cycle,
+    evaluate_borders,
+    evaluate_real,
+    flow_round_trip,
     give_back,
+    places_error,
+    regrown_skin,
     similarity_map,
+    skin_figures,
 )
+from garment_transfer.training.losses import places_loss
 
 
 def _labels():
@@ -153,8 +166,10 @@ def test_networks_run_as_the_graphs_do():
     outputs = Networks(build("lite")).run(inputs)
     assert {name: (x.shape, x.dtype.name) for name, x in outputs.items()} == {
         "transfer_parsing": ((2, 64, 64), "uint8"),
+        "transfer_scores": ((2, 64, 64, 4), "uint8"),
         "warped_garment": ((2, 64, 64, 3), "uint8"),
         "flow": ((2, 2, 64, 64), "float32"),
+        "flow_confidence": ((2, 64, 64), "uint8"),
         "image": ((2, 64, 64, 3), "uint8"),
     }
 
@@ -213,3 +228,252 @@ def test_the_true_flow_moves_whole_pixels():
     moved = _true_flow(pair)
     np.testing.assert_array_equal(moved[6:12, 4:10], image[4:10, 7:13])
     np.testing.assert_array_equal(moved[0, 0], image.reshape(-1, 3).mean(axis=0).round())
+
+
+def _flow_pair(having_uv):
+    """A pair without people: a true flow of 0 that holds for the left half, and U, V as told."""
+    valid = np.zeros((64, 64), np.uint8)
+    valid[:, :32] = 2
+    valid[:, 32:40] = 1
+    random = np.random.default_rng(0)
+    pair = {"true_flow": np.zeros((2, 64, 64), np.float32), "flow_valid": valid}
+    for role, has in zip(("person", "garment"), having_uv, strict=True):
+        pair[f"{role}_densepose"] = np.zeros((64, 64, 3), np.uint8)
+        pair[f"{role}_densepose"][..., 0] = 2
+        pair[f"{role}_densepose"][5, 5, 1] = 9 * has
+        pair[f"{role}_parsing"] = np.full((64, 64), GARMENT, np.uint8)
+        pair[f"{role}_image"] = random.integers(256, size=(64, 64, 3), dtype=np.uint8)
+    places = random.normal(size=(3, 64, 64)).astype(np.float32)
+    return pair | {"true_places": places, "garment_places": places[:, ::-1].copy()}
+
+
+def test_a_flow_that_is_off_by_3_and_4_pixels_has_an_error_of_5():
+    flow = np.full((2, 64, 64), 1000, np.float32)
+    flow[0, :, :32], flow[1, :, :32] = 3, 4
+    score = FlowScore()
+    score.add(_flow_pair((True, True)), {"flow": flow})
+    assert score.rows() == [
+        {"name": name, "pairs": 1, "flow_px": 5.0, "median_flow_px": 5.0}
+        for name in ("all pairs", "U, V of both people")
+    ]
+
+
+def test_flow_errors_by_maps_that_have_u_and_v():
+    score = FlowScore()
+    flow = np.zeros((2, 64, 64), np.float32)
+    for shift, having_uv in enumerate(
+        [(True, True), (True, False), (False, True), (False, False), (False, False)]
+    ):
+        score.add(_flow_pair(having_uv), {"flow": flow + np.float32([[[shift]], [[0]]])})
+    rows = {
+        row["name"]: (row["pairs"], row["flow_px"], row["median_flow_px"]) for row in score.rows()
+    }
+    assert rows == {
+        "all pairs": (5, 2, 2),
+        "U, V of both people": (1, 0, 0),
+        "U, V of one of them": (2, 1.5, 1.5),
+        "U, V of neither": (2, 3.5, 3.5),
+    }
+
+
+def test_surface_coordinates_are_those_of_the_network():
+    network = build_network("lite", "warping")
+    pair = _flow_pair((True, False))
+    outputs = {
+        "flow": np.zeros((2, 64, 64), np.float32), "transfer_parsing": pair["person_parsing"]
+    }  # fmt: skip
+    score = FlowScore(network)
+    score.add(pair, outputs)
+    row = score.rows()[0]
+    with torch.inference_mode():
+        flows = network.flows(
+            *(
+                torch.from_numpy(x[None])
+                for x in (
+                    pair["garment_image"], pair["garment_parsing"], outputs["transfer_parsing"],
+                    pair["person_densepose"],
+                )
+            )
+        )  # fmt: skip
+    # the loss has the mean in decimetres, where all cells are whole
+    for name, places, truth in (
+        ("owner_cm", flows.worn, pair["garment_places"]),
+        ("person_cm", flows.wanted, pair["true_places"]),
+    ):
+        due = 10 * float(places_loss(places, torch.from_numpy(truth[None])))
+        assert row[name] == pytest.approx(due, rel=1e-3)
+
+
+def test_distance_of_surface_coordinates():
+    truth = np.zeros((3, 16, 16), np.float32)
+    truth[:, :10, :8] = np.array([0.2, -0.1, 0.4])[:, None, None]  # metres
+    places = np.full((3, 4, 4), 50, np.float32)
+    places[:, :2, :2] = np.array([2.3, -1.0, 4.4])[:, None, None]  # decimetres
+    # of the third row of cells no more than half is garment
+    np.testing.assert_allclose(places_error(places, truth), np.full(4, 5), rtol=1e-4)
+
+
+def test_skin_that_comes_back_as_it_was_and_other_skin():
+    random = np.random.default_rng(0)
+    rows, columns = np.mgrid[:64, :64]
+    photo = np.stack([60 + rows, 80 + columns // 2, 90 + rows // 2], axis=2)
+    photo = (photo + random.integers(-5, 6, photo.shape)).astype(np.uint8)
+    skin = np.zeros((64, 64), bool)
+    skin[8:56, 10:40] = True
+
+    def figures(image):
+        return skin_figures(np.clip(image, 0, 255).astype(np.uint8), photo, skin, skin)
+
+    assert figures(photo) == pytest.approx(
+        {
+            "skin_error": 0, "flat_error": np.abs(photo[skin] - photo[skin].mean(axis=0)).mean(),
+            "tone_error": 0, "light_correlation": 1, "light_ratio": 1,
+        }
+    )  # fmt: skip
+    flat = figures(np.broadcast_to(photo[skin].mean(axis=0).round(), photo.shape))
+    assert flat["skin_error"] == pytest.approx(flat["flat_error"], abs=0.1)
+    assert flat["tone_error"] < 0.5
+    assert flat["light_correlation"] == pytest.approx(0, abs=1e-3)
+    assert flat["light_ratio"] == pytest.approx(0, abs=1e-3)
+    lighter = figures(photo.astype(int) + 10)
+    assert lighter["skin_error"] == lighter["tone_error"] == pytest.approx(10)
+    assert [lighter["light_correlation"], lighter["light_ratio"]] == pytest.approx([1, 1])
+    # as dark where the photo is light, with half of the contrast, whatever is outside the skin
+    turned = np.where(skin[..., None], 160 - 0.5 * photo, 0)
+    assert figures(turned)["light_correlation"] == pytest.approx(-1, abs=1e-2)
+    assert figures(turned)["light_ratio"] == pytest.approx(0.5, abs=1e-2)
+
+
+def test_all_skin_but_hands_is_erased_and_painted_by_the_graph(tiny_bundle, tiny, make_person):
+    person = make_person(tiny.size.height, tiny.size.width)
+    densepose = person.densepose.copy()
+    densepose[40:, :8, 0] = 4
+    person = Person(person.image, person.parsing, densepose)
+    engine = find_backend("onnxruntime").load(Bundle.load(tiny_bundle), None, {})["regrowth"]
+    seen = {}
+
+    def regrow(inputs):
+        seen.update(inputs)
+        return engine.run(inputs)
+
+    figures = regrown_skin(regrow, person, tiny.size)
+    skin = person.parsing == SKIN
+    hands = skin & (densepose[..., 0] == 4)
+    assert hands.any()
+    np.testing.assert_array_equal(seen["person_parsing"][0] == SKIN, hands)
+    colour = person.image[person.parsing == GARMENT].mean(axis=0).round()
+    assert (seen["person_image"][0][skin & ~hands] == colour).all()
+    counted = cv2.erode((skin & ~hands).astype(np.uint8), np.ones((3, 3))) > 0
+    due = np.abs(person.image[counted].astype(int) - tiny.drawn).mean()
+    assert figures["skin_error"] == pytest.approx(due)
+    # hands alone are too little
+    densepose[..., 0] = 3
+    assert regrown_skin(regrow, Person(person.image, person.parsing, densepose), tiny.size) is None
+
+
+def test_a_way_there_and_back(make_person):
+    size = Size(64, 32)
+    person, other = make_person(64, 32, seed=0), make_person(64, 32, seed=1)
+
+    def ends(there, back):
+        def run(inputs):
+            is_back = (inputs["garment_image"][0] == person.image).all()
+            flow = np.zeros((1, 2, 64, 32), np.float32)
+            flow[0] += np.float32(back if is_back else there)[:, None, None]
+            return {"flow": flow}
+
+        return flow_round_trip(SimpleNamespace(run=run, size=size), person, other)
+
+    garment = (person.parsing == GARMENT).sum()
+    assert ends((3, 4), (-3, -4)).tolist() == [0] * garment
+    assert ends((3, 4), (0, 0)).tolist() == [5] * garment
+    assert ends((1, 1), (2, 3)).tolist() == [5] * garment
+
+
+def test_flows_of_real_people(tiny_bundle, tiny, make_person):
+    """The tiny bundle's flow is one shift, also where nothing should move."""
+    person = make_person(2 * tiny.size.height, 2 * tiny.size.width)
+    rows, _ = evaluate_real(Pipeline.load(tiny_bundle), {"somebody": person})
+    shift = float(np.hypot(*tiny.flow))
+    for key, due in (("own_px", shift), ("mirror_px", 2 * shift)):
+        assert rows[0][key] == rows[0][f"median_{key}"] == pytest.approx(due)
+
+
+def _photo_pair():
+    """A pair whose result has a disc of garment, in a photo of four times the bundle's size."""
+    random = np.random.default_rng(0)
+    rows, columns = np.mgrid[:256, :256]
+    parsing = np.zeros((256, 256), np.uint8)
+    parsing[np.hypot(rows - 130.3, columns - 121.8) < 70] = GARMENT
+    own = np.zeros_like(parsing)
+    own[100:150, 100:150] = GARMENT
+    densepose = np.full((256, 256, 3), 2, np.uint8)
+    background = np.full((256, 256, 3), 230, np.uint8)
+    smooth = cv2.GaussianBlur(random.integers(256, size=(256, 256, 3), dtype=np.uint8), (0, 0), 9)
+    worn = np.full((256, 256), GARMENT, np.uint8)
+    return {
+        "person_image": np.where(own[..., None] > 0, np.uint8(40), background),
+        "person_parsing": own, "person_true_parsing": own, "person_densepose": densepose,
+        "garment_image": np.roll(smooth, (8, -4), axis=(0, 1)),
+        "garment_parsing": worn, "garment_densepose": densepose,
+        "true_image": np.where(parsing[..., None] > 0, smooth, background),
+        "true_parsing": parsing,
+        "true_flow": np.where(parsing > 0, np.float32([-4, 8])[:, None, None], 0),
+    }  # fmt: skip
+
+
+def test_the_truth_is_at_the_ceiling_of_the_borders_measure():
+    pair = _photo_pair()
+    image, labels = pair["true_image"], pair["true_parsing"]
+
+    def figures(image, parsing):
+        return border_figures(Composed(image, parsing, image), pair)
+
+    assert figures(image, labels) == pytest.approx(
+        {"border_db": 138.1, "inside_db": 138.1, "changed_db": 138.1, "garment_iou": 1}, abs=0.1
+    )
+    off = np.where(image < 128, image + 10, image - 10).astype(np.uint8)
+    decibels = 20 * np.log10(255 / 10)
+    assert figures(off, labels) == pytest.approx(
+        {"border_db": decibels, "inside_db": decibels, "changed_db": decibels, "garment_iou": 1}
+    )
+    # within 6 pixels of the border, seven with the border's own
+    distance = np.abs(np.hypot(*(np.mgrid[:256, :256] - [[[130.3]], [[121.8]]])) - 70)
+    assert figures(np.where(distance[..., None] > 10.5, off, image), labels)["border_db"] > 138
+    assert figures(np.where(distance[..., None] < 5, off, image), labels)["inside_db"] > 138
+    assert figures(image, pair["person_parsing"])["garment_iou"] == pytest.approx(
+        2500 / (np.pi * 70**2), rel=1e-2
+    )
+
+
+def test_shares_draw_a_border_better_than_labels():
+    pair = _photo_pair()
+    size = Size(64, 64)
+    small = cv2.resize(
+        (pair["true_parsing"] > 0).astype(np.float32), (64, 64), interpolation=cv2.INTER_AREA
+    )
+    scores = np.zeros((64, 64, 4), np.uint8)
+    scores[..., 0], scores[..., 2] = np.rint(255 * (1 - small)), np.rint(255 * small)
+    labels = np.where(small > 0.5, GARMENT, 0).astype(np.uint8)
+
+    def run(inputs):
+        assert inputs["person_image"].shape == (1, 64, 64, 3)
+        return {"transfer_parsing": labels[None], "transfer_scores": scores[None]}
+
+    rows = evaluate_borders(SimpleNamespace(run=run), [pair], size)
+    by_labels, by_shares, own_labels, own_scores = (
+        {key: value for key, value in row.items() if key != "name"} for row in rows
+    )
+    # networks that are right are as good as the truth
+    assert own_labels == by_labels
+    assert own_scores == by_shares
+    assert by_shares["garment_iou"] > max(0.99, by_labels["garment_iou"])
+    assert by_shares["border_db"] > by_labels["border_db"] + 1
+
+
+def test_the_true_flow_at_the_bundles_size():
+    pair = _photo_pair()
+    flow = _small_flow(pair, Size(64, 64))
+    np.testing.assert_allclose(
+        flow, np.broadcast_to(np.float32([-1, 2])[:, None, None], flow.shape)
+    )

@@ -9,14 +9,24 @@ import cv2
 import numpy as np
 import pytest
 
-from garment_transfer.bundle import BACKGROUND, CLASSES, FACE, GARMENT, SKIN, InputError, Size
+from garment_transfer.bundle import (
+    BACKGROUND,
+    CLASSES,
+    FACE,
+    FRAMING,
+    GARMENT,
+    SKIN,
+    InputError,
+    Size,
+)
 from garment_transfer.runtime import stage_inputs
-from garment_transfer.runtime.photos import Person
+from garment_transfer.runtime.photos import Fit, Person, frame
 from garment_transfer.training import synthetic
-from garment_transfer.training.synthetic import cloth, raster
+from garment_transfer.training.synthetic import cloth, raster, realism, render
 from garment_transfer.training.synthetic.anatomy import anatomy
 from garment_transfer.training.synthetic.groups import KEYS, SHOP_KEYS, shard_paths
 from garment_transfer.training.synthetic.people import sleeve_kind
+from garment_transfer.training.synthetic.shots import Shot, Stranger, Thing
 
 SIZE = (128, 96)
 
@@ -82,7 +92,8 @@ def test_only_the_garment_differs_on_one_body(group: dict[str, np.ndarray]) -> N
         # A garment worn over a wide skirt presses it flat: a few pixels beside it change too.
         assert (parsing[body, 0] != parsing[body, 1])[~touched].mean() < 0.002
         difference = np.abs(image[body, 0] - image[body, 1]).max(-1)
-        assert np.percentile(difference[~near], 99) <= 12
+        # its shadow falls farther, and JPEG spreads both
+        assert np.percentile(difference[~near], 99) <= 24
         assert difference[touched].mean() > difference[~near].mean()
 
 
@@ -192,12 +203,13 @@ def test_roughness_is_there_and_bounded() -> None:
         assert parsing.max() < len(CLASSES)
         assert densepose[..., 0].max() <= 24
         assert not densepose[densepose[..., 0] == 0].any()
-        changed.append((parsing != person.parsing).mean())
-        mine, theirs = parsing == GARMENT, person.parsing == GARMENT
+        own = person.others == 0
+        changed.append((parsing != person.parsing)[own].mean())
+        mine, theirs = (parsing == GARMENT) & own, person.parsing == GARMENT
         kept.append((mine & theirs).sum() / (mine | theirs).sum())
         charts.append(densepose[..., 1:].any())
         necks.append((parsing[person.neck] == SKIN).mean())
-    assert min(changed) > 0.001
+    assert min(changed) > 0.0005
     assert max(changed) < 0.15
     assert 0.8 < np.mean(kept) < 0.99
     assert min(kept) > 0.6
@@ -225,24 +237,40 @@ def test_the_shop_shows_the_garment_alone() -> None:
         assert columns.max() < SIZE[1] - 1
 
 
-def test_the_held_out_pairs_keep_their_promises() -> None:
-    recipes = [synthetic.held_out_recipe(i) for i in range(synthetic.HELD_OUT_PAIRS)]
+@pytest.mark.parametrize(("held_out", "plain"), [("A", (0.15, 0.25)), ("B", (0.63, 0.70))])
+def test_the_held_out_pairs_keep_their_promises(held_out, plain) -> None:
+    recipes = [synthetic.held_out_recipe(i, held_out) for i in range(synthetic.HELD_OUT_PAIRS)]
     assert len(recipes) == 256
-    assert np.mean([theirs.pattern == "plain" for *_, theirs in recipes]) <= 0.25
-    assert np.mean([own.pattern == "plain" for *_, own, _ in recipes]) <= 0.25
+    worn = [garment for *_, own, theirs in recipes for garment in (own, theirs)]
+    assert plain[0] < np.mean([garment.pattern == "plain" for garment in worn]) < plain[1]
+    shots = [body.shot is not None for a, b, *_ in recipes for body in (a, b)]
+    assert all(shots) == any(shots) == (held_out == "B")
     change = [sleeve_kind(own.sleeve) != sleeve_kind(theirs.sleeve) for *_, own, theirs in recipes]
     assert np.mean(change) >= 0.6
     with pytest.raises(IndexError):
-        synthetic.held_out_recipe(256)
+        synthetic.held_out_recipe(256, held_out)
 
 
-def test_held_out_and_training_never_meet() -> None:
-    assert synthetic.TRAIN.entropy != synthetic.HELD_OUT.entropy
+def test_set_b_has_u_and_v_on_either_side_or_none_or_both() -> None:
+    seen = []
+    for index in range(16):
+        pair = synthetic.held_out_pair(index, (64, 48), "B")
+        sides = (pair[f"{side}_densepose"][..., 1:].any() for side in ("person", "garment"))
+        seen.append(tuple(sides))
+    assert len(set(seen)) == 4
+    assert 0.3 < np.mean(seen) < 0.7
+
+
+@pytest.mark.parametrize("held_out", ["A", "B"])
+def test_held_out_and_training_never_meet(held_out) -> None:
+    entropies = (synthetic.TRAIN, synthetic.HELD_OUT, synthetic.HELD_OUT_B)
+    assert len({distribution.entropy for distribution in entropies}) == 3
+    assert len({distribution.strangers for distribution in entropies[::2]}) == 2
     seen: set[int] = set()
     for i in range(2000):
         bodies, garments = synthetic.sample_group(i)
         seen.update(x.seed for x in (*bodies, *garments))
-    held = [x.seed for i in range(256) for x in synthetic.held_out_recipe(i)]
+    held = [x.seed for i in range(256) for x in synthetic.held_out_recipe(i, held_out)]
     assert len(set(held)) > 1000
     # Seeds have 31 bits: 8000 and 1024 of them meet by chance once in 260 times, and do not.
     assert not seen & set(held)
@@ -251,13 +279,21 @@ def test_held_out_and_training_never_meet() -> None:
 def test_a_held_out_pair_has_inputs_and_truth() -> None:
     pair = synthetic.held_out_pair(0, SIZE)
     for key, array in pair.items():
-        if key != "true_flow":
+        if key.endswith("places"):
+            assert array.shape == (3, *SIZE)
+        elif key != "true_flow":
             assert array.dtype == np.uint8
             colours = (3,) if key.endswith(("image", "densepose")) else ()
             assert array.shape == (*SIZE, *colours)
     assert pair["true_flow"].shape == (2, *SIZE)
     assert np.array_equal(pair["flow_valid"] > 0, pair["true_parsing"] == GARMENT)
     assert not np.array_equal(pair["person_image"], pair["true_image"])
+    # The flow leads to the same place of the cloth, but for the rounding to a pixel.
+    ys, xs = np.nonzero(pair["flow_valid"] == 2)
+    there = np.rint(np.stack([xs, ys]) + pair["true_flow"][:, ys, xs]).astype(int)
+    shown = pair["garment_places"][:, there[1], there[0]]
+    distance = np.linalg.norm(shown - pair["true_places"][:, ys, xs], axis=0)
+    assert np.median(distance) < 0.005
     # The person stays: away from both garments nothing has another label.
     untouched = (pair["true_parsing"] != GARMENT) & (pair["person_true_parsing"] != GARMENT)
     same = pair["true_parsing"] == pair["person_true_parsing"]
@@ -328,3 +364,136 @@ def test_label_maps_are_as_rough_as_real_ones(real_samples):
         intersection += (a & b).sum()
         union += (a | b).sum()
     assert min(real) - 0.02 < intersection / union < max(real) + 0.01
+
+
+def test_charts_are_as_smooth_and_as_wide_as_real_ones(real_samples):
+    real = []
+    for name in ("viton_000174_0", "viton_000240_0"):
+        person = Person.load(real_samples / name)
+        real.append(realism.measure(person.image, person.parsing, person.densepose))
+    rendered = []
+    for index in range(16):
+        person, rng = synthetic.render_single(2, index)
+        maps = synthetic.roughen(person, rng)
+        if maps[1][..., 1:].any():
+            rendered.append(realism.measure(person.image, *maps))
+
+    def median(people, name):
+        return float(np.median([person[name] for person in people if name in person]))
+
+    for letter in "UV":
+        name = f"{letter} of the torso off its blur, px"
+        assert median(rendered, name) == pytest.approx(median(real, name), rel=0.4)
+    for part in ("trunk", "arm inner", "arm outer", "forearm inner", "forearm outer", "thigh"):
+        for share in (5, 50, 95):
+            name = f"V of {part}, {share} %"
+            assert median(rendered, name) == pytest.approx(median(real, name), abs=0.12), name
+
+
+@pytest.fixture(scope="module")
+def shot() -> Shot:
+    """A plain shot of a wide photo, with nobody and nothing else in it."""
+    shots = (synthetic.sample_group(i)[0][0].shot for i in range(200))
+    found = next(x for x in shots if x and x.backdrop == "studio" and not x.jpeg)
+    return replace(found, things=(), strangers=(), photo=(0.7, 0.75, 0.05, 0.0), noise=0.0)
+
+
+def test_people_are_framed_by_the_rule() -> None:
+    """The rule finds in the rendered view what the view was made for: nearly all of it."""
+    off, padded = [], 0
+    for index in range(24):
+        person, _ = synthetic.render_single(6, index, SIZE)
+        box = frame(person.densepose, FRAMING, Size(*SIZE))
+        off.append([box.top, box.left, box.height - SIZE[0], box.width - SIZE[1]])
+        top, bottom, left, right = person.inside
+        padded += (top, bottom, left, right) != (0, SIZE[0], 0, SIZE[1])
+        known = np.zeros(SIZE, bool)
+        known[top:bottom, left:right] = True
+        for labels in (person.parsing, person.densepose[..., 0], *_first_two(person)):
+            assert not labels[~known].any()
+        if right < SIZE[1]:
+            assert (person.image[:, right:] == person.image[:, right - 1 : right]).all()
+    assert np.abs(np.median(off, axis=0)).max() <= 0.02 * SIZE[0]
+    assert np.percentile(np.abs(off), 90) <= 0.06 * SIZE[0]
+    assert 2 < padded < 22
+
+
+def _first_two(person):
+    parsing, densepose = synthetic.roughen(person, np.random.default_rng(0))
+    return parsing, densepose[..., 0]
+
+
+def test_a_photo_is_rendered_as_it_would_be_fitted(shot) -> None:
+    """Rendering in the frame and fitting a rendered photo show the same."""
+    (a, _), (garment, _) = synthetic.sample_group(2)
+    a = replace(a, shot=replace(shot, photo=(0.62, 0.75, 0.03, 0.05)))
+    person = synthetic.render_person(a, garment)
+    figure = synthetic.build_figure(a)
+    high, aspect, *_ = a.shot.photo
+    top, bottom, left, right = figure.photo
+    assert (top - bottom) == pytest.approx(high * figure.tall)
+    assert (right - left) == pytest.approx(aspect * high * figure.tall)
+    whole = replace(figure, height=top - bottom, origin=((left + right) / 2, top))
+    photo = synthetic.render_person(a, garment, (512, 384), whole)
+    size = Size(256, 192)
+    fit = Fit(Size(512, 384), size, frame(photo.densepose, FRAMING, size))
+    y0, y1, x0, x1 = (v + d for v, d in zip(person.inside, (8, -8, 8, -8), strict=True))
+    mine, fitted = (x[y0:y1, x0:x1] == GARMENT for x in (person.parsing, fit.map(photo.parsing)))
+    # the frame of the first is shifted as DensePose errs
+    assert (mine & fitted).sum() / (mine | fitted).sum() > 0.85
+
+
+def test_what_is_in_front_stays_in_front(shot) -> None:
+    (a, _), garments = synthetic.sample_group(5)
+    bag = Thing("strap", 1, 1.0, (0.0, 0.5), (0.1, 0.2, 0.1), hole=True)
+    clear = replace(a, shot=shot)
+    carrying = replace(a, shot=replace(shot, things=(bag,)))
+    one, other = (synthetic.render_person(carrying, garment, SIZE) for garment in garments)
+    without = synthetic.render_person(clear, garments[0], SIZE)
+    covered = (without.parsing > 0) & (one.parsing == BACKGROUND)
+    assert 0.005 < covered.mean() < 0.2
+    assert (one.garment_face[covered] == -1).all()
+    assert not one.densepose[covered].any()
+    inner = cv2.erode(covered.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    assert inner.any()
+    assert np.abs(one.image[inner].astype(int) - other.image[inner]).mean() < 4
+    assert np.abs(one.image[inner].astype(int) - without.image[inner]).mean() > 20
+    assert (one.parsing == without.parsing)[~covered].mean() > 0.99
+
+
+def test_other_people_are_in_the_photo_and_in_the_rough_map_alone(shot) -> None:
+    (a, _), (garment, _) = synthetic.sample_group(5)
+    beside = Stranger(3, 1, 0.4, 1.0, mirrored=False)
+    crowded = replace(a, shot=replace(shot, strangers=(beside,)))
+    person = synthetic.render_person(crowded, garment, SIZE)
+    alone = synthetic.render_person(replace(a, shot=shot), garment, SIZE)
+    assert (person.parsing == alone.parsing).all()
+    assert (person.densepose == alone.densepose).all()
+    others = person.others > 0
+    assert others.mean() > 0.05
+    assert not (others & (person.parsing > 0)).any()
+    changed = np.abs(person.image.astype(int) - alone.image).max(-1) > 10
+    assert changed[others].mean() > 0.6
+    seen = [
+        (synthetic.roughen(person, np.random.default_rng(i))[0][others] > 0).mean()
+        for i in range(9)
+    ]
+    assert max(seen) > 0.9
+    assert min(seen) < 0.1
+
+
+def test_light_from_the_side_casts_shadows_of_the_right_length() -> None:
+    """A plate 0.05 m before a wall, lit at 45 degrees from the right, shades 0.05 m on its left."""
+    scale = 400.0
+    depth = np.full((100, 200), 1.0, np.float32)
+    depth[30:70, 100:140] = 0.95
+    light = np.array([1.0, -1.0, 0.0], np.float32) / np.sqrt(2)
+    lit = render._lit(depth, light, 0.0, scale)
+    row = lit[50]
+    assert row[110:130].min() > 0.95
+    assert row[150:].min() > 0.95
+    shade = np.flatnonzero(row < 0.5)
+    assert shade.max() == pytest.approx(99, abs=3)
+    # what rises less than a centimetre above the way of the light casts nothing
+    assert shade.min() == pytest.approx(100 - 0.04 * scale, abs=5)
+    assert lit[:25].min() > 0.95

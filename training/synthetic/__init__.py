@@ -2,6 +2,7 @@
 
 from garment_transfer.training.synthetic.groups import (
     HELD_OUT_PAIRS as HELD_OUT_PAIRS,
+    HeldOut as HeldOut,
     held_out_pair as held_out_pair,
     held_out_recipe as held_out_recipe,
     render_single as render_single,
@@ -13,6 +14,7 @@ from garment_transfer.training.synthetic.groups import (
 )
 from garment_transfer.training.synthetic.people import (
     HELD_OUT as HELD_OUT,
+    HELD_OUT_B as HELD_OUT_B,
     TRAIN as TRAIN,
     Body as Body,
     Distribution as Distribution,

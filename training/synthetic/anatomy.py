@@ -70,7 +70,8 @@ class Anatomy(Mesh):
     head_share: Floats  #: [V] weight of head and upper neck
     hand_share: Floats  #: [V]
     part_scores: Floats  #: [V, 12] what `part_of` decides DensePose parts from
-    part_uv: Floats  #: [F, 3, 2] DensePose U and V, 0..1, at the corners
+    part_uv: Floats  #: [F, 3, 2] DensePose U and V, 0..1, at the corners: the first charts
+    real_uv: Floats  #: [F, 3, 2] likewise, charts as DensePose draws them on photos
     bridge: I32  #: [K, 3] triangles that span the gap between the thighs, in front
     torso: Mask  #: [V] vertices of trunk and thighs that cloth drapes over
     model: "anny.Anny"
@@ -137,13 +138,25 @@ def part_of(scores: Floats) -> NDArray[np.uint8]:
     return _PARTS[group, 2 * (scores[:, 8] > 0) + ~near]
 
 
+#: Of the near and the far side of limbs: slope from the first chart's V to the real one, a pair of
+#: values that belong together, and how much V falls on the way along the limb.
+_REAL_V = {
+    "upperarm": ((0.6, 0.3), ((0.84, 0.62), (0.85, 0.76)), (0.0, 0.24)),
+    "forearm": ((0.9, 0.8), ((0.20, 0.25), (0.82, 0.65)), (0.0, 0.2)),
+    "thigh": ((1.0, 1.0), ((0.5, 0.53), (0.5, 0.53)), (0.35, 0.35)),
+    "calf": ((1.0, 1.0), ((0.5, 0.5), (0.5, 0.5)), (0.0, 0.0)),
+}
+
+
 def _densepose(
     v: Floats, faces: I32, weights: dict[str, Floats], heads: dict[str, Floats]
-) -> tuple[Floats, Floats]:
-    """Part scores [V, 12] and chart coordinates [F, 3, 2] at the corners of triangles.
+) -> tuple[Floats, Floats, Floats]:
+    """Part scores [V, 12] and both charts [F, 3, 2] at the corners of triangles.
 
     The charts follow what DensePose gives on real photos: U runs down the trunk and
-    the upper arms and up the thighs, V runs across.
+    the upper arms and up the thighs, V runs across. In the first charts V takes all of 0..1 on
+    the visible half of a limb; the real ones take the part of it that the medians, ranges and
+    gradients of published maps show (`realism` prints them).
     """
     scores = np.zeros((len(v), 12), np.float32)
     scores[:, :8] = np.stack([weights[g] for g in _GROUPS], 1)
@@ -154,6 +167,7 @@ def _densepose(
     scores[:, 10] = TORSO_AXIS_Y + 0.022 + 0.03 * smoothstep(v[:, 2], 0.35, 0.05) - v[:, 1]
     scores[:, 11] = 1.0
     uv = np.zeros((len(faces), 3, 2), np.float32)
+    real_v = np.zeros((len(faces), 3), np.float32)
     corner = v[faces]  # [F, 3, 3]
     fw = scores[faces].mean(1)
     best = fw[:, :8].argmax(1)
@@ -210,6 +224,11 @@ def _densepose(
             u = np.where(near[:, None], 0.95 - along * 0.85, u)
         uv[m, :, 0] = u
         uv[m, :, 1] = np.clip(np.where(near[:, None], v_near, v_far), 0, 1)
+        slope, place, fall = _REAL_V[name]
+        for side, at in ((near, 0), (~near, 1)):
+            middle = np.where(side[:, None], place[at][1] - fall[at] * (along - 0.5), 0)
+            bent = middle + slope[at] * (uv[m, :, 1] - place[at][0])
+            real_v[m] = np.where(side[:, None], np.clip(bent, 0, 1), real_v[m])
     hand = best == 4
     p = corner[hand].copy()
     p[..., 0] = np.abs(p[..., 0])
@@ -217,7 +236,23 @@ def _densepose(
     uv[hand, :, 0] = np.where(left[hand], 0.75, 0.25)[:, None]
     uv[hand, :, 1] = np.clip(0.15 + 0.7 * down, 0, 1)
     uv[best == 7] = 0.5
-    return scores, uv
+    real = uv.copy()
+    limbs = np.isin(best, [_GROUPS.index(name) for name in _REAL_V])
+    real[limbs, :, 1] = real_v[limbs]
+    # From the wrist on the hand takes a forearm's place, and the neck the trunk's.
+    arm = best == _GROUPS.index("forearm")
+    near = (scores[faces[arm], 11].mean(1) > 0)[:, None]
+    real[arm, :, 0] = np.where(near, 0.15 + 0.85 * uv[arm, :, 0], 0.10 + 0.92 * uv[arm, :, 0])
+    real[trunk, :, 0] = 0.055 + 0.9 * uv[trunk, :, 0]
+    real[trunk, :, 1] = np.clip(0.5 + 0.75 * (uv[trunk, :, 1] - 0.5), 0, 1)
+    # On hands both run from the inner side to the outer one, and V down to the fingers too.
+    axis = unit(heads["wrist"] - heads["lowerarm01"])
+    outwards = np.array([1.0, 0.0, 0.6])
+    outwards = unit(outwards - (outwards @ axis) * axis)
+    out = np.clip((p - heads["wrist"]) @ outwards / 0.03, -1, 1)
+    real[hand, :, 0] = np.where(left[hand, None], 0.70 - 0.16 * out, 0.30 + 0.16 * out)
+    real[hand, :, 1] = np.clip(0.48 + 1.4 * (down - 0.4) + 0.16 * out, 0, 1)
+    return scores, uv, real
 
 
 def _bridge(v: Floats) -> I32:
@@ -312,7 +347,7 @@ def anatomy() -> Anatomy:
         "calf": share("lowerleg"),
         "foot": share("foot", "toe"),
     }
-    part_scores, part_uv = _densepose(
+    part_scores, part_uv, real_uv = _densepose(
         v, faces, {k: g.astype(np.float32) for k, g in groups.items()}, heads
     )
     return Anatomy(
@@ -330,6 +365,7 @@ def anatomy() -> Anatomy:
         hand_share=hand,
         part_scores=part_scores,
         part_uv=part_uv,
+        real_uv=real_uv,
         bridge=_bridge(v),
         torso=(arm < 0.3) & (v[:, 2] < 0.60) & (v[:, 2] > -0.5) & (head < 0.5),
         incidence=_incidence(faces, n),

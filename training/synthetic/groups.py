@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from garment_transfer.bundle import Code, InputError, replacing
 from garment_transfer.training.synthetic.people import (
     HELD_OUT,
+    HELD_OUT_B,
     TRAIN,
     Body,
     Distribution,
@@ -47,7 +48,10 @@ KEYS: Final = (
 #: Names of the arrays of a group's garments in the shop; see `training_shop`.
 SHOP_KEYS: Final = ("shop_image", "shop_mask", "shop_places")
 SHARD_GROUPS: Final = 64
+#: Pairs of each set of the held-out test.
 HELD_OUT_PAIRS: Final = 256
+HeldOut = Literal["A", "B"]
+HELD_OUT_SETS: Final[dict[HeldOut, Distribution]] = {"A": HELD_OUT, "B": HELD_OUT_B}
 #: First spawn key of each use, so that no two draw from one stream.
 _TRAIN_STREAM, _HELD_OUT_STREAM, _ROUGH_STREAM, _SINGLE_STREAM = 1, 2, 3, 4
 
@@ -79,7 +83,7 @@ def training_group(index: int, size: tuple[int, int] = (256, 192)) -> Arrays:
         see `garment_places`.
     """
     bodies, garments = sample_group(index)
-    figures = [build_figure(body) for body in bodies]
+    figures = [build_figure(body, size) for body in bodies]
     atlases = [paint(garment, size) for garment in garments]
     people = [
         [render_person(b, g, size, f, a) for g, a in zip(garments, atlases, strict=True)]
@@ -88,7 +92,8 @@ def training_group(index: int, size: tuple[int, int] = (256, 192)) -> Arrays:
     groups = []
     for b, g in np.ndindex(2, 2):
         person = people[b][g]
-        parsing, densepose = roughen(person, TRAIN.rng(_ROUGH_STREAM, index, b, g))
+        rng = TRAIN.rng(_ROUGH_STREAM, index, b, g)
+        parsing, densepose = roughen(person, rng, TRAIN.roughness)
         flow, valid = true_flow(person, people[1 - b][g])
         places = garment_places(person).astype(np.float16)
         arrays = (person.image, person.parsing, parsing, densepose, flow.astype(np.float16))
@@ -133,16 +138,18 @@ def training_shop(index: int, size: tuple[int, int] = (256, 192)) -> Arrays:
     }
 
 
-def held_out_recipe(index: int) -> tuple[Body, Body, Garment, Garment]:
-    """Person A, owner B, A's own garment, B's garment of held-out pair `index`."""
+def held_out_recipe(index: int, held_out: HeldOut = "A") -> tuple[Body, Body, Garment, Garment]:
+    """Person A, owner B, A's own garment, B's garment of held-out pair `index` of a set."""
     if not 0 <= index < HELD_OUT_PAIRS:
         raise IndexError(f"held-out pairs are numbered 0 to {HELD_OUT_PAIRS - 1}, not {index}")
-    (a, b), (own, theirs) = sample_group(index, HELD_OUT)
+    (a, b), (own, theirs) = sample_group(index, HELD_OUT_SETS[held_out])
     return a, b, own, theirs
 
 
-def held_out_pair(index: int, size: tuple[int, int] = (256, 192)) -> Arrays:
-    """One transfer of the held-out test: A in their own garment receives what B wears.
+def held_out_pair(
+    index: int, size: tuple[int, int] = (256, 192), held_out: HeldOut = "A"
+) -> Arrays:
+    """One transfer of a set of the held-out test: A in their own garment receives what B wears.
 
     Returns:
         The inputs of the graph contract, `person_image`, `garment_image` uint8 [H, W, 3],
@@ -150,17 +157,21 @@ def held_out_pair(index: int, size: tuple[int, int] = (256, 192)) -> Arrays:
         `garment_densepose` uint8 [H, W, 3] (rough); and the truth: `true_image` uint8 [H, W, 3]
         and `true_parsing` uint8 [H, W] of A in B's garment, `true_flow` float32 [2, H, W] from it
         into `garment_image`, `flow_valid` uint8 [H, W] (0, 1 hidden, 2 visible),
-        `person_true_parsing` uint8 [H, W] and `garment_true_parsing` uint8 [H, W] (clean).
+        `person_true_parsing` uint8 [H, W] and `garment_true_parsing` uint8 [H, W] (clean),
+        `true_places` and `garment_places` float32 [3, H, W], which place of the cloth
+        `true_image` and `garment_image` show, see `garment_places`.
     """
-    a, b, own, theirs = held_out_recipe(index)
-    figure = build_figure(a)
+    a, b, own, theirs = held_out_recipe(index, held_out)
+    distribution = HELD_OUT_SETS[held_out]
+    figure = build_figure(a, size)
     person = render_person(a, own, size, figure)
     atlas = paint(theirs, size)
     truth = render_person(a, theirs, size, figure, atlas)
     owner = render_person(b, theirs, size, None, atlas)
     flow, valid = true_flow(truth, owner)
     (parsing, densepose), (owner_parsing, owner_densepose) = (
-        roughen(r, HELD_OUT.rng(_ROUGH_STREAM, index, k)) for k, r in enumerate((person, owner))
+        roughen(r, distribution.rng(_ROUGH_STREAM, index, k), distribution.roughness)
+        for k, r in enumerate((person, owner))
     )
     return {
         "person_image": person.image,
@@ -175,6 +186,8 @@ def held_out_pair(index: int, size: tuple[int, int] = (256, 192)) -> Arrays:
         "flow_valid": valid,
         "person_true_parsing": person.parsing,
         "garment_true_parsing": owner.parsing,
+        "true_places": garment_places(truth),
+        "garment_places": garment_places(owner),
     }
 
 

@@ -9,8 +9,14 @@ from typing import Final
 import numpy as np
 
 from garment_transfer.training.synthetic.anatomy import AVERAGE, Floats
-
-Colour = tuple[float, float, float]  #: RGB, 0..1
+from garment_transfer.training.synthetic.shots import (
+    FIRST,
+    REAL,
+    Colour,
+    Roughness,
+    Shot,
+    sample_shot,
+)
 
 #: Skin in even daylight, from light to dark.
 SKIN_TONES: Final[tuple[Colour, ...]] = (
@@ -101,6 +107,9 @@ class Body:
     makeup: float
     eyes: Colour
     seed: int
+    #: How the photo is taken; without one, light, background and frame are the fields above. (The
+    #: representation of bodies without is part of a hash.)
+    shot: Shot | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -142,6 +151,9 @@ class Distribution:
     max_turn: float  #: radians
     letters: str
     patterns: dict[str, float] = field(default_factory=dict)  #: weights of the others
+    roughness: Roughness = REAL
+    shots: bool = True  #: whether bodies have a `Shot`, and DensePose its real charts
+    strangers: int = 0  #: number of the first stranger in its photos
 
     def rng(self, *index: int) -> np.random.Generator:
         """The generator of item `index` of stream `index[0]`: a function of nothing else."""
@@ -185,6 +197,20 @@ HELD_OUT: Final = Distribution(
         "blocks": 0.07,
         "noise": 0.03,
     },
+    roughness=FIRST,
+    shots=False,
+)
+#: Set A of the held-out test is drawn from HELD_OUT, set B from this.
+HELD_OUT_B: Final = replace(
+    HELD_OUT,
+    name="held_out_b",
+    entropy=40_958_113_776_201,
+    plain=0.66,
+    collar=0.03,
+    max_turn=0.4,
+    roughness=REAL,
+    shots=True,
+    strangers=1000,
 )
 
 
@@ -371,7 +397,7 @@ def sample_body(rng: np.random.Generator, distribution: Distribution = TRAIN) ->
         (0.28, 0.36, 0.44),
         (0.25, 0.33, 0.22),
     )
-    return Body(
+    body = Body(
         phenotype=phenotype,
         slim=_between(rng, 0.85, 0.96),
         head_size=_between(rng, 0.99, 1.06),
@@ -405,6 +431,11 @@ def sample_body(rng: np.random.Generator, distribution: Distribution = TRAIN) ->
         makeup=float(rng.random()) if female else 0.12 * float(rng.random()),
         eyes=eyes[int(rng.choice(4, p=[0.45, 0.25, 0.18, 0.12]))],
         seed=int(rng.integers(2**31)),
+    )
+    return (
+        replace(body, shot=sample_shot(body.seed, distribution.strangers))
+        if distribution.shots
+        else body
     )
 
 
@@ -544,4 +575,5 @@ def neutral_body(female: bool) -> Body:
         exposure=1.0,
         background=(1.0, 1.0, 1.0),
         gradient=0.0,
+        shot=None,
     )

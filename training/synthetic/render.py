@@ -6,13 +6,26 @@ integers, as everywhere in this package.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from garment_transfer.bundle import BACKGROUND, FACE, GARMENT, HAIR, LEGS, LOWER, SKIN
-from garment_transfer.training.synthetic import cloth, hair, raster, texture
+from garment_transfer.bundle import (
+    BACKGROUND,
+    FACE,
+    FRAMING,
+    GARMENT,
+    HAIR,
+    LEGS,
+    LOWER,
+    SKIN,
+    InputError,
+    Size,
+)
+from garment_transfer.runtime.photos import frame
+from garment_transfer.training.synthetic import cloth, hair, raster, surroundings, texture
 from garment_transfer.training.synthetic.anatomy import (
     I32,
     Floats,
@@ -26,7 +39,14 @@ from garment_transfer.training.synthetic.anatomy import (
     smoothstep,
     unit,
 )
-from garment_transfer.training.synthetic.people import Body, Garment, neutral_body
+from garment_transfer.training.synthetic.people import (
+    HELD_OUT,
+    Body,
+    Garment,
+    neutral_body,
+    sample_body,
+    sample_garment,
+)
 from garment_transfer.training.synthetic.posing import behind, pose
 from garment_transfer.training.synthetic.raster import (
     DROP_A,
@@ -36,6 +56,7 @@ from garment_transfer.training.synthetic.raster import (
     OPENING,
     Fragments,
 )
+from garment_transfer.training.synthetic.shots import Shot
 
 U8 = NDArray[np.uint8]
 _SKIN, _UPPER, _LOWER, _CAP, _HAIR = range(5)
@@ -56,7 +77,10 @@ class Figure:
     hair: tuple[tuple[hair.HairMesh, Floats, int], ...]  #: piece, posed vertices, layer
     bias: Floats  #: [V] metres that limbs are drawn nearer, so that cloth cannot swallow them
     tall: float  #: height of the body, metres
+    height: float  #: of the frame, metres
     origin: tuple[float, float]  #: world x of the frame's middle, world z of the frame's top
+    #: (top, bottom, left, right) of the photo that the frame is cut from, world z and x
+    photo: tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -72,10 +96,16 @@ class Rendered:
     shell: Floats  #: [V, 3] upper shell: x and y in pixels, depth in metres
     neck: NDArray[np.bool_]  #: [H, W] bare neck and chest, skin that some label sets leave out
     albedo: U8  #: [H, W, 3] RGB, colours without light (background as in the image)
+    others: U8  #: [H, W] seven classes of other people in the photo, 0 elsewhere
+    inside: tuple[int, int, int, int]  #: (top, bottom, left, right) of the photo in the frame
 
 
-def build_figure(body: Body) -> Figure:
-    """Pose a body, its hair and its lower garment."""
+def build_figure(body: Body, size: tuple[int, int] = (256, 192)) -> Figure:
+    """Pose a body, its hair and its lower garment.
+
+    The photo of a body with a `Shot` is framed by the rule of `bundle.FRAMING` for views of the
+    aspect of `size`, (H, W).
+    """
     a = anatomy()
     rest, heads = rest_body(body.phenotype, body.slim, body.head_size, body.neck)
     t = cloth.trunk(rest)
@@ -119,7 +149,7 @@ def build_figure(body: Body) -> Figure:
     top = float(posed[a.head_share > 0.9, 2].max()) + body.frame[1] * tall
     trunk_x = posed[a.torso & (a.canonical[:, 2] > 0)]
     middle = float(trunk_x[:, 0].mean()) + body.frame[2] * height
-    return Figure(
+    figure = Figure(
         body,
         rest,
         t,
@@ -131,14 +161,53 @@ def build_figure(body: Body) -> Figure:
         tuple(pieces),
         bias.astype(np.float32),
         tall,
+        height,
         (middle, top),
+        (np.inf, -np.inf, -np.inf, np.inf),
+    )
+    return figure if body.shot is None else _framed(figure, body.shot, size)
+
+
+#: Rows that a body's height takes in the view that its frame is found in.
+_FRAMING_ROWS = 240
+
+
+def _framed(figure: Figure, shot: Shot, size: tuple[int, int]) -> Figure:
+    """A figure in the frame that the rule finds in its photo."""
+    a = anatomy()
+    high, aspect, room, shift = shot.photo
+    high *= figure.tall
+    wide = high * aspect
+    tops = [figure.posed[a.head_share > 0.9], *(posed for _, posed, _ in figure.hair)]
+    crown = max(float(top[:, 2].max()) for top in tops)
+    top = crown + room * high
+    left = figure.origin[0] - (0.5 + shift) * wide
+    photo = top, top - high, left, left + wide
+    # Of the photo as much is looked at as the parts of the rule can reach.
+    pixel = figure.tall / _FRAMING_ROWS
+    low = np.array([figure.posed[:, 0].min() - pixel, crown - 0.72 * figure.tall])
+    x0, x1 = max(left, float(low[0])), min(left + wide, float(figure.posed[:, 0].max()) + pixel)
+    z0, z1 = max(top - high, float(low[1])), min(top, crown + pixel)
+    shown = max(round((z1 - z0) / pixel), 1), max(round((x1 - x0) / pixel), 1)
+    view = replace(figure, height=shown[0] * pixel, origin=((x0 + x1) / 2, z1), photo=photo)
+    try:
+        box = frame(_densepose(view, shown), FRAMING, Size(*size))
+    except InputError:  # the photo misses the body
+        return replace(figure, photo=photo)
+    rng = np.random.default_rng([shot.seed, 2])
+    # DensePose is no surer of where the body ends than of anything else
+    near = rng.normal(0, 0.008, 3).clip(-0.02, 0.02)
+    height = box.height * pixel * (1 + 2 * float(near[0]))
+    left = (x0 + x1) / 2 + (box.left + box.width / 2 - shown[1] / 2 + near[1] * box.width) * pixel
+    return replace(
+        view, height=height, origin=(float(left), z1 - (box.top + near[2] * box.height) * pixel)
     )
 
 
 def _project(vertices: Floats, figure: Figure, size: tuple[int, int]) -> Floats:
     """World [N, 3] to (x pixels, y pixels, depth metres)."""
     h, w = size
-    scale = h / (figure.body.frame[0] * figure.tall)
+    scale = h / figure.height
     return np.stack(
         [
             (w - 1) / 2 + (vertices[:, 0] - figure.origin[0]) * scale,
@@ -349,6 +418,14 @@ def _paint_skin(body: Body, c: Floats) -> Floats:
     return out
 
 
+def _mottled(colour: Floats, body: Body, places: Floats) -> Floats:
+    """Skin colours [P, 3] as photos show them: warmer, and never quite even."""
+    rng = np.random.default_rng([body.seed, 4])
+    spots = texture.tileable_noise(rng, 128, (14.0, 14.0), 1.5)
+    n = texture.remap(spots, (places[:, 0] + places[:, 1]) * 500, places[:, 2] * 500, wrap=True)
+    return colour * np.array([1.0, 0.92, 0.84], np.float32) * (1 + 0.025 * n[:, None])
+
+
 def _chart_coordinates(
     attributes: Floats,
 ) -> tuple[Floats, Floats, Floats, Floats, NDArray[np.bool_]]:
@@ -494,13 +571,14 @@ def _shade(
     scene: _Scene,
     size: tuple[int, int],
     atlas: texture.Atlas,
+    backdrop: Floats,
 ) -> tuple[Floats, Floats]:
-    """Colour and albedo [H, W, 3], supersampled."""
-    body = figure.body
+    """Colour and albedo [H, W, 3], supersampled, before a backdrop where the body has a shot."""
+    body, shot = figure.body, figure.body.shot
     size = 2 * size[0], 2 * size[1]
     twice, half = np.array([2, 2, 1], np.float32), np.array([0.5, 0.5, 0], np.float32)
     fragments = _rasterise(scene, scene.points * twice + half, size)
-    scale = size[0] / (body.frame[0] * figure.tall)
+    scale = size[0] / figure.height
     face = fragments.face.reshape(-1)
     on = np.flatnonzero(face >= 0)
     corners = scene.faces[face[on]]
@@ -518,6 +596,8 @@ def _shade(
         at = attributes[pick]
         if kind == _SKIN:
             albedo[pick] = _paint_skin(body, at)
+            if shot is not None:
+                albedo[pick] = _mottled(albedo[pick], body, at)
         elif kind == _UPPER:
             cuts = _interpolate(scene.cuts[:, :3], corners[pick], bary[pick])
             cuts[:, 0] = cloth.opening_cut(garment, at[:, :3])
@@ -534,36 +614,99 @@ def _shade(
     normals = unit(normals)
     lift = np.where(inside, np.array([1, 0.5, 0.45, 1, 0.6], np.float32)[layer], np.float32(1))
     facing = np.where(inside[:, None], -normals, normals)
-    right, up, near = body.light
+    right, up, near = body.light if shot is None else shot.light
     light = unit(np.array([right, -near, up], np.float32))
-    lambert = np.clip(facing @ light, 0, 1)
-    upward = 0.5 + 0.5 * facing[:, 2]
-    rim = np.clip(-facing[:, 1], 0, 1)
-    k = body.contrast
-    shade: Floats = (1 - k) * (0.72 + 0.16 * upward + 0.14 * rim) + k * (
-        0.38 + 0.10 * upward + 0.62 * lambert
-    )
     occlusion = _occlusion(fragments.depth, scale).reshape(-1)[on]
-    shade = shade * (1 - 0.5 * occlusion) * lift * body.exposure
-    colour = albedo * shade[:, None]
+    if shot is None:
+        shade = _studio_light(body, facing, light)
+        shade = (shade * (1 - 0.5 * occlusion) * lift * body.exposure)[:, None]
+    else:
+        lit = _lit(fragments.depth[::2, ::2], light, shot.soft, scale / 2)
+        lit = np.asarray(cv2.resize(lit, size[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
+        lit = lit.reshape(-1)[on]
+        shade = _shot_light(shot, facing, light, lit)
+        shade = shade * ((1 - 0.7 * occlusion) * lift)[:, None]
+    colour = albedo * shade
     skin = layer == _SKIN
     # Light that goes through skin comes back red in its shadows.
-    colour[skin] += (albedo[skin] * (1 - shade[skin])[:, None]) * np.array([0.16, 0.03, 0.0])
+    if shot is None:
+        colour[skin] += (albedo[skin] * (1 - shade[skin])) * np.array([0.16, 0.03, 0.0])
+    else:
+        dark = np.maximum(1 - shade[skin], 0)
+        colour[skin] += albedo[skin] * dark * np.array([0.16, 0.0, -0.05])
     gloss = np.clip(unit(light + np.array([0, -1, 0], np.float32)) @ facing.T, 0, 1)
-    shine = np.array([0.06, garment.sheen, 0.0, 0.12, 0.12])[layer]
+    shine = np.array([0.06 if shot is None else shot.gloss, garment.sheen, 0.0, 0.12, 0.12])[layer]
+    if shot is not None:
+        gloss = gloss * lit * (0.4 + shot.key)
     colour[layer == _UPPER] += 0.05 * gloss[layer == _UPPER, None] ** 5
     colour += (shine * gloss**24)[:, None]
-    out = _background(body, size).reshape(-1, 3)
+    behind = _background(body, size) if shot is None else backdrop.repeat(2, 0).repeat(2, 1)
+    out = behind.reshape(-1, 3)
     flat = out.copy()
     out[on] = colour
     flat[on] = albedo
     return _halve(out.reshape(*size, 3)), _halve(flat.reshape(*size, 3))
 
 
+def _studio_light(body: Body, facing: Floats, light: Floats) -> Floats:
+    """How bright surfaces of normals [P, 3] are in a studio's soft light, [P]."""
+    lambert = np.clip(facing @ light, 0, 1)
+    upward = 0.5 + 0.5 * facing[:, 2]
+    rim = np.clip(-facing[:, 1], 0, 1)
+    k = body.contrast
+    shade: Floats = (1 - k) * (0.72 + 0.16 * upward + 0.14 * rim)
+    return shade + k * (0.38 + 0.10 * upward + 0.62 * lambert)
+
+
+def _shot_light(shot: Shot, facing: Floats, light: Floats, lit: Floats) -> Floats:
+    """Colour of the light on surfaces of normals [P, 3], of which the key reaches `lit`, [P, 3].
+
+    A wide source wraps around what it shines on. The camera exposes for what faces it.
+    """
+    key, fill = (np.asarray(tint, np.float32) for tint in shot.tints)
+    wrap = 0.1 + 0.6 * shot.soft
+
+    def light_on(normals: Floats, reached: Floats | float) -> Floats:
+        direct = np.clip((normals @ light + wrap) / (1 + wrap), 0, None) * reached
+        around = 0.2 + 0.2 * normals[:, 2] - 0.68 * normals[:, 1]
+        amount = 1.5 * shot.key * direct[:, None] * key + (1 - shot.key) * around[:, None] * fill
+        return np.asarray(amount, np.float32)
+
+    towards = light_on(np.array([[0, -1, 0], [-0.6, -0.8, 0], [0.6, -0.8, 0]], np.float32), 1.0)
+    return light_on(facing, lit) * (0.95 * shot.exposure / towards.mean())
+
+
+def _lit(depth: Floats, light: Floats, soft: float, scale: float) -> Floats:
+    """How much of the key light reaches what pixels see, [H, W], 0..1, from the depth buffer.
+
+    From every pixel the buffer is followed towards the light (0.3 m, in growing steps): what lies
+    between, and is no thicker than an arm, casts a shadow.
+
+    Args:
+        depth: [H, W] metres.
+        light: [3] unit vector towards the light.
+        soft: 0 a point .. 1 a wide source.
+        scale: pixels a metre.
+    """
+    h, w = depth.shape
+    hidden = np.zeros((h, w), np.float32)
+    for way in 0.3 * np.linspace(0.2, 1, 14) ** 2:
+        x, y = round(float(light[0] * way * scale)), round(float(-light[2] * way * scale))
+        if (x, y) == (0, 0) or abs(x) >= w or abs(y) >= h:
+            continue
+        here = np.s_[max(-y, 0) : h - max(y, 0), max(-x, 0) : w - max(x, 0)]
+        there = np.s_[max(y, 0) : h + min(y, 0), max(x, 0) : w + min(x, 0)]
+        over = depth[here] + np.float32(light[1] * way) - depth[there]
+        cast = np.clip((over - 0.006) * 120, 0, 1) * (over < 0.14)
+        np.maximum(hidden[here], cast, out=hidden[here])
+    blur = (0.004 + 0.03 * soft) * scale
+    hidden = np.asarray(cv2.GaussianBlur(hidden, (0, 0), max(blur, 0.5)), np.float32)
+    return 1 - (1 - 0.35 * soft) * hidden
+
+
 def _halve(x: Floats) -> Floats:
     """Mean over 2x2 blocks of [H, W, C]."""
-    h, w, c = x.shape
-    return x.reshape(h // 2, 2, w // 2, 2, c).mean((1, 3))
+    return np.asarray((x[::2, ::2] + x[::2, 1::2] + x[1::2, ::2] + x[1::2, 1::2]) * 0.25)
 
 
 def _camera(image: Floats, body: Body) -> U8:
@@ -576,6 +719,33 @@ def _camera(image: Floats, body: Body) -> U8:
     noise = rng.standard_normal((h, w, 1), dtype=np.float32)
     image = image + noise * float(rng.uniform(0.0, 0.006))
     return _to_bytes(image)
+
+
+def _shot_camera(image: Floats, shot: Shot) -> U8:
+    """What the camera of a shot makes of light, [H, W, 3]: colours, tone, blur, noise, JPEG."""
+    rng = np.random.default_rng([shot.seed, 3])
+    h, w = image.shape[:2]
+    image = np.clip(image * np.asarray(shot.balance, np.float32), 0, None)
+    grey = image @ np.array([0.299, 0.587, 0.114], np.float32)
+    image = np.clip(grey[..., None] + shot.saturation * (image - grey[..., None]), 0, 1)
+    image = image**shot.gamma
+    # a curve that keeps black, white and the middle
+    image = image + shot.curve * 0.5 * image * (1 - image) * (2 * image - 1)
+    if shot.vignette:
+        y, x = np.linspace(-1, 1, h)[:, None], np.linspace(-1, 1, w)[None, :]
+        image = image * (1 - shot.vignette * 0.5 * (x**2 + y**2))[..., None]
+    unit = h / 256
+    if shot.blur * unit > 0.25:
+        image = np.asarray(cv2.GaussianBlur(image, (0, 0), shot.blur * unit))
+    # coarser grain in the colours than in the brightness
+    grain = rng.standard_normal((h, w, 1), dtype=np.float32)
+    tint = rng.standard_normal((-(-h // 2), -(-w // 2), 3), dtype=np.float32)
+    tint = tint.repeat(2, 0).repeat(2, 1)[:h, :w]
+    out = _to_bytes(image + shot.noise * (grain + 0.5 * tint))
+    if shot.jpeg:
+        _, data = cv2.imencode(".jpg", out[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, shot.jpeg])
+        out = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)[..., ::-1]
+    return np.ascontiguousarray(out)
 
 
 def _to_bytes(image: Floats) -> U8:
@@ -595,7 +765,8 @@ def _densepose(figure: Figure, size: tuple[int, int]) -> U8:
     # Borders between parts are smooth lines on the skin, so they are decided per pixel.
     scores = _interpolate(a.part_scores, a.faces[face], f.bary[on])
     out[on, 0] = part_of(scores)
-    uv = np.einsum("pkc,pk->pc", a.part_uv[face], f.bary[on])
+    charts = a.part_uv if figure.body.shot is None else a.real_uv
+    uv = np.einsum("pkc,pk->pc", charts[face], f.bary[on])
     out[on, 1:] = np.clip(uv * 255 + 0.5, 1, 255).astype(np.uint8)
     return out
 
@@ -621,18 +792,23 @@ def render_person(
         figure: `build_figure(body)`, where several garments go on one body.
         atlas: `paint(garment, size)`, where one garment goes on several bodies.
     """
-    figure = figure or build_figure(body)
+    figure = figure or build_figure(body, size)
     atlas = atlas or paint(garment, size)
     shell = apply_transforms(figure.blend, cloth.upper_rest(garment, figure.rest, figure.trunk))
     scene = _compose(figure, garment, shell, size, alone=False)
     clean = _rasterise(scene, scene.points, size)
-    colour, albedo = _shade(figure, garment, scene, size, atlas)
+    backdrop: Floats = np.empty(0)
+    others = np.zeros(size, np.uint8)
+    if body.shot is not None:
+        backdrop, others = _behind(body.shot, size)
+    colour, albedo = _shade(figure, garment, scene, size, atlas, backdrop)
     # the skin comes first, and has as many vertices as the shell over it
     before, n = len(anatomy().faces), len(shell)
     on_garment = scene.layer[clean.face] == _UPPER
     labels, neck = _labels(scene, clean)
-    return Rendered(
-        image=_camera(colour, body),
+    others[clean.face >= 0] = BACKGROUND
+    rendered = Rendered(
+        image=_camera(colour, body) if body.shot is None else np.zeros((*size, 3), np.uint8),
         parsing=labels,
         densepose=_densepose(figure, size),
         garment_face=np.where(on_garment, clean.face - before, -1).astype(np.int32),
@@ -641,6 +817,98 @@ def render_person(
         shell=scene.points[n : 2 * n],
         neck=neck,
         albedo=_to_bytes(albedo),
+        others=others,
+        inside=(0, size[0], 0, size[1]),
+    )
+    return rendered if body.shot is None else _taken(rendered, figure, body.shot, colour)
+
+
+@cache
+def _stranger(number: int) -> tuple[Floats, U8]:
+    """Photo, float32 [256, 192, 3], and parsing of somebody whom others have in their photos."""
+    rng = np.random.default_rng([number, 22])
+    person = render_person(sample_body(rng, HELD_OUT), sample_garment(rng))
+    return person.image.astype(np.float32) / 255, person.parsing
+
+
+def _behind(shot: Shot, size: tuple[int, int]) -> tuple[Floats, U8]:
+    """Backdrop with other people, float32 [H, W, 3], and their parsing, [H, W]."""
+    h, w = size
+    picture = surroundings.backdrop(shot, size)
+    labels = np.zeros(size, np.uint8)
+    for stranger in shot.strangers:
+        image, parsing = _stranger(stranger.number)
+        if stranger.mirrored:
+            image, parsing = image[:, ::-1], parsing[:, ::-1]
+        scale = stranger.size * h / len(image)
+        x = w * (0.5 + stranger.side * stranger.shift) - scale * image.shape[1] / 2
+        matrix = np.array([[scale, 0, x], [0, scale, h - scale * len(image)]], np.float32)
+        moved = cv2.warpAffine(image, matrix, (w, h), flags=cv2.INTER_LINEAR)
+        there = cv2.warpAffine(parsing, matrix, (w, h), flags=cv2.INTER_NEAREST)
+        shown = there > 0
+        picture[shown] = moved[shown] * shot.exposure
+        labels[shown] = there[shown]
+    return picture, labels
+
+
+def _marks(figure: Figure, size: tuple[int, int]) -> dict[str, Floats]:
+    """Where shoulders, hips, hands and neck are in the view, [2] pixels, for `outline`."""
+    a = anatomy()
+    points = _project(figure.posed, figure, size)[:, :2]
+    c = a.canonical
+    marks = {"neck": points[np.abs(c - (0, -0.05, 0.57)).sum(1).argmin()]}
+    for side in (-1, 1):
+        marks[f"shoulder{side}"] = points[np.abs(c - (side * 0.15, -0.03, 0.55)).sum(1).argmin()]
+        marks[f"hip{side}"] = points[np.abs(c - (side * 0.16, -0.03, 0.03)).sum(1).argmin()]
+        marks[f"hand{side}"] = points[(a.hand_share > 0.9) & (a.side == side)].mean(0)
+    return marks
+
+
+#: DensePose parts of arms and hands.
+_ARMS = (3, 4, *range(15, 23))
+
+
+def _taken(person: Rendered, figure: Figure, shot: Shot, colour: Floats) -> Rendered:
+    """A person as the photo of a shot shows them, of the colours [H, W, 3] that are there."""
+    h, w = person.parsing.shape
+    scale = h / figure.height
+    densepose = person.densepose
+    hidden = np.zeros((h, w), bool)
+    for thing in shot.things:
+        first, *others = surroundings.outline(thing, _marks(figure, (h, w)), scale)
+        alpha = surroundings.cover([first], (h, w))
+        if thing.kind == "strap":  # it lies on the trunk and goes on behind it
+            alpha[np.isin(person.densepose[..., 0], _ARMS) | (person.parsing == BACKGROUND)] = 0
+        alpha = np.maximum(alpha, surroundings.cover(others, (h, w)))
+        here = alpha > 0.5
+        rim = 1 - 0.3 * (cv2.blur(alpha, (5, 5)) < 0.99)
+        ink = np.asarray(thing.colour, np.float32) * (rim * shot.exposure)[..., None]
+        colour = colour + (ink - colour) * alpha[..., None]
+        hidden |= here
+        if thing.hole:
+            densepose = np.where(here[..., None], np.uint8(0), densepose)
+    image = _shot_camera(colour, shot)
+    top, bottom, left, right = figure.photo
+    ys = (figure.origin[1] - np.clip([top, bottom], -99, 99)) * scale
+    xs = (np.clip([left, right], -99, 99) - figure.origin[0]) * scale + w / 2
+    y0, y1 = (int(v) for v in np.rint(ys).clip(0, h))
+    x0, x1 = (int(v) for v in np.rint(xs).clip(0, w))
+    if y1 - y0 < 1 or x1 - x0 < 1:
+        y0, y1, x0, x1 = 0, h, 0, w
+    outside = np.ones((h, w), bool)
+    outside[y0:y1, x0:x1] = False
+    edges = y0, h - y1, x0, w - x1
+    padded = cv2.copyMakeBorder(image[y0:y1, x0:x1], *edges, cv2.BORDER_REPLICATE)
+    hidden |= outside
+    return replace(
+        person,
+        image=np.asarray(padded, np.uint8),
+        parsing=np.where(hidden, np.uint8(BACKGROUND), person.parsing),
+        densepose=np.where(outside[..., None], np.uint8(0), densepose),
+        garment_face=np.where(hidden, np.int32(-1), person.garment_face),
+        neck=person.neck & ~hidden,
+        others=np.where(hidden, np.uint8(BACKGROUND), person.others),
+        inside=(y0, y1, x0, x1),
     )
 
 
@@ -710,12 +978,12 @@ def render_shop(garment: Garment, size: tuple[int, int] = (256, 192)) -> Shop:
     height = max((high[2] - low[2]) * 1.12, (high[0] - low[0]) * 1.12 * h / w)
     figure = replace(
         figure,
-        body=replace(body, frame=(height / figure.tall, 0.0, 0.0)),
+        height=height,
         origin=(float(low[0] + high[0]) / 2, float(low[2] + high[2]) / 2 + height / 2),
     )
     scene = _compose(figure, loose, shell, size, alone=True)
     clean = _rasterise(scene, scene.points, size)
-    colour, _ = _shade(figure, loose, scene, size, paint(garment, size))
+    colour, _ = _shade(figure, loose, scene, size, paint(garment, size), np.empty(0))
     mask = clean.face >= 0
     places = np.zeros((3, h, w), np.float32)
     corners = scene.faces[clean.face[mask]]
