@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 _PATH = click.Path(path_type=Path)
 
-#: Seconds that a step has to write what it measured, once its time is over.
-_GRACE: Final = 20
+#: Seconds of a step's time in which it writes what it measured; a quarter where that is less.
+_GRACE: Final = 30
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,9 @@ def fill_in(step: Step, settings: Mapping[str, str], result: Path, bundle: Path)
 def run_command(command: Sequence[str], log: Path, seconds: float) -> str:
     """Runs a command; what became of it: passed, failed or stopped.
 
-    What it prints goes to `log`. Once its time is over, or Ctrl-C came, it is interrupted as by
-    Ctrl-C, which lets it write what it has, and later killed, with all processes that it started.
+    What it prints goes to `log`. Shortly before its time is over, or when Ctrl-C comes, it is
+    interrupted as by Ctrl-C, which lets it write what it has, and then killed, with all processes
+    that it started.
     """
     with log.open("wb") as file:
         process = subprocess.Popen(
@@ -139,16 +140,17 @@ def run_command(command: Sequence[str], log: Path, seconds: float) -> str:
             start_new_session=True,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
+    grace = min(_GRACE, seconds / 4)
     try:
-        process.wait(seconds)
+        process.wait(seconds - grace)
         return "passed" if process.returncode == 0 else f"failed with status {process.returncode}"
     except (subprocess.TimeoutExpired, KeyboardInterrupt) as stopped:
         process.send_signal(signal.SIGINT)
         with suppress(subprocess.TimeoutExpired):
-            process.wait(_GRACE)
+            process.wait(grace)
         if isinstance(stopped, KeyboardInterrupt):
             raise
-        return f"stopped after {seconds:.0f} s"
+        return f"stopped after {seconds - grace:.0f} s"
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -175,9 +177,11 @@ def run(
 ) -> None:
     """Run pieces, or steps of them, and write FOLDER/PIECE.json; all that the machine can run.
 
-    The exit status is 1 where a step fails, or is stopped at its limit.
+    Steps that are there from an earlier run and not run now are kept. The exit status is 1 where a
+    step fails, or is stopped at its limit.
     """
     from garment_transfer.benchmarks.measuring import environment, write_json
+    from garment_transfer.bundle import now
     from garment_transfer.runtime import sample_bundle
     from garment_transfer.runtime.cuda import CudaDevice
 
@@ -204,8 +208,10 @@ def run(
         if step.piece not in pieces:
             (folder / step.piece).mkdir(parents=True, exist_ok=True)
             about = {"machine": machine, "missing": missing, "environment": environment()}
-            pieces[step.piece] = {**about, "rehearsal": rehearse, "steps": {}}
-        found: dict[str, Any] = {}
+            before = folder / f"{step.piece}.json"
+            done = json.loads(before.read_text("utf-8"))["steps"] if before.is_file() else {}
+            pieces[step.piece] = {**about, "rehearsal": rehearse, "steps": done}
+        found: dict[str, Any] = {"begun": now()}
         pieces[step.piece]["steps"][step.name] = found
         result = folder.resolve() / step.piece / f"{step.name}.json"
         log = result.with_suffix(".log")
@@ -230,7 +236,8 @@ def run(
                 found["printed"] = log.read_text("utf-8", "replace").splitlines()[-30:]
                 found["result"] = json.loads(result.read_text("utf-8"))
             write_json(folder / f"{step.piece}.json", pieces[step.piece])
-            click.echo("\n".join(found.get("printed", [])[-12:]))
+            for line in found.get("printed", [])[-12:]:
+                click.echo(line)
             took = f" in {found['seconds']} s" if "seconds" in found else ""
             click.echo(f"== {step.piece}/{step.name}: {found['outcome']}{took}")
     context.exit(int(any(outcome != "passed" for outcome in outcomes)))

@@ -25,9 +25,10 @@ def test_pieces_fit_nine_minutes_and_a_lent_machine_25() -> None:
     minutes: dict[str, float] = defaultdict(float)
     for step in gpu.read_steps()[0]:
         minutes[step.piece] += step.minutes
+    minutes = {piece: round(total, 3) for piece, total in minutes.items()}
     assert max(minutes.values()) <= 9
     assert minutes["kernels"] + minutes["chain"] + minutes["load"] <= 25
-    assert minutes["kernels"] + minutes["engines"] + minutes["tensorrt"] <= 26
+    assert minutes["engines"] + minutes["tensorrt"] <= 25
 
 
 @pytest.mark.parametrize("rehearse", [False, True])
@@ -66,7 +67,7 @@ def test_a_step_that_takes_too_long_saves_what_it_has(tmp_path: Path) -> None:
         "    print('saved')\n"
     )
     log = tmp_path / "log"
-    outcome = gpu.run_command([sys.executable, "-c", program], log, 3)
+    outcome = gpu.run_command([sys.executable, "-c", program], log, 4)
     assert outcome == "stopped after 3 s"
     begun, saved = log.read_text().splitlines()
     assert saved == "saved"
@@ -141,6 +142,10 @@ def test_a_machine_without_a_gpu_runs_what_needs_none(
     steps = json.loads(Path("out/tensorrt.json").read_text())["steps"]
     assert all(step["outcome"].startswith("left out: ") for step in steps.values())
     assert "== kernels/tests: left out: " in result.output
+    CliRunner().invoke(gpu.main, ["run", "out", "kernels/memcheck"])
+    kernels = json.loads(Path("out/kernels.json").read_text())
+    assert list(kernels["steps"]) == ["tests", "memcheck"]
+    assert kernels["missing"] == missing
     assert "not here: tests: the working folder is not a checkout" in result.output
 
 
