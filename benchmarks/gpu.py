@@ -193,7 +193,7 @@ def run(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings = {**settings, **(rehearsed if rehearse else {}), "architecture": "90"}
     missing = obstacles(rehearse)
-    machine = "rehearsal without a GPU"
+    machine = "rehearsal without a GPU" if rehearse else "no GPU"
     if not rehearse and "gpu" not in missing:
         device = CudaDevice()
         settings["architecture"] = device.compute_capability.replace(".", "")

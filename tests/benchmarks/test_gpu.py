@@ -141,6 +141,7 @@ def test_a_machine_without_a_gpu_runs_what_needs_none(
     assert result.exit_code == 0, result.output
     steps = json.loads(Path("out/tensorrt.json").read_text())["steps"]
     assert all(step["outcome"].startswith("left out: ") for step in steps.values())
+    assert result.output.startswith("no GPU\n")
     assert "== kernels/tests: left out: " in result.output
     CliRunner().invoke(gpu.main, ["run", "out", "kernels/memcheck"])
     kernels = json.loads(Path("out/kernels.json").read_text())
