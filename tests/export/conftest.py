@@ -80,10 +80,17 @@ class Warping(nn.Module):
         return garment.float().byte(), flow, zero.byte()
 
 
+class Regrowth(nn.Module):
+    def forward(
+        self, person: Tensor, labels: Tensor, iuv: Tensor, new: Tensor, garment: Tensor
+    ) -> Tensor:
+        return person.float().byte()
+
+
 @pytest.fixture
 def plain_networks() -> dict[str, nn.Module]:
-    """Networks that are exported in a moment, for two of the stages."""
-    return {"parsing": Parsing(), "warping": Warping()}
+    """Networks that are exported in a moment."""
+    return {"parsing": Parsing(), "warping": Warping(), "regrowth": Regrowth()}
 
 
 @pytest.fixture(scope="session")
