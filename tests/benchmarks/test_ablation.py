@@ -70,7 +70,7 @@ def test_the_table_gives_means_spreads_and_a_verdict(tmp_path, monkeypatch):
     report = {"pairs": 256, "config": {"size": [128, 96]}, "rows": rows}
     (tmp_path / "ablation.json").write_text(json.dumps(report))
     header, _, *lines = tables.ablation().splitlines()
-    assert header.startswith("| 256 held-out pairs at 128x96 |")
+    assert header.startswith("| 256 pairs of set A at 128x96 |")
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert cells[0] == [
         "full", "0.910 ± 0.010", "0.500 ± 0.000", "0.800 ± 0.000", "20.0 ± 0.0", "10.0 ± 0.0", "-"
