@@ -21,29 +21,27 @@ class ChainTimes(Struct):
     """What a transfer of a chain is made of.
 
     `replays` says whether it is one CUDA graph. `gpu_ms` is from the first copy to the last, by
-    events. `host_us` is a transfer's wall time less that, and less the time to put arrays into
-    page-locked memory and to take results out. `idle` is the share of the time between a run's
-    first and last kernel in which none runs, by CUPTI; None where it sees no kernel.
+    events, and `parts_ms` its parts: `upload`, `run`, `download`. `host_us` is a transfer's wall
+    time less `gpu_ms`, and less the time to put arrays into page-locked memory and to take results
+    out. `idle` is the share of the time between a run's first and last kernel in which none runs,
+    by CUPTI, at most: it traces a graph kernel by kernel, which adds gaps. None where it sees none.
     """
 
     replays: bool
     host_us: float
     gpu_ms: float
+    parts_ms: dict[str, float]
     idle: float | None
 
 
-def chain_times(session: Session, inputs: Arrays, rounds: int = 100) -> ChainTimes | None:
-    """Medians of a session's transfers of host arrays; None without torch for CUDA."""
-    if importlib.util.find_spec("torch") is None:
-        return None
-    import torch
-
-    if not torch.cuda.is_available():
-        return None
-
-    stream = torch.cuda.ExternalStream(session.stream)
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+def chain_times(session: Session, inputs: Arrays, rounds: int = 100) -> ChainTimes:
+    """Medians of a session's transfers of host arrays."""
+    device = session.device
+    queue = {"upload": session.upload, "run": session.run, "download": session.download}
+    with device.active():
+        events = [device.create_event(timing=True) for _ in range(len(queue) + 1)]
     host, gpu = [], []
+    parts: dict[str, list[float]] = {name: [] for name in queue}
     for _ in range(_WARM_UP + rounds):
         start = time.perf_counter()
         session.transfer(inputs)
@@ -56,27 +54,37 @@ def chain_times(session: Session, inputs: Arrays, rounds: int = 100) -> ChainTim
             array.copy()
         staging = time.perf_counter() - start
 
-        begin.record(stream)
-        session.upload()
-        session.run()
-        session.download()
-        end.record(stream)
-        session.synchronize()
-        gpu.append(begin.elapsed_time(end))
+        with device.active():
+            device.record(events[0], session.stream)
+            for call, event in zip(queue.values(), events[1:], strict=True):
+                call()
+                device.record(event, session.stream)
+            session.synchronize()
+            for name, begin, end in zip(queue, events, events[1:], strict=False):
+                parts[name].append(device.elapsed(begin, end))
+            gpu.append(device.elapsed(events[0], events[-1]))
         host.append(1e6 * (wall - staging) - 1000 * gpu[-1])
+    with device.active():
+        for event in events:
+            device.destroy_event(event)
     return ChainTimes(
         session.replays,
         round(statistics.median(host[_WARM_UP:]), 3),
         round(statistics.median(gpu[_WARM_UP:]), 4),
+        {name: round(statistics.median(ms[_WARM_UP:]), 4) for name, ms in parts.items()},
         _idle_share(session, 10),
     )
 
 
 def _idle_share(session: Session, rounds: int) -> float | None:
+    if importlib.util.find_spec("torch") is None:
+        return None
     import torch
     from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
+    if not torch.cuda.is_available():
+        return None
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         for _ in range(rounds):
             session.run()

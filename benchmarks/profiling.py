@@ -1,7 +1,8 @@
 """Where the time of a transfer goes: stages on the host, and layers by the backend's own profiler.
 
-The transfers that are timed are whole ones, from files to a picture in memory. On a GPU the stages
-of the chain are timed by CUDA events. Profilers slow a run down: shares count, not milliseconds.
+The transfers that are timed are whole ones, from files to a picture in memory. On a GPU every part
+of the chain, copies included, is timed by CUDA events. Profilers slow a run down: shares count, not
+milliseconds.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,12 +29,12 @@ from garment_transfer.bundle import (
     Code,
     InputError,
     Signature,
+    Stage,
     replacing,
 )
-from garment_transfer.kernels.driver import checked, driver
 from garment_transfer.runtime import Person, Pipeline, sample_people
 from garment_transfer.runtime.backends import Arrays, HostEngine, find_backend
-from garment_transfer.runtime.cuda import Chain, Context, DeviceEngine
+from garment_transfer.runtime.cuda import Chain, CudaDevice, DeviceEngine
 
 if TYPE_CHECKING:
     from cuda.bindings.driver import CUevent
@@ -109,16 +110,18 @@ class Profile:
     def layers(self) -> list[tuple[str, str, str, float]]:
         """Stage, layer, type and milliseconds per transfer, slowest first; all of a transfer.
 
-        A stage has an entry `OUTSIDE` for what its layers leave, or one of type "host" for all of
-        it where it has no layers.
+        A stage has an entry `OUTSIDE` for what its layers leave, or one of type "host" or "GPU" for
+        all of it where it has no layers.
         """
         times: dict[tuple[str, str, str], float] = defaultdict(float)
         for span in self.spans:
             if span.op:
                 times[span.stage, span.name, span.op] += 1000 * span.seconds / self.transfers
+        on_gpu = {span.stage for span in self.spans if span.track == "device"}
         for stage, milliseconds in self.stages().items():
             inside = [ms for key, ms in times.items() if key[0] == stage]
-            name, op = (OUTSIDE, OUTSIDE) if inside else ("whole stage", "host")
+            whole = ("whole stage", "GPU" if stage in on_gpu else "host")
+            name, op = (OUTSIDE, OUTSIDE) if inside else whole
             times[stage, name, op] = milliseconds - sum(inside)
         return sorted(((*key, ms) for key, ms in times.items()), key=lambda entry: -entry[3])
 
@@ -172,7 +175,7 @@ def profile_row(
     with profiled as pipeline:
         first = _transfers(pipeline, spans, transfers, threads)
     spans = [span for span in spans if span.start >= first]
-    in_chain = "nothing: CUDA events time the stages alone"
+    in_chain = "nothing: CUDA events time the parts alone"
     if any(span.op for span in spans):
         in_chain = f"{row.backend}'s profiler, which gives no starts: layers are drawn end to end"
     layers_from = _LAYERS_FROM.get(row.backend, in_chain)
@@ -300,80 +303,71 @@ def _torch(
 def _chain(row: Row, bundle: Bundle, threads: int, spans: list[Span]) -> Iterator[Pipeline]:
     # a captured graph is one launch, in which stages and layers cannot be separated
     launches = {"graphs": False} if "graphs" in row.load else {"threads": threads}
-    chain = find_backend(row.backend).load(bundle, None, {"sessions": 1, **launches})
+    chain = find_backend(row.backend).load(bundle, None, {**row.load, "sessions": 1, **launches})
     assert isinstance(chain, Chain)
-    events = {stage: _EventEngine(stage, engine) for stage, engine in chain.engines.items()}
-    timed = Chain(chain.device, events, sessions=1, graphs=False)
-    with Pipeline(bundle, timed) as pipeline:
+    with timed_parts(bundle, chain.device, chain.engines, spans) as pipeline:
         yield pipeline
-        with chain.device.active():
-            for engine in events.values():
-                spans += engine.spans()
 
 
-class _EventEngine:
-    """An engine of a chain whose runs are timed by CUDA events on its stream."""
+@contextmanager
+def timed_parts(
+    bundle: Bundle, device: CudaDevice, engines: Mapping[Stage, DeviceEngine], spans: list[Span]
+) -> Iterator[Pipeline]:
+    """A pipeline whose chain has one session, of one pair; its parts are spans at the end."""
+    clock = _EventClock(device)
+    chain = Chain(device, engines, sessions=1, graphs=False, part=clock.part)
+    with Pipeline(bundle, chain) as pipeline:
+        with pipeline.session() as session:
+            session.profile(clock.layer)
+        yield pipeline
+        with pipeline.session(), device.active():  # which waits for what is queued
+            spans += clock.spans()
 
-    def __init__(self, stage: str, engine: DeviceEngine) -> None:
-        self.signature = engine.signature
-        self.check_batch = engine.check_batch
-        self._stage = stage
-        self._engine = engine
-        self._contexts: list[_EventContext] = []
 
-    def context(self, batch: int, stream: int) -> _EventContext:
-        """A context that records an event before and after each run."""
-        context = _EventContext(self._engine.context(batch, stream), stream)
-        self._contexts.append(context)
-        return context
+class _EventClock:
+    """Times the parts of a chain by events on its stream, and gathers their layers."""
+
+    def __init__(self, device: CudaDevice) -> None:
+        self._device = device
+        self._zero: tuple[CUevent, float] | None = None
+        self._runs: list[tuple[str, CUevent, CUevent, list[tuple[str, float]]]] = []
+        self._layers: list[tuple[str, float]] = []
+
+    @contextmanager
+    def part(self, name: str, stream: int) -> Iterator[None]:
+        """Records an event before and after what the block queues. The device is active."""
+        if self._zero is None:  # one moment on both clocks
+            event = self._record(stream)
+            self._device.synchronize(stream)
+            self._zero = event, time.time()
+        self._layers = []
+        begin = self._record(stream)
+        yield
+        self._runs.append((name, begin, self._record(stream), self._layers))
+
+    def layer(self, name: str, milliseconds: float) -> None:
+        """Adds a layer to the part that is queued now."""
+        self._layers.append((name, milliseconds))
 
     def spans(self) -> Iterator[Span]:
-        """The runs so far, which have to be over, and their layers."""
-        for context in self._contexts:
-            for start, seconds, layers in context.runs():
-                yield Span(self._stage, start, seconds, "device", self._stage)
-                for name, milliseconds in layers:
-                    length = milliseconds / 1000
-                    yield Span(name, start, length, "device layers", self._stage, "layer")
-                    start += length
+        """The parts so far, which have to be over, with their layers; they are forgotten then."""
+        if self._zero is None:
+            return
+        zero, zero_s = self._zero
+        for name, begin, end, layers in self._runs:
+            start = zero_s + self._device.elapsed(zero, begin) / 1000
+            yield Span(name, start, self._device.elapsed(begin, end) / 1000, "device", name)
+            for layer, milliseconds in layers:
+                length = milliseconds / 1000
+                yield Span(layer, start, length, "device layers", name, "layer")
+                start += length
+        for event in (zero, *(event for run in self._runs for event in run[1:3])):
+            self._device.destroy_event(event)
+        self._zero, self._runs = None, []
 
-
-class _EventContext:
-    """A context between CUDA events, with its layers where its backend reports them."""
-
-    capturable = False
-
-    def __init__(self, context: Context, stream: int) -> None:
-        self._context = context
-        self._stream = stream
-        self._events: list[tuple[CUevent, CUevent]] = []
-        self._layers: list[list[tuple[str, float]]] = []
-        self.activation_bytes = context.activation_bytes
-        self.bind = context.bind
-        self.profile = context.profile
-        self.close = context.close
-        context.profile(lambda name, ms: self._layers[-1].append((name, ms)))
-        # one moment on both clocks
-        self._zero = self._record()
-        checked(driver().cuStreamSynchronize(stream))
-        self._zero_s = time.time()
-
-    def enqueue(self) -> None:
-        """Queues a run between two events."""
-        self._layers.append([])
-        begin = self._record()
-        self._context.enqueue()
-        self._events.append((begin, self._record()))
-
-    def runs(self) -> Iterator[tuple[float, float, list[tuple[str, float]]]]:
-        """Start in seconds since the epoch, seconds and layers of every run."""
-        for (begin, end), layers in zip(self._events, self._layers, strict=True):
-            start = self._zero_s + checked(driver().cuEventElapsedTime(self._zero, begin)) / 1000
-            yield start, checked(driver().cuEventElapsedTime(begin, end)) / 1000, layers
-
-    def _record(self) -> CUevent:
-        event = checked(driver().cuEventCreate(0))
-        checked(driver().cuEventRecord(event, self._stream))
+    def _record(self, stream: int) -> CUevent:
+        event = self._device.create_event(timing=True)
+        self._device.record(event, stream)
         return event
 
 

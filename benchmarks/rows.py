@@ -105,6 +105,13 @@ ROWS: Final = (
         "onnxruntime-cuda",
         "cuda",
     ),
+    Row(
+        "onnxruntime-cuda-graph",
+        "ONNX Runtime, CUDA provider, its own CUDA graphs",
+        "onnxruntime-cuda",
+        "cuda",
+        {"cuda_graph": True},
+    ),
     Row("openvino", "OpenVINO, float32", "openvino", load={"inference_precision": "float32"}),
     Row(
         "openvino-default",

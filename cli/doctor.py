@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import re
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -17,6 +18,9 @@ from garment_transfer.bundle import installed_versions, package_version
 
 #: What commands need beyond the base installation and a backend.
 _EXTRAS: Final = ("benchmark", "demo", "export", "openvino", "triton", "train", "serve")
+
+#: Where Linux's kernel says which driver it has loaded.
+_DRIVER: Final = Path("/proc/driver/nvidia/version")
 
 _BASE: Final = (
     ("numpy", "numpy"),
@@ -52,6 +56,7 @@ def _findings() -> dict[str, Any]:
     backends = [] if missing else _backends()
     bundle_problem = "" if missing else _bundle_problem()
     engines = {} if missing else _engines()
+    driver = {} if missing else _driver()
     return {
         "garment_transfer": package_version(),
         "python": platform.python_version(),
@@ -60,6 +65,7 @@ def _findings() -> dict[str, Any]:
         "packages": packages,
         "missing": missing,
         "backends": backends,
+        "driver": driver,
         "engines": engines,
         "bundle_problem": bundle_problem,
         "extras": {extra: _packages_of(extra) for extra in _EXTRAS},
@@ -75,6 +81,32 @@ def _backends() -> list[dict[str, Any]]:
     from garment_transfer.runtime.backends import BACKENDS, find_backend
 
     return [dataclasses.asdict(find_backend(name).status()) for name in BACKENDS]
+
+
+def _driver() -> dict[str, Any]:
+    """NVIDIA's driver: its version where the kernel tells it, and the CUDA that it is for."""
+    from garment_transfer.kernels.driver import (
+        MIN_CUDA,
+        MIN_DRIVER,
+        CudaError,
+        cuda_name,
+        driver_version,
+    )
+
+    found = {"version": None, "cuda": None, "reason": ""}
+    needed = f"{MIN_DRIVER} or later, for CUDA {cuda_name(MIN_CUDA)}"
+    if _DRIVER.is_file():
+        match = re.search(r"Kernel Module.*?\s(\d+(?:\.\d+)+)\s", _DRIVER.read_text("utf-8"))
+        found["version"] = match[1] if match else None
+    try:
+        version = driver_version()
+    except CudaError as error:
+        found["reason"] = str(error)
+    else:
+        found["cuda"] = cuda_name(version)
+        if version < MIN_CUDA:
+            found["reason"] = "it is too old"
+    return {**found, "needed": needed}
 
 
 def _engines() -> dict[str, Any]:
@@ -134,6 +166,13 @@ def _packages_of(extra: str) -> dict[str, str | None]:
     return {package: versions.get(package) for package in packages}
 
 
+def _describe_driver(driver: dict[str, Any]) -> list[str]:
+    version = driver["version"] or ("not found" if driver["cuda"] is None else "there")
+    cuda = f", for CUDA {driver['cuda']}" if driver["cuda"] else ""
+    reason = f": {driver['reason']}" if driver["reason"] else ""
+    return [f"NVIDIA driver: {version}{cuda}{reason}", f"  needed on a GPU: {driver['needed']}"]
+
+
 def _describe_engines(engines: dict[str, Any]) -> list[str]:
     gpu = engines["gpu"]
     lines = [f"GPU: none: {gpu['reason']}"]
@@ -173,6 +212,8 @@ def _describe(findings: dict[str, Any]) -> str:
         else:
             lines.append(f"backend {backend['name']}: cannot run: {backend['reason']}")
             lines.append(f"  fix: {backend['fix']}")
+    if findings["driver"]:
+        lines += _describe_driver(findings["driver"])
     if findings["engines"]:
         lines += _describe_engines(findings["engines"])
     if not findings["missing"]:

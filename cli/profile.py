@@ -43,6 +43,8 @@ def command(
 ) -> None:
     """Time the stages and layers of a transfer, and name the stage that bounds the latency.
 
+    On a GPU the stages are the parts of the chain, copies included, by events on its stream.
+
     Layers come from the backend's own profiler, which slows it down: shares count.
     """
     from garment_transfer.benchmarks import profiling

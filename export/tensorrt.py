@@ -59,6 +59,7 @@ from garment_transfer.bundle import (
 from garment_transfer.kernels import tensorrt_library
 from garment_transfer.runtime.backends.tensorrt import (
     engines_here,
+    gathering_errors,
     load_plugin,
     logger_of,
     take_errors,
@@ -321,7 +322,10 @@ class _Builder:
         interrupted: Callable[[], bool],
     ) -> tuple[bytes, int]:
         """One stage's plan and its calls of the plugin; EngineError with what TensorRT logged."""
-        with self._device.active() if self._device else contextlib.nullcontext():
+        with (
+            self._device.active() if self._device else contextlib.nullcontext(),
+            gathering_errors(self._trt),
+        ):
             builder = self._trt.Builder(logger_of(self._trt))
             if self.plugin is not None:
                 load_plugin(self._trt, self._library, self.plugin)
@@ -355,6 +359,8 @@ class _Builder:
         # TF32 would round float32 products to 11 bits, and so FlowWarp's coordinates
         config.clear_flag(trt.BuilderFlag.TF32)
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+        # a session of a small batch would otherwise need the memory of the largest
+        config.set_preview_feature(trt.PreviewFeature.RUNTIME_ACTIVATION_RESIZE_10_10, True)
         if self._backend == "tensorrt-rtx":
             config.num_compute_capabilities = len(self.targets)
             for index, target in enumerate(self.targets):

@@ -7,15 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from ctypes import c_void_p
 from dataclasses import dataclass
 from functools import cache
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeGuard
 
 if TYPE_CHECKING:
     from cuda.bindings.driver import CUcontext
 
 INSTALL: Final = 'pip install "garment-transfer[cuda]"'
+
+#: The CUDA of cuda-python and of the kernels, as the driver counts, and the first driver for it.
+MIN_CUDA: Final = 13000
+MIN_DRIVER: Final = 580
 
 
 class SupportsCudaArrayInterface(Protocol):
@@ -53,9 +58,9 @@ class CupyStream(Protocol):
 
 
 class PyCudaStream(Protocol):
-    """A stream of PyCUDA."""
+    """A stream of PyCUDA, or of a Numba that has no `__cuda_stream__` yet."""
 
-    handle: int
+    handle: int | c_void_p
 
 
 #: What is taken for an array on a GPU, and for a stream.
@@ -82,20 +87,41 @@ class Array:
 
 
 def driver() -> ModuleType:
-    """`cuda.bindings.driver`, initialised. CudaError without cuda-python, driver or GPU."""
+    """`cuda.bindings.driver`, initialised. CudaError without cuda-python, a driver or a GPU."""
+    version = driver_version()
+    if version < MIN_CUDA:
+        raise CudaError(
+            f"the NVIDIA driver is for CUDA {cuda_name(version)}, and CUDA {cuda_name(MIN_CUDA)} "
+            f"is needed; install driver {MIN_DRIVER} or later"
+        )
+    from cuda.bindings import driver as bindings
+
+    checked(bindings.cuInit(0))
+    return bindings
+
+
+def driver_version() -> int:
+    """The CUDA that the installed driver is for, as it counts: 12090 is 12.9.
+
+    Raises CudaError without cuda-python or a driver. No GPU is needed.
+    """
     try:
         from cuda.bindings import driver as bindings
         from cuda.pathfinder import DynamicLibNotFoundError
     except ImportError as error:
         raise CudaError(f"cuda-python does not import ({error}); run `{INSTALL}`") from error
     try:
-        checked(bindings.cuInit(0))
+        return int(checked(bindings.cuDriverGetVersion()))
     except DynamicLibNotFoundError as error:
         raise CudaError(
             "there is no NVIDIA driver here (libcuda is not found); install the driver, or run "
             "where there is one"
         ) from error
-    return bindings
+
+
+def cuda_name(version: int) -> str:
+    """A version of CUDA as people write it: 12.9 for the driver's 12090."""
+    return f"{version // 1000}.{version % 1000 // 10}"
 
 
 def checked(result: tuple[Any, ...]) -> Any:
@@ -134,9 +160,12 @@ def check_context(array: Array) -> None:
     from cuda.bindings import driver
 
     attribute = driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_CONTEXT
-    context = int(checked(driver.cuPointerGetAttribute(attribute, array.pointer)) or 0)
-    # memory that was mapped or came from a pool is the device's, and has no context
-    if context not in (0, int(primary_context(array.device))):
+    error, context = driver.cuPointerGetAttribute(attribute, array.pointer)
+    # Memory that was mapped or came from a pool is the device's: it has no context, or the
+    # question is refused.
+    if error != driver.CUresult.CUDA_SUCCESS:
+        return
+    if int(context or 0) not in (0, int(primary_context(array.device))):
         raise CudaError(
             f"the arrays are in another context of device {array.device} than its primary one; "
             "PyCUDA gets that by `import pycuda.autoprimaryctx`"
@@ -168,7 +197,7 @@ def array_of(name: str, value: DeviceArrayLike, *, written: bool = False) -> Arr
         )
     try:
         # -1: no synchronisation between streams, which is the caller's
-        view = StridedMemoryView.from_any_interface(value, stream_ptr=-1)
+        view = StridedMemoryView.from_any_interface(_as_version_3(value), stream_ptr=-1)
         dtype = str(view.dtype)
     except DynamicLibNotFoundError as error:
         raise CudaError(f"there is no NVIDIA driver here: {error}") from error
@@ -181,6 +210,19 @@ def array_of(name: str, value: DeviceArrayLike, *, written: bool = False) -> Arr
     if written and view.readonly:
         raise ValueError(f"{name} is read-only; expected an array that may be written")
     return Array(int(view.ptr), shape, dtype, int(view.device_id))
+
+
+def _as_version_3(value: DeviceArrayLike) -> DeviceArrayLike:
+    """The array with version 3 of the CUDA Array Interface, which cuda.core demands.
+
+    What it adds to the versions before is the stream, which is not looked at here.
+    """
+    interface = getattr(value, "__cuda_array_interface__", None)
+    if hasattr(value, "__dlpack__") or interface is None or interface["version"] >= 3:
+        return value
+    return SimpleNamespace(
+        __cuda_array_interface__={**interface, "version": 3, "stream": None}, owner=value
+    )
 
 
 def check_contiguous(name: str, shape: tuple[int, ...], strides: tuple[int, ...] | None) -> None:
@@ -201,7 +243,7 @@ def check_contiguous(name: str, shape: tuple[int, ...], strides: tuple[int, ...]
 
 
 def stream_handle(stream: StreamLike) -> int:
-    """The handle of a stream: an int, or an object with `__cuda_stream__` or, as torch's, a name.
+    """The handle of a stream: an int, or that of an object with `__cuda_stream__` or the like.
 
     Raises TypeError for anything else.
     """
@@ -209,7 +251,9 @@ def stream_handle(stream: StreamLike) -> int:
         return int(stream.__cuda_stream__()[1])
     for attribute in ("cuda_stream", "ptr", "handle"):  # torch, CuPy, PyCUDA
         if hasattr(stream, attribute):
-            return int(getattr(stream, attribute))
+            handle = getattr(stream, attribute)
+            # Numba's is of ctypes, which has None for the default stream's 0
+            return int((handle.value or 0) if isinstance(handle, c_void_p) else handle)
     if isinstance(stream, int):
         return stream
     raise TypeError(

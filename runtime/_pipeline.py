@@ -273,7 +273,7 @@ class Pipeline:
                 "the inputs are device arrays, and no `out` says where outputs go",
                 expected=f"device arrays for some of {', '.join(map(str, self._outputs.values()))}",
             )
-        handle = handle_of(stream)
+        handle = handle_of(self._chain.device, stream)
         sources = _on_device(self._chain, inputs, self._inputs, "inputs")
         asked = {name: tensor for name, tensor in self._outputs.items() if name in out}
         targets = _on_device(self._chain, out, asked or self._outputs, "outputs")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -149,7 +150,7 @@ _REGROWTH = """
 
 def write_tiny_bundle(folder: Path) -> Path:
     """Writes the tiny bundle and returns its folder."""
-    for stage, body in zip(STAGES, (_PARSING, _WARPING, _REGROWTH), strict=True):
+    for stage, text in zip(STAGES, (_PARSING, _WARPING, _REGROWTH), strict=True):
         signature = contract(TINY)[stage]
         inputs, outputs = (
             ", ".join(
@@ -158,6 +159,12 @@ def write_tiny_bundle(folder: Path) -> Path:
                 for tensor in tensors
             )
             for tensors in (signature.inputs, signature.outputs)
+        )
+        # TensorRT casts uint8 to floats and from them alone, so all casts go by way of float32
+        body = re.sub(
+            r"(\w+) = Cast <to = (\d+)> \((\w+)\)",
+            r"\1_float = Cast <to = 1> (\3)\n  \1 = Cast <to = \2> (\1_float)",
+            text,
         )
         model = onnx.parser.parse_model(
             f'<ir_version: 8, opset_import: ["": 18]> {stage} ({inputs}) => ({outputs}) {body}'

@@ -3,7 +3,8 @@
 Each session of the chain has ONNX Runtime sessions of its own, because the provider takes the
 stream to work on when a session is made; weights are therefore in device memory once per session.
 ONNX Runtime brings its own activation memory, and its runs cannot be captured into a caller's CUDA
-graph. Float32 is float32: the provider's TF32, which would cost accuracy, is off.
+graph; it can capture each graph itself (`cuda_graph`). Float32 is float32: the provider's TF32,
+which would cost accuracy, is off.
 """
 
 from __future__ import annotations
@@ -36,11 +37,17 @@ class Options(Struct, frozen=True, kw_only=True):
 
     `device` is CUDA's number of the GPU; `sessions` how many transfers may be under way at once at
     most, each with buffers of its own; `threads` those of each graph for what runs on the host.
+
+    With `cuda_graph` ONNX Runtime replays each of the three graphs as a CUDA graph of its own. It
+    captures them anew in every thread that runs them, and disturbs what other threads do on the GPU
+    meanwhile: there is one session then, for which threads wait. All nodes have to run on the GPU.
+    An ONNX Runtime from before June 2026 ends every replay with a wait.
     """
 
     device: Annotated[int, Meta(ge=0)] = 0
     sessions: Annotated[int, Meta(ge=1)] = 8
     threads: Annotated[int, Meta(ge=1)] | None = None
+    cuda_graph: bool = False
 
 
 class OnnxRuntimeContext:
@@ -117,6 +124,7 @@ class OnnxRuntimeEngine:
     threads: int | None = None
     provider: str = _PROVIDER
     memory: str = "cuda"
+    cuda_graph: bool = False
 
     def check_batch(self, batch: int) -> None:
         """Raises InputError for an empty batch; any other will do."""
@@ -140,6 +148,7 @@ class OnnxRuntimeEngine:
                     "has_user_compute_stream": "1",
                     "user_compute_stream": str(stream),
                     "use_tf32": "0",
+                    "enable_cuda_graph": str(int(self.cuda_graph)),
                     # doubling would take far more than the graphs need, once per session
                     "arena_extend_strategy": "kSameAsRequested",
                 },
@@ -193,10 +202,12 @@ def load(bundle: Bundle, precision: str | None, options: Options) -> Chain:
             graphs[stage].signature,
             options.device,
             options.threads,
+            cuda_graph=options.cuda_graph,
         )
         for stage in STAGES
     }
-    return Chain(device, engines, sessions=options.sessions, graphs=False)
+    sessions = 1 if options.cuda_graph else options.sessions
+    return Chain(device, engines, sessions=sessions, graphs=False)
 
 
 def available() -> Status:

@@ -11,7 +11,8 @@ import importlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Final
@@ -52,6 +53,9 @@ _INSTALL: Final = {
     "tensorrt": 'pip install "garment-transfer[tensorrt]"',
     "tensorrt-rtx": 'pip install "garment-transfer[rtx]"',
 }
+
+#: A process has one logger for TensorRT: the first that any library gives it.
+_NO_REASON: Final = "TensorRT gives no reason, or gives it to another library's logger"
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -200,20 +204,39 @@ def logger_of(trt: ModuleType) -> tensorrt.ILogger:
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.errors: deque[str] = deque(maxlen=5)
+            # by the thread that gathers its own, as `gathering_errors` says
+            self.gathered: dict[int, deque[str]] = {}
 
         def log(self, severity: tensorrt.ILogger.Severity, message: str) -> None:
             level = levels.get(severity, logging.DEBUG)
             if level == logging.ERROR:
-                self.errors.append(message.strip())
+                for errors in (self.errors, *self.gathered.copy().values()):
+                    errors.append(message.strip())
             _LOG.log(level, "%s", message)
 
     return Logger()
 
 
+@contextmanager
+def gathering_errors(trt: ModuleType) -> Iterator[deque[str]]:
+    """The errors that are logged in the block, which `take_errors` of this thread gives too.
+
+    None that was logged before is among them, and none is lost to other threads that take errors.
+    What TensorRT's own threads log meanwhile, as those of a builder do, belongs to the block.
+    """
+    gathered, thread = logger_of(trt).gathered, threading.get_ident()
+    gathered[thread] = deque(maxlen=5)
+    try:
+        yield gathered[thread]
+    finally:
+        del gathered[thread]
+
+
 def take_errors(trt: ModuleType) -> str:
     """The last errors that TensorRT logged, in a line; they are forgotten then."""
-    errors = logger_of(trt).errors
-    text = " | ".join(errors) or "TensorRT gives no reason"
+    logger = logger_of(trt)
+    errors = logger.gathered.get(threading.get_ident(), logger.errors)
+    text = " | ".join(errors) or _NO_REASON
     errors.clear()
     return text
 
@@ -231,13 +254,14 @@ class TensorRTContext:
         self._owner = owner
         self._context = context
         self._stream = stream
-        owner.require(
-            context.set_optimization_profile_async(0, stream), "take its optimisation profile"
-        )
+        with owner.expected_to("take its optimisation profile"):
+            done = context.set_optimization_profile_async(0, stream)
+        owner.require(done, "take its optimisation profile")
         for tensor in owner.signature.inputs:
             shape = tensor.shape_of(batch)
             owner.require(context.set_input_shape(tensor.name, shape), f"take {tensor} as {shape}")
-        unknown = context.infer_shapes()
+        with owner.expected_to("infer its shapes"):
+            unknown = context.infer_shapes()
         owner.require(not unknown, f"infer the shapes of {', '.join(unknown)}")
         self.activation_bytes = int(context.update_device_memory_size_for_shapes())
 
@@ -255,7 +279,8 @@ class TensorRTContext:
             bound = self._context.set_tensor_address(tensor.name, addresses[tensor.name])
             self._owner.require(bound, f"take an address for {tensor}")
         if self.activation_bytes:
-            self._context.set_device_memory(activation, self.activation_bytes)
+            with self._owner.expected_to(f"take {self.activation_bytes} bytes of memory"):
+                self._context.set_device_memory(activation, self.activation_bytes)
 
     def enqueue(self) -> None:
         """Queues the engine; BackendError when TensorRT refuses."""
@@ -334,6 +359,16 @@ class TensorRTEngine:
                 fix="if the GPU's memory is short, use a smaller batch or fewer sessions "
                 f"(`sessions=`), otherwise run `{self._engines.build_command}`",
             )
+
+    @contextmanager
+    def expected_to(self, what: str) -> Iterator[None]:
+        """As `require`, for calls that say by RuntimeError, or in the log alone, that they fail."""
+        with gathering_errors(self.trt) as errors:
+            try:
+                yield
+            except RuntimeError as error:
+                errors.append(str(error))
+            self.require(not errors, what)
 
     def _reject(self, what: str) -> None:
         raise EngineError(

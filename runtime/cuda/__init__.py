@@ -6,6 +6,7 @@ from garment_transfer.runtime.cuda._chain import (
     Context as Context,
     DeviceArray as DeviceArray,
     DeviceEngine as DeviceEngine,
+    Part as Part,
     Session as Session,
     handle_of as handle_of,
 )

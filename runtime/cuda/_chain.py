@@ -17,13 +17,14 @@ device arrays are copied into its buffers. Who writes into `Session.inputs` save
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, NamedTuple, NoReturn, Protocol
@@ -43,8 +44,18 @@ from garment_transfer.bundle import (
 from garment_transfer.kernels.driver import Array, OutOfMemory, StreamLike, stream_handle
 from garment_transfer.runtime.cuda._device import CudaDevice
 
-#: Of every tensor in a block, in bytes: what TensorRT asks of addresses.
-ALIGNMENT: Final = 256
+#: Of activations and of every tensor in a block, in bytes: TensorRT asks 512 of the one, as its
+#: check says, and 256 of the others.
+ALIGNMENT: Final = 512
+
+#: Entered around what a part of a transfer queues on a stream: `upload`, a stage, `download`.
+Part = Callable[[str, int], AbstractContextManager[None]]
+
+_LOG: Final = logging.getLogger(__name__)
+
+#: Held while a session is made whose chain is captured: engines that run for the first time may
+#: wait for the whole GPU, which ends the captures of other threads.
+_MAKING: Final = threading.Lock()
 
 
 class Context(Protocol):
@@ -71,7 +82,7 @@ class Context(Protocol):
         """
 
     def close(self) -> None:
-        """Frees everything; the stream, which has nothing left to do, is still there."""
+        """Frees everything; its memory and its stream, where nothing is left to do, are there."""
 
 
 class DeviceEngine(Protocol):
@@ -143,7 +154,7 @@ class _Block:
         for tensor in tensors:
             shape = tensor.shape_of(batch)
             placed.append((tensor, shape, offset))
-            offset += -(-_nbytes(shape, tensor.dtype) // ALIGNMENT) * ALIGNMENT
+            offset += _aligned(_nbytes(shape, tensor.dtype))
         return cls(tuple(placed), offset)
 
     def on_device(self, base: int) -> Mapping[str, DeviceArray]:
@@ -174,13 +185,21 @@ class Session:
     """
 
     def __init__(
-        self, device: CudaDevice, engines: Mapping[Stage, DeviceEngine], batch: int, graphs: bool
+        self,
+        device: CudaDevice,
+        engines: Mapping[Stage, DeviceEngine],
+        batch: int,
+        graphs: bool,
+        part: Part,
     ) -> None:
         """`Chain.session` is the usual way. BackendError when memory runs out."""
         self.batch = batch
-        self._device = device
+        self.device = device
+        self._part = part
         self._caller: int | None = None
         self._host_in_use = False
+        #: The thread that has it, or had it last.
+        self.holder = threading.get_ident()
         #: Whether one of its own calls failed, so that its state is not known.
         self.broken = False
         signature = chained(engine.signature for engine in engines.values())
@@ -190,15 +209,18 @@ class Session:
             resources.callback(device.destroy_stream, self.stream)
             self._event = device.create_event()
             resources.callback(device.destroy_event, self._event)
-            self._contexts = []
-            for engine in engines.values():
+            # freed after the contexts, which have to say how much they need
+            memory = resources.enter_context(ExitStack())
+            self._contexts: dict[Stage, Context] = {}
+            for stage, engine in engines.items():
                 context = engine.context(batch, self.stream)
                 resources.callback(context.close)
-                self._contexts.append(context)
-            activation = max(context.activation_bytes for context in self._contexts)
-            on_device, on_host = _allocate(device, resources, batch, inputs, outputs, activation)
+                self._contexts[stage] = context
+            activation = max(context.activation_bytes for context in self._contexts.values())
+            begin, on_host = _allocate(device, memory, batch, inputs, outputs, activation)
             resources.callback(device.synchronize, self.stream)
 
+            on_device = begin + _aligned(activation)
             at = int(on_host.ctypes.data)
             self._upload = (on_device, at, inputs.size)
             self._download = (at + inputs.size, on_device + inputs.size, outputs.size)
@@ -213,8 +235,8 @@ class Session:
                 for arrays in (self._arrays.inputs, self._arrays.outputs)
                 for name, array in arrays.items()
             }
-            for context in self._contexts:
-                context.bind(addresses, on_device + inputs.size + outputs.size)
+            for context in self._contexts.values():
+                context.bind(addresses, begin)
 
             # What backends put off until their first run happens now, and may not be captured.
             on_host[:] = 0
@@ -222,9 +244,17 @@ class Session:
             self._enqueue()
             device.synchronize(self.stream)
             self._graph = None
-            if graphs and all(context.capturable for context in self._contexts):
+            if graphs and all(context.capturable for context in self._contexts.values()):
                 self._graph = device.capture(self.stream, self._enqueue)
-                resources.callback(device.destroy_graph, self._graph)
+                if self._graph is None:
+                    _LOG.warning(
+                        "the capture of a session's CUDA graph was ended at every attempt, as "
+                        "other threads do that wait for the whole GPU (`torch.cuda.synchronize`): "
+                        "its engines are queued one by one, which is slower. Wait for streams or "
+                        "events instead, or take a session before"
+                    )
+                else:
+                    resources.callback(device.destroy_graph, self._graph)
             # also when nobody closes it: a pipeline may just be dropped
             self._finalizer = weakref.finalize(
                 self, _release, device, self.stream, resources.pop_all()
@@ -257,18 +287,21 @@ class Session:
 
     def upload(self) -> None:
         """Queues one copy of `host_inputs` to `inputs`."""
-        with self._working():
+        with self._working(), self._part("upload", self.stream):
             self._host_in_use = True
-            self._device.copy(*self._upload, self.stream)
+            self.device.copy(*self._upload, self.stream)
 
     def run(self, stream: StreamLike | None = None) -> None:
         """Queues the chain.
 
         With a caller's `stream` (a handle as an int, or an object of torch, CuPy, PyCUDA or
         cuda.core) it runs after what is queued there, and what is queued there later runs after
-        it. The stream has to live until the session is given back.
+        it. The stream has to live until the session is given back. Without one, `synchronize`
+        comes before anybody reads `outputs` or writes `inputs` again.
+
+        InputError for a stream that is none, or that the caller is capturing into a graph.
         """
-        caller = None if stream is None else handle_of(stream)
+        caller = None if stream is None else handle_of(self.device, stream)
         with self._working():
             if caller is not None:
                 self._caller = caller
@@ -279,14 +312,14 @@ class Session:
 
     def download(self) -> None:
         """Queues one copy of `outputs` to `host_outputs`."""
-        with self._working():
+        with self._working(), self._part("download", self.stream):
             self._host_in_use = True
-            self._device.copy(*self._download, self.stream)
+            self.device.copy(*self._download, self.stream)
 
     def synchronize(self) -> None:
         """Waits for all that was queued."""
         with self._working():
-            self._device.synchronize(self.stream)
+            self.device.synchronize(self.stream)
             self._host_in_use = False
 
     def transfer(self, inputs: Mapping[str, HostArray]) -> dict[str, HostArray]:
@@ -313,11 +346,11 @@ class Session:
             self._wait_for(stream)
             for name, array in inputs.items():
                 own = arrays.inputs[name]
-                self._device.copy(own.pointer, array.pointer, own.nbytes, self.stream)
+                self.device.copy(own.pointer, array.pointer, own.nbytes, self.stream)
             self._launch()
             for name, array in outputs.items():
                 own = arrays.outputs[name]
-                self._device.copy(array.pointer, own.pointer, own.nbytes, self.stream)
+                self.device.copy(array.pointer, own.pointer, own.nbytes, self.stream)
             self._signal(stream)
 
     def settle(self) -> None:
@@ -332,6 +365,11 @@ class Session:
             with self._working():
                 self._wait_for(self._caller)
             self._caller = None
+
+    def profile(self, report: Callable[[str, float], None]) -> None:
+        """From now on `report` gets name and milliseconds of every layer, where backends tell."""
+        for context in self._contexts.values():
+            context.profile(report)
 
     def close(self) -> None:
         """Waits for what is queued and frees everything. Closing twice does no harm."""
@@ -351,31 +389,32 @@ class Session:
         """The device is active in the block, and a block that fails breaks the session."""
         self._open()
         try:
-            with self._device.active():
+            with self.device.active():
                 yield
         except BaseException:
             self.broken = True
             raise
 
     def _enqueue(self) -> None:
-        for context in self._contexts:
-            context.enqueue()
+        for stage, context in self._contexts.items():
+            with self._part(stage, self.stream):
+                context.enqueue()
 
     def _launch(self) -> None:
         if self._graph is None:
             self._enqueue()
         else:
-            self._device.launch(self._graph, self.stream)
+            self.device.launch(self._graph, self.stream)
 
     def _wait_for(self, stream: int) -> None:
         """What is queued on the session's stream from now on waits for what is queued there."""
-        self._device.record(self._event, stream)
-        self._device.wait(self.stream, self._event)
+        self.device.record(self._event, stream)
+        self.device.wait(self.stream, self._event)
 
     def _signal(self, stream: int) -> None:
         """What is queued there from now on waits for what is queued on the session's stream."""
-        self._device.record(self._event, self.stream)
-        self._device.wait(stream, self._event)
+        self.device.record(self._event, self.stream)
+        self.device.wait(stream, self._event)
 
 
 class Chain:
@@ -388,16 +427,19 @@ class Chain:
         *,
         sessions: int,
         graphs: bool,
+        part: Part | None = None,
     ) -> None:
         """From an engine per stage, in the order in which they run.
 
         At most `sessions` exist at a time; each has one batch size and is made when first needed.
         When all are there, an idle one of another batch size makes room, and when all are in use,
-        threads wait for one. `graphs=False` queues engines one by one instead of replaying.
+        threads wait for one. `graphs=False` queues engines one by one instead of replaying, and so
+        does `part`, which is entered around each part of a transfer to time it.
         """
         self.device = device
         self._engines = engines
-        self._graphs = graphs
+        self._graphs = graphs and part is None
+        self._part = part or _untimed
         self._limit = sessions
         self._idle: list[Session] = []  # the longest idle first
         # Sessions that are there, by thread those that it holds, and the threads that close.
@@ -416,6 +458,9 @@ class Chain:
     def session(self, batch: int, timeout: float | None = None) -> Iterator[Session]:
         """A session for a batch size, given back at the end.
 
+        It is quiet: nothing of an earlier holder is queued any more, so that its inputs may be
+        written into on any stream.
+
         Waits for one while all are in use, at most `timeout` seconds. An exception of the caller's
         in the block costs the session nothing; one of its own calls ends it.
 
@@ -424,29 +469,20 @@ class Chain:
                 it might wait for forever (`sessions_in_use`); the chain is closed; memory runs out.
             GarmentTransferError: an engine does not take that batch size.
         """
-        for engine in self._engines.values():
-            engine.check_batch(batch)
-        holder = threading.get_ident()
-        session = self._take(batch, timeout, holder)
-        try:
+        with self._held_session(batch, timeout) as session:
+            session.synchronize()
             yield session
-        finally:
-            try:
-                if not session.broken:
-                    session.settle()
-            finally:
-                self._give_back(session, holder)
 
     def run(self, inputs: Mapping[str, HostArray]) -> dict[str, HostArray]:
         """A transfer from host arrays, which have been checked, to new host arrays."""
-        with self.session(len(next(iter(inputs.values())))) as session:
+        with self._held_session(len(next(iter(inputs.values())))) as session:
             return session.transfer(inputs)
 
     def run_on_device(
         self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], stream: int
     ) -> None:
         """Queues a transfer between device arrays, which have been checked, on their stream."""
-        with self.session(next(iter(inputs.values())).shape[0]) as session:
+        with self._held_session(next(iter(inputs.values())).shape[0]) as session:
             session.transfer_on_device(inputs, outputs, stream)
 
     def close(self) -> None:
@@ -470,6 +506,22 @@ class Chain:
             )
             self._closing.discard(thread)
 
+    @contextmanager
+    def _held_session(self, batch: int, timeout: float | None = None) -> Iterator[Session]:
+        """As `session`, but what an earlier holder queued on its stream may still run."""
+        for engine in self._engines.values():
+            engine.check_batch(batch)
+        holder = threading.get_ident()
+        session = self._take(batch, timeout, holder)
+        try:
+            yield session
+        finally:
+            try:
+                if not session.broken:
+                    session.settle()
+            finally:
+                self._give_back(session, holder)
+
     def _take(self, batch: int, timeout: float | None, holder: int) -> Session:
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._changed:
@@ -478,11 +530,14 @@ class Chain:
                     raise BackendError(
                         Code.PIPELINE_CLOSED, "the pipeline is closed", fix="load it again"
                     )
-                for session in reversed(self._idle):
-                    if session.batch == batch:
-                        self._idle.remove(session)
-                        self._held[holder] += 1
-                        return session
+                fitting = [session for session in reversed(self._idle) if session.batch == batch]
+                if fitting:
+                    # ONNX Runtime keeps handles and memory for every thread that ran a session
+                    session = max(fitting, key=lambda session: session.holder == holder)
+                    self._idle.remove(session)
+                    self._held[holder] += 1
+                    session.holder = holder
+                    return session
                 if self._count < self._limit or self._idle:
                     break
                 left = None if deadline is None else deadline - time.monotonic()
@@ -501,7 +556,8 @@ class Chain:
         try:
             if evicted is not None:
                 evicted.close()
-            return Session(self.device, self._engines, batch, self._graphs)
+            with _MAKING if self._graphs else nullcontext():
+                return Session(self.device, self._engines, batch, self._graphs, self._part)
         except BaseException:
             self._forget(holder)
             raise
@@ -538,16 +594,37 @@ class Chain:
         self._changed.notify_all()
 
 
-def handle_of(stream: StreamLike) -> int:
-    """A stream's handle, as `kernels.driver.stream_handle`; InputError where it is none."""
+def handle_of(device: CudaDevice, stream: StreamLike) -> int:
+    """A stream's handle, as `kernels.driver.stream_handle`.
+
+    InputError for what is no stream, and for one that is being captured: a session waits and
+    allocates, and its own graph cannot become part of another.
+    """
     try:
-        return stream_handle(stream)
+        handle = stream_handle(stream)
     except TypeError as error:
         raise InputError(Code.ARGUMENT_INVALID, str(error)) from error
+    with device.active():
+        capturing = device.is_capturing(handle)
+    if capturing:
+        raise InputError(
+            Code.ARGUMENT_INVALID,
+            "the stream is being captured into a CUDA graph",
+            fix="end the capture first; a session replays a graph of its own",
+        )
+    return handle
+
+
+def _untimed(name: str, stream: int) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 def _nbytes(shape: tuple[int, ...], dtype: str) -> int:
     return math.prod(shape) * np.dtype(dtype).itemsize
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 def _allocate(
@@ -558,10 +635,11 @@ def _allocate(
     outputs: _Block,
     activation: int,
 ) -> tuple[int, npt.NDArray[np.uint8]]:
-    """One block on the GPU (inputs, outputs, activations), one on the host (inputs, outputs)."""
-    needed = inputs.size + outputs.size + activation
+    """One block on the GPU (activations, inputs, outputs), one on the host (inputs, outputs)."""
+    needed = _aligned(activation) + inputs.size + outputs.size
     try:
-        on_device = device.allocate(needed)
+        # CUDA promises 256 bytes
+        on_device = device.allocate(needed + ALIGNMENT - 256)
     except OutOfMemory as error:
         free, total = device.memory()
         raise BackendError(
@@ -584,7 +662,7 @@ def _allocate(
             "memory (`ulimit -l`)",
         ) from error
     resources.callback(device.free_host, on_host)
-    return on_device, on_host
+    return _aligned(on_device), on_host
 
 
 def _release(device: CudaDevice, stream: int, resources: ExitStack) -> None:

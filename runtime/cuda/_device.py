@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,10 @@ from garment_transfer.kernels.driver import Array, DeviceArrayLike
 
 if TYPE_CHECKING:
     from cuda.bindings import driver
+
+
+#: How often a graph is captured again when other threads end its capture.
+_ATTEMPTS: Final = 5
 
 
 class CudaDevice:
@@ -87,7 +91,7 @@ class CudaDevice:
         return free, total
 
     def allocate(self, size: int) -> int:
-        """Device memory, aligned to 256 bytes. OutOfMemory when there is none."""
+        """Device memory, aligned to 256 bytes at least. OutOfMemory when there is none."""
         return int(cuda.checked(self._driver.cuMemAlloc(size)))
 
     def free(self, pointer: int) -> None:
@@ -114,10 +118,11 @@ class CudaDevice:
         """Ends a stream that has nothing left to do."""
         cuda.checked(self._driver.cuStreamDestroy(stream))
 
-    def create_event(self) -> driver.CUevent:
-        """An event without timing."""
-        flags = self._driver.CUevent_flags.CU_EVENT_DISABLE_TIMING
-        return cuda.checked(self._driver.cuEventCreate(flags))
+    def create_event(self, *, timing: bool = False) -> driver.CUevent:
+        """An event; `elapsed` takes those with timing."""
+        flags = self._driver.CUevent_flags
+        kind = flags.CU_EVENT_DEFAULT if timing else flags.CU_EVENT_DISABLE_TIMING
+        return cuda.checked(self._driver.cuEventCreate(kind))
 
     def destroy_event(self, event: driver.CUevent) -> None:
         """Ends an event."""
@@ -131,6 +136,10 @@ class CudaDevice:
         """What is queued on the stream from now on runs after what the event stands for."""
         cuda.checked(self._driver.cuStreamWaitEvent(stream, event, 0))
 
+    def elapsed(self, begin: driver.CUevent, end: driver.CUevent) -> float:
+        """Milliseconds on the GPU between two events with timing, which have happened."""
+        return float(cuda.checked(self._driver.cuEventElapsedTime(begin, end)))
+
     def copy(self, destination: int, source: int, size: int, stream: int) -> None:
         """Queues a copy of bytes between device memory and device or page-locked host memory."""
         # unified addresses say by themselves which side is the host's
@@ -140,21 +149,22 @@ class CudaDevice:
         """Waits until all that is queued on the stream has run."""
         cuda.checked(self._driver.cuStreamSynchronize(stream))
 
-    def capture(self, stream: int, enqueue: Callable[[], None]) -> driver.CUgraphExec:
-        """A graph of what `enqueue` queues on the stream, which is not run now."""
+    def is_capturing(self, stream: int) -> bool:
+        """Whether what is queued on the stream goes into a graph, and does not run."""
+        status = cuda.checked(self._driver.cuStreamIsCapturing(stream))
+        return bool(status != self._driver.CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_NONE)
+
+    def capture(self, stream: int, enqueue: Callable[[], None]) -> driver.CUgraphExec | None:
+        """A graph of what `enqueue` queues on the stream, which is not run now.
+
+        Whoever waits for the whole GPU meanwhile, as `torch.cuda.synchronize` does, ends the
+        capture, in whatever thread and mode. None where that happened several times in a row.
+        """
         driver = self._driver
-        # thread-local: what other threads allocate meanwhile does not spoil the capture
-        mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        cuda.checked(driver.cuStreamBeginCapture(stream, mode))
-        try:
-            enqueue()
-        except BaseException:
-            # the capture may be broken already, and what went wrong is what counts
-            error, graph = driver.cuStreamEndCapture(stream)
-            if error == driver.CUresult.CUDA_SUCCESS:
-                driver.cuGraphDestroy(graph)
-            raise
-        graph = cuda.checked(driver.cuStreamEndCapture(stream))
+        captures = (self._capture(stream, enqueue) for _ in range(_ATTEMPTS))
+        graph = next((graph for graph in captures if graph is not None), None)
+        if graph is None:
+            return None
         try:
             executable = cuda.checked(driver.cuGraphInstantiate(graph, 0))
         finally:
@@ -162,6 +172,28 @@ class CudaDevice:
         # otherwise the first replay would pay for it
         cuda.checked(driver.cuGraphUpload(executable, stream))
         return executable
+
+    def _capture(self, stream: int, enqueue: Callable[[], None]) -> driver.CUgraph | None:
+        """One attempt; None where the capture was ended."""
+        driver, results = self._driver, self._driver.CUresult
+        # relaxed: this thread may free memory meanwhile, as a finalizer does
+        mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
+        cuda.checked(driver.cuStreamBeginCapture(stream, mode))
+        try:
+            enqueue()
+        except BaseException as error:
+            result, graph = driver.cuStreamEndCapture(stream)
+            if result == results.CUDA_SUCCESS:
+                driver.cuGraphDestroy(graph)
+            elif result == results.CUDA_ERROR_STREAM_CAPTURE_INVALIDATED and isinstance(
+                error, Exception
+            ):
+                return None  # backends refuse a stream whose capture was ended
+            raise
+        result, graph = driver.cuStreamEndCapture(stream)
+        if result == results.CUDA_ERROR_STREAM_CAPTURE_INVALIDATED:
+            return None
+        return cuda.checked((result, graph))
 
     def launch(self, graph: driver.CUgraphExec, stream: int) -> None:
         """Queues a graph."""

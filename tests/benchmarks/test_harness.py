@@ -156,8 +156,8 @@ def test_rows():
 def test_selection(tiny_bundle):
     bundle = Bundle.load(tiny_bundle)
     chosen = [row.name for row in select_rows("onnxruntime*, torch-eager", bundle, None)]
-    onnxruntime = ["onnxruntime", "onnxruntime-standard", "onnxruntime-cuda"]
-    assert chosen == ["empty", "torch-eager", *onnxruntime]
+    onnxruntime = ["", "-standard", "-cuda", "-cuda-graph"]
+    assert chosen == ["empty", "torch-eager", *(f"onnxruntime{name}" for name in onnxruntime)]
     with pytest.raises(InputError, match=r"unknown backend 'tpu'.*onnxruntime-standard \(can run"):
         select_rows("onnxruntime,tpu", bundle, None)
 

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from garment_transfer import runtime
 from garment_transfer.cli import doctor
 from garment_transfer.cli.main import main
+from garment_transfer.kernels import driver
 
 
 @pytest.fixture
@@ -114,3 +115,47 @@ def test_a_gpu_and_a_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "GPU: H100, compute capability 9.0" in output
     assert "TensorRT runs on it, TensorRT-RTX does not" in output
     assert "FlowWarp's TensorRT plugin: /lib/plugin.so" in output
+
+
+@pytest.mark.usefixtures("shipped")
+@pytest.mark.parametrize(
+    ("kernel_module", "cuda", "said"),
+    [
+        ("NVIDIA UNIX x86_64 Kernel Module  570.86.15  Thu Jan 23", 12080, "570.86.15, for CUDA "),
+        ("NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release", 13000, "580.65.06, for "),
+        (None, 13010, "there, for CUDA 13.1\n"),  # where the kernel is another's, as in WSL
+    ],
+)
+def test_the_driver_that_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    kernel_module: str | None,
+    cuda: int,
+    said: str,
+) -> None:
+    def without_gpus() -> None:
+        raise driver.CudaError("CUDA says no CUDA-capable device is detected")
+
+    file = tmp_path / "version"
+    if kernel_module:
+        file.write_text(f"NVRM version: {kernel_module} 22:30:43 UTC 2025\nGCC version: 12.3.0\n")
+    monkeypatch.setattr(doctor, "_DRIVER", file)
+    monkeypatch.setattr(driver, "driver_version", lambda: cuda)
+    if cuda >= driver.MIN_CUDA:  # it is asked for its GPUs, and is not there
+        monkeypatch.setattr(driver, "driver", without_gpus)
+    output = CliRunner().invoke(main, ["doctor"]).output
+    assert f"NVIDIA driver: {said}" in output
+    assert ("CUDA 12.8: it is too old" in output) == (cuda < 13000)
+    assert "needed on a GPU: 580 or later, for CUDA 13.0" in output
+
+
+@pytest.mark.usefixtures("shipped")
+def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> int:
+        raise driver.CudaError("there is no NVIDIA driver here")
+
+    monkeypatch.setattr(driver, "driver_version", missing)
+    output = CliRunner().invoke(main, ["doctor"]).output
+    assert "NVIDIA driver: not found: there is no NVIDIA driver here" in output
+    assert "GPU: none: no GPU can be used here" in output
+    assert "needed on a GPU: 580 or later" in output

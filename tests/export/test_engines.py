@@ -30,6 +30,7 @@ from garment_transfer.bundle import (
 from garment_transfer.cli.main import main
 from garment_transfer.export.flow_warp import OPSET, attach_flow_warp
 from garment_transfer.export.tensorrt import (
+    _Builder,
     build_engines,
     copy_bundle,
     parse,
@@ -100,6 +101,13 @@ def test_every_graph_is_built_and_recorded(built, trt, precision):
         engines.check(trt.__version__, capability)
     with pytest.raises(EngineError, match=r"built by tensorrt-rtx .*, and 1\.0\.0 is installed"):
         engines.check("1.0.0", "8.9")
+
+
+def test_a_small_batch_is_to_need_less_memory_than_the_largest(tiny_bundle, trt):
+    graph = Bundle.load(tiny_bundle).manifest.graphs["regrowth"]
+    builder, network, _ = _parse(trt, tiny_bundle / "regrowth.onnx", graph)
+    config = _Builder(trt, RTX, Batch(), 3, 0, None, False)._configure(builder, network)
+    assert config.get_preview_feature(trt.PreviewFeature.RUNTIME_ACTIVATION_RESIZE_10_10)
 
 
 def test_a_bundle_with_engines_is_whole(built):
@@ -424,7 +432,7 @@ def test_messages_of_tensorrt_are_kept(trt):
     logger_of(trt).log(trt.ILogger.Severity.WARNING, "a warning")
     logger_of(trt).log(trt.ILogger.Severity.ERROR, "an error\n")
     assert take_errors(trt) == "an error"
-    assert take_errors(trt) == "TensorRT gives no reason"
+    assert take_errors(trt).startswith("TensorRT gives no reason")
 
 
 @pytest.mark.gpu

@@ -5,11 +5,14 @@ to agree; on the shipped one float32 is rounded in another order.
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,8 @@ from garment_transfer.bundle import (
     EngineError,
     InputError,
 )
-from garment_transfer.export.tensorrt import ensure_engines
+from garment_transfer.export.tensorrt import build_engines, copy_bundle, ensure_engines
+from garment_transfer.kernels import tensorrt_library
 from garment_transfer.kernels.driver import checked
 from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people, stage_inputs
 from garment_transfer.runtime.backends import DEVICE_BACKENDS, find_backend
@@ -160,6 +164,43 @@ def test_eight_threads(pipeline: Pipeline, cpu: Pipeline) -> None:
             future.result()
 
 
+def test_threads_that_come_and_go_leave_memory_as_it_was(
+    backend: str, tiny_folder: Path, cpu: Pipeline
+) -> None:
+    """ONNX Runtime keeps handles and memory for every thread that runs a session."""
+    device = CudaDevice()
+
+    def free() -> int:
+        with device.active():
+            return device.memory()[0]
+
+    with Pipeline.load(tiny_folder, backend, sessions=8) as pipeline:
+        inputs = some(pipeline, 1)
+        due = cpu.run(inputs)
+        before = 0
+        for generation in range(20):
+            with ThreadPoolExecutor(8) as pool:
+                for future in [pool.submit(pipeline.run, inputs) for _ in range(64)]:
+                    assert_same(future.result(), due)
+            if generation == 4:
+                before = free()
+        assert before - free() <= 64 << 20
+
+
+def test_eight_sessions_of_the_shipped_bundle_fit_into_4_gib(
+    backend: str, shipped_folder: Path
+) -> None:
+    device = CudaDevice()
+    with Pipeline.load(shipped_folder, backend, sessions=8) as pipeline, ExitStack() as held:
+        with device.active():
+            before = device.memory()[0]
+        for _ in range(8):
+            # a thread that holds one may take another as long as one is free
+            held.enter_context(pipeline.session())
+        with device.active():
+            assert before - device.memory()[0] <= 4 << 30
+
+
 def test_ten_thousand_transfers_leave_memory_as_it_was(pipeline: Pipeline, cpu: Pipeline) -> None:
     device = CudaDevice()
     inputs = some(pipeline, 2)
@@ -196,6 +237,81 @@ def test_a_closed_or_dropped_pipeline_frees_its_memory(backend: str, tiny_folder
     free = cycle()
     for _ in range(5):
         assert cycle() >= free - (4 << 20)
+
+
+def test_two_holders_in_a_row_write_on_streams_of_their_own(
+    torch: Any, pipeline: Pipeline, cpu: Pipeline
+) -> None:
+    work = [some(pipeline, 2, seed) for seed in (1, 2)]
+    values = [on_gpu(torch, inputs) for inputs in work]
+    pipeline.run(work[0])
+    streams = [torch.cuda.Stream() for _ in work]
+    found: list[dict[str, Any]] = []
+    torch.cuda.synchronize()
+    for stream, tensors in zip(streams, values, strict=True):
+        with pipeline.session(batch=2) as session, torch.cuda.stream(stream):
+            if not found:
+                torch.cuda._sleep(200_000_000)  # the first one's run is late
+            for name, tensor in tensors.items():
+                torch.as_tensor(session.inputs[name], device="cuda").copy_(tensor)
+            session.run(stream)
+            views = {n: torch.as_tensor(a, device="cuda") for n, a in session.outputs.items()}
+            found.append({name: view.clone() for name, view in views.items()})
+    torch.cuda.synchronize()
+    for inputs, outputs in zip(work, found, strict=True):
+        assert_same({n: t.cpu().numpy() for n, t in outputs.items()}, cpu.run(inputs))
+
+
+def test_sessions_are_made_while_others_wait_for_the_whole_gpu(
+    torch: Any, backend: str, tiny_folder: Path, cpu: Pipeline
+) -> None:
+    over = threading.Event()
+
+    def wait_for_all() -> None:
+        while not over.is_set():
+            with suppress(RuntimeError):  # CUDA refuses it to who waits during a capture
+                torch.cuda.synchronize()
+
+    with Pipeline.load(tiny_folder, backend) as pipeline, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(wait_for_all)
+        try:
+            for batch in range(1, 9):
+                inputs = some(pipeline, batch, seed=batch)
+                assert_same(pipeline.run(inputs), cpu.run(inputs))
+        finally:
+            over.set()
+        waiting.result()
+
+
+def test_a_stream_that_is_being_captured_is_refused(
+    torch: Any, pipeline: Pipeline, cpu: Pipeline
+) -> None:
+    inputs = some(pipeline, 1)
+    with pipeline.session() as session:
+        graph = torch.cuda.CUDAGraph()
+        tensor = torch.zeros(1, device="cuda")
+        with torch.cuda.graph(graph):
+            tensor += 1
+            with pytest.raises(InputError, match="is being captured into a CUDA graph"):
+                session.run(torch.cuda.current_stream())
+        graph.replay()
+        assert tensor.item() == 1
+        assert_same(session.transfer(inputs), cpu.run(inputs))
+
+
+def test_tensors_that_lie_at_odd_addresses(torch: Any, pipeline: Pipeline, cpu: Pipeline) -> None:
+    def odd(array: np.ndarray) -> Any:
+        memory = torch.zeros(array.size + 1, dtype=torch.uint8, device="cuda")
+        return memory[1:].view(array.shape)
+
+    inputs = some(pipeline, 2)
+    due = cpu.run(inputs)
+    sources = {name: odd(array) for name, array in inputs.items()}
+    for name, array in inputs.items():
+        sources[name].copy_(torch.from_numpy(array))
+    out = {"image": odd(due["image"])}
+    pipeline.run(sources, out=out, stream=torch.cuda.current_stream())
+    assert_same({"image": out["image"].cpu().numpy()}, {"image": due["image"]})
 
 
 def test_tensors_of_torch_on_a_stream_of_their_own(
@@ -277,6 +393,8 @@ def test_memory_of_another_context(torch: Any, pipeline: Pipeline) -> None:
             __cuda_array_interface__ = {  # noqa: RUF012
                 **array.__cuda_array_interface__,
                 "data": (pointer, False),
+                "version": 3,
+                "stream": None,
             }
 
         checked(driver.cuCtxPopCurrent())
@@ -299,6 +417,73 @@ def test_out_of_memory(backend: str, pipeline: Pipeline, cpu: Pipeline) -> None:
         pass
     inputs = some(pipeline, 1)
     assert_same(pipeline.run(inputs), cpu.run(inputs))
+
+
+def test_a_small_batch_needs_less_memory_than_the_largest(backend: str, pipeline: Pipeline) -> None:
+    if backend == "onnxruntime-cuda":
+        pytest.skip("it has memory of its own")
+    chain = pipeline._chain
+    assert chain is not None
+    needed = []
+    with chain.device.active():
+        stream = chain.device.create_stream()
+        for batch in (1, 8):
+            context = chain.engines["warping"].context(batch, stream)
+            needed.append(context.activation_bytes)
+            context.close()
+        chain.device.destroy_stream(stream)
+    assert needed[0] < needed[1]
+
+
+def test_cuda_graphs_of_onnxruntime(backend: str, shipped_folder: Path) -> None:
+    if backend != "onnxruntime-cuda":
+        pytest.skip("the chain is captured as a whole")
+    random = np.random.default_rng(0)
+    with (
+        Pipeline.load(shipped_folder, backend, cuda_graph=True) as replayed,
+        Pipeline.load(shipped_folder, backend) as plain,
+    ):
+        work = [
+            {
+                name: random.integers(0, 7, (batch, *tensor.shape[1:]), np.uint8)
+                for name, tensor in plain._inputs.items()
+            }
+            for batch in (1, 1, 2, 1)
+        ]
+        due = [plain.run(inputs) for inputs in work]
+        for _ in range(3):
+            for inputs, outputs in zip(work, due, strict=True):
+                assert_same(replayed.run(inputs), outputs)
+        with ThreadPoolExecutor(4) as pool:  # captured anew in each
+            for found, outputs in zip(pool.map(replayed.run, work * 4), due * 4, strict=True):
+                assert_same(found, outputs)
+
+
+def test_engines_that_carry_the_plugin(backend: str, shipped_folder: Path, tmp_path: Path) -> None:
+    """They load where the library has been loaded by itself before, and the other way round."""
+    if backend != "tensorrt" or tensorrt_library() is None:
+        pytest.skip("it takes TensorRT, and FlowWarp's plugin")
+    own = copy_bundle(Bundle.load(shipped_folder), tmp_path / "bundle")
+    build_engines(own, "tensorrt", plugin="embed")
+    random = np.random.default_rng(0)
+    with Pipeline.load(shipped_folder, backend) as plain, Pipeline.load(own, backend) as carrying:
+        inputs = {
+            name: random.integers(0, 7, (2, *tensor.shape[1:]), np.uint8)
+            for name, tensor in plain._inputs.items()
+        }
+        due = plain.run(inputs)
+        found = carrying.run(inputs)
+    assert (found["transfer_parsing"] != due["transfer_parsing"]).mean() <= 0.002
+    command = [sys.executable, "-c", _LOAD, str(own.path), str(shipped_folder)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+_LOAD = """
+import sys
+from garment_transfer import Pipeline
+pipelines = [Pipeline.load(folder, "tensorrt") for folder in sys.argv[1:]]
+"""
 
 
 def test_use_after_close(pipeline: Pipeline) -> None:
@@ -359,6 +544,20 @@ def test_examples(backend: str, shipped_folder: Path, tmp_path: Path, library: s
     inputs = stage_inputs(person, owner, pipeline.size)
     due = pipeline.run({name: array[None] for name, array in inputs.items()})["image"][0]
     assert (np.asarray(Image.open(tmp_path / "image.png")) == due).all()
+
+
+def test_tensors_in_memory_that_torch_maps(
+    torch: Any, backend: str, shipped_folder: Path, tmp_path: Path
+) -> None:
+    """Such memory belongs to no context."""
+    command = [sys.executable, str(EXAMPLES / "torch_arrays.py"), "--backend", backend]
+    command += ["--bundle", str(shipped_folder), "-o", str(tmp_path / "image.png")]
+    mapped = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+    result = subprocess.run(
+        command, env={**os.environ, **mapped}, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "both ways agree: True\n"
 
 
 def test_pycuda_on_another_context_is_refused(backend: str, shipped_folder: Path) -> None:

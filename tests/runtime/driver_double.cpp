@@ -1,6 +1,7 @@
-// A double of libcuda.so.1 in host memory, so that the calls of runtime/device.py through
+// A double of libcuda.so.1 in host memory, so that the calls of runtime/cuda/_device.py through
 // cuda-python run where there is no driver: one device, streams that run at once, graphs of copies.
-// It checks that contexts are pushed and popped, counts what is alive, and has little memory.
+// It checks that contexts are pushed and popped, counts what is alive, and has little memory. Its
+// clock goes on by a millisecond an event, and one per 1000 bytes that are copied.
 
 #include <cstdint>
 #include <cstdlib>
@@ -20,7 +21,9 @@ enum : int {
   kInvalidContext = 201,
   kInvalidHandle = 400,
   kNotFound = 500,
-  kNotSupported = 801
+  kNotSupported = 801,
+  kCaptureUnsupported = 900,
+  kCaptureInvalidated = 901
 };
 constexpr std::size_t kTotal = std::size_t{1} << 20;
 
@@ -33,9 +36,16 @@ using Graph = std::vector<Copy>;
 
 std::map<Pointer, std::size_t> device_memory;
 std::set<void*> host_memory, streams, events, graphs;
+std::map<void*, double> moments;  // of events with timing, once they have happened
+std::set<void*> timed;
+double now = 0;
+int version = 13000;
 int primary;  // its address is the primary context
 thread_local std::vector<void*> contexts;
 Graph* captured = nullptr;
+void* capturing = nullptr;  // the stream
+int ended_captures = 0;     // that another thread will end from now on
+bool ended = false;
 std::size_t used = 0;
 
 bool active() { return !contexts.empty() && contexts.back() == &primary; }
@@ -47,7 +57,7 @@ int drop(std::set<void*>& set, void* item) {
 }
 
 int init(unsigned) { return kSuccess; }
-int driver_version(int* version) { *version = 13000; return kSuccess; }
+int driver_version(int* found) { *found = version; return kSuccess; }
 int device_count(int* count) { *count = 1; return kSuccess; }
 int device_get(int* device, int ordinal) {
   *device = ordinal;
@@ -79,7 +89,8 @@ int info(std::size_t* free, std::size_t* total) {
 int allocate(Pointer* pointer, std::size_t size) {
   if (!active()) return kInvalidContext;
   if (used + size > kTotal) return kOutOfMemory;
-  *pointer = reinterpret_cast<Pointer>(std::aligned_alloc(256, (size + 255) / 256 * 256));
+  // aligned to 256 bytes, as CUDA promises, and to no more
+  *pointer = reinterpret_cast<Pointer>(std::aligned_alloc(512, (size + 256 + 511) / 512 * 512)) + 256;
   device_memory[*pointer] = size;
   used += size;
   return kSuccess;
@@ -90,7 +101,7 @@ int release(Pointer pointer) {
   if (found == device_memory.end()) return kInvalidValue;
   used -= found->second;
   device_memory.erase(found);
-  std::free(reinterpret_cast<void*>(pointer));
+  std::free(reinterpret_cast<void*>(pointer - 256));
   return kSuccess;
 }
 int allocate_host(void** pointer, std::size_t size, unsigned flags) {
@@ -113,42 +124,77 @@ int stream_create(void** stream, unsigned flags) {
 int stream_destroy(void* stream) { return drop(streams, stream); }
 int stream_wait_for(void* stream) {
   if (!active()) return kInvalidContext;
-  if (captured) return 900;
+  if (captured) return kCaptureUnsupported;
   return known(stream) ? kSuccess : kInvalidHandle;
 }
 int event_create(void** event, unsigned flags) {
   if (!active()) return kInvalidContext;
-  if (flags != 2) return kInvalidValue;  // without timing
+  if (flags != 0 && flags != 2) return kInvalidValue;  // with timing, or without
   *event = fresh(events);
+  if (flags == 0) timed.insert(*event);
   return kSuccess;
 }
-int event_destroy(void* event) { return drop(events, event); }
+int event_destroy(void* event) {
+  timed.erase(event);
+  moments.erase(event);
+  return drop(events, event);
+}
 int record(void* event, void* stream) {
+  if (!active()) return kInvalidContext;
+  if (!events.count(event) || !known(stream)) return kInvalidHandle;
+  ++now;
+  if (timed.count(event)) moments[event] = now;
+  return kSuccess;
+}
+int elapsed(float* milliseconds, void* begin, void* end) {
+  if (!active()) return kInvalidContext;
+  if (!moments.count(begin) || !moments.count(end)) return kInvalidHandle;
+  *milliseconds = static_cast<float>(moments[end] - moments[begin]);
+  return kSuccess;
+}
+int wait_event(void* stream, void* event, unsigned) {
   if (!active()) return kInvalidContext;
   return events.count(event) && known(stream) ? kSuccess : kInvalidHandle;
 }
-int wait_event(void* stream, void* event, unsigned) { return record(event, stream); }
 int copy(Pointer to, Pointer from, std::size_t size, void* stream) {
   if (!active()) return kInvalidContext;
   if (!known(stream)) return kInvalidHandle;
   const Copy one{reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), size};
+  if (ended) return kCaptureInvalidated;
   if (captured) {
     captured->push_back(one);
   } else {
     std::memmove(one.to, one.from, one.size);
+    now += static_cast<double>(size) / 1000;
   }
   return kSuccess;
 }
 int begin(void* stream, int mode) {
-  if (!known(stream) || mode != 1) return kInvalidValue;  // thread-local
+  if (!known(stream) || mode != 2) return kInvalidValue;  // relaxed
   captured = new Graph;
+  capturing = stream;
+  ended = ended_captures > 0;
+  ended_captures -= ended;
   return kSuccess;
 }
 int end(void* stream, void** graph) {
-  if (!known(stream) || !captured) return kInvalidValue;
-  graphs.insert(*graph = captured);
+  if (stream != capturing || !captured) return kInvalidValue;
+  *graph = nullptr;
+  if (ended) {
+    delete captured;
+  } else {
+    graphs.insert(*graph = captured);
+  }
+  const int result = ended ? kCaptureInvalidated : kSuccess;
   captured = nullptr;
-  return kSuccess;
+  capturing = nullptr;
+  ended = false;
+  return result;
+}
+int is_capturing(void* stream, int* status) {
+  if (!active()) return kInvalidContext;
+  *status = captured && stream == capturing ? 1 : 0;
+  return known(stream) ? kSuccess : kInvalidHandle;
 }
 int instantiate(void** executable, void* graph, unsigned long long) {
   graphs.insert(*executable = new Graph(*static_cast<Graph*>(graph)));
@@ -164,14 +210,16 @@ int launch(void* graph, void* stream) {
   for (const Copy& one : *static_cast<Graph*>(graph)) std::memmove(one.to, one.from, one.size);
   return kSuccess;
 }
-// Memory of the device is the primary context's; the one odd address is another context's.
+// Memory of the device is the primary context's; of two odd addresses one is another context's, and
+// one, as of memory that was mapped, is not asked for its context.
 int attribute(void* data, int what, Pointer pointer) {
   const auto after = device_memory.upper_bound(pointer);
   const bool device = after != device_memory.begin() &&
                       pointer < std::prev(after)->first + std::prev(after)->second;
-  if (!device && pointer != 4096) return kInvalidValue;
+  if (!device && pointer != 4096 && pointer != 8192) return kInvalidValue;
   switch (what) {
     case 1:
+      if (pointer == 8192) return kInvalidValue;
       *static_cast<void**>(data) = pointer == 4096 ? static_cast<void*>(&used) : &primary;
       return kSuccess;
     case 2: *static_cast<unsigned*>(data) = 2; return kSuccess;  // on the device
@@ -207,6 +255,7 @@ const std::map<std::string, void*>& table() {
       ENTRY("cuStreamCreate", stream_create), ENTRY("cuStreamDestroy", stream_destroy),
       ENTRY("cuStreamSynchronize", stream_wait_for), ENTRY("cuEventCreate", event_create),
       ENTRY("cuEventDestroy", event_destroy), ENTRY("cuEventRecord", record),
+      ENTRY("cuEventElapsedTime", elapsed), ENTRY("cuStreamIsCapturing", is_capturing),
       ENTRY("cuStreamWaitEvent", wait_event), ENTRY("cuMemcpyAsync", copy),
       ENTRY("cuStreamBeginCapture", begin), ENTRY("cuStreamEndCapture", end),
       ENTRY("cuGraphInstantiateWithFlags", instantiate), ENTRY("cuGraphInstantiate", instantiate),
@@ -243,4 +292,7 @@ EXPORT int double_alive() {
   return static_cast<int>(device_memory.size() + host_memory.size() + streams.size() +
                           events.size() + graphs.size());
 }
+// Other threads end this many captures from now on.
+EXPORT void double_end_captures(int count) { ended_captures = count; }
+EXPORT void double_set_version(int cuda) { version = cuda; }
 EXPORT int double_contexts() { return static_cast<int>(contexts.size()); }

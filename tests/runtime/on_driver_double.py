@@ -1,15 +1,29 @@
-"""What test_device.py runs where libcuda is a double: `python on_driver_double.py BUNDLE`."""
+"""What test_device.py runs where libcuda is a double: `python on_driver_double.py BUNDLE FOLDER`.
+
+FOLDER is for what it writes.
+"""
 
 import ctypes
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from garment_transfer.bundle import STAGES, BackendError, Bundle, InputError
-from garment_transfer.kernels.driver import OutOfMemory
-from garment_transfer.runtime import Pipeline
+from garment_transfer.benchmarks.chain import chain_times
+from garment_transfer.benchmarks.profiling import (
+    Profile,
+    Span,
+    describe,
+    timed_parts,
+    trace,
+    write_plot,
+)
+from garment_transfer.benchmarks.rows import ROWS
+from garment_transfer.bundle import STAGES, BackendError, Bundle, InputError, Stage, chained
+from garment_transfer.kernels.driver import Array, OutOfMemory, check_context
+from garment_transfer.runtime import Person, Pipeline, sample_people
 from garment_transfer.runtime.backends.onnxruntime_cuda import OnnxRuntimeEngine
 from garment_transfer.runtime.cuda import Chain, CudaDevice
 
@@ -17,13 +31,15 @@ from garment_transfer.runtime.cuda import Chain, CudaDevice
 class OnDevice:
     """An array as PyCUDA or CuPy shows it."""
 
-    def __init__(self, pointer: int, array: np.ndarray) -> None:
+    def __init__(self, pointer: int, array: np.ndarray, version: int = 3) -> None:
         self.array = array
         self.pointer = pointer
+        self.version = version
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
-        return {**self.array.__array_interface__, "data": (self.pointer, False), "version": 3}
+        interface = {**self.array.__array_interface__, "data": (self.pointer, False)}
+        return {**interface, "version": self.version}
 
 
 def refusal(call: Any, kind: type[Exception]) -> str:
@@ -59,6 +75,28 @@ def check_device(device: CudaDevice) -> None:
 
         refusal(lambda: device.capture(stream, fail), KeyError)
         device.synchronize(stream)  # refused while a capture is open
+
+        def copy() -> None:
+            assert device.is_capturing(stream)
+            assert not device.is_capturing(0)
+            device.copy(host.ctypes.data, pointer, 1000, stream)
+
+        double = ctypes.CDLL("libcuda.so.1")
+        for ended, captured in ((4, True), (5, False)):
+            double.double_end_captures(ended)
+            again = device.capture(stream, copy)
+            assert (again is not None) == captured
+            if again is not None:
+                device.destroy_graph(again)
+        assert not device.is_capturing(stream)
+
+        begin, end = (device.create_event(timing=True) for _ in range(2))
+        device.record(begin, stream)
+        device.copy(pointer, host.ctypes.data, 1000, stream)
+        device.record(end, stream)
+        assert device.elapsed(begin, end) == 2
+        for timed in (begin, end):
+            device.destroy_event(timed)
         assert "out of memory" in refusal(lambda: device.allocate(1 << 21), OutOfMemory)
         device.destroy_graph(graph)
         device.free(pointer)
@@ -72,11 +110,25 @@ def check_device(device: CudaDevice) -> None:
 
     assert "GPU 0 (double): CUDA says" in refusal(free_twice, BackendError)
     assert "device is 3, and CUDA sees 1" in refusal(lambda: CudaDevice(3), BackendError)
+    double.double_set_version(12090)
+    old = refusal(CudaDevice, BackendError)
+    assert "is for CUDA 12.9, and CUDA 13.0 is needed; install driver 580 or later" in old
+    double.double_set_version(13000)
 
 
-def check_pipeline(device: CudaDevice, folder: Path) -> None:
-    bundle = Bundle.load(folder)
-    engines = {
+def check_arrays(device: CudaDevice) -> None:
+    array = np.zeros((2, 3), np.uint8)
+    with device.active():
+        pointer = device.allocate(6)
+        for version in (2, 3):
+            found = device.array_of("x", OnDevice(pointer, array, version))  # type: ignore[arg-type]
+            assert found == Array(pointer, (2, 3), "uint8", 0)
+        check_context(Array(8192, (1,), "uint8", 0))  # mapped memory is not asked for its context
+        device.free(pointer)
+
+
+def engines_of(bundle: Bundle) -> dict[Stage, OnnxRuntimeEngine]:
+    return {
         stage: OnnxRuntimeEngine(
             bundle.graph_path(stage),
             bundle.read_graph(stage),
@@ -87,6 +139,10 @@ def check_pipeline(device: CudaDevice, folder: Path) -> None:
         )
         for stage in STAGES
     }
+
+
+def check_pipeline(device: CudaDevice, bundle: Bundle) -> None:
+    engines = engines_of(bundle)
     cpu = Pipeline.load(bundle, threads=1)
     random = np.random.default_rng(0)
     with Pipeline(bundle, Chain(device, engines, sessions=2, graphs=True)) as pipeline:
@@ -104,9 +160,10 @@ def check_pipeline(device: CudaDevice, folder: Path) -> None:
                 stream = device.create_stream()
                 sources = {}
                 for name, array in inputs.items():
-                    sources[name] = OnDevice(device.allocate(array.nbytes), array)
+                    # callers' arrays lie anywhere
+                    sources[name] = OnDevice(device.allocate(array.nbytes + 1) + 1, array)
                     device.copy(sources[name].pointer, array.ctypes.data, array.nbytes, stream)
-                target = OnDevice(device.allocate(images.nbytes), images)
+                target = OnDevice(device.allocate(images.nbytes + 1) + 1, images)
                 pipeline.run(sources, out={"image": target}, stream=stream)
                 device.copy(images.ctypes.data, target.pointer, images.nbytes, stream)
                 device.synchronize(stream)
@@ -117,14 +174,63 @@ def check_pipeline(device: CudaDevice, folder: Path) -> None:
                     InputError,
                 )
                 for array in (*sources.values(), target):
-                    device.free(array.pointer)
+                    device.free(array.pointer - 1)
                 device.destroy_stream(stream)
+
+
+def check_profile(device: CudaDevice, bundle: Bundle, folder: Path) -> None:
+    copies = ("upload", "download")
+    sizes = dict.fromkeys(copies, 0)
+    signature = chained(engine.signature for engine in engines_of(bundle).values())
+    for name, tensors in zip(copies, (signature.inputs, signature.outputs), strict=True):
+        for tensor in tensors:
+            size = int(np.prod(tensor.shape[1:])) * np.dtype(tensor.dtype).itemsize
+            sizes[name] += -(-size // 512) * 512
+    spans: list[Span] = []
+    people = [Person.load(person) for person in sample_people()]
+    with timed_parts(bundle, device, engines_of(bundle), spans) as pipeline:
+        start = time.time()
+        pipeline.transfer(*people)
+        spans.append(Span("transfer", start, time.time() - start, "transfer"))
+    # after the transfer come the parts of the session's first run, which had no copies
+    spans = [spans[0], *spans[-5:]]
+    row = next(row for row in ROWS if row.name == "onnxruntime-cuda")
+    profile = Profile(row, "64x32", 1, 1, "nothing", spans)
+    parts = profile.stages()
+    assert [*parts][:-1] == ["upload", *STAGES, "download"]
+    for name in STAGES:
+        assert abs(parts[name] - 1) < 1e-3  # the double's event
+    for name in copies:
+        assert abs(parts[name] - 1 - sizes[name] / 1000) < 1e-3
+    assert {op for stage, _, op, _ in profile.layers() if stage != "other"} == {"GPU"}
+    text = describe(profile, 20)
+    assert all(f"{name:<10} {parts[name]:9.2f} ms" in text for name in parts)
+    drawn = [e for e in trace(profile)["traceEvents"] if e["ph"] == "X"]  # type: ignore[attr-defined]
+    assert [e["name"] for e in drawn if e["pid"] == 2] == ["upload", *STAGES, "download"]
+    write_plot(profile, folder / "parts.png")
+    assert (folder / "parts.png").stat().st_size
+
+    with (
+        Pipeline(bundle, Chain(device, engines_of(bundle), sessions=1, graphs=True)) as pipeline,
+        pipeline.session() as session,
+    ):
+        inputs = {n: np.zeros(t.shape_of(1), np.uint8) for n, t in pipeline._inputs.items()}
+        times = chain_times(session, inputs, rounds=3)
+    assert times.parts_ms == {
+        "upload": round(1 + sizes["upload"] / 1000, 4),
+        "run": 1,
+        "download": round(1 + sizes["download"] / 1000, 4),
+    }
+    assert abs(times.gpu_ms - sum(times.parts_ms.values())) < 1e-3
 
 
 def main() -> None:
     device = CudaDevice()
+    bundle, folder = Bundle.load(Path(sys.argv[1])), Path(sys.argv[2])
     check_device(device)
-    check_pipeline(device, Path(sys.argv[1]))
+    check_arrays(device)
+    check_pipeline(device, bundle)
+    check_profile(device, bundle, folder)
     double = ctypes.CDLL("libcuda.so.1")
     assert double.double_alive() == 0
     assert double.double_contexts() == 0

@@ -17,7 +17,7 @@ import gc
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,9 @@ class Double(CudaDevice):
         self.size = size
         self.counts: Counter[str] = Counter()
         self.memories: dict[int, tuple[np.ndarray, int]] = {}
+        self.captured_streams: set[int] = set()  # of callers
+        self.captures_end = False  # by what other threads do
+        self.while_capturing: Callable[[], None] = lambda: None
         self._host: dict[int, int] = {}
         self._streams: dict[int, list[Any]] = {0: []}
         self._run: Counter[int] = Counter()
@@ -101,7 +104,7 @@ class Double(CudaDevice):
         self._count("destroy_stream")
         assert self._run[stream] == len(self._streams.pop(stream)), "work was left"
 
-    def create_event(self) -> list[Any]:
+    def create_event(self, *, timing: bool = False) -> list[Any]:
         self._count("create_event")
         return []
 
@@ -131,11 +134,17 @@ class Double(CudaDevice):
         self._count("synchronize")
         self._run_until(stream, len(self._streams[stream]))
 
-    def capture(self, stream: int, enqueue: Callable[[], None]) -> tuple[Any, ...]:
+    def is_capturing(self, stream: int) -> bool:
+        return stream in self.captured_streams
+
+    def capture(self, stream: int, enqueue: Callable[[], None]) -> tuple[Any, ...] | None:
+        if self.captures_end:
+            return None
         self._count("capture")
         self._thread.captured = captured = []
         try:
             enqueue()
+            self.while_capturing()
         finally:
             del self._thread.captured
         return tuple(captured)
@@ -181,12 +190,12 @@ class Double(CudaDevice):
 
 
 class OnDevice:
-    """A caller's array on the double."""
+    """A caller's array on the double, `offset` bytes into what was allocated."""
 
-    def __init__(self, double: Double, array: np.ndarray, device: int = 0) -> None:
+    def __init__(self, double: Double, array: np.ndarray, device: int = 0, offset: int = 0) -> None:
         self.device = device
         with double.active():
-            pointer = double.allocate(max(array.nbytes, 1))
+            pointer = double.allocate(max(array.nbytes, 1) + offset) + offset
         memory = (ctypes.c_uint8 * array.nbytes).from_address(pointer)
         self.array = np.frombuffer(memory, array.dtype).reshape(array.shape)
         self.array[...] = array
@@ -212,6 +221,7 @@ class DoubleEngine:
         self.fail_late = False
         self.open = 0
         self.bound: list[dict[str, int]] = []
+        self.activations: list[int] = []
 
     def check_batch(self, batch: int) -> None:
         self.engine.check_batch(batch)
@@ -228,9 +238,11 @@ class DoubleContext:
         engine.open += 1
         self.activation_bytes = engine.activation_bytes
         self.capturable = engine.capturable
+        self._activation: int | None = None
 
     def bind(self, addresses: dict[str, int], activation: int) -> None:
         self._engine.bound.append(dict(addresses))
+        self._engine.activations.append(activation)
         self._context.bind(addresses, activation)
         self._activation = activation
 
@@ -253,7 +265,10 @@ class DoubleContext:
         self._context.enqueue()
 
     def close(self) -> None:
-        assert self._stream in self._engine.double._streams, "the stream ended before"
+        double = self._engine.double
+        assert self._stream in double._streams, "the stream ended before"
+        if self._activation is not None:
+            assert double._inside(self._activation, 1), "the memory was freed before"
         self._engine.open -= 1
         self._context.close()
 
@@ -376,6 +391,39 @@ def test_a_transfer_is_two_copies_a_replay_and_one_wait(
     assert [len(engine.bound) for engine in setup.engines.values()] == [1, 1, 1]
 
 
+def test_captures_that_other_threads_end(
+    setup: Setup,
+    cpu: Pipeline,
+    pairs: list[dict[str, np.ndarray]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    setup.double.captures_end = True
+    assert_same(setup.pipeline.run(batch_of(pairs, 0)), cpu.run(batch_of(pairs, 0)))
+    with setup.pipeline.session() as session:
+        assert not session.replays
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "torch.cuda.synchronize" in record.message
+
+
+def test_no_session_is_made_while_another_one_is_captured(
+    setup: Setup, cpu: Pipeline, pairs: list[dict[str, np.ndarray]]
+) -> None:
+    """What engines do at their first run would end the capture."""
+    others: list[Future[Any]] = []
+
+    def meanwhile() -> None:
+        if not others:
+            others.append(pool.submit(setup.pipeline.run, batch_of(pairs, 1, 2)))
+            done, _ = wait(others, timeout=0.3)
+            assert not done
+
+    setup.double.while_capturing = meanwhile
+    with ThreadPoolExecutor(1) as pool:
+        assert_same(setup.pipeline.run(batch_of(pairs, 0)), cpu.run(batch_of(pairs, 0)))
+        assert_same(others[0].result(60), cpu.run(batch_of(pairs, 1, 2)))
+
+
 @pytest.mark.parametrize("reason", ["an engine", "wish"])
 def test_without_a_graph_every_engine_is_queued(
     tiny_bundle: Path, pairs: list[dict[str, np.ndarray]], reason: str
@@ -400,14 +448,19 @@ def test_outputs_are_inputs_in_place_and_activations_are_shared(
     setup.pipeline.run(batch_of(pairs, 0, 1))
     bound = [engine.bound[0] for engine in setup.engines.values()]
     assert bound[0] == bound[1] == bound[2]  # one address per name, whoever reads or writes
-    assert all(pointer % 256 == 0 for pointer in bound[0].values())
+    assert all(pointer % 512 == 0 for pointer in bound[0].values())
+    # activations lie before all tensors, where nothing moves them off what TensorRT asks
+    (activation,) = {engine.activations[0] for engine in setup.engines.values()}
+    assert activation % 512 == 0
+    assert activation + 5000 <= min(bound[0].values())
     ((_, size),) = setup.double.memories.values()
     signature = chained(engine.signature for engine in setup.engines.values())
-    tensors = sum(
-        -(-2 * int(np.prod(t.shape[1:])) * np.dtype(t.dtype).itemsize // 256) * 256
+    sizes = [
+        2 * int(np.prod(t.shape[1:])) * np.dtype(t.dtype).itemsize
         for t in (*signature.inputs, *signature.outputs)
-    )
-    assert size == tensors + 5000
+    ]
+    # and CUDA gives memory at 256 bytes
+    assert size == sum(-(-n // 512) * 512 for n in (5000, *sizes)) + 256
 
 
 def test_results_are_the_callers_own(
@@ -418,15 +471,22 @@ def test_results_are_the_callers_own(
     assert_same(first, cpu.run(batch_of(pairs, 0)))
 
 
+@pytest.mark.parametrize("offset", [0, 3])  # callers' arrays lie anywhere
 def test_device_arrays_follow_the_callers_stream(
-    setup: Setup, cpu: Pipeline, pairs: list[dict[str, np.ndarray]]
+    setup: Setup, cpu: Pipeline, pairs: list[dict[str, np.ndarray]], offset: int
 ) -> None:
     double = setup.double
     inputs = batch_of(pairs, 0, 1)
     due = cpu.run(inputs)
     setup.pipeline.run(inputs)  # makes the session
-    sources = {name: OnDevice(double, np.zeros_like(array)) for name, array in inputs.items()}
-    targets = {name: OnDevice(double, np.zeros_like(due[name])) for name in ("image", "flow")}
+    sources = {
+        name: OnDevice(double, np.zeros_like(array), offset=offset)
+        for name, array in inputs.items()
+    }
+    targets = {
+        name: OnDevice(double, np.zeros_like(due[name]), offset=offset)
+        for name in ("image", "flow")
+    }
     seen: dict[str, np.ndarray] = {}
     with double.active():
         stream = double.create_stream()
@@ -447,18 +507,47 @@ def test_device_arrays_follow_the_callers_stream(
         double.synchronize(stream)
         double.destroy_stream(stream)
     assert_same(seen, {name: due[name] for name in targets})
+    # engines were given the session's addresses alone
+    (bound,) = setup.engines["parsing"].bound
+    assert all(pointer % 512 == 0 for pointer in bound.values())
+
+
+def view(array: Any) -> np.ndarray:
+    """A session's tensor, as who reads and writes it on the double sees it."""
+    interface = array.__cuda_array_interface__
+    memory = (ctypes.c_uint8 * array.nbytes).from_address(interface["data"][0])
+    return np.frombuffer(memory, interface["typestr"]).reshape(interface["shape"])
+
+
+def test_two_holders_in_a_row_write_on_streams_of_their_own(
+    setup: Setup, cpu: Pipeline, pairs: list[dict[str, np.ndarray]]
+) -> None:
+    double = setup.double
+    with double.active():
+        streams = [double.create_stream() for _ in range(2)]
+    seen: list[dict[str, np.ndarray]] = [{}, {}]
+    for i, stream in enumerate(streams):
+        with setup.pipeline.session() as session:
+            for name, array in batch_of(pairs, i).items():
+                target = view(session.inputs[name])
+                double.queue(stream, lambda t=target, a=array: t.__setitem__(..., a))
+            session.run(stream)
+            for name, array in session.outputs.items():
+                made = view(array)
+                double.queue(stream, lambda s=seen[i], n=name, m=made: s.update({n: m.copy()}))
+    assert double.counts["create_stream"] == 3  # one session
+    with double.active():
+        for stream in reversed(streams):
+            double.synchronize(stream)
+            double.destroy_stream(stream)
+    for i, found in enumerate(seen):
+        assert_same(found, cpu.run(batch_of(pairs, i)))
 
 
 def test_writing_into_a_session_needs_no_copy(
     setup: Setup, cpu: Pipeline, pairs: list[dict[str, np.ndarray]]
 ) -> None:
     double = setup.double
-
-    def view(array: Any) -> np.ndarray:
-        interface = array.__cuda_array_interface__
-        memory = (ctypes.c_uint8 * array.nbytes).from_address(interface["data"][0])
-        return np.frombuffer(memory, interface["typestr"]).reshape(interface["shape"])
-
     with double.active():
         stream = double.create_stream()
     inputs, due = batch_of(pairs, 3), cpu.run(batch_of(pairs, 3))
@@ -600,6 +689,20 @@ def test_a_thread_does_not_wait_for_itself(
     setup = Setup(tiny_bundle, sessions=2)
     with setup.pipeline.session():
         assert_same(setup.pipeline.run(batch_of(pairs, 1)), cpu.run(batch_of(pairs, 1)))
+
+
+def test_a_thread_gets_the_session_that_it_had(tiny_bundle: Path) -> None:
+    pipeline = Setup(tiny_bundle).pipeline
+
+    def take() -> Any:
+        with pipeline.session() as session:
+            return session
+
+    with ThreadPoolExecutor(1) as other:
+        with pipeline.session() as own:
+            its = other.submit(take).result(60)
+        assert other.submit(take).result(60) is its  # though the other one was given back last
+        assert take() is own
 
 
 def test_threads_that_hold_one_each_and_want_another_do_not_wait(tiny_bundle: Path) -> None:
@@ -838,6 +941,22 @@ def test_device_arrays_that_do_not_fit(
     with pytest.raises(InputError, match=due):
         setup.pipeline.run(inputs, out=out)
     assert double.counts["create_stream"] == 0  # before anything is made
+
+
+def test_streams_that_are_being_captured(setup: Setup, pairs: list[dict[str, np.ndarray]]) -> None:
+    double = setup.double
+    inputs = {name: OnDevice(double, a) for name, a in batch_of(pairs, 0).items()}
+    out = {"image": OnDevice(double, np.zeros((1, 64, 32, 3), np.uint8))}
+    double.captured_streams = {7}
+    captured = r"the stream is being captured into a CUDA graph; end the capture"
+    with pytest.raises(InputError, match=captured):
+        setup.pipeline.run(inputs, out=out, stream=7)
+    assert double.counts["create_stream"] == 0  # before anything is made
+    with setup.pipeline.session() as session:
+        with pytest.raises(InputError, match=captured):
+            session.run(7)
+        session.run()  # which cost the session nothing
+        assert not session.broken
 
 
 def test_streams_that_are_none(setup: Setup, pairs: list[dict[str, np.ndarray]]) -> None:

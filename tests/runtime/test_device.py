@@ -24,7 +24,7 @@ def test_the_driver_is_called_as_it_wants(tiny_bundle: Path, tmp_path: Path) -> 
     subprocess.run([*command, str(HERE / "driver_double.cpp")], check=True)
     path = os.pathsep.join([str(tmp_path), os.environ.get("LD_LIBRARY_PATH", "")])
     result = subprocess.run(
-        [sys.executable, str(HERE / "on_driver_double.py"), str(tiny_bundle)],
+        [sys.executable, str(HERE / "on_driver_double.py"), str(tiny_bundle), str(tmp_path)],
         env={**os.environ, "LD_LIBRARY_PATH": path.strip(os.pathsep)},
         capture_output=True,
         text=True,

@@ -1,11 +1,13 @@
 """The backends of the GPU as far as they go without one; the rest is in tests/gpu."""
 
 import ast
+import ctypes
 import importlib.util
 import inspect
 import shlex
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -171,6 +173,79 @@ def test_what_tensorrt_refuses_is_said_in_its_words(put: Callable[..., Bundle], 
     assert names_build(error, bundle)
 
 
+class Refusing:
+    """The calls of a TensorRT context that say by an exception, or in the log, that they fail."""
+
+    def __init__(self, rtx: Any, call: str) -> None:
+        self.rtx = rtx
+        self.call = call
+
+    def set_optimization_profile_async(self, index: int, stream: int) -> bool:
+        self._refuse("set_optimization_profile_async", RuntimeError)
+        return True
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        return True
+
+    def infer_shapes(self) -> list[str]:
+        self._refuse("infer_shapes", RuntimeError)
+        return []
+
+    def update_device_memory_size_for_shapes(self) -> int:
+        return 1000
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        return True
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        self._refuse("set_device_memory")
+
+    def _refuse(self, call: str, kind: type[Exception] | None = None) -> None:
+        if call == self.call:
+            logger = backend.logger_of(self.rtx)
+            logger.log(self.rtx.ILogger.Severity.ERROR, f"no {call} today")
+            if kind is not None:
+                raise kind("it is said in the log")
+
+
+@pytest.mark.parametrize(
+    ("call", "cannot"),
+    [
+        ("set_optimization_profile_async", "take its optimisation profile"),
+        ("infer_shapes", "infer its shapes"),
+        ("set_device_memory", "take 1000 bytes of memory"),
+    ],
+)
+def test_calls_that_refuse_in_ways_of_their_own(
+    put: Callable[..., Bundle], rtx: Any, call: str, cannot: str
+) -> None:
+    bundle = put()
+    engines, _ = verified(bundle)
+    engine = object.__new__(backend.TensorRTEngine)  # no GPU, no engine
+    engine.trt, engine._engines, engine._stage = rtx, engines, "parsing"
+    tensors = (*engine.signature.inputs, *engine.signature.outputs)
+    addresses = {tensor.name: 512 for tensor in tensors}
+    backend.logger_of(rtx).log(rtx.ILogger.Severity.ERROR, "of another call")
+    context = backend.TensorRTContext(engine, Refusing(rtx, "none"), 1, 1)
+    context.bind(addresses, 512)
+    with pytest.raises(BackendError, match=rf"cannot {cannot} in .*: no {call} today") as error:
+        backend.TensorRTContext(engine, Refusing(rtx, call), 1, 1).bind(addresses, 512)
+    assert "of another call" not in str(error.value)
+    assert names_build(error, bundle)
+
+
+def test_errors_are_gathered_by_who_waits_for_them(rtx: Any) -> None:
+    logger, error = backend.logger_of(rtx), rtx.ILogger.Severity.ERROR
+    logger.log(error, "before")
+    with backend.gathering_errors(rtx), ThreadPoolExecutor(1) as other:
+        other.submit(logger.log, error, "of a builder's thread").result()
+        assert "of a builder's thread" in other.submit(backend.take_errors, rtx).result()
+        logger.log(error, "of this one")
+        assert backend.take_errors(rtx) == "of a builder's thread | of this one"
+    assert backend.take_errors(rtx) == "of this one"
+    assert "another library's logger" in backend.take_errors(rtx)
+
+
 def test_engines_that_do_not_fit_are_built_anew(
     put: Callable[..., Bundle], rtx: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,5 +351,8 @@ def test_streams_of_every_library() -> None:
 
     streams = (7, Cuda(), *(SimpleNamespace(**{n: 7}) for n in ("cuda_stream", "ptr", "handle")))
     assert [driver.stream_handle(stream) for stream in streams] == [7] * 5
+    # Numba's before it had `__cuda_stream__`; ctypes has None for 0
+    numba = [SimpleNamespace(handle=ctypes.c_void_p(handle)) for handle in (7, 0)]
+    assert [driver.stream_handle(stream) for stream in numba] == [7, 0]
     with pytest.raises(TypeError, match="stream is a NoneType"):
         driver.stream_handle(None)
