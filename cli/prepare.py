@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from garment_transfer.cli.options import THREADS_HELP, set_opencv_threads
+
 _PATH = click.Path(path_type=Path)
 
 
@@ -18,7 +20,7 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--densepose", type=_PATH, required=True, help="ONNX DensePose model, with its .json beside it."
 )
-@click.option("--threads", type=click.IntRange(min=1), help="Threads; default: one per core.")
+@click.option("--threads", type=click.IntRange(min=1), help=THREADS_HELP)
 def command(photo: Path, folder: Path, parser: Path, densepose: Path, threads: int | None) -> None:
     """Make the folder of the person in PHOTO that `transfer` reads.
 
@@ -27,6 +29,7 @@ def command(photo: Path, folder: Path, parser: Path, densepose: Path, threads: i
     """
     from garment_transfer.runtime import DensePose, Parser, prepare
 
+    set_opencv_threads(threads)
     person = prepare(
         photo, folder, Parser.load(parser, threads), DensePose.load(densepose, threads)
     )

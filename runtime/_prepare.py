@@ -35,7 +35,7 @@ from garment_transfer.runtime.photos import (
     PICTURE_SUFFIXES,
     Fit,
     Person,
-    read_rgb,
+    read_photo,
     resize,
     write_meta,
 )
@@ -510,7 +510,7 @@ def prepare(photo: Path, folder: Path, parser: Parser, densepose: DensePose) -> 
     Nothing is written unless the maps are those of a person.
 
     Args:
-        photo: a file that `read_rgb` reads.
+        photo: a file that `read_photo` reads.
         folder: is made, or has to be empty.
         parser: gives the parse map.
         densepose: gives DensePose.
@@ -526,7 +526,7 @@ def prepare(photo: Path, folder: Path, parser: Parser, densepose: DensePose) -> 
             f"{folder} is {'a folder that is not empty' if folder.is_dir() else 'a file'}",
             fix="remove it, or choose another",
         )
-    image = read_rgb(photo)
+    image = read_photo(photo)
     ids = parser.parse(image)
     iuv = densepose.estimate(image)
     person = Person.from_arrays(image, ids, iuv, parser.label_set, "iuv-png", str(photo))

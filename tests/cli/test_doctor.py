@@ -75,7 +75,7 @@ def test_the_packages_of_an_extra_are_the_metadatas(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.usefixtures("shipped")
 def test_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_BASE", (("no_such_module", "no-such-package"),))
+    monkeypatch.setattr(doctor, "_BASE", (("no_such_module", "x", "no-such-package"),))
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: ["nor-this; extra == 'train'"])
     result = CliRunner().invoke(main, ["doctor"])
     assert result.exit_code == 1

@@ -156,7 +156,7 @@ def read_garment_owner(fields: Fields) -> None:
         ("garment_image", b"\x89PNG\r\n\x1a\n", "image of garment owner"),
         ("garment_image", b"%!PS-Adobe-3.0 EPSF-3.0\n%%EOF\n", "image of garment owner"),
         ("garment_encoding", "iuv", "not a NumPy file"),
-        ("person_parsing", np.zeros((128, 64, 3), np.uint8), "mode RGB"),
+        ("person_parsing", np.full((128, 64, 3), (1, 2, 3), np.uint8), "mode RGB"),
         ("person_parsing", np.zeros((64, 64), np.uint8), "64x64"),
         ("person_densepose", np.zeros((128, 64, 3), np.uint8), "densepose of person"),
     ],

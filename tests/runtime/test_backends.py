@@ -124,7 +124,10 @@ def test_remains_of_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", ModuleType("onnxruntime"))
     status = find_backend("onnxruntime").status()
     assert not status.available
-    assert "pip uninstall" in status.fix
+    # pip takes it for installed
+    assert "pip install --force-reinstall --no-deps onnxruntime" in status.fix
+    pretend_installed(monkeypatch)
+    assert "pip uninstall" in find_backend("onnxruntime").status().fix
 
 
 @pytest.mark.parametrize("what", ["none", "broken"])

@@ -20,7 +20,7 @@ from garment_transfer.runtime.photos import (
     _person,
     decode_densepose,
     parula_palette,
-    read_rgb,
+    read_photo,
 )
 
 MakePerson = Callable[..., Person]
@@ -89,7 +89,7 @@ def test_arrays_that_cannot_change_are_not_copied(
             assert np.shares_memory(getattr(other, name), getattr(person, name))
     read: list[np.ndarray] = []
     monkeypatch.setattr(
-        _person, "read_rgb", lambda *given: read.append(read_rgb(*given)) or read[-1]
+        _person, "read_photo", lambda *given: read.append(read_photo(*given)) or read[-1]
     )
     assert Person.load(folder).image is read[0]
 
