@@ -8,6 +8,7 @@ import importlib
 import importlib.metadata
 import io
 import json
+import operator
 import os
 import platform
 import re
@@ -16,7 +17,7 @@ from typing import Any, Final
 
 import click
 
-from garment_transfer.bundle import installed_versions, package_version
+from garment_transfer.bundle import GarmentTransferError, installed_versions, package_version
 
 #: What commands need beyond the base installation and a backend.
 _EXTRAS: Final = ("benchmark", "demo", "export", "openvino", "triton", "train", "serve")
@@ -28,7 +29,7 @@ _DRIVER: Final = Path("/proc/driver/nvidia/version")
 _BASE: Final = (
     ("numpy", "ndarray", "numpy"),
     ("cv2", "remap", "opencv-python-headless"),
-    ("PIL.ImageCms", "core", "pillow"),
+    ("PIL.ImageCms", "core.buildTransform", "pillow"),
     ("msgspec", "Struct", "msgspec"),
     ("click", "Command", "click"),
     ("tqdm", "tqdm", "tqdm"),
@@ -97,11 +98,18 @@ def _import_problem(module: str, attribute: str) -> str:
     """
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            found = importlib.import_module(module)
+            # what an uninstalled package left behind imports, and has nothing in it
+            operator.attrgetter(attribute)(importlib.import_module(module))
     except Exception as error:
-        return f"{type(error).__name__}: {error}".partition("\n")[0]
-    # What an uninstalled package left behind imports as an empty namespace package.
-    return "" if hasattr(found, attribute) else f"{module} has no {attribute}: files are missing"
+        return _reason(error)
+    return ""
+
+
+def _reason(error: Exception) -> str:
+    """An error in a line; of one that this package raises, what was wrong."""
+    text = error.what if isinstance(error, GarmentTransferError) else str(error)
+    kind = "" if isinstance(error, GarmentTransferError) else f"{type(error).__name__}: "
+    return f"{kind}{text}".partition("\n")[0]
 
 
 def _threads() -> int | None:
@@ -135,6 +143,8 @@ def _driver() -> dict[str, Any]:
         version = driver_version()
     except CudaError as error:
         found["reason"] = str(error)
+    except Exception as error:  # whatever a damaged package of CUDA meets first
+        found["reason"] = _reason(error)
     else:
         found["cuda"] = cuda_name(version)
         if version < MIN_CUDA:
@@ -152,8 +162,8 @@ def _engines() -> dict[str, Any]:
     gpu: dict[str, str | None] = {"name": None, "compute_capability": None, "reason": ""}
     try:
         device = CudaDevice()
-    except BackendError as error:
-        gpu["reason"] = error.what
+    except Exception as error:  # no GPU, or whatever a damaged package of CUDA meets first
+        gpu["reason"] = _reason(error)
     else:
         gpu.update(name=device.name, compute_capability=device.compute_capability)
         if device.compute_capability not in RTX_COMPUTE_CAPABILITIES:
@@ -165,6 +175,8 @@ def _engines() -> dict[str, Any]:
             found["version"] = tensorrt_module(name).__version__
         except BackendError as error:
             found["reason"] = str(error)
+        except Exception as error:  # whatever a damaged package of TensorRT meets first
+            found["reason"] = _reason(error)
         else:
             found["builds"] = name == "tensorrt-rtx" or gpu["name"] is not None
             if not found["builds"]:
@@ -201,8 +213,8 @@ def _packages_of(extra: str) -> dict[str, str | None]:
 
 def _again(package: str) -> str:
     """The command that installs a package anew: pip leaves one alone that it takes for whole."""
-    oldest = {"opencv-python-headless": ">=4.10.0.84"}.get(package, "")
-    return f'pip install --force-reinstall --no-deps "{package}{oldest}"'
+    oldest = {"opencv-python-headless": '"opencv-python-headless>=4.10.0.84"'}
+    return f"pip install --force-reinstall --no-deps {oldest.get(package, package)}"
 
 
 def _describe_driver(driver: dict[str, Any]) -> list[str]:
@@ -237,8 +249,8 @@ def _describe_engines(engines: dict[str, Any]) -> list[str]:
 def _describe(findings: dict[str, Any]) -> str:
     lines = [
         f"garment-transfer {findings['garment_transfer']}, Python {findings['python']}, "
-        f"{findings['platform']}, {findings['cpu_cores']} CPU cores, "
-        f"{findings['threads'] or 'unknown'} threads unless told otherwise",
+        f"{findings['platform']}, {findings['cpu_cores']} CPU cores"
+        + (f", {findings['threads']} threads by default" if findings["threads"] else ""),
         "packages: "
         + ", ".join(
             f"{name} {version or 'MISSING'}" for name, version in findings["packages"].items()
@@ -259,7 +271,7 @@ def _describe(findings: dict[str, Any]) -> str:
         lines += _describe_driver(findings["driver"])
     if findings["engines"]:
         lines += _describe_engines(findings["engines"])
-    if not findings["missing"]:
+    if findings["backends"]:
         lines.append(f"bundle in the package: {findings['bundle_problem'] or 'whole'}")
     for extra, packages in findings["extras"].items():
         absent = [package for package, version in packages.items() if version is None]
