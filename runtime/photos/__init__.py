@@ -31,6 +31,7 @@ from garment_transfer.runtime.photos._images import (
 )
 from garment_transfer.runtime.photos._parsing import (
     COLOURS as COLOURS,
+    checked_ids as checked_ids,
     colour as colour,
     hip_row as hip_row,
     to_classes as to_classes,
