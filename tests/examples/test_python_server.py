@@ -93,7 +93,9 @@ def test_the_answer_is_the_pipeline_s(
     assert response.headers["Content-Type"] == "image/png"
     assert "warping;dur=" in response.headers["Server-Timing"]
     expected = Pipeline.load(tiny_bundle, threads=1).transfer(*map(Person.load, people))
-    assert (np.array(Image.open(io.BytesIO(response.content))) == expected.image).all()
+    with Image.open(io.BytesIO(response.content)) as image:
+        assert (np.array(image) == expected.image).all()
+        assert image.info == {"srgb": 0}
 
 
 def test_densepose_as_a_numpy_file(url: str, fields: Fields) -> None:
