@@ -92,10 +92,7 @@ def read_photo(file: Path | BinaryIO, name: str = "") -> npt.NDArray[np.uint8]:
     """
     name = name or str(file)
     image = _decode(file, name, photo=True)
-    try:
-        ImageOps.exif_transpose(image, in_place=True)
-    except _BROKEN as error:
-        _LOG.warning("%s has EXIF data that cannot be read, and counts as upright: %s", name, error)
+    _turn_upright(image, name)
     return np.array(_to_srgb(image, name))
 
 
@@ -123,7 +120,8 @@ def read_rgb(file: Path | BinaryIO, name: str = "") -> npt.NDArray[np.uint8]:
             fix="take the picture as it was written first: what another mode lost cannot be "
             "brought back",
         )
-    return np.array(ImageOps.exif_transpose(image))
+    _turn_upright(image, name)
+    return np.array(image)
 
 
 def read_indices(
@@ -305,6 +303,14 @@ def _formats(file: Path | BinaryIO, name: str) -> tuple[str, ...]:
     return _READ_PHOTOS
 
 
+def _turn_upright(image: Image.Image, name: str) -> None:
+    """Turns an image by its EXIF orientation, in place: a copy costs more than reading the tag."""
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    except _BROKEN as error:
+        _LOG.warning("%s has EXIF data that cannot be read, and counts as upright: %s", name, error)
+
+
 def _without_alpha(image: Image.Image) -> Image.Image:
     """The image without its alpha channel where all of it is opaque."""
     if image.mode in ("RGBA", "LA") and np.asarray(image.getchannel("A")).min() == 255:
@@ -335,7 +341,8 @@ def _to_srgb(image: Image.Image, name: str) -> Image.Image:
         image = _by_profile(image, profile, name)
     if image.mode == "CMYK":
         _LOG.warning("%s is CMYK without a usable colour profile: its colours are guessed", name)
-    image = image.convert("RGB")
+    if image.mode != "RGB":
+        image = image.convert("RGB")
     if alpha is not None and np.asarray(alpha).min() < 255:
         _LOG.warning("%s has transparent pixels, which become white", name)
         image = Image.composite(image, Image.new("RGB", image.size, "white"), alpha)
