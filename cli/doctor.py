@@ -20,7 +20,7 @@ import click
 from garment_transfer.bundle import GarmentTransferError, installed_versions, package_version
 
 #: What commands need beyond the base installation and a backend.
-_EXTRAS: Final = ("benchmark", "demo", "export", "openvino", "triton", "train", "serve")
+_EXTRAS: Final = ("benchmark", "demo", "export", "heif", "openvino", "triton", "train", "serve")
 
 #: Where Linux's kernel says which driver it has loaded.
 _DRIVER: Final = Path("/proc/driver/nvidia/version")

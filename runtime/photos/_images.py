@@ -295,8 +295,8 @@ def _formats(file: Path | BinaryIO, name: str) -> tuple[str, ...]:
             raise InputError(
                 Code.IMAGE_UNREADABLE,
                 f"{name} is a HEIC file, which Pillow alone does not read ({error})",
-                fix="run `pip install --force-reinstall pillow-heif` (garment-transfer's extra "
-                "heif), or save it as JPEG",
+                fix='run `pip install --force-reinstall --no-deps "pillow-heif>=1.8.1"` '
+                "(garment-transfer's extra heif), or save it as JPEG",
             ) from error
         pillow_heif.register_heif_opener()
         return ("HEIF",)
