@@ -50,25 +50,26 @@ def checked_ids(ids: npt.NDArray[np.uint8], name: str = "parsing") -> npt.NDArra
         ids = np.where(ids == IGNORED, np.uint8(0), ids)
     # some rows and columns of a large map say enough
     step = max(1, min(ids.shape) // 256)
-    across, down = _borders(ids[::step]), _borders(ids[:, ::step].T)
+    # a larger map may have been smaller before: 2 pixels of 256x192
+    thin = max(2, min(ids.shape) // 96)
+    across, down = _borders(ids[::step], thin), _borders(ids[:, ::step].T, thin)
     smooth, direct = across[0] + down[0], across[1] + down[1]
     if smooth > _MAX_SMOOTH * (smooth + direct) and smooth > _MIN_SMOOTH:
         raise InputError(
             Code.LABEL_SET_MISMATCH,
-            f"{name} was resized smoothly: at {smooth} of {smooth + direct} borders one id turns "
-            "into another by way of the ids in between",
+            f"{name} was resized smoothly, or was a JPEG: at {smooth} of {smooth + direct} borders "
+            "one id turns into another by way of the ids in between",
             expected="ids as the parser gave them",
             fix="take the map as the parser wrote it (it may be smaller than the photo), or resize "
-            "it with nearest neighbours",
+            "it with nearest neighbours, and keep it as PNG",
         )
     return ids
 
 
-def _borders(ids: npt.NDArray[np.uint8]) -> tuple[int, int]:
+def _borders(ids: npt.NDArray[np.uint8], thin: int) -> tuple[int, int]:
     """How many borders along the rows run through ids in between, and how many do not.
 
-    Of a border between ids that are no neighbours, a pixel or two may have an id in between: more
-    on larger maps, which may have been smaller before.
+    Ids in between are those of at most `thin` pixels in a row, between a smaller and a larger one.
     """
     width = ids.shape[1]
     flat = np.ascontiguousarray(ids).ravel()
@@ -78,9 +79,9 @@ def _borders(ids: npt.NDArray[np.uint8]) -> tuple[int, int]:
     lengths = np.diff(starts, append=flat.size)
     steps = np.diff(flat[starts].astype(np.int16))
     within = starts[1:] % width != 0
-    thin = lengths <= max(2, width // 256)
-    smooth = thin[1:-1] & within[:-1] & within[1:] & (steps[:-1] * steps[1:] > 0)
-    direct = ~thin[:-1] & ~thin[1:] & within & (np.abs(steps) > 1)
+    is_thin = lengths <= thin
+    smooth = is_thin[1:-1] & within[:-1] & within[1:] & (steps[:-1] * steps[1:] > 0)
+    direct = ~is_thin[:-1] & ~is_thin[1:] & within & (np.abs(steps) > 1)
     return int(np.count_nonzero(smooth)), int(np.count_nonzero(direct))
 
 

@@ -175,8 +175,20 @@ def test_maps_that_were_resized_smoothly_are_refused(
         method = cv2.INTER_AREA  # the others skip pixels, and mix hardly any
     smooth = cv2.resize(ids, None, fx=scale, fy=scale, interpolation=method)
     checked_ids(cv2.resize(ids, smooth.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT))
-    with pytest.raises(InputError, match=r"was resized smoothly: at \d+ of \d+ borders"):
-        checked_ids(smooth)
+    # also where it was brought to a larger photo's size by nearest neighbours afterwards
+    enlarged = smooth.repeat(4, axis=0).repeat(4, axis=1)
+    for found in (smooth, enlarged) if min(smooth.shape) >= 96 else (smooth,):
+        with pytest.raises(
+            InputError, match=r"was resized smoothly, or was a JPEG: at \d+ of \d+ borders"
+        ):
+            checked_ids(found)
+
+
+def test_a_map_that_was_a_jpeg_is_refused() -> None:
+    ids = SAMPLES[0]
+    lossy = cv2.imdecode(cv2.imencode(".jpg", ids, [cv2.IMWRITE_JPEG_QUALITY, 95])[1], 0)
+    with pytest.raises(InputError, match="one id turns into another by way of the ids in between"):
+        checked_ids(lossy)
 
 
 def test_real_maps_are_not_refused(real_samples: Path) -> None:
