@@ -178,9 +178,7 @@ def test_maps_that_were_resized_smoothly_are_refused(
     # also where it was brought to a larger photo's size by nearest neighbours afterwards
     enlarged = smooth.repeat(4, axis=0).repeat(4, axis=1)
     for found in (smooth, enlarged) if min(smooth.shape) >= 96 else (smooth,):
-        with pytest.raises(
-            InputError, match=r"was resized smoothly, or was a JPEG: at \d+ of \d+ borders"
-        ):
+        with pytest.raises(InputError, match=r"was resized smoothly, .*: at \d+ of \d+ borders"):
             checked_ids(found)
 
 
