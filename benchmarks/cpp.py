@@ -67,7 +67,8 @@ def main(
     (library,) = build.glob("lib/libgarment_transfer.so.*.*.*")
     report = {
         "what": "one pair at the bundle's size, uint8 arrays to uint8 arrays, ONNX Runtime on the "
-        "CPU; library: gt_session_run, networks: bare sessions, load: gt_pipeline_load; "
+        "CPU; library: gt_session_run, of which parsing, warping and regrowth are the graphs, "
+        "networks: bare sessions, load: gt_pipeline_load; "
         "overhead: library above networks, of a small bundle where one was named",
         "threads": threads,
         "rounds": rounds,

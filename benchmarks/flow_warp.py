@@ -6,13 +6,15 @@ On the CPU: ONNX Runtime with the kernel; the same graph without it, which runs 
 torch's interpolate, add and grid_sample; and for few channels OpenCV's remap, which is given the
 finished positions and channels-last pixels. All but torch write into arrays that are there. Arrays
 stay in the caches that hold them, as in a network, where the operator before has just written x.
-On a GPU, where torch sees one: the CUDA kernel beside torch's eager chain and torch.compile of it,
-all as replays of CUDA graphs timed by events.
+On a GPU, where torch sees one: the CUDA kernel beside torch's eager chain, torch.compile of it and
+a copy of as many bytes. Each is a CUDA graph of at least 50 calls, so that its launch does not
+count, timed by events. "DRAM": calls take turns on sets of arrays that are together twice as large
+as the L2 cache, so that a call finds none of its own there. "L2": one set, which fits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 CPU_SHAPES = ((64, 128, 96), (256, 64, 48), (4, 1024, 768))
 #: Batch, channels, height, width: a level of the networks, and what exceeds every cache.
 GPU_SHAPES = ((1, 64, 128, 96), (1, 256, 64, 48), (1, 4, 1024, 768), (64, 64, 128, 96))
+#: Calls in a CUDA graph at least.
+GPU_CALLS = 50
 
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -146,8 +150,9 @@ def _remap(arrays: Arrays) -> Callable[[], object]:
     return partial(cv2.remap, image, *at, cv2.INTER_LINEAR, np.empty_like(image))
 
 
-def _row(device: str, shape: str, moved: int, copied: int, median: dict[str, float]) -> Row:
-    copy_gb_per_s = copied / median.pop("copy") / 1e6
+def _row(device: str, shape: str, moved: int, median: dict[str, float]) -> Row:
+    """`median` has the "kernel", and a "copy" that reads and writes as many bytes."""
+    copy_gb_per_s = moved / median.pop("copy") / 1e6
     gb_per_s = moved / median["kernel"] / 1e6
     return Row(device, shape, median, moved, gb_per_s, copy_gb_per_s, gb_per_s / copy_gb_per_s)
 
@@ -181,72 +186,125 @@ def measure_cpu(threads: int, rounds: int, library: Path) -> list[Row]:
         if c <= 4:
             runs["cv2.remap"] = _remap(arrays)
         median = medians(interleaved(runs, rounds))
-        rows.append(_row("cpu", f"{c}x{h}x{w}", moved, moved, median))
+        rows.append(_row("cpu", f"{c}x{h}x{w}", moved, median))
         rows[-1].largest_difference = float(np.abs(found["y"] - expected["y"]).max())
     return rows
 
 
+def buffer_sets(moved: int, cache: int) -> dict[str, int]:
+    """How many sets of arrays calls of so many bytes take turns on, by the memory they then find.
+
+    In DRAM the sets are together twice as large as the L2 cache; in L2 one set fills half of it at
+    most.
+    """
+    sets = {"DRAM": -(-2 * cache // moved)}
+    if 2 * moved <= cache:
+        sets["L2"] = 1
+    return sets
+
+
 def measure_gpu(rounds: int) -> list[Row]:
-    """A row per shape and type on the GPU that torch sees: replays of CUDA graphs, by events."""
+    """A row per shape, type, layout and memory on the GPU that torch sees."""
+    import torch
+
+    device = torch.cuda.get_device_properties(0)
+    rows = []
+    for n, c, h, w in GPU_SHAPES:
+        for dtype in (torch.float32, torch.float16):
+            moved = moved_bytes(n, c, h, w, dtype.itemsize)
+            # channels last is what TensorRT's plugin gets in float16
+            for last in (False, True)[: 2 if dtype == torch.float16 and c % 8 == 0 else 1]:
+                torch._dynamo.reset()  # it compiles for eight shapes and no more
+                for memory, sets in buffer_sets(moved, device.L2_cache_size).items():
+                    calls = _gpu_calls(arguments(n, c, h, w), dtype, last, moved, sets)
+                    graphs = {way: _captured(of_way) for way, of_way in calls.items()}
+                    times: dict[str, list[float]] = {way: [] for way in graphs}
+                    for way in in_turn(graphs, rounds):
+                        times[way].append(_call_ms(*graphs[way]))
+                    name = str(dtype).removeprefix("torch.") + (" channels last" if last else "")
+                    label = f"{n}x{c}x{h}x{w} {name}, {memory}"
+                    rows.append(_row(device.name, label, moved, medians(times)))
+    return rows
+
+
+def _gpu_calls(
+    arrays: Arrays, dtype: torch.dtype, channels_last: bool, moved: int, sets: int
+) -> dict[str, list[Callable[[], object]]]:
+    """The calls of every way, one for each of `sets` sets of arrays."""
     import torch
 
     from garment_transfer.kernels.flow_warp import flow_warp
 
     compiled = torch.compile(torch_chain, mode="max-autotune-no-cudagraphs", dynamic=False)
-    name = torch.cuda.get_device_name(0)
-    big = [torch.empty(1 << 30, dtype=torch.uint8, device="cuda") for _ in range(2)]
+    form = torch.channels_last if channels_last else torch.contiguous_format
 
-    def ours(values: Sequence[torch.Tensor], out: tuple[torch.Tensor, torch.Tensor]) -> None:
+    def kernel(values: Sequence[torch.Tensor], out: tuple[torch.Tensor, torch.Tensor]) -> None:
         x, coarse_flow, residual, affine = values
-        stream = torch.cuda.current_stream()
-        flow_warp(x, coarse_flow, residual, affine, out=out, stream=stream)
+        stream, (y, flow) = torch.cuda.current_stream(), out
+        if channels_last:
+            x, y = x.permute(0, 2, 3, 1), y.permute(0, 2, 3, 1)
+        flow_warp(
+            *(x, coarse_flow, residual, affine),
+            out=(y, flow),
+            stream=stream,
+            channels_last=channels_last,
+        )
 
-    rows = []
-    for n, c, h, w in GPU_SHAPES:
-        for dtype in (torch.float32, torch.float16):
-            values = [torch.from_numpy(a).cuda() for a in arguments(n, c, h, w).values()]
-            values[0] = values[0].to(dtype)
-            out = (torch.empty_like(values[0]), torch.empty_like(values[2]))
-            replays = {
-                "kernel": _replayed(partial(ours, values, out)),
-                "torch eager": _replayed(partial(torch_chain, *values)),
-                "torch.compile": _replayed(partial(compiled, *values)),
-                "copy": _replayed(partial(big[0].copy_, big[1])),
-            }
-            times: dict[str, list[float]] = {way: [] for way in replays}
-            for way in in_turn(replays, rounds):
-                times[way].append(_replay_ms(replays[way]))
-            moved = moved_bytes(n, c, h, w, values[0].element_size())
-            shape = f"{n}x{c}x{h}x{w} {str(dtype).removeprefix('torch.')}"
-            rows.append(_row(name, shape, moved, 2 * big[0].numel(), medians(times)))
-    return rows
+    calls: dict[str, list[Callable[[], object]]] = {
+        way: [] for way in ("kernel", "torch eager", "torch.compile", "copy")
+    }
+    for _ in range(sets):
+        values = [torch.from_numpy(array).cuda() for array in arrays.values()]
+        values[0] = values[0].to(dtype, memory_format=form)
+        out = (torch.empty_like(values[0]), torch.empty_like(values[2]))
+        source, target = (torch.zeros(moved // 2, dtype=torch.uint8).cuda() for _ in range(2))
+        calls["kernel"].append(partial(kernel, values, out))
+        calls["torch eager"].append(partial(torch_chain, *values))
+        calls["torch.compile"].append(partial(compiled, *values))
+        calls["copy"].append(partial(target.copy_, source))
+    return calls
 
 
-def _replayed(call: Callable[[], object]) -> torch.cuda.CUDAGraph:
+def in_graph(calls: Sequence[Callable[[], object]]) -> Iterator[Callable[[], object]]:
+    """What one graph runs: every call equally often, together at least GPU_CALLS times."""
+    for _ in range(-(-GPU_CALLS // len(calls))):
+        yield from calls
+
+
+def _captured(calls: Sequence[Callable[[], object]]) -> tuple[torch.cuda.CUDAGraph, int]:
+    """A graph of `in_graph`, and the number of its calls."""
     import torch
 
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(3):
-            call()
+            for call in calls:
+                call()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
+    count = 0
+    # what torch returns lives until the next call on the same set, so that it is not written to
+    # memory that the call before has just freed
+    results: list[object] = [None] * len(calls)
     with torch.cuda.graph(graph):
-        call()
-    return graph
+        for call in in_graph(calls):
+            results[count % len(calls)] = call()
+            count += 1
+    return graph, count
 
 
-def _replay_ms(graph: torch.cuda.CUDAGraph) -> float:
+def _call_ms(graph: torch.cuda.CUDAGraph, count: int) -> float:
+    """Milliseconds of a call on the GPU."""
     import torch
 
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    graph.replay()  # while it runs, the next replay is queued
     begin.record()
-    for _ in range(10):
-        graph.replay()
+    graph.replay()
     end.record()
     end.synchronize()
-    return begin.elapsed_time(end) / 10
+    return begin.elapsed_time(end) / count
 
 
 @click.command()

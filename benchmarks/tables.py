@@ -132,6 +132,8 @@ def real() -> str:
             "garment IoU": f"{row['garment_iou']:.3f}",
             "skin IoU": f"{row['skin_iou']:.3f}",
             "arms IoU": f"{row['arms_iou']:.3f}",
+            "it moves, pixels": f"{row['own_px']:.1f}",
+            "to the mirror image and back": f"{row['mirror_px']:.1f}",
         }
         for row in _read("evaluate-lite")["given_back"]
     )
@@ -253,7 +255,7 @@ def ablation() -> str:
     base = next(iter(runs.values()))
     rows = []
     for name, own in runs.items():
-        cells = {f"{report['pairs']} held-out pairs at {height}x{width}": name}
+        cells = {f"{report['pairs']} pairs of set A at {height}x{width}": name}
         words = set()
         for heading, key, digits, stage in _FIGURES:
             values = [run[key] for run in own]

@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
-from garment_transfer.bundle._json import Number, Positive, Text
+from garment_transfer.bundle._json import Positive, Share, Text
 
 Stage = Literal["parsing", "warping", "regrowth"]
 
@@ -35,20 +35,21 @@ class Framing(Struct, frozen=True, forbid_unknown_fields=True):
     """Which box of a photo the networks see: a rule that belongs to the weights.
 
     The box holds what DensePose shows of the person's `parts`. Upper legs (7 to 10) among them
-    count down to `legs` times the distance from the box's top to the lowest row of the torso (1
-    and 2), so that a full-length photo and one that ends at the thighs are framed alike. `margin`
-    is what is added on each side, as a share of the box's height. The shorter direction is then
-    extended to the aspect of the bundle: columns on both sides, rows below. A row or a column
-    counts where it has at least sqrt(n) / 64 pixels of the parts, n being their number in all, so
-    that specks do not. The box may leave the photo.
+    count down to `legs` times the distance from the box's top to just below the lowest row of the
+    torso (1 and 2), so that a full-length photo and one that ends at the thighs are framed alike.
+    `margin` is what is added on each side, as a share of the box's height. The shorter direction
+    is then extended to the aspect of the bundle: columns on both sides, rows below. A row or a
+    column counts where it has at least sqrt(n) / 64 pixels of the parts, n being their number in
+    all, so that specks do not; where none has so many, the fullest counts. The box may leave the
+    photo.
     """
 
     parts: Annotated[
         tuple[Annotated[int, Meta(ge=1, le=24)], ...],
         Meta(min_length=1, description="DensePose parts that the box holds."),
     ]
-    legs: Number
-    margin: Number
+    legs: Annotated[float, Meta(ge=0, le=10, description="How far down upper legs count.")]
+    margin: Share
 
 
 #: The framing of the training pictures: head, torso, arms, hands and upper legs.

@@ -54,7 +54,7 @@ class TooNewFile(InvalidFile):
 
 
 class _Version(Struct):
-    schema_version: int | None = None
+    schema_version: Annotated[int, Meta(le=MAX_INTEGER)] | None = None
 
 
 T = TypeVar("T", bound=Struct)

@@ -41,13 +41,15 @@ class LabelSet(Struct, frozen=True):
     `classes` maps each id to one of the seven classes. Ids in `whole_body` are garments that go
     on below the hips (dress, jumpsuit): the part above is upper garment, the part below lower.
     Ids in `with_neck` are faces down to the collar: what lies on a torso part of DensePose is
-    skin. `colours` are the colour maps that programs draw its ids in.
+    skin. Those in `added` are no classes of the parser, but another program's. `colours` are the
+    colour maps that programs draw its ids in.
     """
 
     name: str
     classes: Mapping[int, int]
     whole_body: frozenset[int] = frozenset()
     with_neck: frozenset[int] = frozenset()
+    added: frozenset[int] = frozenset()
     colours: tuple[ColourMap, ...] = ()
 
 
@@ -60,6 +62,7 @@ class _Set(Struct):
     ids: list[_Id]
     whole_body: frozenset[int]
     with_neck: frozenset[int] = frozenset()
+    added: frozenset[int] = frozenset()
     colours: list[tuple[int, int, int]] = []
 
 
@@ -98,6 +101,7 @@ def _label_set(name: str, found: _Set) -> LabelSet:
         {each.id: CLASSES.index(each.class_name) for each in found.ids},
         found.whole_body,
         found.with_neck,
+        found.added,
         (voc,) if own is None else (own, voc),
     )
 

@@ -88,12 +88,12 @@ def _message(error: Exception, command: str | None) -> str | None:
         return f"{error}: its files are missing; run `garment-transfer doctor`"
     if isinstance(error, ImportError):
         package = (error.name or "").partition(".")[0]
-        if package == "garment_transfer" or command not in _COMMANDS:
+        if command not in _COMMANDS:
             return None
         # NumPy says so of a package that was built for another version of it, and names none.
         if not isinstance(error, ModuleNotFoundError):
             return f"a package does not import ({error}); run `garment-transfer doctor`"
-        if not package:
+        if package in ("", "garment_transfer"):
             return None
         if package == "cv2" and installed_versions(["opencv-python-headless"]):
             return (

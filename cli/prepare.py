@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from garment_transfer.cli.options import THREADS_HELP, set_opencv_threads
+from garment_transfer.runtime import model_kinds
 
 _PATH = click.Path(path_type=Path)
 
@@ -14,24 +15,34 @@ _PATH = click.Path(path_type=Path)
 @click.command("prepare")
 @click.argument("photo", type=_PATH)
 @click.option("-o", "--output", "folder", type=_PATH, required=True, help="Folder to write.")
-@click.option(
-    "--parser", type=_PATH, required=True, help="ONNX human parser, with its .json beside it."
-)
-@click.option(
-    "--densepose", type=_PATH, required=True, help="ONNX DensePose model, with its .json beside it."
-)
+@click.option("--parser", type=_PATH, required=True, help="ONNX human parser.")
+@click.option("--parser-kind", help=f"Its kind: {', '.join(model_kinds('parsing'))}.")
+@click.option("--densepose", type=_PATH, required=True, help="ONNX DensePose model.")
+@click.option("--densepose-kind", help=f"Its kind: {', '.join(model_kinds('densepose'))}.")
 @click.option("--threads", type=click.IntRange(min=1), help=THREADS_HELP)
-def command(photo: Path, folder: Path, parser: Path, densepose: Path, threads: int | None) -> None:
+def command(
+    photo: Path,
+    folder: Path,
+    parser: Path,
+    parser_kind: str | None,
+    densepose: Path,
+    densepose_kind: str | None,
+    threads: int | None,
+) -> None:
     """Make the folder of the person in PHOTO that `transfer` reads.
 
-    A JSON file beside each model says how photos go in and what comes out: parser.json for
+    A kind says how photos go into a published model and what comes out (docs/prepare.md has
+    where they are from). For others a JSON file beside the model says it: parser.json for
     parser.onnx.
     """
     from garment_transfer.runtime import DensePose, Parser, prepare
 
     set_opencv_threads(threads)
     person = prepare(
-        photo, folder, Parser.load(parser, threads), DensePose.load(densepose, threads)
+        photo,
+        folder,
+        Parser.load(parser, threads, parser_kind),
+        DensePose.load(densepose, threads, densepose_kind),
     )
     height, width = person.parsing.shape
     click.echo(f"{folder}: a person of {width}x{height} pixels")

@@ -21,6 +21,7 @@ from torch import nn
 from garment_transfer.bundle import (
     CLASSES,
     ENGINES,
+    FRAMING,
     MANIFEST,
     NUM_PARTS,
     STAGES,
@@ -29,6 +30,7 @@ from garment_transfer.bundle import (
     Checkpoint,
     Code,
     ExportError,
+    Framing,
     OutputError,
     Parity,
     Signature,
@@ -82,6 +84,7 @@ def export_bundle(
     output: Path,
     *,
     size: Size,
+    framing: Framing = FRAMING,
     people: Sequence[Mapping[str, npt.NDArray[np.generic]]] = (),
     factory: Factory = load_checkpoint,
     converter: Float16Converter | None = None,
@@ -93,6 +96,7 @@ def export_bundle(
         checkpoint: weights, as `garment-transfer train` writes them.
         output: the bundle's folder; it must not exist yet, or be a bundle, which is replaced.
         size: height and width of the graphs, both divisible by 32.
+        framing: how the pictures were framed that the networks were trained on.
         people: label maps and photos at `size` to compare on, each with the contract's names
             (`person_image`, `person_parsing`, ... without a batch axis); random ones are added.
         factory: what makes networks of the contract from `checkpoint`; this package's own by
@@ -157,6 +161,7 @@ def export_bundle(
             folder,
             name=output.name,
             size=size,
+            framing=framing,
             opset=OPSET,
             parity=parity,
             versions={

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
@@ -28,14 +29,14 @@ def save_checkpoint(
     phase: str = "",
     settings: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the weights of `networks` (by name, see `NETWORKS`) to `path`, atomically, as float32.
+    """Write the weights of `networks` (by name, see `NETWORKS`) to `path`, atomically.
 
     Networks that the file holds already and `networks` lacks are kept, if the preset is the same.
 
     Args:
         path: the file.
         preset: a key of `PRESETS`.
-        networks: by name.
+        networks: by name; written as float32, unless `phase` is given.
         phase: the phase of training whose result the weights are, if they are one. A result is
             half the size: its kernels and matrices are float16. Vectors, which scale and normalise
             whole planes, stay float32: they are 1 % of the weights, and flows of the shipped
@@ -82,7 +83,14 @@ def settings_of(path: Path) -> dict[str, Any] | None:
         CheckpointError: as `load_checkpoint`.
     """
     settings = _read(path)[0].get("settings")
-    return None if settings is None else json.loads(settings)
+    if settings is None:
+        return None
+    try:
+        return msgspec.json.decode(settings, type=dict)
+    except msgspec.DecodeError as error:
+        raise CheckpointError(
+            Code.CHECKPOINT_INVALID, f"{path}: its settings are not JSON: {error}"
+        ) from error
 
 
 def load_checkpoint(path: Path) -> tuple[str, dict[str, nn.Module]]:

@@ -85,6 +85,15 @@ def sample_people() -> tuple[Path, Path]:
     return _ASSETS / "samples" / "person", _ASSETS / "samples" / "garment_owner"
 
 
+def model_kinds(task: str) -> dict[str, Path]:
+    """Ready descriptions of published models for `prepare`: JSON files by the kind's name.
+
+    Args:
+        task: "parsing" or "densepose".
+    """
+    return {path.stem: path for path in sorted((_ASSETS / "map_models" / task).glob("*.json"))}
+
+
 def __getattr__(name: str) -> object:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,19 +1,22 @@
 """From a photo to a person: human parsing and DensePose by ONNX models that the user has.
 
-Such models differ in what they take and give, so a JSON file beside each says it: `parser.json`
-for `parser.onnx`, which `ParserDescription` and `DensePoseDescription` define.
+Such models differ in what they take and give. A description says it: a ready one for a kind of
+published model, or a JSON file beside the model, `parser.json` for `parser.onnx`.
+`ParserDescription` and `DensePoseDescription` define what is in it.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Generic, Literal, Self, TypeAlias, TypeVar
 
 import cv2
 import msgspec
+import msgspec.inspect
 import numpy as np
 import numpy.typing as npt
 from msgspec import Meta, Struct
@@ -29,10 +32,12 @@ from garment_transfer.bundle import (
     label_set,
     replacing_folder,
 )
+from garment_transfer.runtime import model_kinds
 from garment_transfer.runtime.backends.onnxruntime import OnnxRuntimeEngine, open_model
 from garment_transfer.runtime.photos import (
     MAX_SIDE,
-    PICTURE_SUFFIXES,
+    PHOTO_SUFFIXES,
+    Box,
     Fit,
     Person,
     read_photo,
@@ -87,14 +92,19 @@ class ParserOutput(Struct, frozen=True, forbid_unknown_fields=True):
     """What comes out of a parser.
 
     Attributes:
-        name: the model's output.
         kind: "logits" is a score per class; "labels" the class ids, one channel or none.
         layout: the order of the axes.
+        name: the model's output; where it is not named, the last with a channel per class for
+            "logits", the only one for "labels".
+        align_corners: whether the centres of the outermost pixels of the output lie on those of
+            the input, as torch's `interpolate(..., align_corners=True)` puts them; else the
+            pixels of both cover the same area.
     """
 
-    name: str
     kind: Literal["logits", "labels"]
     layout: _Layout
+    name: str | None = None
+    align_corners: bool = False
 
 
 class DensePoseHeads(
@@ -146,11 +156,15 @@ class ParserDescription(
         input: how a photo goes in, a `ModelInput`.
         output: what comes out, a `ParserOutput`.
         label_set: whose class ids the parser gives, such as lip20, cihp20 or atr18.
+        region: what `prepare` puts in: the whole "photo", or the "person" alone, the box of what
+            DensePose shows and a fifth of its longer side around it. "person" for models that
+            were trained on pictures of one person. What is outside becomes background.
     """
 
     input: ModelInput
     output: ParserOutput
     label_set: str
+    region: Literal["photo", "person"] = "photo"
 
 
 class DensePoseDescription(
@@ -201,6 +215,19 @@ class _Placement:
             (self.top + 0.5 - y1) * down - 0.5,
         )
 
+    def corner_to_corner(self, to: Size) -> _Placement:
+        """The place in a map of size `to` whose outermost pixel centres are those of this one."""
+        across = (to.width - 1) / max(1, self.map.width - 1)
+        down = (to.height - 1) / max(1, self.map.height - 1)
+        return _Placement(
+            self.photo,
+            to,
+            self.scale_x * across,
+            self.left * across,
+            self.scale_y * down,
+            self.top * down,
+        )
+
     def linear(self, plane: _Plane) -> _Plane:
         """A plane of scores or coordinates at the photo's pixels, linearly, edges repeated."""
         scaled = cv2.warpAffine(
@@ -241,23 +268,38 @@ class _Placement:
 
 
 class _MapModel(Generic[_D]):
-    """An ONNX model with the description beside it. `Parser` and `DensePose` are the two kinds."""
+    """An ONNX model with its description. `Parser` and `DensePose` are the two."""
 
-    def __init__(self, path: Path, description: _D, engine: OnnxRuntimeEngine):
-        """Of a loaded model; `load` is the usual way."""
+    def __init__(self, path: Path, description: _D, engine: OnnxRuntimeEngine, kind: str | None):
+        """Of a loaded model; `load` is the usual way.
+
+        Args:
+            path: the ONNX file.
+            description: what it takes and gives.
+            engine: the model, loaded.
+            kind: the name of the description where it is a ready one.
+        """
         self.path = path
         self.description: _D = description
         self._input = description.input
         self._engine = engine
+        beside = path.with_suffix(".json")
+        self._described = str(beside) if kind is None else f"the kind {kind}"
+        self._fix = "correct it there, or export the model so that it agrees"
+        if kind is not None:
+            self._fix = (
+                "export the model as docs/prepare.md shows for that kind, or leave the kind out "
+                f"and describe the model in {beside}"
+            )
         self._tensor = self._find_input()
-        given = [tensor.name for tensor in engine.signature.outputs]
+        self._declared = {tensor.name: tensor.shape for tensor in engine.signature.outputs}
         for key in ("name", "parts", "u", "v", "coarse", "boxes", "scores"):
             name: str | None = getattr(description.output, key, None)
-            if name is not None and name not in given:
+            if name is not None and name not in self._declared:
                 raise _invalid(
-                    f"{self._json} names the output {name!r} ({key}), and {path} gives "
-                    f"{', '.join(given)}",
-                    fix="name one of these",
+                    f"{self._described} names the output {name!r} ({key}), and {path} gives "
+                    f"{', '.join(self._declared)}",
+                    fix=self._fix,
                 )
 
     def _run(self, photo: npt.NDArray[np.uint8]) -> tuple[Mapping[str, _Array], _Placement]:
@@ -298,7 +340,7 @@ class _MapModel(Generic[_D]):
         if name not in inputs or len(inputs) > 1:
             raise _invalid(
                 f"{self.path} takes ({', '.join(map(str, inputs.values()))})"
-                + (f", and {self._json} names {name!r}" if name not in inputs else ""),
+                + (f", and {self._described} names {name!r}" if name not in inputs else ""),
                 expected="one input, a picture",
                 fix="export the model so that the photo is all it takes, and name that input",
             )
@@ -318,15 +360,11 @@ class _MapModel(Generic[_D]):
         ):
             says = f"the size {size.height}x{size.width}" if size else "no size"
             raise _invalid(
-                f"{self.path} takes {tensor}, and {self._json} says layout {self._input.layout} "
-                f"and {says} (height x width)",
-                fix="correct them there",
+                f"{self.path} takes {tensor}, and {self._described} says layout "
+                f"{self._input.layout} and {says} (height x width)",
+                fix=self._fix,
             )
         return tensor
-
-    @property
-    def _json(self) -> Path:
-        return self.path.with_suffix(".json")
 
     def _planes(self, array: _Array, name: str, layout: _Layout) -> _Plane:
         """An output [1,C,H,W], [C,H,W] or such with channels last, as float32 [C,H,W]."""
@@ -342,16 +380,17 @@ class _MapModel(Generic[_D]):
         if not np.isfinite(values).all():
             raise _invalid(
                 f"{self.path} gave NaN or infinite values in {name}",
-                fix=f"check mean, std and scale in {self._json}, and the model's precision",
+                fix=f"check mean, std and scale of {self._described}, and the model's precision",
             )
         return values
 
-    def _check_channels(self, planes: _Plane, name: str, expected: int, why: str) -> None:
-        if len(planes) != expected:
+    def _check_channels(self, channels: int | None, name: str, expected: int, why: str) -> None:
+        """Refuses a number of channels that is not the expected one; None is not known yet."""
+        if channels not in (None, expected):
             raise _invalid(
-                f"{self.path} gave {name} with {len(planes)} channels",
+                f"{self.path} gives {name} with {channels} channels",
                 expected=f"{expected}, {why}",
-                fix=f"correct {self._json}, or export the model with that output",
+                fix=self._fix,
             )
 
     def _check_ids(self, plane: _Plane, most: int, name: str) -> None:
@@ -373,61 +412,104 @@ class Parser(_MapModel[ParserDescription]):
         return description.label_set
 
     @classmethod
-    def load(cls, path: Path, threads: int | None = None) -> Self:
-        """The model of an ONNX file and the JSON file beside it.
+    def load(cls, path: Path, threads: int | None = None, kind: str | None = None) -> Self:
+        """The model of an ONNX file by a ready description, or by the JSON file beside it.
 
         Args:
-            path: the ONNX file; `ParserDescription` defines the JSON file.
+            path: the ONNX file.
             threads: threads that run it, one per physical core for None.
+            kind: a ready description, a name of `model_kinds("parsing")`; None for the JSON file,
+                which `ParserDescription` defines.
 
         Raises:
-            InputError: the description is missing, not valid, of another task, or does not agree
-                with the model's inputs and outputs.
+            InputError: there is no such kind, the description is missing, not valid or of another
+                task, there are two, or it does not agree with the model's inputs and outputs.
             BackendError: ONNX Runtime does not load the model.
         """
-        description = _read_description(path, ParserDescription)
+        description = _read_description(path, ParserDescription, "parsing", kind)
         label_set(description.label_set)
-        return cls(path, description, open_model(path, threads))
+        parser = cls(path, description, open_model(path, threads), kind)
+        parser._find_output(parser._declared)
+        return parser
 
-    def parse(self, photo: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    def parse(self, photo: npt.NDArray[np.uint8], box: Box | None = None) -> npt.NDArray[np.uint8]:
         """The class ids of a photo: scores are scaled linearly, ids by nearest neighbours.
 
         Args:
             photo: uint8 RGB [H,W,3].
+            box: what of the photo the model sees, inside the photo; all of it for None.
 
         Returns:
-            Ids of `label_set`, uint8 [H,W].
+            Ids of `label_set`, uint8 [H,W]; 0, background, outside the box.
 
         Raises:
             InputError: the model gives something else than its description says.
         """
+        if box is not None:
+            rows = slice(box.top, box.top + box.height)
+            columns = slice(box.left, box.left + box.width)
+            ids = np.zeros(photo.shape[:2], np.uint8)
+            ids[rows, columns] = self.parse(np.ascontiguousarray(photo[rows, columns]))
+            return ids
         outputs, placement = self._run(photo)
         output = self.description.output
-        name, layout = output.name, output.layout
-        array = outputs[name]
-        if output.kind == "logits":
-            planes = self._planes(array, name, layout)
-            classes = max(label_set(self.label_set).classes) + 1
-            self._check_channels(planes, name, classes, f"one per class of {self.label_set}")
-            return placement.within(None, _size(planes)).best(planes)
-        if array.ndim == 2 or (array.ndim == 3 and len(array) == 1):
+        name = self._find_output({key: array.shape for key, array in outputs.items()})
+        array, layout = outputs[name], output.layout
+        if output.kind == "labels" and (array.ndim == 2 or (array.ndim == 3 and len(array) == 1)):
             array, layout = array.reshape(1, *array.shape[-2:]), "NCHW"
         planes = self._planes(array, name, layout)
-        self._check_channels(planes, name, 1, "since it is the class ids")
+        if output.align_corners:
+            placement = placement.corner_to_corner(_size(planes))
+        else:
+            placement = placement.within(None, _size(planes))
+        if output.kind == "logits":
+            return placement.best(planes)
+        self._check_channels(len(planes), name, 1, "since it is the class ids")
         self._check_ids(planes[0], 255, name)
-        return placement.within(None, _size(planes)).nearest(planes[0]).astype(np.uint8)
+        return placement.nearest(planes[0]).astype(np.uint8)
+
+    def _find_output(self, shapes: Mapping[str, Sequence[int | str]]) -> str:
+        """The output with the scores or ids, by the shapes of all; strings are open lengths."""
+        output = self.description.output
+        names = list(shapes) if output.name is None else [output.name]
+        if output.kind == "logits":
+            labels = label_set(self.label_set)
+            classes = max(set(labels.classes) - labels.added) + 1
+            expected = f"scores with {classes} channels ({output.layout}), one per class of "
+            expected += self.label_set
+            names = [
+                name for name in names if _channels(shapes[name], output.layout) in (None, classes)
+            ]
+        else:
+            expected = "one output, the class ids"
+            names = names if len(names) == 1 else []
+        if not names:
+            given = ", ".join(
+                f"{name} [{', '.join(map(str, shape))}]" for name, shape in shapes.items()
+            )
+            raise _invalid(f"{self.path} gives {given}", expected=expected, fix=self._fix)
+        return names[-1]
 
 
 class DensePose(_MapModel[DensePoseDescription]):
     """A DensePose model: part, U and V per pixel."""
 
     @classmethod
-    def load(cls, path: Path, threads: int | None = None) -> Self:
-        """The model of an ONNX file and the JSON file beside it, as `Parser.load`.
+    def load(cls, path: Path, threads: int | None = None, kind: str | None = None) -> Self:
+        """The model of an ONNX file by a ready description, or by the JSON file beside it.
 
-        `DensePoseDescription` defines the JSON file.
+        As `Parser.load`, with `model_kinds("densepose")` and `DensePoseDescription`.
         """
-        return cls(path, _read_description(path, DensePoseDescription), open_model(path, threads))
+        description = _read_description(path, DensePoseDescription, "densepose", kind)
+        densepose = cls(path, description, open_model(path, threads), kind)
+        output = description.output
+        if isinstance(output, DensePoseHeads):
+            for name in (output.parts, output.u, output.v):
+                densepose._check_head(_channels(densepose._declared[name], "NCHW"), name)
+        return densepose
+
+    def _check_head(self, channels: int | None, name: str) -> None:
+        self._check_channels(channels, name, NUM_PARTS, "one per part and background")
 
     def estimate(self, photo: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """DensePose of a photo.
@@ -447,7 +529,7 @@ class DensePose(_MapModel[DensePoseDescription]):
             return self._heads(output, outputs, placement)
         name = output.name
         planes = self._planes(outputs[name], name, output.layout)
-        self._check_channels(planes, name, 3, "part, U and V")
+        self._check_channels(len(planes), name, 3, "part, U and V")
         self._check_ids(planes[0], NUM_PARTS - 1, name)
         part, *uv = map(placement.within(None, _size(planes)).nearest, planes)
         return _iuv(part, np.stack(uv) * (255 / output.uv_max))
@@ -466,7 +548,7 @@ class DensePose(_MapModel[DensePoseDescription]):
             arrays = {key: array[index][None] for key, array in arrays.items()}
         heads = {key: self._planes(array, names[key], "NCHW") for key, array in arrays.items()}
         for key in ("parts", "u", "v"):
-            self._check_channels(heads[key], names[key], NUM_PARTS, "one per part and background")
+            self._check_head(len(heads[key]), names[key])
         place = {key: placement.within(box, _size(head)) for key, head in heads.items()}
         part = place["parts"].best(heads["parts"])
         if "coarse" in heads:
@@ -492,7 +574,7 @@ class DensePose(_MapModel[DensePoseDescription]):
                 Code.BODY_MISSING,
                 f"{self.path} finds no person in the photo",
                 fix="choose one that shows a whole person, and check channels, scale, mean and std "
-                f"in {self._json}",
+                f"of {self._described}",
             )
         index = 0 if scores is None else int(np.argmax(scores.reshape(-1)))
         x1, y1, x2, y2 = boxes[index].tolist()
@@ -527,13 +609,13 @@ def prepare(photo: Path, folder: Path, parser: Parser, densepose: DensePose) -> 
             fix="remove it, or choose another",
         )
     image = read_photo(photo)
-    ids = parser.parse(image)
     iuv = densepose.estimate(image)
+    ids = parser.parse(image, _around(iuv) if parser.description.region == "person" else None)
     person = Person.from_arrays(image, ids, iuv, parser.label_set, "iuv-png", str(photo))
     suffix = photo.suffix.lower()
-    # As it is, unless `Person.load` does not find it under that suffix, such as .jfif.
+    # As it is, unless `Person.load` does not find it under that suffix, such as .jpe.
     with replacing_folder(folder) as temporary:
-        if suffix in PICTURE_SUFFIXES:
+        if suffix in PHOTO_SUFFIXES:
             shutil.copyfile(photo, temporary / f"image{suffix}")
         else:
             Image.fromarray(image).save(temporary / "image.png")
@@ -543,20 +625,92 @@ def prepare(photo: Path, folder: Path, parser: Parser, densepose: DensePose) -> 
     return person
 
 
-def _read_description(path: Path, kind: type[_D]) -> _D:
+def _around(iuv: npt.NDArray[np.uint8]) -> Box | None:
+    """The box of a photo that a parser of one person sees: DensePose's and a fifth around it.
+
+    DensePose covers the body alone, and hair, wide clothes and bags lie outside. None where it
+    shows nobody.
+    """
+    body = iuv[..., 0] > 0
+    if not body.any():
+        return None
+    rows, columns = (np.flatnonzero(body.any(axis=axis)) for axis in (1, 0))
+    around = round(max(rows[-1] - rows[0], columns[-1] - columns[0]) / 5)
+    top, left = max(0, int(rows[0]) - around), max(0, int(columns[0]) - around)
+    bottom = min(body.shape[0], int(rows[-1]) + 1 + around)
+    right = min(body.shape[1], int(columns[-1]) + 1 + around)
+    return Box(top, left, bottom - top, right - left)
+
+
+def _read_description(path: Path, model: type[_D], task: str, kind: str | None) -> _D:
+    """The ready description of a kind, or the one in the JSON file beside a model."""
     if not path.is_file():
         raise _invalid(f"{path} does not exist", fix="give the ONNX file of a model")
     beside = path.with_suffix(".json")
+    if kind is not None:
+        kinds = model_kinds(task)
+        if kind not in kinds:
+            raise InputError(
+                Code.ARGUMENT_INVALID,
+                f"there is no kind {kind!r} of models for {task}",
+                expected=f"one of {', '.join(kinds)}",
+                fix=f"name one of these, or describe the model in {beside}",
+            )
+        if beside.exists():
+            raise _invalid(
+                f"{path} is described twice: by the kind {kind} and by {beside}",
+                fix=f"leave the kind out, or move {beside} away",
+            )
+        return msgspec.json.decode(kinds[kind].read_bytes(), type=model)
     expected = f"how a photo goes into {path.name}, and what comes out"
-    fix = f"`python -m pydoc garment_transfer.runtime.{kind.__name__}` describes the file"
+    fix = f"`python -m pydoc garment_transfer.runtime.{model.__name__}` describes the file"
     try:
-        return msgspec.json.decode(beside.read_bytes(), type=kind)
+        return msgspec.json.decode(beside.read_bytes(), type=model)
     except FileNotFoundError:
-        raise _invalid(f"{beside} does not exist", expected=expected, fix=fix) from None
+        kinds = model_kinds(task)
+        raise _invalid(
+            f"{beside} does not exist",
+            expected=expected,
+            fix=f"name the model's kind where it is one of {', '.join(kinds)}, or write the file: "
+            + fix,
+        ) from None
     except (OSError, RecursionError, UnicodeDecodeError, msgspec.DecodeError) as error:
-        if isinstance(error, msgspec.ValidationError) and "`$.task`" in str(error):
-            fix = "check that --parser and --densepose are not swapped"
+        if isinstance(error, msgspec.ValidationError):
+            if "`$.task`" in str(error):
+                fix = "check that --parser and --densepose are not swapped"
+            expected = _allowed(model, str(error)) or expected
         raise _invalid(f"{beside} is not valid: {error}", expected=expected, fix=fix) from error
+
+
+def _allowed(model: type[_D], error: str) -> str:
+    """The values that a field takes where msgspec refused one; empty where it takes any."""
+    found = re.search(r" - at `\$\.([\w.]+)`$", error)
+    nodes = [msgspec.inspect.type_info(model)]
+    values: list[str] = []
+    for name in found[1].split(".") if found else ():
+        fields: list[msgspec.inspect.Type] = []
+        for node in nodes:
+            members = node.types if isinstance(node, msgspec.inspect.UnionType) else (node,)
+            for member in members:
+                if isinstance(member, msgspec.inspect.StructType):
+                    fields += [field.type for field in member.fields if field.encode_name == name]
+                    if member.tag_field == name:
+                        values.append(str(member.tag))
+        nodes = fields
+    for node in nodes:
+        if isinstance(node, msgspec.inspect.LiteralType):
+            values += map(str, node.values)
+    return f"one of {', '.join(values)}" if values else ""
+
+
+def _channels(shape: Sequence[int | str], layout: _Layout) -> int | None:
+    """The number of channels of an output; None where it is open, 0 where it has no such axis."""
+    if not shape:
+        return None
+    if len(shape) not in (3, 4):
+        return 0
+    length = shape[layout.index("C") - 4]
+    return length if isinstance(length, int) else None
 
 
 def _size(planes: _Array) -> Size:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -50,17 +51,19 @@ FLOW = (3, -2)
 HOLE = 40
 DRAWN = 200
 
+# All in whole numbers that float32 has exactly: to and from uint8, TensorRT converts float alone.
+
 # The garment covers its owner's region, but nothing reserved and not the lower garment; what it
 # leaves of the person's own garment becomes skin.
 _PARSING = """
 {
-  garment = Constant <value_int = 4> ()
-  skin = Constant <value_int = 3> ()
-  own = Cast <to = 7> (person_parsing)
-  other = Cast <to = 7> (garment_parsing)
+  garment = Constant <value_float = 4.0> ()
+  skin = Constant <value_float = 3.0> ()
+  own = Cast <to = 1> (person_parsing)
+  other = Cast <to = 1> (garment_parsing)
   is_own = Equal (own, garment)
   is_skin = Equal (own, skin)
-  zero = Constant <value_int = 0> ()
+  zero = Constant <value_float = 0.0> ()
   is_background = Equal (own, zero)
   skin_or_garment = Or (is_own, is_skin)
   free = Or (skin_or_garment, is_background)
@@ -69,12 +72,12 @@ _PARSING = """
   bared = Where (is_own, skin, own)
   label = Where (put, garment, bared)
   transfer_parsing = Cast <to = 2> (label)
-  reasoned = Constant <value_ints = [0, 3, 4, 5]> ()
+  reasoned = Constant <value_floats = [0.0, 3.0, 4.0, 5.0]> ()
   minus_one = Constant <value_ints = [-1]> ()
   labels = Unsqueeze (label, minus_one)
   won = Equal (labels, reasoned)
-  flags = Cast <to = 7> (won)
-  most = Constant <value_int = 255> ()
+  flags = Cast <to = 1> (won)
+  most = Constant <value_float = 255.0> ()
   scores = Mul (flags, most)
   transfer_scores = Cast <to = 2> (scores)
 }
@@ -83,36 +86,35 @@ _PARSING = """
 # The garment image moved by a whole number of pixels; HOLE where its mask does not reach.
 _WARPING = """
 {
-  garment = Constant <value_int = 4> ()
+  garment = Constant <value_float = 4.0> ()
   minus_one = Constant <value_ints = [-1]> ()
   pads = Constant <value_ints = [0, 8, 8, 0, 0, 8, 8, 0]> ()
   starts = Constant <value_ints = [6, 11]> ()
   ends = Constant <value_ints = [70, 43]> ()
   axes = Constant <value_ints = [1, 2]> ()
-  mask_labels = Cast <to = 7> (garment_parsing)
+  mask_labels = Cast <to = 1> (garment_parsing)
   mask_flags = Equal (mask_labels, garment)
-  mask_flat = Cast <to = 7> (mask_flags)
+  mask_flat = Cast <to = 1> (mask_flags)
   mask = Unsqueeze (mask_flat, minus_one)
-  pixels = Cast <to = 7> (garment_image)
+  pixels = Cast <to = 1> (garment_image)
   masked = Mul (pixels, mask)
   masked_padded = Pad (masked, pads)
   mask_padded = Pad (mask, pads)
   masked_moved = Slice (masked_padded, starts, ends, axes)
   mask_moved = Slice (mask_padded, starts, ends, axes)
-  one = Constant <value_int = 1> ()
+  one = Constant <value_float = 1.0> ()
   hit = Equal (mask_moved, one)
   hit_flat = Squeeze (hit, minus_one)
-  hole = Constant <value_int = 40> ()
+  hole = Constant <value_float = 40.0> ()
   complete = Where (hit, masked_moved, hole)
-  region_labels = Cast <to = 7> (transfer_parsing)
+  region_labels = Cast <to = 1> (transfer_parsing)
   region_flags = Equal (region_labels, garment)
-  region_flat = Cast <to = 7> (region_flags)
+  region_flat = Cast <to = 1> (region_flags)
   region = Unsqueeze (region_flat, minus_one)
   result = Mul (complete, region)
   warped_garment = Cast <to = 2> (result)
-  half = Cast <to = 1> (region_flat)
   channel = Constant <value_ints = [1]> ()
-  plane = Unsqueeze (half, channel)
+  plane = Unsqueeze (region_flat, channel)
   nothing = Sub (plane, plane)
   dx = Constant <value_float = 3.0> ()
   dy = Constant <value_float = -2.0> ()
@@ -120,8 +122,8 @@ _WARPING = """
   flow_y = Add (nothing, dy)
   flow = Concat <axis = 1> (flow_x, flow_y)
   shown = And (hit_flat, region_flags)
-  shown_flat = Cast <to = 7> (shown)
-  most = Constant <value_int = 255> ()
+  shown_flat = Cast <to = 1> (shown)
+  most = Constant <value_float = 255.0> ()
   confidence = Mul (shown_flat, most)
   flow_confidence = Cast <to = 2> (confidence)
 }
@@ -130,17 +132,17 @@ _WARPING = """
 # Kept pixels are the person's, the garment is the warped one, and the rest is DRAWN.
 _REGROWTH = """
 {
-  garment = Constant <value_int = 4> ()
+  garment = Constant <value_float = 4.0> ()
   minus_one = Constant <value_ints = [-1]> ()
-  own = Cast <to = 7> (person_parsing)
-  new = Cast <to = 7> (transfer_parsing)
+  own = Cast <to = 1> (person_parsing)
+  new = Cast <to = 1> (transfer_parsing)
   same_flat = Equal (own, new)
   worn_flat = Equal (new, garment)
   same = Unsqueeze (same_flat, minus_one)
   worn = Unsqueeze (worn_flat, minus_one)
-  person = Cast <to = 7> (person_image)
-  warped = Cast <to = 7> (warped_garment)
-  drawn = Constant <value_int = 200> ()
+  person = Cast <to = 1> (person_image)
+  warped = Cast <to = 1> (warped_garment)
+  drawn = Constant <value_float = 200.0> ()
   rest = Where (same, person, drawn)
   result = Where (worn, warped, rest)
   image = Cast <to = 2> (result)
@@ -240,15 +242,20 @@ def save_person(person: Person, folder: Path, **meta: str) -> Path:
 
 
 def put_engines(
-    bundle: Bundle, *, plan: str = "plan of {stage}", graph_sha256: str = "", **fields: Any
+    bundle: Bundle, *, plan: str | None = "plan of {stage}", graph_sha256: str = "", **fields: Any
 ) -> EngineSet:
     """Puts engines whose plans are no plans, only text, into a bundle, with a whole record.
+
+    With `plan` None they are the bundle's graphs, which the C++ tests' double runs.
 
     The record differs in `fields` from one of TensorRT's for compute capability 8.9, and in
     `graph_sha256`, if given, from the bundle's graphs.
     """
     stages = {}
-    plans = {stage: plan.format(stage=stage).encode() for stage in STAGES}
+    plans = {
+        stage: plan.format(stage=stage).encode() if plan else bundle.read_graph(stage)
+        for stage in STAGES
+    }
     for stage, content in plans.items():
         graph = bundle.manifest.graphs[stage]
         stages[stage] = StageEngine(
@@ -283,6 +290,20 @@ def put_engines(
     return EngineSet(bundle, folder, record)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of the C++ library come first: with `-n` others run beside its compiler."""
+    items.sort(key=lambda item: "cpp" not in item.path.parts)
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this run that the processes of `-n` have in common."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 # Test files cannot import this one (pytest's importlib mode), so they get what it has as fixtures.
 
 
@@ -305,14 +326,14 @@ def _put_engines() -> Callable[..., EngineSet]:
 
 
 @pytest.fixture(scope="session")
-def with_engines(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, str], Path]:
-    """`with_engines(bundle, backend)`: the bundle, or a copy with engines for this GPU."""
+def with_engines(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`with_engines(bundle, backend, *options)`: the bundle, or a copy with this GPU's engines."""
 
-    def build(bundle: Path, backend: str) -> Path:
+    def build(bundle: Path, backend: str, *options: str) -> Path:
         if backend == "onnxruntime-cuda":  # needs none
             return bundle
         target = tmp_path_factory.mktemp("engines") / "bundle"
-        arguments = ["build", str(bundle), "--backend", backend, "--batch", "1:1:8"]
+        arguments = ["build", str(bundle), "--backend", backend, "--batch", "1:1:8", *options]
         result = CliRunner().invoke(main, [*arguments, "-o", str(target)])
         assert result.exit_code == 0, result.output
         return target

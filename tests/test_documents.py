@@ -16,7 +16,10 @@ BLOCKS = [
     for document, text in DOCUMENTS.items()
     for code in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 ]
-NOT_RUN = {"docs/gpu.md": "needs a GPU, and arrays of the reader's"}
+NOT_RUN = {
+    "docs/gpu.md": "needs a GPU, and arrays of the reader's",
+    "docs/prepare.md": "needs the code and weights of other projects",
+}
 
 
 def anchors(text: str) -> set[str]:

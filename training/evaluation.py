@@ -411,7 +411,7 @@ def evaluate_borders(pipeline: Runs, pairs: Iterable[Arrays], size: Size) -> Row
                 transfer_parsing=parsing,
                 warped_garment=image * (parsing == GARMENT)[..., None],
                 flow=flow,
-                shares=scores,
+                transfer_scores=scores,
             )
             found.setdefault(name, []).append(border_figures(composed, pair))
     return [

@@ -29,19 +29,18 @@ if TYPE_CHECKING:
     from cuda.core import Kernel
 
 Padding = Literal["zeros", "border"]
+Layout = Literal["planes", "hwc8"]
 
 T = TypeVar("T", bound=DeviceArrayLike)
 
 _PADDINGS: Final = ("zeros", "border")
-_KERNELS: Final = {
-    "float32": "flow_warp_planes_float32",
-    "float16": "flow_warp_planes_float16",
-    "bfloat16": "flow_warp_planes_bfloat16",
-}
+_SIZES: Final = {"float32": 4, "float16": 2, "bfloat16": 2}
 _SOURCE: Final = b'#include "flow_warp_kernels.cuh"\n'
 
-# As flow_warp_types.h has it.
-_TILE: Final = 128
+# As flow_warp_types.h has them.
+_THREADS: Final = 128
+_BLOCKS: Final = 384
+_PLANES_CHANNELS: Final = 2
 
 
 class _Call(ctypes.Structure):
@@ -62,6 +61,23 @@ class _Call(ctypes.Structure):
     )
 
 
+class _LaunchShape(ctypes.Structure):
+    """`LaunchShape` of flow_warp_types.h, field for field."""
+
+    _fields_ = (
+        ("tiles", ctypes.c_int),
+        ("parts", ctypes.c_int),
+        ("threads_x", ctypes.c_int),
+        ("threads_y", ctypes.c_int),
+        ("tile", ctypes.c_int),
+        ("groups", ctypes.c_int),
+        ("magic", ctypes.c_uint),
+        ("shift", ctypes.c_uint),
+        ("w_over_h", ctypes.c_float),
+        ("h_over_w", ctypes.c_float),
+    )
+
+
 def flow_warp(
     x: DeviceArrayLike,
     coarse_flow: DeviceArrayLike,
@@ -69,6 +85,7 @@ def flow_warp(
     affine: DeviceArrayLike,
     padding: Padding = "zeros",
     *,
+    channels_last: bool = False,
     out: tuple[T, T],
     stream: StreamLike = 0,
 ) -> tuple[T, T]:
@@ -82,8 +99,11 @@ def flow_warp(
         residual: [N,2,H,W] float32, pixels.
         affine: [N,2,3] float32, normalised coordinates.
         padding: "zeros" or "border".
+        channels_last: x and y are [N,H,W,C], with C a multiple of 8, at multiples of 16 bytes. This
+            is faster in float16 and bfloat16.
         out: y, as x, and flow [N,2,H,W] float32, which are written and returned; they share no
-            memory with the inputs.
+            memory with the inputs. residual, y and flow start at multiples of two elements, as
+            all memory does that a library allocates.
         stream: on which the kernel is queued: a handle as an int (0 is the default stream), or an
             object with `__cuda_stream__` or, as torch's, `cuda_stream`. Nothing is allocated or
             waited for, so the call can be captured into a CUDA graph once the first has compiled
@@ -93,8 +113,8 @@ def flow_warp(
         `out`.
 
     Raises:
-        ValueError: an array has another shape than expected, is not contiguous or not on a GPU, on
-            another device than x, or the padding is unknown.
+        ValueError: an array has another shape than expected, is not contiguous, not aligned or not
+            on a GPU, on another device than x, or the padding is unknown.
         TypeError: an array has another type than expected or does not give its memory away.
         CudaError: packages are missing, or CUDA refuses to compile or to launch.
     """
@@ -105,17 +125,17 @@ def flow_warp(
         name: array_of(name, value, written=name in ("y", "flow"))
         for name, value in zip(names, values, strict=True)
     }
-    n, c, h, w = _checked_shape(arrays, padding)
+    n, c, h, w = _checked_shape(arrays, padding, channels_last)
+    layout: Layout = "hwc8" if channels_last else "planes"
     if n and h and w:
-        x_blocks, channel_blocks, channels_a_block = _launch_shape(n, c, h, w)
         call = _Call(
             *(n, c, h, w, _PADDINGS.index(padding)), *(arrays[name].pointer for name in names)
         )
-        grid = (x_blocks, channel_blocks, n)
         check_context(arrays["x"])
         with current(arrays["x"].device):
-            kernel = _kernel(arrays["x"].device, arrays["x"].dtype)
-            _launch(kernel, grid, (call, ctypes.c_int(channels_a_block)), handle)
+            kernel = _kernel(arrays["x"].device, layout, arrays["x"].dtype)
+            shape = _launch_shape(n, c, h, w, layout, _SIZES[arrays["x"].dtype])
+            _launch(kernel, call, shape, handle)
     return out
 
 
@@ -187,15 +207,18 @@ def _cuda_headers() -> Path:
     return Path(found)
 
 
-def _checked_shape(arrays: dict[str, Array], padding: str) -> tuple[int, int, int, int]:
+def _checked_shape(
+    arrays: dict[str, Array], padding: str, channels_last: bool
+) -> tuple[int, int, int, int]:
     if padding not in _PADDINGS:
         raise ValueError(f"padding is {padding!r}; expected one of {_PADDINGS}")
     x = arrays["x"]
-    if x.dtype not in _KERNELS:
-        raise TypeError(f"x is {x.dtype}; expected one of {', '.join(_KERNELS)}")
-    if len(x.shape) != 4:
-        raise ValueError(f"x has shape {x.shape}; expected [N,C,H,W]")
-    n, c, h, w = x.shape
+    if x.dtype not in _SIZES:
+        raise TypeError(f"x is {x.dtype}; expected one of {', '.join(_SIZES)}")
+    expected_x = "[N,H,W,C] with C a multiple of 8" if channels_last else "[N,C,H,W]"
+    if len(x.shape) != 4 or (channels_last and x.shape[3] % 8):
+        raise ValueError(f"x has shape {x.shape}; expected {expected_x}")
+    n, c, h, w = (x.shape[i] for i in ((0, 3, 1, 2) if channels_last else range(4)))
     if h % 2 or w % 2:
         raise ValueError(f"x is {h}x{w}; FlowWarp doubles its coarse flow: both sides must be even")
     if n > 65535 or h * w > 1 << 30:
@@ -218,16 +241,38 @@ def _checked_shape(arrays: dict[str, Array], padding: str) -> tuple[int, int, in
             raise TypeError(f"{name} is {array.dtype}; expected {dtype}")
         if array.device != x.device:
             raise ValueError(f"{name} is on device {array.device}, x on device {x.device}")
+    size = _SIZES[x.dtype]
+    x_bytes, y_bytes = (16, 16) if channels_last else (size, 2 * size)
+    multiples = {"x": x_bytes, "residual": 8, "y": y_bytes, "flow": 8}
+    for name, multiple in multiples.items():
+        if arrays[name].pointer % multiple:
+            raise ValueError(
+                f"{name} starts at address {arrays[name].pointer:#x}; expected a multiple of "
+                f"{multiple} bytes: do not cut it out of another array"
+            )
     return n, c, h, w
 
 
-def _launch_shape(n: int, c: int, h: int, w: int) -> tuple[int, int, int]:
-    """`launch_shape` of flow_warp_types.h for planes: blocks along x and y, channels a block."""
-    x = _parts(h * w, _TILE)
-    wanted = 1024 // (x * n) + 1
-    most = max(_parts(c, 8), 1)
-    each = max(_parts(_parts(c, min(wanted, most)), 8) * 8, 8)
-    return x, max(_parts(c, each), 1), each
+def _launch_shape(n: int, c: int, h: int, w: int, layout: Layout, size: int) -> _LaunchShape:
+    """`launch_shape` of flow_warp_types.h, which says why; `size` is that of an element, bytes."""
+    planes = layout == "planes"
+    pixels = h * w
+    channels = c if planes else 8 * _parts(c, 8)
+    groups = max(_parts(channels, _PLANES_CHANNELS if planes else 16 // size), 1)
+    tile = 2 * _THREADS if planes else _THREADS
+    least, most = (16, tile) if planes else (2, 4 * _THREADS // groups)
+    splits = groups if planes else 1
+    while tile > least and (tile > most or _parts(pixels, tile) * splits * n < _BLOCKS):
+        tile //= 2
+    tiles = _parts(pixels, tile)
+    each = max(groups // _parts(_BLOCKS, tiles * max(n, 1)), 1)
+    threads_x = tile // 2 if planes else min(each, 32)
+    threads_y = 1 if planes else min(_THREADS // threads_x, tile)
+    half = w // 2
+    shift = (half - 1).bit_length()
+    magic = (((1 << shift) - half) << 32) // half + 1
+    parts = _parts(groups, each)
+    return _LaunchShape(tiles, parts, threads_x, threads_y, tile, each, magic, shift, w / h, h / w)
 
 
 def _parts(whole: int, part: int) -> int:
@@ -236,29 +281,24 @@ def _parts(whole: int, part: int) -> int:
 
 
 @cache
-def _kernel(device: int, dtype: str) -> Kernel:
-    """The kernel of a type, compiled for a device and loaded in its primary context once."""
+def _kernel(device: int, layout: Layout, dtype: str) -> Kernel:
+    """A kernel, compiled for a device and loaded in its primary context once."""
     from cuda.core import Device, ObjectCode
 
     major, minor = Device(device).compute_capability
     code = ObjectCode.from_cubin(compile_flow_warp(f"sm_{major}{minor}"))
-    return code.get_kernel(_KERNELS[dtype])
+    return code.get_kernel(f"flow_warp_{layout}_{dtype}")
 
 
-def _launch(
-    kernel: Kernel,
-    grid: tuple[int, int, int],
-    arguments: tuple[ctypes.Structure | ctypes.c_int, ...],
-    stream: int,
-) -> None:
+def _launch(kernel: Kernel, call: _Call, shape: _LaunchShape, stream: int) -> None:
     from cuda.bindings import driver
 
-    pointers = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
+    pointers = (ctypes.c_void_p * 2)(ctypes.addressof(call), ctypes.addressof(shape))
     checked(
         driver.cuLaunchKernel(
             driver.CUfunction(int(kernel.handle)),
-            *grid,
-            *(_TILE, 1, 1),
+            *(shape.tiles, shape.parts, call.n),
+            *(shape.threads_x, shape.threads_y, 1),
             0,
             stream,
             ctypes.addressof(pointers),

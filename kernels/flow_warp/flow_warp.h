@@ -27,11 +27,12 @@ struct Shape {
 };
 
 // affine(p + flow) - p in pixels: an [2,3] matrix of the displacement, from the operator's
-// normalised [2,3] matrix. In double, since it is computed once an image.
+// normalised [2,3] matrix.
 struct Displacement {
   float xx, xy, x0, yx, yy, y0;
 };
 
+// Of places that are counted from pixel (0, 0). In double, since it is computed once an image.
 GT_FUNCTION Displacement displacement(const float* affine, int h, int w) {
   const double a = affine[0], b = affine[1], c = affine[2];
   const double d = affine[3], e = affine[4], f = affine[5];
@@ -45,6 +46,16 @@ GT_FUNCTION Displacement displacement(const float* affine, int h, int w) {
   out.y0 = static_cast<float>(((d * left + e * top + f) - top) * h / 2);
   return out;
 }
+
+// Of places that are counted from the image's centre, where the operator's own matrix has its
+// origin: nothing cancels, so float is enough, for GPUs that have little double. The sides' ratios
+// come with it, so that nothing is divided.
+GT_FUNCTION Displacement displacement_from_centre(const float* affine, int h, int w, float w_over_h,
+                                                  float h_over_w) {
+  return {affine[0] - 1,        affine[1] * w_over_h, affine[2] * (0.5f * w),
+          affine[3] * h_over_w, affine[4] - 1,        affine[5] * (0.5f * h)};
+}
+GT_FUNCTION float from_centre(int place, int size) { return place - 0.5f * (size - 1); }
 
 // Upsampling by two, bilinear with half-pixel centres: every fine sample lies a quarter of the way
 // from its nearest coarse one to the one beyond.
@@ -87,11 +98,14 @@ GT_FUNCTION bool is_finite(float value) {
   return (value < 0 ? -value : value) <= 3.4028234e38f;  // false for NaN
 }
 
-// Displacement (x, y) of the pixel (px, py) whose flow is (fx, fy).
-GT_FUNCTION float moved_x(const Displacement& d, int px, int py, float fx, float fy) {
+// Displacement (x, y) of the pixel (px, py) whose flow is (fx, fy); the place is an int, or a float
+// where it is counted from the centre.
+template <typename Place>
+GT_FUNCTION float moved_x(const Displacement& d, Place px, Place py, float fx, float fy) {
   return fx + (d.xx * (px + fx) + d.xy * (py + fy) + d.x0);
 }
-GT_FUNCTION float moved_y(const Displacement& d, int px, int py, float fx, float fy) {
+template <typename Place>
+GT_FUNCTION float moved_y(const Displacement& d, Place px, Place py, float fx, float fy) {
   return fy + (d.yx * (px + fx) + d.yy * (py + fy) + d.y0);
 }
 

@@ -362,7 +362,7 @@ int32_t FlowWarpPlugin::enqueue(const PluginTensorDesc* in, const PluginTensorDe
   call.residual = static_cast<const float*>(inputs[kResidual]);
   call.affine = static_cast<const float*>(inputs[kAffine]);
   call.y = outputs[0];
-  call.flow = static_cast<float*>(outputs[1]);
+  call.flow = static_cast<float*>(outputs[1]);  // may be null: of some levels nobody reads it
   const cudaError_t error = flow_warp_cuda(call, type, layout, stream);
   if (error == cudaSuccess) return 0;
   log_error("the kernel could not be launched for x of shape %s, %s: CUDA says '%s' (%s)",

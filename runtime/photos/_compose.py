@@ -91,7 +91,7 @@ def compose(
     transfer_parsing: npt.NDArray[np.uint8],
     warped_garment: npt.NDArray[np.uint8],
     flow: npt.NDArray[np.float32],
-    shares: npt.NDArray[np.uint8] | None = None,
+    transfer_scores: npt.NDArray[np.uint8] | None = None,
 ) -> Composed:
     """The transfer at the person's own size from the graphs' outputs for one pair.
 
@@ -109,19 +109,19 @@ def compose(
         transfer_parsing: uint8 [h,w].
         warped_garment: uint8 RGB [h,w,3].
         flow: float32 [2,h,w], (dx, dy) in pixels of the bundle's size.
-        shares: uint8 [h,w,4], how much of each pixel is background, skin, garment and lower
-            garment, times 255. Where they are given, they draw the borders between these classes
-            at the photo's size, scaled up bicubically, and not `transfer_parsing`.
+        transfer_scores: uint8 [h,w,4]. Where they are given, they draw the borders between the
+            reasoned classes at the photo's size, scaled up bicubically, and not
+            `transfer_parsing`.
     """
     if person_fit.is_identity:
         return Composed(image, transfer_parsing, warped_garment)
     # Off every photo, so that the graph's own garment shows there.
     flow = np.clip(np.nan_to_num(flow, nan=_FAR), -_FAR, _FAR)
     own = person.parsing
-    if shares is None:
+    if transfer_scores is None:
         scores = _class_scores(person_fit, transfer_parsing, own)
     else:
-        scores = _scaled_shares(person_fit, shares)
+        scores = _scaled_shares(person_fit, transfer_scores, own)
     parsing = _best_class(scores, own)
     vanished = _beside_vanished(person_fit, own, parsing)
     rim = vanished & (parsing == own) & _is_any(own, _ROUGH)
@@ -213,19 +213,27 @@ def _class_scores(
         # size, and leave specks of old borders inside new regions.
         detail = (own == label).astype(np.float32)
         detail *= _DETAIL
-        change = fit.crop(transfer_parsing == label) - resize(detail, fit.scaled)
+        change = fit.crop(transfer_parsing == label) - fit.shrink(detail)
         smooth = cv2.GaussianBlur(change, (0, 0), _BORDER_SIGMA, borderType=cv2.BORDER_REPLICATE)
-        detail += resize(smooth, fit.source)
+        detail += fit.enlarge(np.asarray(smooth, np.float32))
         scores[label] = detail
     return scores
 
 
-def _scaled_shares(fit: Fit, shares: npt.NDArray[np.uint8]) -> dict[int, npt.NDArray[np.float32]]:
-    """The shares of each drawn class at the photo's size, float32 [H,W], about 0..1."""
-    size = (fit.source.width, fit.source.height)
-    planes = (fit.crop(shares) / 255).astype(np.float32)
-    large = cv2.resize(planes, size, interpolation=cv2.INTER_CUBIC)
-    return {label: np.asarray(large[..., i], np.float32) for i, label in enumerate(_DRAWN)}
+def _scaled_shares(
+    fit: Fit, transfer_scores: npt.NDArray[np.uint8], own: npt.NDArray[np.uint8]
+) -> dict[int, npt.NDArray[np.float32]]:
+    """The scores of each drawn class at the photo's size, float32 [H,W], about 0..1.
+
+    What they lack to 1 goes to the class that the person has there.
+    """
+    planes = (fit.crop(transfer_scores) / 255).astype(np.float32)
+    large = fit.enlarge(planes, cv2.INTER_CUBIC)
+    rest = 1 - large.sum(axis=2)
+    return {
+        label: np.asarray(large[..., i] + rest * (own == label), np.float32)
+        for i, label in enumerate(_DRAWN)
+    }
 
 
 def _weights(
@@ -266,7 +274,7 @@ def _spread(
     """
     inside = fit.crop(region)[..., None].astype(np.float32)
     premultiplied = np.concatenate([fit.crop(source) * inside, inside], axis=2)
-    layers = _at(resize(premultiplied, fit.source), pixels)
+    layers = _at(fit.enlarge(premultiplied), pixels)
     share = layers[:, 3:]
     colours = np.asarray(layers[:, :3] / np.maximum(share, 1e-3), np.float32)
     beyond = np.flatnonzero(share <= 1e-3)

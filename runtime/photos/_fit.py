@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -58,7 +59,8 @@ def frame(densepose: npt.NDArray[np.uint8], framing: Framing, target: Size) -> B
     if legs.any() and torso.any():
         top = _span(counted, 1, least)[0]
         lowest = top + framing.legs * (_span(torso, 1, least)[1] - top)
-        counted &= ~(legs & (np.arange(len(ids))[:, None] >= lowest))
+        rest = counted & ~(legs & (np.arange(len(ids))[:, None] >= lowest))
+        counted = rest if rest.any() else counted
     top, bottom = _span(counted, 1, least)
     left, right = _span(counted, 0, least)
     margin = framing.margin * (bottom - top)
@@ -66,11 +68,16 @@ def frame(densepose: npt.NDArray[np.uint8], framing: Framing, target: Size) -> B
     height = max(height, width * target.height / target.width)
     width = height * target.width / target.height
     return Box(
-        top=round(top - margin),
-        left=round((left + right - width) / 2),
-        height=max(1, round(height)),
-        width=max(1, round(width)),
+        top=_rounded(top - margin),
+        left=_rounded((left + right - width) / 2),
+        height=max(1, _rounded(height)),
+        width=max(1, _rounded(width)),
     )
+
+
+def _rounded(value: float) -> int:
+    """To the nearest integer, halves up: a person who moves by a pixel moves the box by one."""
+    return math.floor(value + 0.5)
 
 
 def _span(mask: npt.NDArray[np.bool_], axis: int, least: float) -> tuple[int, int]:
@@ -198,10 +205,26 @@ class Fit:
 
         Around the box its edges are repeated.
         """
-        box, source = self._box, self.source
-        back = resize(self.crop(framed), Size(box.height, box.width))
-        whole = Box(-box.top, -box.left, source.height, source.width)
-        return _cut(back, whole, cv2.BORDER_REPLICATE)
+        return self._back(resize(self.crop(framed), self._size), cv2.BORDER_REPLICATE)
+
+    def shrink(self, field: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """A field [H,W] of the image at the size `scaled`, which is that of `crop`."""
+        return resize(_cut(field, self._box, cv2.BORDER_REPLICATE), self.scaled)
+
+    def enlarge(
+        self, part: npt.NDArray[np.float32], interpolation: int = cv2.INTER_LINEAR
+    ) -> npt.NDArray[np.float32]:
+        """A field [h,w] or [h,w,C] of size `scaled` back at size `source`; 0 around the box."""
+        return self._back(resize(part, self._size, interpolation), cv2.BORDER_CONSTANT)
+
+    @property
+    def _size(self) -> Size:
+        return Size(self._box.height, self._box.width)
+
+    def _back(self, boxed: npt.NDArray[_P], border: int) -> npt.NDArray[_P]:
+        """What is at the box's size at that of the image, filled by OpenCV's rule `border`."""
+        whole = Box(-self._box.top, -self._box.left, self.source.height, self.source.width)
+        return _cut(boxed, whole, border)
 
     def _padding(self) -> tuple[int, int, int, int]:
         bottom = self.target.height - self.scaled.height - self.top
@@ -225,11 +248,13 @@ def _cut(image: npt.NDArray[_P], box: Box, border: int) -> npt.NDArray[_P]:
     return np.asarray(cv2.copyMakeBorder(inside, *sides, border, value=(0, 0, 0, 0)), image.dtype)
 
 
-def resize(image: npt.NDArray[_P], size: Size) -> npt.NDArray[_P]:
+def resize(
+    image: npt.NDArray[_P], size: Size, interpolation: int = cv2.INTER_LINEAR
+) -> npt.NDArray[_P]:
     """A picture or field [h,w] or [h,w,C] at another size, dtype kept: down by area, up linearly.
 
     Half-pixel centres, edges clamped. A size that grows along one axis and shrinks along the
-    other counts as up.
+    other counts as up. `interpolation` is OpenCV's for what goes up.
     """
     height, width = image.shape[:2]
     if (height, width) == (size.height, size.width):
@@ -238,6 +263,6 @@ def resize(image: npt.NDArray[_P], size: Size) -> npt.NDArray[_P]:
     scaled = cv2.resize(
         image,
         (size.width, size.height),
-        interpolation=cv2.INTER_AREA if down else cv2.INTER_LINEAR,
+        interpolation=cv2.INTER_AREA if down else interpolation,
     )
     return np.asarray(scaled, image.dtype)

@@ -13,7 +13,13 @@ def test_text(tiny_bundle: Path) -> None:
     manifest = Bundle.load(tiny_bundle).manifest
     for graph in manifest.graphs.values():
         assert graph.sha256 in result.output
-    for words in ("64x32", "float32, opset 18", "background, hair", "flow float32 [N, 2, 64, 32]"):
+    for words in (
+        "64x32",
+        "float32, opset 18",
+        "background, hair",
+        "flow float32 [N, 2, 64, 32]",
+        "legs 1.2, margin 0.04",
+    ):
         assert words in result.output
     assert "transfer_parsing: max abs difference 0; 100.0000% within 0" in result.output
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+from filelock import FileLock
 
 from garment_transfer.bundle import STAGES, Accuracy, Bundle, contract, write_manifest
 from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people, stage_inputs
@@ -63,10 +64,11 @@ def _run() -> Callable[..., str]:
 
 
 @pytest.fixture(scope="session")
-def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def build(shared_folder: Path) -> Callable[..., Path]:
     """`build(sanitizer, targets)`: a build folder in which these targets are made."""
     kept = os.environ.get("GARMENT_TRANSFER_CPP_BUILD")
-    folder = Path(kept) if kept else tmp_path_factory.mktemp("cpp")
+    folder = Path(kept) if kept else shared_folder / "cpp"
+    folder.mkdir(parents=True, exist_ok=True)
     library = next(Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so*"))
 
     def make(
@@ -85,18 +87,18 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         if sanitizer != "none":
             # with sanitizers GCC takes parts of std::regex for uninitialized
             flags += " -O1 -g -Wno-maybe-uninitialized"
-        run(
-            [
-                "cmake", "-S", ROOT / "runtime/cpp", "-B", made,
-                f"-DONNXRUNTIME_ROOT={HEADERS}", f"-DONNXRUNTIME_LIBRARY={library}",
-                "-DGARMENT_TRANSFER_CUDA=OFF", "-DGARMENT_TRANSFER_TESTS=ON",
-                f"-DCMAKE_BUILD_TYPE={'Release' if sanitizer == 'none' else 'None'}",
-                f"-DGARMENT_TRANSFER_EXAMPLES={'ON' if examples else 'OFF'}",
-                f"-DCMAKE_CXX_FLAGS={flags}",
-                *([f"-DTensorRT_ROOT={tensorrt}"] if tensorrt else []),
-            ]
-        )  # fmt: skip
-        run(["cmake", "--build", made, "-j", os.cpu_count() or 1, "-t", *targets])
+        configure = [
+            "cmake", "-S", ROOT / "runtime/cpp", "-B", made,
+            f"-DONNXRUNTIME_ROOT={HEADERS}", f"-DONNXRUNTIME_LIBRARY={library}",
+            "-DGARMENT_TRANSFER_CUDA=OFF", "-DGARMENT_TRANSFER_TESTS=ON",
+            f"-DCMAKE_BUILD_TYPE={'Release' if sanitizer == 'none' else 'None'}",
+            f"-DGARMENT_TRANSFER_EXAMPLES={'ON' if examples else 'OFF'}",
+            f"-DCMAKE_CXX_FLAGS={flags}",
+            *([f"-DTensorRT_ROOT={tensorrt}"] if tensorrt else []),
+        ]  # fmt: skip
+        with FileLock(f"{made}.lock"):  # another process may want the same
+            run(configure)
+            run(["cmake", "--build", made, "-j", os.cpu_count() or 1, "-t", *targets])
         return made
 
     return make

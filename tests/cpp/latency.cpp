@@ -5,6 +5,7 @@
 // benchmarks/cpp.py starts it.
 //
 //   library    gt_session_run
+//   parsing, warping, regrowth   the parts of it that it reports
 //   networks   the three graphs in bare ONNX Runtime sessions on ready tensors
 //   overhead   library less networks of the same round
 //   load       gt_pipeline_load and free
@@ -129,10 +130,14 @@ int main(int argc, char** argv) {
   }
   std::map<std::string, std::vector<double>> times;
   for (int round = 0; round < std::atoi(argv[5]); ++round) {
-    const double library = timed([&] { session.run(dense, result); });
+    gt_times parts{};
+    const double library = timed([&] { session.run(dense, result, &parts); });
     const double bare = timed([&] { networks.run(); });
     times["library"].push_back(library);
     times["networks"].push_back(bare);
+    times["parsing"].push_back(parts.parsing);
+    times["warping"].push_back(parts.warping);
+    times["regrowth"].push_back(parts.regrowth);
     times["overhead"].push_back(library - bare);
     times["load"].push_back(timed([&] { gt::Pipeline(argv[1], options); }));
   }

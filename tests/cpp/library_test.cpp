@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <chrono>
 #include <cstddef>
 #include <cstring>
 #include <limits>
@@ -136,6 +137,21 @@ TEST(Results, MayBeLeftOut) {
   }
 }
 
+TEST(Times, OfPartsAddUpToTheRun) {
+  const gt::Size size = pipeline().size();
+  const Case one = golden_cases(size).front();
+  gt::Session session(pipeline());
+  gt::Result result;
+  gt_times times{};
+  const auto start = std::chrono::steady_clock::now();
+  session.run(one.given(size), result, &times);
+  const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - start;
+  EXPECT_EQ(differing(one, result), "");
+  EXPECT_TRUE(times.parsing > 0 && times.warping > 0 && times.regrowth > 0);
+  EXPECT_LE(times.upload + times.parsing + times.warping + times.regrowth, took.count());
+  EXPECT_EQ(times.download, 0);  // graphs write where the caller wants results
+}
+
 TEST(Lifetime, SessionsKeepWhatTheyNeed) {
   const gt::Size size = pipeline().size();
   const Case one = golden_cases(size).front();
@@ -232,6 +248,10 @@ TEST(Structs, OfAnOlderHeaderAreTaken) {
     t.transfer.struct_size = size;
     expect_refused(t.transfer, GT_ARGUMENT_INVALID, "gt_transfer.struct_size is");
   }
+  t = Tiny();
+  gt_times times{};
+  t.transfer.times = &times;
+  expect_refused(t.transfer, GT_ARGUMENT_INVALID, "gt_times.struct_size is 0");
 }
 
 TEST(BadInput, CudaWhereThereIsNone) {

@@ -10,12 +10,14 @@ import numpy.typing as npt
 import pytest
 import torch
 from click.testing import CliRunner
+from filelock import FileLock
 from torch import Tensor, nn
 
 from garment_transfer.bundle import CLASSES, NUM_PARTS, Bundle, Size, contract
 from garment_transfer.cli.main import main
 from garment_transfer.models.checkpoint import save_checkpoint
 from garment_transfer.models.presets import build
+from garment_transfer.runtime.photos import Person
 
 SIZE = Size(64, 96)
 
@@ -35,16 +37,22 @@ def checkpoint(networks: dict[str, nn.Module], tmp_path_factory: pytest.TempPath
 
 @pytest.fixture(scope="session")
 def exported(
-    checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, save_person, make_person
+    checkpoint: Path,
+    shared_folder: Path,
+    save_person: Callable[..., Path],
+    make_person: Callable[..., Person],
 ) -> tuple[Bundle, str]:
     """The bundle, and what `garment-transfer export` printed."""
-    folder = tmp_path_factory.mktemp("export")
-    save_person(make_person(SIZE.height, SIZE.width), folder / "people" / "one")
-    arguments = [checkpoint, "-o", folder / "bundle", "--size", SIZE, "--precision", "float16"]
-    arguments += ["--people", folder / "people"]
-    result = CliRunner().invoke(main, ["export", *map(str, arguments)])
-    assert result.exit_code == 0, result.output
-    return Bundle.load(folder / "bundle"), result.output
+    folder = shared_folder / "export"
+    with FileLock(f"{folder}.lock"):  # another process may export it
+        if not folder.exists():
+            save_person(make_person(SIZE.height, SIZE.width), folder / "people" / "one")
+            command = ["export", checkpoint, "-o", folder / "bundle", "--size", SIZE]
+            command += ["--precision", "float16", "--people", folder / "people"]
+            result = CliRunner().invoke(main, list(map(str, command)))
+            assert result.exit_code == 0, result.output
+            (folder / "output").write_text(result.output)
+    return Bundle.load(folder / "bundle"), (folder / "output").read_text()
 
 
 @pytest.fixture(scope="session")
@@ -72,10 +80,17 @@ class Warping(nn.Module):
         return garment.float().byte(), flow, zero.byte()
 
 
+class Regrowth(nn.Module):
+    def forward(
+        self, person: Tensor, labels: Tensor, iuv: Tensor, new: Tensor, garment: Tensor
+    ) -> Tensor:
+        return person.float().byte()
+
+
 @pytest.fixture
 def plain_networks() -> dict[str, nn.Module]:
-    """Networks that are exported in a moment, for two of the stages."""
-    return {"parsing": Parsing(), "warping": Warping()}
+    """Networks that are exported in a moment."""
+    return {"parsing": Parsing(), "warping": Warping(), "regrowth": Regrowth()}
 
 
 @pytest.fixture(scope="session")

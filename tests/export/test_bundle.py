@@ -19,6 +19,7 @@ from garment_transfer.bundle import (
     Bundle,
     Code,
     ExportError,
+    Framing,
     OutputError,
     Size,
     chained,
@@ -86,6 +87,20 @@ def test_the_comparison_is_said_and_recorded(exported: tuple[Bundle, str]) -> No
     assert manifest.checkpoint.preset == "lite"
     assert sum(manifest.checkpoint.parameters.values()) <= 2_300_000
     assert manifest.versions["torch"] == torch.__version__
+
+
+def test_a_bundle_says_how_other_networks_were_framed(
+    checkpoint: Path, plain_networks: dict[str, nn.Module], tmp_path: Path
+) -> None:
+    framing = Framing((1, 2), legs=0.5, margin=0.25)
+    bundle = export_bundle(
+        checkpoint,
+        tmp_path / "bundle",
+        size=Size(32, 32),
+        framing=framing,
+        factory=lambda path: ("plain", plain_networks),
+    )
+    assert Bundle.load(bundle.path).manifest.framing == framing
 
 
 class _Dishonest(nn.Module):

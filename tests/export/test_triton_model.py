@@ -51,8 +51,9 @@ def fragile_bundle(source: Path, folder: Path) -> Bundle:
     nodes[at].output[0] = "sound"
     nodes[at + 1 : at + 1] = [
         onnx.helper.make_node("ReduceMax", ["person"], ["brightest"], keepdims=0),
-        onnx.helper.make_node("Constant", [], ["table"], value_ints=[0] * 255),
-        onnx.helper.make_node("Gather", ["table", "brightest"], ["nothing"]),
+        onnx.helper.make_node("Cast", ["brightest"], ["index"], to=onnx.TensorProto.INT64),
+        onnx.helper.make_node("Constant", [], ["table"], value_floats=[0.0] * 255),
+        onnx.helper.make_node("Gather", ["table", "index"], ["nothing"]),
         onnx.helper.make_node("Add", ["sound", "nothing"], ["result"]),
     ]
     replace_nodes(model, nodes)

@@ -134,6 +134,19 @@ def test_agrees_with_the_cpu_on_people(backend: str, shipped_folder: Path) -> No
     assert np.abs(found["flow"] - due["flow"]).mean() <= 0.01
 
 
+def test_ids_out_of_range_cannot_fault(torch: Any, backend: str, shipped_folder: Path) -> None:
+    """Nobody looks at those in device memory: wrong pixels, and the next transfer is right."""
+    with Pipeline.load(shipped_folder, backend) as pipeline:
+        good = {name: np.zeros(t.shape_of(1), np.uint8) for name, t in pipeline._inputs.items()}
+        due = pipeline.run(good)
+        wild = on_gpu(torch, {name: np.full_like(array, 255) for name, array in good.items()})
+        outputs = outputs_for(torch, due)
+        pipeline.run(wild, out=outputs, stream=torch.cuda.current_stream())
+        torch.cuda.synchronize()
+        assert outputs["flow"].isfinite().all()
+        assert_same(pipeline.run(good), due)
+
+
 def test_a_replay_gives_what_plain_launches_give(backend: str, shipped_folder: Path) -> None:
     random = np.random.default_rng(0)
     with (

@@ -18,7 +18,7 @@ void in_two_threads(std::ptrdiff_t count,
 }
 
 bool check(unsigned seed, const Variant& variant, Padding padding) {
-  const Case c = make_case(seed, variant.shape, padding, variant.reach, variant.odd_flows);
+  const Case c = make_case(seed, variant.shape, padding, variant.reach, variant.odd);
   std::vector<float> y(c.y.size(), -7), flow(c.flow.size(), -7);
   const std::size_t bytes = flow_warp_cpu_scratch(c.shape);
   const std::unique_ptr<void, decltype(&std::free)> scratch{
@@ -37,7 +37,9 @@ int main() {
   std::vector<Variant> all = variants();
   // rows by a ring: several strips, rows that leave it, more rows than it holds
   for (const Variant& variant : std::initializer_list<Variant>{
-           {{2, 4, 130, 36}, 2, true}, {{1, 3, 66, 2048}, 0, false}, {{1, 4, 66, 2048}, 9, true}}) {
+           {{2, 4, 130, 36}, 2, Odd::kFlows},
+           {{1, 3, 66, 2048}, 0},
+           {{1, 4, 66, 2048}, 9, Odd::kFlows}}) {
     all.push_back(variant);
   }
   for (const Variant& variant : all) {

@@ -32,8 +32,8 @@ def test_nvrtc_makes_code_for_a_gpu_that_is_not_there(architecture):
 def test_the_argument_is_laid_out_as_the_kernel_reads_it():
     # parameters of a kernel in PTX say their size
     ptx = cuda.compile_flow_warp("sm_90", "ptx").decode()
-    declared = f"flow_warp_planes_float32_param_0[{ctypes.sizeof(cuda._Call)}]"
-    assert declared in ptx
+    for i, structure in enumerate((cuda._Call, cuda._LaunchShape)):
+        assert f"flow_warp_planes_float32_param_{i}[{ctypes.sizeof(structure)}]" in ptx
 
 
 def test_an_unknown_architecture_is_named():
@@ -55,7 +55,7 @@ def arrays(**changed):
 
 
 def test_shapes_that_fit():
-    assert cuda._checked_shape(arrays(), "border") == (1, 3, 8, 6)
+    assert cuda._checked_shape(arrays(), "border", False) == (1, 3, 8, 6)
 
 
 @pytest.mark.parametrize(
@@ -73,23 +73,30 @@ def test_shapes_that_fit():
 def test_what_does_not_fit_is_named(changed, error, message):
     changed = {name: cuda.Array(4096, *rest) for name, rest in changed.items()}
     with pytest.raises(error, match=message):
-        cuda._checked_shape(arrays(**changed), "zeros")
+        cuda._checked_shape(arrays(**changed), "zeros", False)
+
+
+def test_an_array_that_starts_at_an_odd_element_is_named():
+    y = cuda.Array(4100, (1, 3, 8, 6), "float32", 0)
+    with pytest.raises(ValueError, match="y starts at address 0x1004; expected a multiple of 8"):
+        cuda._checked_shape(arrays(y=y), "zeros", False)
+
+
+def test_channels_last():
+    def last(channels, pointer=4096):
+        array = cuda.Array(pointer, (1, 8, 6, channels), "float16", 0)
+        return arrays(x=array, y=array)
+
+    assert cuda._checked_shape(last(16), "zeros", True) == (1, 16, 8, 6)
+    with pytest.raises(ValueError, match=r"x has shape .*; expected .* C a multiple of 8"):
+        cuda._checked_shape(last(12), "zeros", True)
+    with pytest.raises(ValueError, match="x starts at address 0x1008; expected a multiple of 16"):
+        cuda._checked_shape(last(16, 4104), "zeros", True)
 
 
 def test_an_unknown_padding_is_named():
     with pytest.raises(ValueError, match="padding is 'mirror'"):
-        cuda._checked_shape(arrays(), "mirror")
-
-
-@pytest.mark.parametrize("n", [1, 3, 64])
-@pytest.mark.parametrize("c", [0, 1, 8, 9, 64, 300])
-@pytest.mark.parametrize("size", [(2, 2), (64, 48), (1024, 768)])
-def test_a_launch_covers_every_pixel_and_every_channel_once(n, c, size):
-    blocks, parts, each = cuda._launch_shape(n, c, *size)
-    pixels = size[0] * size[1]
-    assert (blocks - 1) * 128 < pixels <= blocks * 128
-    assert each % 8 == 0
-    assert (parts - 1) * each < max(c, 1) <= parts * each
+        cuda._checked_shape(arrays(), "mirror", False)
 
 
 def call(x, **options):
@@ -172,14 +179,26 @@ def test_channels_last_kernels_are_right_on_a_gpu(truth, dtype, padding, shape):
     major, minor = torch.cuda.get_device_capability()
     code = ObjectCode.from_cubin(cuda.compile_flow_warp(f"sm_{major}{minor}"))
     kernel = code.get_kernel(f"flow_warp_hwc8_{str(dtype).removeprefix('torch.')}")
-    # parts of 64 channels, as launch_shape gives them at most
-    grid = (-(-h * w // 128), -(-pitch // 64), n)
-    stream = torch.cuda.current_stream().cuda_stream
-    cuda._launch(kernel, grid, (call, ctypes.c_int(64)), stream)
+    shape = cuda._launch_shape(n, c, h, w, "hwc8", x.element_size())
+    cuda._launch(kernel, call, shape, torch.cuda.current_stream().cuda_stream)
     torch.cuda.synchronize()
     assert (y[..., c:] == 0).all()
     found = y[..., :c].permute(0, 3, 1, 2)
     assert_right(truth, arrays, tensors["x"], found, flow, padding)
+
+
+@gpu
+@pytest.mark.parametrize("shape", [(3, 8, 34, 46), (2, 304, 64, 48)])
+def test_channels_last_arrays_on_a_gpu(truth, shape):
+    arrays = truth.arguments(4, *shape, 2.0)
+    tensors = on_gpu(arrays, torch.float16)
+    due, flow = outputs(tensors)
+    cuda.flow_warp(**tensors, out=(due, flow))
+    tensors["x"] = tensors["x"].permute(0, 2, 3, 1).contiguous()
+    y, flow = outputs(tensors)
+    cuda.flow_warp(**tensors, out=(y, flow), channels_last=True)
+    torch.cuda.synchronize()
+    torch.testing.assert_close(y.permute(0, 3, 1, 2), due, rtol=2e-3, atol=1e-5)
 
 
 @gpu

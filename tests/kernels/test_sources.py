@@ -5,8 +5,15 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
+import onnx
 import pytest
+
+from garment_transfer.bundle import Bundle
+from garment_transfer.kernels import flow_warp as cuda
+from garment_transfer.runtime import sample_bundle
 
 HERE = Path(__file__).parent
 KERNELS = HERE.parents[1] / "kernels/flow_warp"
@@ -34,18 +41,23 @@ def cuda_headers() -> Path | None:
     return Path(found) if found else None
 
 
-def build_and_run(folder, sources, *options):
+def built(folder, sources, *options):
     program = folder / "program"
     command = [
         COMPILER, "-std=c++20", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-psabi",
         "-Wno-unknown-pragmas", "-fno-trapping-math", "-fno-math-errno",
         "-DGT_ONE_TARGET", f"-I{KERNELS}", f"-I{HERE}", *options,
-        *map(str, sources), "-o", str(program), "-pthread",
+        *map(str, sources), "-pthread",
     ]  # fmt: skip
-    for step in (command, [str(program)]):
-        ran = subprocess.run(step, capture_output=True, text=True, timeout=600)
-        assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "passed" in ran.stdout
+    run([*command, "-o", str(program)])
+    return program
+
+
+def run(command, stdin=""):
+    """What a program prints; it must not fail."""
+    ran = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=600)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
 
 
 SANITIZERS = {
@@ -57,7 +69,7 @@ SANITIZERS = {
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
 def test_cpu_kernel(tmp_path, sanitizer):
     sources = [HERE / "flow_warp_cpu_test.cpp", KERNELS / "flow_warp_cpu.cpp"]
-    build_and_run(tmp_path, sources, *SANITIZERS[sanitizer])
+    assert "passed" in run([built(tmp_path, sources, *SANITIZERS[sanitizer])])
 
 
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
@@ -68,4 +80,89 @@ def test_cuda_kernels_thread_by_thread_on_the_cpu(tmp_path, sanitizer):
             "no CUDA headers: install nvidia-cuda-runtime and cuda-pathfinder, or a toolkit"
         )
     sources = [HERE / "flow_warp_cuda_on_cpu_test.cpp"]
-    build_and_run(tmp_path, sources, "-isystem", str(headers), *SANITIZERS[sanitizer])
+    program = built(tmp_path, sources, "-isystem", str(headers), *SANITIZERS[sanitizer])
+    assert "passed" in run([program])
+
+
+LAYOUTS = ("planes", "hwc8")
+SIZES = ("tiles", "parts", "threads_x", "threads_y", "tile", "groups", "magic", "shift")
+RATIOS = ("w_over_h", "h_over_w")
+
+
+@pytest.fixture(scope="module")
+def launch_shapes(tmp_path_factory):
+    """Calls (n, c, h, w, layout, element's bytes) -> what C++'s `launch_shape` makes of them."""
+    program = built(tmp_path_factory.mktemp("launch_shape"), [HERE / "launch_shape.cpp"])
+
+    def of(calls):
+        rows = [(n, c, h, w, LAYOUTS.index(layout), size) for n, c, h, w, layout, size in calls]
+        lines = run([program], "".join(" ".join(map(str, row)) + "\n" for row in rows)).splitlines()
+        assert len(lines) == len(rows)
+        for line in lines:
+            values = line.split()
+            sizes = dict(zip(SIZES, map(int, values), strict=False))
+            ratios = dict(zip(RATIOS, map(float, values[len(SIZES) :]), strict=False))
+            yield SimpleNamespace(**sizes, **ratios, wrong_quotients=int(values[-1]))
+
+    return of
+
+
+def calls_of_all_sizes(count):
+    """Single pixels, odd halves, large photos, no channel, an odd number of them, many images."""
+    random = np.random.default_rng(3)
+    for _ in range(count):
+        n = int(random.choice([0, 1, 1, 2, 3, 64, 1000]))
+        c = int(random.choice([0, 1, 8, 9, random.integers(1, 70), random.integers(1, 3000)]))
+        h, w = (2 * int(2 ** random.uniform(0, 11)) for _ in range(2))
+        yield n, c, h, w, str(random.choice(LAYOUTS)), int(random.choice([2, 4]))
+    yield 1, 1, 2, 1 << 29, "planes", 2
+    yield 1, 1, 1 << 29, 2, "hwc8", 2
+
+
+def test_a_launch_covers_every_pixel_and_every_channel_once(launch_shapes):
+    calls = list(calls_of_all_sizes(2000))
+    for call, shape in zip(calls, launch_shapes(calls), strict=True):
+        _, c, h, w, layout, size = call
+        pixels, planes = h * w, layout == "planes"
+        channels = shape.groups * (2 if planes else 16 // size)
+        assert (shape.tiles - 1) * shape.tile < pixels <= shape.tiles * shape.tile, call
+        assert (shape.parts - 1) * channels < max(c if planes else -(-c // 8) * 8, 1), call
+        assert c <= shape.parts * channels, call
+        # a thread for every pair of pixels, no more than a block has, and shared memory for them
+        threads = shape.threads_x * shape.threads_y
+        assert shape.tile % 2 == 0, call
+        assert shape.tile // 2 <= threads <= 128, call
+        assert shape.threads_x == shape.tile // 2 if planes else shape.tile <= 128, call
+        assert shape.wrong_quotients == 0, call
+
+
+def test_python_launches_as_the_library_does(launch_shapes):
+    calls = list(calls_of_all_sizes(500))
+    for call, due in zip(calls, launch_shapes(calls), strict=True):
+        found = cuda._launch_shape(*call)
+        assert [getattr(found, name) for name in SIZES] == [getattr(due, name) for name in SIZES]
+        for name in RATIOS:
+            assert np.float32(getattr(found, name)) == np.float32(getattr(due, name)), call
+
+
+def shipped_levels():
+    """Channels, height and width of what the shipped graphs give to FlowWarp."""
+    bundle = Bundle.load(sample_bundle())
+    for stage in ("parsing", "warping"):
+        graph = onnx.shape_inference.infer_shapes(onnx.load(bundle.graph_path(stage))).graph
+        shapes = {v.name: v.type.tensor_type.shape.dim for v in graph.value_info}
+        for node in graph.node:
+            if node.op_type == "FlowWarp":
+                yield tuple(d.dim_value for d in shapes[node.input[0]][1:])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_one_picture_fills_a_gpu_at_every_level(launch_shapes, layout):
+    # two blocks for each of an H100's 132 multiprocessors; wider networks have these levels too
+    levels = [*shipped_levels(), (64, 128, 96), (256, 64, 48)]
+    assert (64, 16, 12) in levels
+    calls = [(1, *level, layout, 2) for level in levels]
+    for level, shape in zip(levels, launch_shapes(calls), strict=True):
+        print(f"{layout} {level}: {shape.tiles} x {shape.parts} blocks of", end=" ")
+        print(f"{shape.threads_x} x {shape.threads_y} threads, {shape.tile} pixels")
+        assert shape.tiles * shape.parts >= 2 * 132, level

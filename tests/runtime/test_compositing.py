@@ -10,7 +10,7 @@ import pytest
 
 from garment_transfer.bundle import Size, border_width
 from garment_transfer.runtime import Pipeline
-from garment_transfer.runtime.photos import Composed, Fit, Person, compose
+from garment_transfer.runtime.photos import Box, Composed, Fit, Person, compose
 
 MakePerson = Callable[..., Person]
 
@@ -227,6 +227,38 @@ def test_new_borders_are_smooth(make_person: MakePerson) -> None:
     assert 1 - iou(got, due) < 0.6 * (1 - iou(stairs, due))
 
 
+@pytest.mark.parametrize("scored", [False, True])
+def test_what_lies_outside_the_box_stays(make_person: MakePerson, scored: bool) -> None:
+    """A small person in a large photo, framed by a box that leaves it at the top."""
+    small = make_person(160, 80)
+    maps = [np.zeros((400, 300, *a.shape[2:]), np.uint8) for a in (small.parsing, small.densepose)]
+    image = np.random.default_rng(0).integers(0, 256, (400, 300, 3), dtype=np.uint8)
+    place = np.s_[0:160, 120:200]
+    for whole, part in zip(
+        (image, *maps), (small.image, small.parsing, small.densepose), strict=True
+    ):
+        whole[place] = part
+    person = Person(image, *maps)
+    fit = Fit(Size(400, 300), FRAME, Box(top=-16, left=112, height=192, width=96))
+    parsing = fit.map(person.parsing)
+    scores = 255 * (parsing[..., None] == (0, 3, 4, 5)).astype(np.uint8)
+    result = compose(
+        person,
+        person,
+        fit,
+        fit,
+        **outputs_with(parsing, fit.photo(person.image), 0),
+        transfer_scores=scores if scored else None,
+    )
+    garment, found = person.parsing == 4, result.parsing == 4
+    # the scores alone know no more than the small size
+    assert (garment & found).sum() / (garment | found).sum() > (0.85 if scored else 0.999)
+    outside = np.ones((400, 300), bool)
+    outside[:176, 112:208] = False
+    assert (result.image[outside] == image[outside]).all()
+    assert (result.parsing[outside] == person.parsing[outside]).all()
+
+
 def test_shares_put_a_border_between_pixels_of_the_small_size(make_person: MakePerson) -> None:
     person = make_person(512, 256)
     person = Person(person.image, np.zeros((512, 256), np.uint8), person.densepose)
@@ -241,7 +273,7 @@ def test_shares_put_a_border_between_pixels_of_the_small_size(make_person: MakeP
         fit,
         fit,
         **outputs_with(np.zeros((64, 32), np.uint8), np.full((64, 32, 3), 128, np.uint8), 10),
-        shares=shares,
+        transfer_scores=shares,
     )
     columns = np.arange(256)
     assert (result.parsing[:, columns >= 84] == 4).all()

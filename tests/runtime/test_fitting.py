@@ -189,9 +189,9 @@ def test_the_frame_moves_with_the_person(
     assert (moved.height, moved.width) == (first.height, first.width)
     assert (moved.top - first.top, moved.left - first.left) == shift
     assert abs(moved.width * 256 - moved.height * 192) <= 256
-    # what a parser adds far away is no part of it: a speck
-    ids[-1, -1] = 23
-    assert frame(ids, FRAMING, target) == moved or scale < 12
+    if scale >= 12:  # so large that a row of one pixel is a speck
+        ids[-1, -1] = 23
+        assert frame(ids, FRAMING, target) == moved
 
 
 def test_the_frame_of_nobody_is_an_error() -> None:

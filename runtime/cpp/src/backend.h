@@ -20,6 +20,10 @@ inline constexpr std::array<const char*, 6> kInputs = {
 inline constexpr std::array<const char*, 6> kOutputs = {
     "image", "transfer_parsing", "warped_garment", "flow", "transfer_scores", "flow_confidence"};
 
+// Milliseconds of a run's parts, in gt_times' order: upload, each stage, download.
+inline constexpr std::size_t kParts = kStages.size() + 2;
+using Times = std::array<double, kParts>;
+
 // A checked gt_transfer: strides are filled in, sizes agree with the bundle.
 struct Run {
   std::int32_t batch = 0;
@@ -39,6 +43,7 @@ struct Run {
   std::array<Input, kInputs.size()> inputs;
   // Null where the caller does not want it.
   std::array<void*, kOutputs.size()> outputs{};
+  Times* times = nullptr;  // null where nobody asked
 };
 
 // Copies host pixels close together to `to`.

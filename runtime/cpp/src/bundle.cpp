@@ -63,8 +63,8 @@ Graphs graphs(const Field& field, const std::string& precision, const std::strin
 void check_framing(const Field& field) {
   field.object({"parts", "legs", "margin"});
   for (const Field& part : field["parts"].items(1)) part.integer(1, 24);
-  field["legs"].number(0);
-  field["margin"].number(0);
+  field["legs"].number(0, 10);
+  field["margin"].number(0, 1);
 }
 
 void check_parity(const Field& field) {
@@ -148,7 +148,7 @@ Manifest read_manifest(const std::string& folder, const std::string& path) {
     if (json.is_object() && json.contains("schema_version")) {
       const Json& version = json["schema_version"];
       const std::uint64_t found = version.is_number_unsigned() ? version.get<std::uint64_t>() : 0;
-      if (found && found != kSchemaVersion) {
+      if (found && found != kSchemaVersion && found <= INT64_MAX) {
         const bool newer = found > kSchemaVersion;
         throw Error(newer ? GT_MANIFEST_TOO_NEW : GT_MANIFEST_TOO_OLD,
                     path + " has schema version " + version.dump() + ", and garment-transfer " +

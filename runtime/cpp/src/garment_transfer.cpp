@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
+#include <iterator>
 #include <memory>
 #include <new>
 #include <string>
@@ -245,8 +246,19 @@ void check_ids(const Run::Input& input, std::int32_t batch, std::size_t step, in
   }
 }
 
-Run checked(const gt_transfer& pointed, Size size) {
+gt_transfer read_transfer(const gt_transfer& pointed) {
   const auto given = read_struct(pointed, offsetof(gt_transfer, flow), "gt_transfer");
+  if (given.times) read_struct(*given.times, sizeof(gt_times), "gt_times");
+  return given;
+}
+
+void write_times(const Times& from, gt_times& to) {
+  double* const parts[] = {&to.upload, &to.parsing, &to.warping, &to.regrowth, &to.download};
+  static_assert(std::size(parts) == kParts);
+  for (std::size_t i = 0; i < kParts; ++i) *parts[i] = from[i];
+}
+
+Run checked(const gt_transfer& given, Size size) {
   if (given.batch < 1) {
     throw Error(GT_BATCH_INVALID, "batch is " + std::to_string(given.batch), "1 or more pairs");
   }
@@ -390,7 +402,12 @@ gt_status gt_session_create(gt_pipeline* pipeline, gt_session** session) {
 gt_status gt_session_run(gt_session* session, const gt_transfer* transfer) {
   return gt::guarded([&] {
     const gt::Hold hold(*gt::not_null(session, "session"));
-    session->worker->run(gt::checked(*gt::not_null(transfer, "transfer"), session->loaded->size));
+    const gt_transfer given = gt::read_transfer(*gt::not_null(transfer, "transfer"));
+    gt::Run run = gt::checked(given, session->loaded->size);
+    gt::Times times{};
+    if (given.times) run.times = &times;
+    session->worker->run(run);
+    if (given.times) gt::write_times(times, *given.times);
   });
 }
 

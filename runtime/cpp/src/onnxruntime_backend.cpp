@@ -1,11 +1,17 @@
-// ONNX Runtime, with the settings of runtime/backends/onnxruntime.py.
+// ONNX Runtime, with the settings of runtime/backends/onnxruntime.py and onnxruntime_cuda.py.
 
 #define ORT_API_MANUAL_INIT
 #include <onnxruntime_cxx_api.h>
 
 #include <algorithm>
+#include <chrono>
+#include <filesystem>
 #include <map>
+#include <memory>
 #include <mutex>
+#include <string_view>
+#include <system_error>
+#include <utility>
 #include <vector>
 
 #include "backend.h"
@@ -74,6 +80,18 @@ void check_signature(const std::string& path, const char* kind,
               "write the bundle anew with `garment-transfer export CHECKPOINT -o BUNDLE`");
 }
 
+// Whether a library holds code for GPUs: nvcc puts it into a section of its own. True for what
+// cannot be read: loading it says why.
+bool has_cuda_kernels(const std::string& library) {
+  constexpr std::string_view kSection = ".nv_fatbin";
+  try {
+    const auto bytes = read_file(library, std::filesystem::file_size(library));
+    return std::search(bytes.begin(), bytes.end(), kSection.begin(), kSection.end()) != bytes.end();
+  } catch (const std::system_error&) {
+    return true;
+  }
+}
+
 class OnnxRuntimeBackend final : public Backend {
  public:
   OnnxRuntimeBackend(Bundle bundle, const BackendOptions& options) : size(bundle.size) {
@@ -132,10 +150,27 @@ class OnnxRuntimeBackend final : public Backend {
                   "device 'cuda': this ONNX Runtime " + version() + " has no CUDA provider", {},
                   "use ONNX Runtime's GPU package, or device 'cpu'");
     }
+    // the older OrtCUDAProviderOptions cannot say that float32 is float32 (TF32 off)
+    const std::string id = std::to_string(device_id);
+    const std::pair<const char*, const char*> settings[] = {
+        {"device_id", id.c_str()},
+        {"use_tf32", "0"},
+        // doubling would take far more than the graphs need
+        {"arena_extend_strategy", "kSameAsRequested"}};
+    std::vector<const char*> keys, values;
+    for (const auto& [key, value] : settings) {
+      keys.push_back(key);
+      values.push_back(value);
+    }
+    const OrtApi& api = Ort::GetApi();
     try {
-      OrtCUDAProviderOptions cuda{};
-      cuda.device_id = device_id;
-      session_options.AppendExecutionProvider_CUDA(cuda);
+      OrtCUDAProviderOptionsV2* made = nullptr;
+      Ort::ThrowOnError(api.CreateCUDAProviderOptions(&made));
+      const std::unique_ptr<OrtCUDAProviderOptionsV2, decltype(api.ReleaseCUDAProviderOptions)>
+          cuda(made, api.ReleaseCUDAProviderOptions);
+      Ort::ThrowOnError(
+          api.UpdateCUDAProviderOptions(made, keys.data(), values.data(), keys.size()));
+      session_options.AppendExecutionProvider_CUDA_V2(*made);
     } catch (const Ort::Exception& error) {
       throw Error(GT_BACKEND_UNAVAILABLE,
                   "device 'cuda': ONNX Runtime " + version() +
@@ -147,6 +182,17 @@ class OnnxRuntimeBackend final : public Backend {
   void register_flow_warp(Ort::SessionOptions& session_options, const BackendOptions& options) {
     if (options.flow_warp_library.empty()) {
       flow_warp_ = "standard operators: no kernel library";
+      return;
+    }
+    // with a kernel for CPUs alone FlowWarp would leave the GPU; its body need not
+    if (options.device == "cuda" && !has_cuda_kernels(options.flow_warp_library)) {
+      const std::string why = options.flow_warp_library + " has no CUDA code";
+      if (options.flow_warp_named) {
+        throw Error(GT_OPTION_INVALID, why,
+                    "libgarment_transfer_onnxruntime built with CUDA, or \"\" for FlowWarp by "
+                    "standard operators");
+      }
+      flow_warp_ = "standard operators: " + why;
       return;
     }
     try {
@@ -192,6 +238,14 @@ class OnnxRuntimeWorker final : public Worker {
                   "load it with backend 'tensorrt' for device memory");
     }
     std::map<std::string, void*> values;
+    auto before = Clock::now();
+    const auto part_done = [&](std::size_t part) {
+      const auto now = Clock::now();
+      if (run.times) {
+        (*run.times)[part] = std::chrono::duration<double, std::milli>(now - before).count();
+      }
+      before = now;
+    };
     for (std::size_t i = 0; i < kInputs.size(); ++i) {
       const Run::Input& input = run.inputs[i];
       if (input.dense()) {
@@ -210,10 +264,16 @@ class OnnxRuntimeWorker final : public Worker {
       unwanted_[i].resize(output_bytes(i, backend_.size, run.batch));
       values[kOutputs[i]] = unwanted_[i].data();
     }
-    for (std::size_t i = 0; i < kStages.size(); ++i) run_stage(i, run.batch, values);
+    part_done(0);
+    for (std::size_t i = 0; i < kStages.size(); ++i) {
+      run_stage(i, run.batch, values);
+      part_done(1 + i);
+    }
   }
 
  private:
+  using Clock = std::chrono::steady_clock;
+
   void run_stage(std::size_t stage, std::int32_t batch,
                  const std::map<std::string, void*>& values) {
     const Signature& signature = backend_.signatures[stage];

@@ -3,12 +3,14 @@
 //
 // Host pictures take one copy each way through page-locked memory around a CUDA graph per batch
 // size. Device pictures are read and written where they lie, engine by engine on the caller's
-// stream: a captured graph has fixed addresses.
+// stream: a captured graph has fixed addresses. Those whose addresses TensorRT does not take go
+// through the session's own memory.
 
 #include <NvInferRuntime.h>
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <cstring>
 #include <filesystem>
 #include <list>
@@ -35,8 +37,13 @@ namespace {
 namespace fs = std::filesystem;
 namespace trt = nvinfer1;
 
-// Of every tensor in a block of memory, in bytes: what TensorRT asks of addresses.
-constexpr std::size_t kAlignment = 256;
+// What TensorRT asks of addresses, in bytes: of tensors (setTensorAddress), of activation memory.
+constexpr std::size_t kTensorAlignment = 256;
+constexpr std::size_t kActivationAlignment = 512;
+
+// Attempts at a graph before a session goes on without: another thread that synchronises the device
+// breaks a capture, whatever its mode.
+constexpr int kCaptures = 3;
 
 // Batch sizes that a session keeps contexts, buffers and a graph for.
 constexpr std::size_t kMaxChains = 4;
@@ -77,26 +84,41 @@ using Stream = std::unique_ptr<CUstream_st, Freed<cudaStream_t, cudaStreamDestro
 using Event = std::unique_ptr<CUevent_st, Freed<cudaEvent_t, cudaEventDestroy>>;
 using GraphExec = std::unique_ptr<CUgraphExec_st, Freed<cudaGraphExec_t, cudaGraphExecDestroy>>;
 
-// Keeps TensorRT's last error.
+// Keeps the last error that TensorRT logged in each thread.
 class Logger final : public trt::ILogger {
  public:
   void log(Severity severity, const char* message) noexcept override {
     if (severity > Severity::kERROR) return;
     try {
-      const std::lock_guard<std::mutex> lock(guard_);
-      error_ = message;
+      error() = message;
     } catch (...) {
     }
   }
   std::string last_error() {
-    const std::lock_guard<std::mutex> lock(guard_);
-    return error_.empty() ? "no reason given" : error_;
+    const std::string last = std::exchange(error(), {});
+    return last.empty() ? "no reason given" : last;
   }
 
  private:
-  std::mutex guard_;
-  std::string error_;
+  static std::string& error() {
+    thread_local std::string last;
+    return last;
+  }
 };
+
+// One for the process, never destroyed: TensorRT keeps the first that it is given, and logs there
+// whatever it was given later.
+Logger& logger() {
+  static Logger& one = *new Logger;
+  return one;
+}
+
+// Held while engines are loaded, contexts made and graphs captured, in the whole process: what
+// TensorRT does to the device meanwhile would break a capture.
+std::mutex& preparing() {
+  static std::mutex& one = *new std::mutex;
+  return one;
+}
 
 std::string installed_version() {
   const int version = getInferLibVersion(), build = getInferLibBuildVersion();
@@ -157,12 +179,13 @@ class Engines {
                 "use such a batch, or build others with `" + command() + " --batch MIN:OPT:MAX`");
   }
 
-  // Readies a runtime for the plugin that the engines call.
-  void load_plugin(trt::IRuntime& runtime, const std::string& library) const {
-    if (!record_.plugin) return;
+  // A runtime, ready for the plugin that the engines call.
+  std::shared_ptr<trt::IRuntime> runtime(const std::string& library) const {
+    if (!record_.plugin) return made_runtime();
     if (record_.plugin->embedded) {
-      runtime.setEngineHostCodeAllowed(true);
-      return;
+      auto made = made_runtime();
+      made->setEngineHostCodeAllowed(true);
+      return made;
     }
     const std::string name = record_.plugin->name + " version " + record_.plugin->version;
     if (library.empty()) {
@@ -175,9 +198,19 @@ class Engines {
       refuse(GT_ENGINE_MISMATCH, "they were built with the plugin " + name + ", and " + library +
                                      " is another one");
     }
-    if (!runtime.getPluginRegistry().loadLibrary(library.c_str())) {
-      refuse(GT_ENGINE_REJECTED, "TensorRT does not load the plugin library " + library);
+    // Shared and never destroyed: the plugin logs by the finder of the registry that loaded its
+    // library last, which is the runtime's.
+    static auto& loaded = *new std::map<std::string, std::shared_ptr<trt::IRuntime>>;
+    auto& shared = loaded[record_.plugin->sha256];
+    if (!shared) {
+      const auto made = made_runtime();
+      if (!made->getPluginRegistry().loadLibrary(library.c_str())) {
+        refuse(GT_ENGINE_REJECTED, "TensorRT does not load the plugin library " + library + ": " +
+                                       logger().last_error());
+      }
+      shared = made;
     }
+    return shared;
   }
 
   [[noreturn]] void refuse(gt_status status, const std::string& what) const {
@@ -188,6 +221,14 @@ class Engines {
   const fs::path& folder() const { return folder_; }
 
  private:
+  static std::shared_ptr<trt::IRuntime> made_runtime() {
+    std::shared_ptr<trt::IRuntime> made(trt::createInferRuntime(logger()));
+    if (!made) {
+      throw Error(GT_BACKEND_UNAVAILABLE, "TensorRT does not start: " + logger().last_error());
+    }
+    return made;
+  }
+
   std::string command() const {
     return "garment-transfer build " + bundle_ + " --backend tensorrt --precision " + precision_;
   }
@@ -258,20 +299,27 @@ class TensorRtBackend final : public Backend {
     check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "ask the GPU");
     record = std::make_unique<Engines>(bundle,
                                        std::to_string(major) + "." + std::to_string(minor));
-    runtime_.reset(trt::createInferRuntime(logger));
-    if (!runtime_) {
-      throw Error(GT_BACKEND_UNAVAILABLE, "TensorRT does not start: " + logger.last_error());
-    }
-    record->load_plugin(*runtime_, options.flow_warp_library);
+    const std::lock_guard<std::mutex> lock(preparing());
+    runtime_ = record->runtime(options.flow_warp_library);
     for (std::size_t i = 0; i < kStages.size(); ++i) {
       const std::vector<char> plan = record->plan(i);
       engines[i].reset(runtime_->deserializeCudaEngine(plan.data(), plan.size()));
       if (!engines[i]) {
         record->refuse(GT_ENGINE_REJECTED, std::string("TensorRT does not load ") + kStages[i] +
-                                               ": " + logger.last_error());
+                                               ": " + logger().last_error());
       }
       signatures[i] = bundle.graphs[i].signature;
       check_tensors(i);
+    }
+  }
+
+  ~TensorRtBackend() override {
+    try {
+      const OnDevice on(device);
+      for (auto& engine : engines) engine.reset();
+      runtime_.reset();
+    } catch (const Error&) {
+      // the device is gone, and with it what is to be freed
     }
   }
 
@@ -286,17 +334,16 @@ class TensorRtBackend final : public Backend {
   void require(bool done, std::size_t stage, const char* what) {
     if (done) return;
     throw Error(GT_RUN_FAILED, "TensorRT cannot " + std::string(what) + " in the " +
-                                   kStages[stage] + " engine: " + logger.last_error());
+                                   kStages[stage] + " engine: " + logger().last_error());
   }
 
-  Logger logger;
   Size size;
   int device;
   std::array<Signature, 3> signatures;
   std::unique_ptr<Engines> record;
 
  private:
-  std::unique_ptr<trt::IRuntime> runtime_;  // outlives the engines
+  std::shared_ptr<trt::IRuntime> runtime_;  // outlives the engines
 
   void check_tensors(std::size_t stage) {
     using Known = std::set<std::tuple<std::string, std::string, bool>>;
@@ -325,62 +372,65 @@ class TensorRtBackend final : public Backend {
 
  public:
   std::array<std::unique_ptr<trt::ICudaEngine>, 3> engines;
-  std::mutex making_contexts;
 };
+
+// Between the parts of a run: its beginning, inputs in, after each graph, results out.
+constexpr std::size_t kMarks = kParts + 1;
+using Marks = std::array<Event, kMarks>;
 
 // What transfers of one batch size need: contexts, buffers, and a graph of the chain.
 class Chain {
  public:
-  Chain(TensorRtBackend& backend, std::int32_t batch, cudaStream_t stream)
-      : backend_(backend), batch_(batch), stream_(stream) {
-    std::size_t input_bytes = 0, output_bytes_all = 0, activation = 0;
+  Chain(TensorRtBackend& backend, std::int32_t batch, cudaStream_t stream, const Marks& marks)
+      : backend_(backend), batch_(batch), stream_(stream), marks_(marks) {
+    std::size_t activation = 0;
     const auto place = [](std::size_t& end, std::size_t bytes) {
       const std::size_t at = end;
-      end += (bytes + kAlignment - 1) / kAlignment * kAlignment;
+      end = aligned(end + bytes);
       return at;
     };
     for (std::size_t i = 0; i < kInputs.size(); ++i) {
       const std::size_t pixels = output_bytes(1, backend.size, batch);
-      input_at_[i] = place(input_bytes, i % 3 == 1 ? pixels : 3 * pixels);
+      input_at_[i] = place(input_bytes_, i % 3 == 1 ? pixels : 3 * pixels);
     }
     for (std::size_t i = 0; i < kOutputs.size(); ++i) {
-      output_at_[i] = place(output_bytes_all, output_bytes(i, backend.size, batch));
+      output_at_[i] = place(output_bytes_, output_bytes(i, backend.size, batch));
     }
-    input_bytes_ = input_bytes;
-    output_bytes_ = output_bytes_all;
-    {
-      const std::lock_guard<std::mutex> lock(backend.making_contexts);
-      for (std::size_t i = 0; i < kStages.size(); ++i) {
-        contexts_[i].reset(backend.engines[i]->createExecutionContext(
-            trt::ExecutionContextAllocationStrategy::kUSER_MANAGED));
-        backend.require(contexts_[i] != nullptr, i, "make an execution context");
-        backend.require(contexts_[i]->setOptimizationProfileAsync(0, stream), i, "take a profile");
-        for (const auto& tensor : backend.signatures[i].inputs) {
-          backend.require(contexts_[i]->setInputShape(tensor.name.c_str(), dims(tensor, batch)), i,
-                          "take an input's shape");
-        }
-        activation_bytes_[i] = contexts_[i]->updateDeviceMemorySizeForShapes();
-        activation = std::max(activation, activation_bytes_[i]);
+    const std::lock_guard<std::mutex> lock(preparing());
+    std::array<std::size_t, kStages.size()> needed{};
+    for (std::size_t i = 0; i < kStages.size(); ++i) {
+      contexts_[i].reset(backend.engines[i]->createExecutionContext(
+          trt::ExecutionContextAllocationStrategy::kUSER_MANAGED));
+      backend.require(contexts_[i] != nullptr, i, "make an execution context");
+      backend.require(contexts_[i]->setOptimizationProfileAsync(0, stream), i, "take a profile");
+      for (const auto& tensor : backend.signatures[i].inputs) {
+        backend.require(contexts_[i]->setInputShape(tensor.name.c_str(), dims(tensor, batch)), i,
+                        "take an input's shape");
       }
+      needed[i] = contexts_[i]->updateDeviceMemorySizeForShapes();
+      activation = std::max(activation, needed[i]);
     }
-    // They run one after another, and share their activation memory.
+    // Contexts run one after another, and share their activation memory, which is first: TensorRT
+    // would only log that it refuses an address. CUDA promises 256 bytes.
+    activation = aligned(activation);
+    std::size_t room = activation + input_bytes_ + output_bytes_ + kActivationAlignment;
     void* memory = nullptr;
-    check(cudaMalloc(&memory, input_bytes_ + output_bytes_ + activation), "allocate memory");
-    on_device_.reset(memory);
+    check(cudaMalloc(&memory, room), "allocate memory");
+    block_.reset(memory);
+    std::align(kActivationAlignment, activation, memory, room);
+    on_device_ = static_cast<unsigned char*>(memory) + activation;
+    for (std::size_t i = 0; i < kStages.size(); ++i) {
+      if (!needed[i]) continue;
+      contexts_[i]->setDeviceMemoryV2(memory, static_cast<std::int64_t>(needed[i]));
+    }
     check(cudaHostAlloc(&memory, input_bytes_ + output_bytes_, cudaHostAllocDefault),
           "allocate page-locked memory");
     on_host_.reset(memory);
-    for (std::size_t i = 0; i < kStages.size(); ++i) {
-      if (!activation_bytes_[i]) continue;
-      contexts_[i]->setDeviceMemoryV2(device_at(input_bytes_ + output_bytes_),
-                                      static_cast<std::int64_t>(activation_bytes_[i]));
-    }
-    bind(own_addresses());
     // What TensorRT puts off until the first run happens now, and may not be captured.
     std::memset(on_host_.get(), 0, input_bytes_);
-    copies_and_engines(stream);
+    bind(own_addresses());
+    copies_and_engines(kUnmarked);
     check(cudaStreamSynchronize(stream), "run the engines");
-    capture();
   }
 
   std::int32_t batch() const { return batch_; }
@@ -390,7 +440,7 @@ class Chain {
     for (std::size_t i = 0; i < kInputs.size(); ++i) {
       copy_dense(run.inputs[i], batch_, host_at(input_at_[i]));
     }
-    check(cudaGraphLaunch(graph_.get(), stream_), "launch a graph");
+    launch(run.times != nullptr);
     check(cudaStreamSynchronize(stream_), "run the engines");
     for (std::size_t i = 0; i < kOutputs.size(); ++i) {
       if (run.outputs[i]) {
@@ -398,15 +448,18 @@ class Chain {
                     output_bytes(i, backend_.size, batch_));
       }
     }
+    if (run.times) read_times(*run.times);
   }
 
-  // Pictures in device memory, on the caller's stream.
+  // Pictures in device memory, on the caller's stream; waits for it where times are asked for.
   void run_on_device(const Run& run) {
     const auto stream = static_cast<cudaStream_t>(run.stream);
+    const Marking marking = run.times ? kMarked : kUnmarked;
     auto addresses = own_addresses();
+    mark(0, stream, marking);
     for (std::size_t i = 0; i < kInputs.size(); ++i) {
       const Run::Input& input = run.inputs[i];
-      if (input.dense()) {
+      if (input.dense() && takes(input.data)) {
         addresses[kInputs[i]] = const_cast<unsigned char*>(input.data);
         continue;
       }
@@ -420,18 +473,44 @@ class Chain {
       }
     }
     for (std::size_t i = 0; i < kOutputs.size(); ++i) {
-      if (run.outputs[i]) addresses[kOutputs[i]] = run.outputs[i];
+      if (run.outputs[i] && takes(run.outputs[i])) addresses[kOutputs[i]] = run.outputs[i];
     }
     bind(addresses);
-    engines(stream);
+    engines(stream, marking);
+    for (std::size_t i = 0; i < kOutputs.size(); ++i) {
+      if (!run.outputs[i] || takes(run.outputs[i])) continue;
+      check(cudaMemcpyAsync(run.outputs[i], device_at(input_bytes_ + output_at_[i]),
+                            output_bytes(i, backend_.size, batch_), cudaMemcpyDeviceToDevice,
+                            stream),
+            "copy an output");
+    }
+    mark(kMarks - 1, stream, marking);
+    if (!run.times) return;
+    check(cudaStreamSynchronize(stream), "run the engines");
+    read_times(*run.times);
   }
 
  private:
   using Addresses = std::map<std::string, void*>;
 
-  unsigned char* device_at(std::size_t at) {
-    return static_cast<unsigned char*>(on_device_.get()) + at;
+  // Whether a run leaves its marks on the stream, or in the graph that is being captured.
+  enum Marking { kUnmarked, kMarked, kMarkedInGraph };
+
+  struct Captured {
+    GraphExec graph;
+    int attempts = 0;
+  };
+
+  static std::size_t aligned(std::size_t bytes) {
+    return (bytes + kTensorAlignment - 1) / kTensorAlignment * kTensorAlignment;
   }
+
+  // Whether TensorRT takes an address of the caller's.
+  static bool takes(const void* address) {
+    return reinterpret_cast<std::uintptr_t>(address) % kTensorAlignment == 0;
+  }
+
+  unsigned char* device_at(std::size_t at) { return on_device_ + at; }
   unsigned char* host_at(std::size_t at) {
     return static_cast<unsigned char*>(on_host_.get()) + at;
   }
@@ -445,64 +524,109 @@ class Chain {
     return addresses;
   }
 
+  // Only what changed: TensorRT prepares a context anew for every address that it is given.
   void bind(const Addresses& addresses) {
     for (std::size_t i = 0; i < kStages.size(); ++i) {
       const Signature& signature = backend_.signatures[i];
       for (const auto* tensors : {&signature.inputs, &signature.outputs}) {
         for (const auto& tensor : *tensors) {
-          backend_.require(contexts_[i]->setTensorAddress(tensor.name.c_str(),
-                                                          addresses.at(tensor.name)),
-                           i, "take an address");
+          void* const address = addresses.at(tensor.name);
+          void*& bound = bound_[i][tensor.name];
+          if (bound == address) continue;
+          backend_.require(contexts_[i]->setTensorAddress(tensor.name.c_str(), address), i,
+                           "take an address");
+          bound = address;
         }
       }
     }
   }
 
-  void engines(cudaStream_t stream) {
+  void mark(std::size_t at, cudaStream_t stream, Marking marking) {
+    if (marking == kUnmarked) return;
+    const auto flags =
+        marking == kMarkedInGraph ? cudaEventRecordExternal : cudaEventRecordDefault;
+    check(cudaEventRecordWithFlags(marks_[at].get(), stream, flags), "record an event");
+  }
+
+  void read_times(Times& times) {
+    for (std::size_t i = 0; i < times.size(); ++i) {
+      float milliseconds = 0;
+      check(cudaEventElapsedTime(&milliseconds, marks_[i].get(), marks_[i + 1].get()),
+            "tell the time between events");
+      times[i] = milliseconds;
+    }
+  }
+
+  void engines(cudaStream_t stream, Marking marking) {
+    mark(1, stream, marking);
     for (std::size_t i = 0; i < kStages.size(); ++i) {
       backend_.require(contexts_[i]->enqueueV3(stream), i, "run");
+      mark(2 + i, stream, marking);
     }
   }
 
-  void copies_and_engines(cudaStream_t stream) {
-    check(cudaMemcpyAsync(device_at(0), host_at(0), input_bytes_, cudaMemcpyHostToDevice, stream),
+  void copies_and_engines(Marking marking) {
+    mark(0, stream_, marking);
+    check(cudaMemcpyAsync(device_at(0), host_at(0), input_bytes_, cudaMemcpyHostToDevice, stream_),
           "copy the inputs");
-    engines(stream);
+    engines(stream_, marking);
     check(cudaMemcpyAsync(host_at(input_bytes_), device_at(input_bytes_), output_bytes_,
-                          cudaMemcpyDeviceToHost, stream),
+                          cudaMemcpyDeviceToHost, stream_),
           "copy the outputs");
+    mark(kMarks - 1, stream_, marking);
   }
 
-  void capture() {
+  // One launch of a graph; engine by engine where none could be captured.
+  void launch(bool timed) {
+    Captured& captured = captured_[timed];
+    if (!captured.graph) {
+      bind(own_addresses());
+      while (!captured.graph && captured.attempts < kCaptures) {
+        ++captured.attempts;
+        captured.graph = capture(timed ? kMarkedInGraph : kUnmarked);
+      }
+    }
+    if (captured.graph) {
+      check(cudaGraphLaunch(captured.graph.get(), stream_), "launch a graph");
+    } else {
+      copies_and_engines(timed ? kMarked : kUnmarked);
+    }
+  }
+
+  // Null where it failed; the same work has run without.
+  GraphExec capture(Marking marking) {
+    const std::lock_guard<std::mutex> lock(preparing());
+    check(cudaStreamSynchronize(stream_), "wait for the run before");
     // relaxed: other sessions may allocate meanwhile
     check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeRelaxed), "begin a capture");
-    cudaGraph_t graph = nullptr;
+    bool whole = true;
     try {
-      copies_and_engines(stream_);
-    } catch (...) {
-      cudaStreamEndCapture(stream_, &graph);
-      if (graph) cudaGraphDestroy(graph);
-      throw;
+      copies_and_engines(marking);
+    } catch (const Error&) {
+      whole = false;
     }
-    check(cudaStreamEndCapture(stream_, &graph), "end a capture");
+    cudaGraph_t graph = nullptr;
     cudaGraphExec_t executable = nullptr;
-    const cudaError_t made = cudaGraphInstantiate(&executable, graph, 0);
-    cudaGraphDestroy(graph);
-    check(made, "make a graph");
-    graph_.reset(executable);
+    whole = cudaStreamEndCapture(stream_, &graph) == cudaSuccess && whole &&
+            cudaGraphInstantiate(&executable, graph, 0) == cudaSuccess;
+    if (graph) cudaGraphDestroy(graph);
+    if (!whole) cudaGetLastError();  // or the next call of anybody's reports it again
+    return GraphExec(executable);
   }
 
   TensorRtBackend& backend_;
   std::int32_t batch_;
   cudaStream_t stream_;
+  const Marks& marks_;
   std::array<std::size_t, kInputs.size()> input_at_{};
   std::array<std::size_t, kOutputs.size()> output_at_{};
-  std::array<std::size_t, 3> activation_bytes_{};
   std::size_t input_bytes_ = 0, output_bytes_ = 0;
-  DeviceMemory on_device_;
+  DeviceMemory block_;
+  unsigned char* on_device_ = nullptr;  // inputs, then outputs
   HostMemory on_host_;
   std::array<std::unique_ptr<trt::IExecutionContext>, 3> contexts_;
-  GraphExec graph_;
+  std::array<Addresses, 3> bound_;
+  std::array<Captured, 2> captured_;  // without and with marks
 };
 
 class TensorRtWorker final : public Worker {
@@ -515,6 +639,10 @@ class TensorRtWorker final : public Worker {
     cudaEvent_t event = nullptr;
     check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "make an event");
     done_.reset(event);
+    for (auto& mark : marks_) {
+      check(cudaEventCreateWithFlags(&event, cudaEventDefault), "make an event");
+      mark.reset(event);
+    }
   }
 
   ~TensorRtWorker() override {
@@ -522,6 +650,7 @@ class TensorRtWorker final : public Worker {
       const OnDevice on(backend_.device);
       cudaEventSynchronize(done_.get());
       chains_.clear();
+      for (auto& mark : marks_) mark.reset();
       done_.reset();
       stream_.reset();
     } catch (const Error&) {
@@ -585,7 +714,7 @@ class TensorRtWorker final : public Worker {
         check(cudaEventSynchronize(done_.get()), "wait for the run before");
         chains_.pop_back();
       }
-      chains_.push_front(std::make_unique<Chain>(backend_, batch, stream_.get()));
+      chains_.push_front(std::make_unique<Chain>(backend_, batch, stream_.get(), marks_));
     }
     return *chains_.front();
   }
@@ -593,6 +722,7 @@ class TensorRtWorker final : public Worker {
   TensorRtBackend& backend_;
   Stream stream_;
   Event done_;
+  Marks marks_;
   std::list<std::unique_ptr<Chain>> chains_;  // at most kMaxChains, last used first
 };
 

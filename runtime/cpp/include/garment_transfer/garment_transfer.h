@@ -114,7 +114,8 @@ typedef struct gt_pipeline_options {
   int32_t threads;
 
   /* Library with FlowWarp's kernel or plugin. Default: the one beside this library; where there is
-   * none, or for "", ONNX Runtime runs FlowWarp by standard operators, 2 ms a transfer slower. */
+   * none, or none with CUDA code for device "cuda", or for "", ONNX Runtime runs FlowWarp by standard
+   * operators, 2 ms a transfer slower on a CPU. */
   const char* flow_warp_library;
 
   /* "float32" or "float16" where the bundle has such graphs; default: its main precision. */
@@ -143,6 +144,17 @@ typedef struct gt_output {
   size_t capacity; /* bytes that `data` has room for */
 } gt_output;
 
+/* What the parts of a run took, in milliseconds: by the clock with backend onnxruntime, between
+ * events on the stream with tensorrt. Set struct_size, and gt_transfer.times to its address. */
+typedef struct gt_times {
+  size_t struct_size; /* sizeof(gt_times) */
+  double upload;      /* inputs to where the graphs read them; 0 where they lie there */
+  double parsing;     /* each of the three graphs */
+  double warping;
+  double regrowth;
+  double download; /* results to where the caller wants them; 0 where graphs write them there */
+} gt_times;
+
 /* One run over a batch of N pairs at the bundle's size H, W. Set all to zero, then struct_size. */
 typedef struct gt_transfer {
   size_t struct_size; /* sizeof(gt_transfer) */
@@ -152,7 +164,9 @@ typedef struct gt_transfer {
 
   /* GT_DEVICE: a cudaStream_t, null for the default stream. The work is put on it and the call
    * returns; pixels have to stay until the stream has come past it. Runs of one session follow one
-   * another, on whichever streams. GT_HOST: null; the call returns when the results are there. */
+   * another, on whichever streams. Inputs and outputs whose addresses are multiples of 256, rows
+   * close together, are read and written where they lie; others take a copy through the session's
+   * memory. GT_HOST: null; the call returns when the results are there. */
   void* stream;
 
   /* The person who gets the garment, and the one who wears it: RGB [N,H,W,3], class ids 0..6
@@ -174,6 +188,9 @@ typedef struct gt_transfer {
   gt_output transfer_scores;  /* uint8 [N,H,W,4]: probabilities times 255 of background, skin,
                                  garment, lower; what they lack to 255 is hair, face or legs */
   gt_output flow_confidence;  /* uint8 [N,H,W]: how surely garment_image shows the garment there */
+
+  /* Null, or what is to be filled; with GT_DEVICE the call then waits for the stream. */
+  gt_times* times;
 } gt_transfer;
 
 /* The library's version, such as "0.1.0". */

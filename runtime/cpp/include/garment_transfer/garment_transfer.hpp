@@ -143,8 +143,8 @@ class Session {
     return result;
   }
 
-  // The same into a result whose memory is used again.
-  void run(const Inputs& inputs, Result& result) {
+  // The same into a result whose memory is used again, and what the parts took into `times`.
+  void run(const Inputs& inputs, Result& result, gt_times* times = nullptr) {
     const std::size_t pixels = static_cast<std::size_t>(size_.height) *
                                static_cast<std::size_t>(size_.width) *
                                static_cast<std::size_t>(inputs.batch > 0 ? inputs.batch : 0);
@@ -170,6 +170,8 @@ class Session {
     transfer.flow = {result.flow.data(), result.flow.size() * sizeof(float)};
     transfer.transfer_scores = {result.transfer_scores.data(), result.transfer_scores.size()};
     transfer.flow_confidence = {result.flow_confidence.data(), result.flow_confidence.size()};
+    if (times) times->struct_size = sizeof *times;
+    transfer.times = times;
     run(transfer);
   }
 
