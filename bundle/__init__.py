@@ -47,14 +47,17 @@ from garment_transfer.bundle._labels import (
     FACE as FACE,
     GARMENT as GARMENT,
     HAIR as HAIR,
+    IGNORED as IGNORED,
     LABEL_SETS as LABEL_SETS,
     LEGS as LEGS,
     LOWER as LOWER,
     NUM_PARTS as NUM_PARTS,
     SKIN as SKIN,
+    ColourMap as ColourMap,
     LabelSet as LabelSet,
     border_width as border_width,
     label_set as label_set,
+    voc_colour as voc_colour,
 )
 from garment_transfer.bundle._manifest import (
     MANIFEST as MANIFEST,

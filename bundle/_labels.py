@@ -24,8 +24,15 @@ GARMENT: Final = 4
 LOWER: Final = 5
 LEGS: Final = 6
 
+#: The id that parsers give pixels they do not decide on, in every label set: background.
+IGNORED: Final = 255
+
 #: How many values a DensePose part id has: 0 is the background, 1 to 24 are parts of the body.
 NUM_PARTS: Final = 25
+
+
+#: An RGB colour per id.
+ColourMap = Mapping[int, tuple[int, int, int]]
 
 
 class LabelSet(Struct, frozen=True):
@@ -33,11 +40,17 @@ class LabelSet(Struct, frozen=True):
 
     `classes` maps each id to one of the seven classes. Ids in `whole_body` are garments that go
     on below the hips (dress, jumpsuit): the part above is upper garment, the part below lower.
+    Ids in `with_neck` are faces down to the collar: what lies on a torso part of DensePose is
+    skin. Those in `added` are no classes of the parser, but another program's. `colours` are the
+    colour maps that programs draw its ids in.
     """
 
     name: str
     classes: Mapping[int, int]
     whole_body: frozenset[int] = frozenset()
+    with_neck: frozenset[int] = frozenset()
+    added: frozenset[int] = frozenset()
+    colours: tuple[ColourMap, ...] = ()
 
 
 class _Id(Struct, rename={"class_name": "class"}):
@@ -48,6 +61,9 @@ class _Id(Struct, rename={"class_name": "class"}):
 class _Set(Struct):
     ids: list[_Id]
     whole_body: frozenset[int]
+    with_neck: frozenset[int] = frozenset()
+    added: frozenset[int] = frozenset()
+    colours: list[tuple[int, int, int]] = []
 
 
 class _Labels(Struct):
@@ -62,11 +78,36 @@ _LABELS: Final = msgspec.json.decode(
 #: Names of the classes in the order of their ids, as the bundle's manifest lists them.
 CLASSES: Final = _LABELS.classes
 
-LABEL_SETS: Final[Mapping[str, LabelSet]] = {
-    name: LabelSet(
-        name, {each.id: CLASSES.index(each.class_name) for each in found.ids}, found.whole_body
+
+def voc_colour(value: int) -> tuple[int, int, int]:
+    """The colour of an id by PASCAL VOC's colour map (its development kit's VOClabelcolormap).
+
+    Bits 0, 3, 6 of the id are the highest bits of red, downwards; 1, 4, 7 those of green; 2 and 5
+    those of blue.
+    """
+    red, green, blue = (
+        sum((value >> 3 * place + channel & 1) << 7 - place for place in range(3))
+        for channel in range(3)
     )
-    for name, found in _LABELS.label_sets.items()
+    return red, green, blue
+
+
+def _label_set(name: str, found: _Set) -> LabelSet:
+    ids = [each.id for each in found.ids]
+    own = dict(zip(ids, found.colours, strict=True)) if found.colours else None
+    voc = {value: voc_colour(value) for value in (*ids, IGNORED)}
+    return LabelSet(
+        name,
+        {each.id: CLASSES.index(each.class_name) for each in found.ids},
+        found.whole_body,
+        found.with_neck,
+        found.added,
+        (voc,) if own is None else (own, voc),
+    )
+
+
+LABEL_SETS: Final[Mapping[str, LabelSet]] = {
+    name: _label_set(name, found) for name, found in _LABELS.label_sets.items()
 }
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from garment_transfer.cli.options import THREADS_HELP, set_opencv_threads
+
 
 @click.command("demo")
 @click.option("--bundle", type=click.Path(path_type=Path), help="Default: the one in the package.")
@@ -17,7 +19,7 @@ import click
     show_default=True,
     help="Inference backend; given more than once, they are timed side by side.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="Threads; default: one per core.")
+@click.option("--threads", type=click.IntRange(min=1), help=THREADS_HELP)
 @click.option(
     "--render",
     type=click.IntRange(min=0),
@@ -50,6 +52,7 @@ def command(
             f'--render needs the package {error.name}: run `pip install "garment-transfer[train]"`'
         ) from error
     bundle = bundle or sample_bundle()
+    set_opencv_threads(threads)
     options = {} if threads is None else {"threads": threads}
     pipelines = {name: Pipeline.load(bundle, name, precision=None, **options) for name in backends}
     blocks = page(pipelines, [*built_in_people(), *rendered])

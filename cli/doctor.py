@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import importlib
 import importlib.metadata
-import importlib.util
+import io
 import json
+import operator
 import os
 import platform
 import re
@@ -14,21 +17,22 @@ from typing import Any, Final
 
 import click
 
-from garment_transfer.bundle import installed_versions, package_version
+from garment_transfer.bundle import GarmentTransferError, installed_versions, package_version
 
 #: What commands need beyond the base installation and a backend.
-_EXTRAS: Final = ("benchmark", "demo", "export", "openvino", "triton", "train", "serve")
+_EXTRAS: Final = ("benchmark", "demo", "export", "heif", "openvino", "triton", "train", "serve")
 
 #: Where Linux's kernel says which driver it has loaded.
 _DRIVER: Final = Path("/proc/driver/nvidia/version")
 
+#: Module, what it has where it is whole, and the package that brings it.
 _BASE: Final = (
-    ("numpy", "numpy"),
-    ("cv2", "opencv-python-headless"),
-    ("PIL", "pillow"),
-    ("msgspec", "msgspec"),
-    ("click", "click"),
-    ("tqdm", "tqdm"),
+    ("numpy", "ndarray", "numpy"),
+    ("cv2", "remap", "opencv-python-headless"),
+    ("PIL.ImageCms", "core.buildTransform", "pillow"),
+    ("msgspec", "Struct", "msgspec"),
+    ("click", "Command", "click"),
+    ("tqdm", "tqdm", "tqdm"),
 )
 
 
@@ -46,35 +50,72 @@ def command(context: click.Context, as_json: bool) -> None:
 
 
 def _findings() -> dict[str, Any]:
-    versions = installed_versions(package for _, package in _BASE)
-    packages = {
-        # another package may provide the module, as opencv-python does cv2
-        package: versions.get(package, "unknown") if importlib.util.find_spec(module) else None
-        for module, package in _BASE
+    versions = installed_versions(package for _, _, package in _BASE)
+    problems = {
+        package: problem
+        for module, attribute, package in _BASE
+        if (problem := _import_problem(module, attribute))
     }
-    missing = [package for package, version in packages.items() if version is None]
-    backends = [] if missing else _backends()
-    bundle_problem = "" if missing else _bundle_problem()
-    engines = {} if missing else _engines()
-    driver = {} if missing else _driver()
+    # another package may provide the module, as opencv-python does cv2
+    packages = {
+        package: versions.get(package, None if package in problems else "unknown")
+        for _, _, package in _BASE
+    }
+    missing = [package for package in problems if package not in versions]
+    damaged = {package: problem for package, problem in problems.items() if package in versions}
+    whole = not problems
+    backends = _backends() if whole else []
+    bundle_problem = _bundle_problem() if whole else ""
+    engines = _engines() if whole else {}
+    driver = _driver() if whole else {}
     return {
         "garment_transfer": package_version(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu_cores": os.cpu_count(),
+        "threads": _threads() if whole else None,
         "packages": packages,
         "missing": missing,
+        "damaged": damaged,
         "backends": backends,
         "driver": driver,
         "engines": engines,
         "bundle_problem": bundle_problem,
         "extras": {extra: _packages_of(extra) for extra in _EXTRAS},
-        "can_transfer": not missing
+        "can_transfer": whole
         and not bundle_problem
         # the first is what a transfer takes unless told otherwise
         and bool(backends)
         and backends[0]["available"],
     }
+
+
+def _import_problem(module: str, attribute: str) -> str:
+    """Why a module cannot be used; empty where it can.
+
+    One that is half removed, or was built for another NumPy, raises whatever it meets first, and
+    NumPy prints a page about it.
+    """
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            # what an uninstalled package left behind imports, and has nothing in it
+            operator.attrgetter(attribute)(importlib.import_module(module))
+    except Exception as error:
+        return _reason(error)
+    return ""
+
+
+def _reason(error: Exception) -> str:
+    """An error in a line; of one that this package raises, what was wrong."""
+    text = error.what if isinstance(error, GarmentTransferError) else str(error)
+    kind = "" if isinstance(error, GarmentTransferError) else f"{type(error).__name__}: "
+    return f"{kind}{text}".partition("\n")[0]
+
+
+def _threads() -> int | None:
+    from garment_transfer.runtime.backends import default_threads
+
+    return default_threads()
 
 
 def _backends() -> list[dict[str, Any]]:
@@ -102,6 +143,8 @@ def _driver() -> dict[str, Any]:
         version = driver_version()
     except CudaError as error:
         found["reason"] = str(error)
+    except Exception as error:  # whatever a damaged package of CUDA meets first
+        found["reason"] = _reason(error)
     else:
         found["cuda"] = cuda_name(version)
         if version < MIN_CUDA:
@@ -119,8 +162,8 @@ def _engines() -> dict[str, Any]:
     gpu: dict[str, str | None] = {"name": None, "compute_capability": None, "reason": ""}
     try:
         device = CudaDevice()
-    except BackendError as error:
-        gpu["reason"] = error.what
+    except Exception as error:  # no GPU, or whatever a damaged package of CUDA meets first
+        gpu["reason"] = _reason(error)
     else:
         gpu.update(name=device.name, compute_capability=device.compute_capability)
         if device.compute_capability not in RTX_COMPUTE_CAPABILITIES:
@@ -132,6 +175,8 @@ def _engines() -> dict[str, Any]:
             found["version"] = tensorrt_module(name).__version__
         except BackendError as error:
             found["reason"] = str(error)
+        except Exception as error:  # whatever a damaged package of TensorRT meets first
+            found["reason"] = _reason(error)
         else:
             found["builds"] = name == "tensorrt-rtx" or gpu["name"] is not None
             if not found["builds"]:
@@ -166,6 +211,12 @@ def _packages_of(extra: str) -> dict[str, str | None]:
     return {package: versions.get(package) for package in packages}
 
 
+def _again(package: str) -> str:
+    """The command that installs a package anew: pip leaves one alone that it takes for whole."""
+    oldest = {"opencv-python-headless": '"opencv-python-headless>=4.10.0.84"'}
+    return f"pip install --force-reinstall --no-deps {oldest.get(package, package)}"
+
+
 def _describe_driver(driver: dict[str, Any]) -> list[str]:
     version = driver["version"] or ("not found" if driver["cuda"] is None else "there")
     cuda = f", for CUDA {driver['cuda']}" if driver["cuda"] else ""
@@ -198,7 +249,8 @@ def _describe_engines(engines: dict[str, Any]) -> list[str]:
 def _describe(findings: dict[str, Any]) -> str:
     lines = [
         f"garment-transfer {findings['garment_transfer']}, Python {findings['python']}, "
-        f"{findings['platform']}, {findings['cpu_cores']} CPU cores",
+        f"{findings['platform']}, {findings['cpu_cores']} CPU cores"
+        + (f", {findings['threads']} threads by default" if findings["threads"] else ""),
         "packages: "
         + ", ".join(
             f"{name} {version or 'MISSING'}" for name, version in findings["packages"].items()
@@ -206,6 +258,9 @@ def _describe(findings: dict[str, Any]) -> str:
     ]
     if findings["missing"]:
         lines.append(f"  fix: run `pip install {' '.join(findings['missing'])}`")
+    for package, problem in findings["damaged"].items():
+        lines.append(f"{package} is installed, but cannot be used: {problem}")
+        lines.append(f"  fix: run `{_again(package)}`")
     for backend in findings["backends"]:
         if backend["available"]:
             lines.append(f"backend {backend['name']} {backend['version']}: {backend['details']}")
@@ -216,7 +271,7 @@ def _describe(findings: dict[str, Any]) -> str:
         lines += _describe_driver(findings["driver"])
     if findings["engines"]:
         lines += _describe_engines(findings["engines"])
-    if not findings["missing"]:
+    if findings["backends"]:
         lines.append(f"bundle in the package: {findings['bundle_problem'] or 'whole'}")
     for extra, packages in findings["extras"].items():
         absent = [package for package, version in packages.items() if version is None]

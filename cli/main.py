@@ -8,11 +8,21 @@ from __future__ import annotations
 
 import errno
 import importlib
+from types import ModuleType
 from typing import Final
 
-import click
+try:
+    import click
 
-from garment_transfer.bundle import GarmentTransferError, package_version
+    from garment_transfer.bundle import GarmentTransferError, installed_versions, package_version
+
+    click.Group  # noqa: B018
+# A package that is half removed may import and have nothing in it.
+except (ImportError, AttributeError) as error:
+    raise SystemExit(
+        f"garment-transfer cannot start: {error}; run "
+        "`pip install --force-reinstall --no-deps click msgspec`"
+    ) from error
 
 #: What is known of a command before its module is imported: its help, and the extra that it needs.
 _COMMANDS: Final = {
@@ -55,7 +65,7 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> None:
         try:
             super().invoke(ctx)
-        except (GarmentTransferError, OSError, ModuleNotFoundError) as error:
+        except (GarmentTransferError, OSError, ImportError, AttributeError) as error:
             message = _message(error, ctx.invoked_subcommand)
             if message is None or ctx.params["debug"]:
                 raise
@@ -71,10 +81,25 @@ def main(debug: bool) -> None:
 
 def _message(error: Exception, command: str | None) -> str | None:
     """One line for an error that the user can fix; None for any other."""
-    if isinstance(error, ModuleNotFoundError):
-        package = (error.name or "").partition(".")[0]
-        if package in ("", "garment_transfer") or command not in _COMMANDS:
+    if isinstance(error, AttributeError):
+        # What an uninstalled package left behind imports as an empty namespace package.
+        if not isinstance(error.obj, ModuleType) or getattr(error.obj, "__file__", None):
             return None
+        return f"{error}: its files are missing; run `garment-transfer doctor`"
+    if isinstance(error, ImportError):
+        package = (error.name or "").partition(".")[0]
+        if command not in _COMMANDS:
+            return None
+        # NumPy says so of a package that was built for another version of it, and names none.
+        if not isinstance(error, ModuleNotFoundError):
+            return f"a package does not import ({error}); run `garment-transfer doctor`"
+        if package in ("", "garment_transfer"):
+            return None
+        if package == "cv2" and installed_versions(["opencv-python-headless"]):
+            return (
+                "cv2 is gone, which opencv-python-headless brings and another package of OpenCV "
+                "took along; run `pip install --force-reinstall --no-deps opencv-python-headless`"
+            )
         extra = _COMMANDS[command][1]
         return (
             f"{command} needs the package {package}, which is not installed; run "

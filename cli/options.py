@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import click
 import msgspec
@@ -37,6 +37,20 @@ class Parsed(click.ParamType, Generic[T]):
             return self._make(*match.groups())
         except ValueError as error:
             self.fail(f"{value}: {error}", param, ctx)
+
+
+THREADS_HELP: Final = (
+    "Threads; default: as many as affinity, the container's share of time and the cores allow."
+)
+
+
+def set_opencv_threads(threads: int | None) -> None:
+    """Lets OpenCV have as many threads as a graph; None stands for the default."""
+    import cv2
+
+    from garment_transfer.runtime.backends import default_threads
+
+    cv2.setNumThreads(threads or default_threads() or -1)  # -1: its own choice
 
 
 def _size(height: str, width: str) -> Size:

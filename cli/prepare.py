@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from garment_transfer.cli.options import THREADS_HELP, set_opencv_threads
 from garment_transfer.runtime import model_kinds
 
 _PATH = click.Path(path_type=Path)
@@ -18,7 +19,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--parser-kind", help=f"Its kind: {', '.join(model_kinds('parsing'))}.")
 @click.option("--densepose", type=_PATH, required=True, help="ONNX DensePose model.")
 @click.option("--densepose-kind", help=f"Its kind: {', '.join(model_kinds('densepose'))}.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads; default: one per core.")
+@click.option("--threads", type=click.IntRange(min=1), help=THREADS_HELP)
 def command(
     photo: Path,
     folder: Path,
@@ -36,6 +37,7 @@ def command(
     """
     from garment_transfer.runtime import DensePose, Parser, prepare
 
+    set_opencv_threads(threads)
     person = prepare(
         photo,
         folder,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from garment_transfer.cli.options import SHARD
+from garment_transfer.cli.options import SHARD, THREADS_HELP, set_opencv_threads
 
 if TYPE_CHECKING:
     from garment_transfer.bundle import Precision
@@ -57,7 +57,14 @@ _PATH = click.Path(path_type=Path)
     is_flag=True,
     help="Build TensorRT engines that are missing or do not fit this machine.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="Threads; default: one per core.")
+@click.option("--threads", type=click.IntRange(min=1), help=THREADS_HELP)
+@click.option(
+    "--quality",
+    type=click.IntRange(1, 100),
+    default=95,
+    show_default=True,
+    help="Quality of JPEG and WebP; PNG keeps every pixel.",
+)
 @click.option("--label-set", help="Label set of the parse maps, in place of meta.json's.")
 @click.option("--densepose", help="Encoding of the DensePose files, in place of meta.json's.")
 @click.pass_context
@@ -77,6 +84,7 @@ def command(
     precision: Precision | None,
     rebuild_if_needed: bool,
     threads: int | None,
+    quality: int,
     label_set: str | None,
     densepose: str | None,
 ) -> None:
@@ -84,7 +92,8 @@ def command(
 
     PERSON receives the garment that GARMENT_OWNER wears. Each is a folder with image.*, parse.png,
     densepose.* and meta.json, which names the label set of the parse map and the encoding of
-    DensePose, such as {"parse": "cihp20", "densepose": "iuv"}.
+    DensePose, such as {"parse": "cihp20", "densepose": "iuv"}. The picture is PNG, JPEG, WebP or
+    BMP by its name, in sRGB, without the photos' metadata (place, camera, date).
     """
     if sum(map(bool, (person, sample, pairs))) != 1:
         raise click.UsageError("Give either PERSON and GARMENT_OWNER, or --sample, or --pairs.")
@@ -123,9 +132,11 @@ def command(
     if missing or not pairs:
         pipeline = _load(bundle or sample_bundle(), backend, precision, rebuild_if_needed, threads)
         if output and person and garment_owner:
-            _transfer(pipeline, Pair(person, garment_owner, output), panel, label_set, densepose)
+            _transfer(
+                pipeline, Pair(person, garment_owner, output), panel, label_set, densepose, quality
+            )
         else:
-            failed = _transfer_all(pipeline, missing, batch or 1, label_set, densepose)
+            failed = _transfer_all(pipeline, missing, batch or 1, label_set, densepose, quality)
     if pairs:
         there = f", {len(rows) - len(missing)} were there" if resume else ""
         click.echo(f"{len(missing) - failed} of {len(rows)} pairs written{there}, {failed} failed")
@@ -149,6 +160,7 @@ def _load(
             from garment_transfer.export.tensorrt import ensure_engines
 
             bundle = ensure_engines(bundle, name, precision)
+    set_opencv_threads(threads)
     options = {} if threads is None else {"threads": threads}
     return Pipeline.load(bundle, backend, precision=precision, **options)
 
@@ -159,6 +171,7 @@ def _transfer_all(
     batch: int,
     label_set: str | None,
     densepose: str | None,
+    quality: int,
 ) -> int:
     """Transfers every pair, reports those that fail, and returns how many did."""
     from tqdm import tqdm
@@ -167,7 +180,12 @@ def _transfer_all(
 
     failed = 0
     outcomes = transfer_pairs(
-        pipeline, pairs, batch=batch, label_set=label_set, densepose_encoding=densepose
+        pipeline,
+        pairs,
+        batch=batch,
+        label_set=label_set,
+        densepose_encoding=densepose,
+        quality=quality,
     )
     with tqdm(outcomes, total=len(pairs), unit="pair", disable=None) as bar:
         for outcome in bar:
@@ -184,6 +202,7 @@ def _transfer(
     panel_path: Path | None,
     label_set: str | None,
     densepose: str | None,
+    quality: int,
 ) -> None:
     """Transfers one pair and writes its pictures, whose paths were checked."""
     from garment_transfer.runtime import PICTURES, panel
@@ -196,6 +215,6 @@ def _transfer(
         height, width = person.parsing.shape
         check_written_side(panel_path, height, PICTURES * width)
     transfer = pipeline.transfer(person, garment_owner)
-    write_rgb(pair.output, transfer.image)
+    write_rgb(pair.output, transfer.image, quality)
     if panel_path:
-        write_rgb(panel_path, panel(person, garment_owner, transfer))
+        write_rgb(panel_path, panel(person, garment_owner, transfer), quality)

@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 from garment_transfer.bundle import Code, GarmentTransferError, InputError
 from garment_transfer.runtime._pipeline import Pipeline, Transfer
-from garment_transfer.runtime.photos import Person, check_output, write_rgb
+from garment_transfer.runtime.photos import QUALITY, Person, check_output, write_rgb
 
 COLUMNS: Final = ("person", "garment_owner", "output")
 
@@ -139,6 +139,7 @@ def transfer_pairs(
     batch: int = 1,
     label_set: str | None = None,
     densepose_encoding: str | None = None,
+    quality: int = QUALITY,
 ) -> Iterator[Outcome]:
     """Transfers pairs and writes their pictures.
 
@@ -152,6 +153,7 @@ def transfer_pairs(
         batch: how many pairs share a run of each graph.
         label_set: overrides the people's `meta.json`.
         densepose_encoding: overrides the people's `meta.json`.
+        quality: of JPEG and WebP, 1 to 100.
 
     Yields:
         An outcome per pair, in order.
@@ -180,7 +182,7 @@ def transfer_pairs(
             results = _run(pipeline, [future for _, future in current])
             yield from _outcomes(writing)
             writing = [
-                (pair, pool.submit(_write, pair, result))
+                (pair, pool.submit(_write, pair, result, quality))
                 for (pair, _), result in zip(current, results, strict=True)
             ]
         yield from _outcomes(writing)
@@ -213,10 +215,10 @@ def _transfer(pipeline: Pipeline, people: list[_People]) -> Sequence[Transfer | 
     return [transfer for pair in people for transfer in _transfer(pipeline, [pair])]
 
 
-def _write(pair: Pair, result: Transfer | _Error) -> None:
+def _write(pair: Pair, result: Transfer | _Error, quality: int) -> None:
     if isinstance(result, Exception):
         raise result
-    write_rgb(pair.output, result.image)
+    write_rgb(pair.output, result.image, quality)
 
 
 def _outcomes(writing: Iterable[tuple[Pair, Future[None]]]) -> Iterator[Outcome]:

@@ -36,11 +36,11 @@ from garment_transfer.runtime import model_kinds
 from garment_transfer.runtime.backends.onnxruntime import OnnxRuntimeEngine, open_model
 from garment_transfer.runtime.photos import (
     MAX_SIDE,
-    PICTURE_SUFFIXES,
+    PHOTO_SUFFIXES,
     Box,
     Fit,
     Person,
-    read_rgb,
+    read_photo,
     resize,
     write_meta,
 )
@@ -473,7 +473,8 @@ class Parser(_MapModel[ParserDescription]):
         output = self.description.output
         names = list(shapes) if output.name is None else [output.name]
         if output.kind == "logits":
-            classes = max(label_set(self.label_set).classes) + 1
+            labels = label_set(self.label_set)
+            classes = max(set(labels.classes) - labels.added) + 1
             expected = f"scores with {classes} channels ({output.layout}), one per class of "
             expected += self.label_set
             names = [
@@ -591,7 +592,7 @@ def prepare(photo: Path, folder: Path, parser: Parser, densepose: DensePose) -> 
     Nothing is written unless the maps are those of a person.
 
     Args:
-        photo: a file that `read_rgb` reads.
+        photo: a file that `read_photo` reads.
         folder: is made, or has to be empty.
         parser: gives the parse map.
         densepose: gives DensePose.
@@ -607,14 +608,14 @@ def prepare(photo: Path, folder: Path, parser: Parser, densepose: DensePose) -> 
             f"{folder} is {'a folder that is not empty' if folder.is_dir() else 'a file'}",
             fix="remove it, or choose another",
         )
-    image = read_rgb(photo)
+    image = read_photo(photo)
     iuv = densepose.estimate(image)
     ids = parser.parse(image, _around(iuv) if parser.description.region == "person" else None)
     person = Person.from_arrays(image, ids, iuv, parser.label_set, "iuv-png", str(photo))
     suffix = photo.suffix.lower()
-    # As it is, unless `Person.load` does not find it under that suffix, such as .jfif.
+    # As it is, unless `Person.load` does not find it under that suffix, such as .jpe.
     with replacing_folder(folder) as temporary:
-        if suffix in PICTURE_SUFFIXES:
+        if suffix in PHOTO_SUFFIXES:
             shutil.copyfile(photo, temporary / f"image{suffix}")
         else:
             Image.fromarray(image).save(temporary / "image.png")

@@ -22,13 +22,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from garment_transfer.bundle import LABEL_SETS, Code, InputError, Size
+from garment_transfer.bundle import IGNORED, LABEL_SETS, Code, InputError, Size
 from garment_transfer.runtime.photos import (
     PICTURE_SUFFIXES,
     Fit,
     Person,
     read_indices,
     read_meta,
+    read_photo,
     read_rgb,
     write_meta,
     write_rgb,
@@ -154,10 +155,11 @@ class VitonPhotos:
             if labels is None or photo.get("parse") not in sizes:
                 continue
             try:
-                unknown = set(np.unique(_indices(photo["parse"])).tolist()) - set(labels.classes)
+                found = np.unique(read_indices(photo["parse"], label_set=labels)).tolist()
             except InputError as error:
                 problems.append(str(error))
                 continue
+            unknown = set(found) - {*labels.classes, IGNORED}
             if unknown:
                 problems.append(
                     f"{photo['parse'].relative_to(folder)} has ids that label set {labels.name} "
@@ -171,8 +173,8 @@ class VitonPhotos:
         files = self._photos[index]
         densepose = files["densepose"]
         person = Person.from_arrays(
-            read_rgb(files["image"]),
-            _indices(files["parse"]),
+            read_photo(files["image"]),
+            read_indices(files["parse"], label_set=LABEL_SETS[self._label_set]),
             np.load(densepose, allow_pickle=False)
             if densepose.suffix == ".npy"
             else read_rgb(densepose),
@@ -184,7 +186,7 @@ class VitonPhotos:
         if self.has_shop:
             with Image.open(files["shop_mask"]) as mask:
                 photo["shop_mask"] = (np.asarray(mask.convert("L")) > 127).astype(np.uint8)
-            photo["shop_image"] = read_rgb(files["shop_image"])
+            photo["shop_image"] = read_photo(files["shop_image"])
         return photo
 
 
@@ -275,13 +277,3 @@ def _size(path: Path) -> tuple[int, int]:
         return int(shape[-2]), int(shape[-1])
     with Image.open(path) as image:
         return image.height, image.width
-
-
-def _indices(path: Path) -> NDArray[np.uint8]:
-    """Label ids; also of a grey picture that was saved in colour, as PG-VTON's are."""
-    with Image.open(path) as image:
-        if image.mode == "RGB":
-            ids = np.asarray(image)
-            if (ids == ids[..., :1]).all():
-                return ids[..., 0].copy()
-    return read_indices(path)

@@ -24,7 +24,8 @@ class InputError : public std::runtime_error {
 // `name` is what messages call the image, and `max_side` the most pixels it may have on a side;
 // sizes are read before anything is decoded. All throw InputError.
 
-// A photo, RGB 8UC3, of a PNG or JPEG, turned upright by its EXIF orientation.
+// A photo, RGB 8UC3, of a PNG or JPEG in RGB, turned upright by its EXIF orientation. Its numbers
+// are taken for sRGB, whatever colour profile it has; the Python package converts.
 cv::Mat read_photo(const std::string& bytes, const std::string& name, int max_side);
 // The stored values of a PNG, RGB 8UC3.
 cv::Mat read_rgb_map(const std::string& bytes, const std::string& name, int max_side);

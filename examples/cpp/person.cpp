@@ -27,10 +27,15 @@ constexpr double kMinShare = 0.001;
 // A map may have another size than its photo when the aspects agree within this share.
 constexpr double kAspectTolerance = 0.01;
 
+// The id that parsers give pixels they do not decide on, in every label set.
+constexpr int kIgnored = 255;
+
 struct LabelSet {
   std::map<int, int> classes;
   // Garments that go on below the hips: above them upper garment, below them lower.
   std::set<int> whole_body;
+  // Faces down to the collar: skin where DensePose has the torso.
+  std::set<int> with_neck;
 };
 
 const std::map<std::string, LabelSet>& label_sets() {
@@ -46,6 +51,8 @@ const std::map<std::string, LabelSet>& label_sets() {
       LabelSet& one = read[name];
       for (const auto& each : set["ids"]) one.classes[each["id"]] = classes.at(each["class"]);
       one.whole_body = set["whole_body"].get<std::set<int>>();
+      one.with_neck = set.value("with_neck", std::set<int>());
+      one.classes.emplace(kIgnored, kBackground);
     }
     return read;
   }();
@@ -105,9 +112,11 @@ cv::Mat to_classes(const cv::Mat& ids, const std::string& set_name, const cv::Ma
                              "lost: a palette turned into grey levels, a lossy format, or smooth "
                              "resizing; take the map as the parser wrote it");
       }
-      const bool lower = hip >= 0 && y >= hip && set.whole_body.count(id);
-      classes.at<unsigned char>(y, x) =
-          static_cast<unsigned char>(lower ? static_cast<int>(kLower) : entry->second);
+      const int part = densepose.at<cv::Vec3b>(y, x)[0];
+      int value = entry->second;
+      if (hip >= 0 && y >= hip && set.whole_body.count(id)) value = kLower;
+      if ((part == 1 || part == 2) && set.with_neck.count(id)) value = kSkin;
+      classes.at<unsigned char>(y, x) = static_cast<unsigned char>(value);
     }
   }
   return classes;

@@ -30,6 +30,7 @@ from garment_transfer.bundle import (
     differences,
     list_engines,
 )
+from garment_transfer.runtime.backends._threads import default_threads as default_threads
 
 if TYPE_CHECKING:
     from garment_transfer.runtime.cuda import Chain
@@ -76,6 +77,16 @@ class Status:
             return available()
         except BackendError as error:
             return cls(name, available=False, reason=error.what, fix=error.fix)
+        # A package that is half removed, or was built for another version of what it needs, fails
+        # in a way of its own.
+        except Exception as error:
+            return cls(
+                name,
+                available=False,
+                reason=f"a package of it is damaged ({type(error).__name__}: {error})",
+                fix="run `pip install --force-reinstall` with that package, or make a new "
+                "environment",
+            )
 
 
 O = TypeVar("O", bound=msgspec.Struct)  # noqa: E741

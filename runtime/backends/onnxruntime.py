@@ -20,7 +20,13 @@ from garment_transfer.bundle import (
     installed_versions,
 )
 from garment_transfer.kernels import onnxruntime_library
-from garment_transfer.runtime.backends import Arrays, Status, check_signature, given_text
+from garment_transfer.runtime.backends import (
+    Arrays,
+    Status,
+    check_signature,
+    default_threads,
+    given_text,
+)
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -36,9 +42,9 @@ _DTYPES: Final = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 class Options(Struct, frozen=True, kw_only=True):
     """How ONNX Runtime runs a bundle on the CPU.
 
-    `threads` are those of each graph, None for one per physical core. Without `kernel`, FlowWarp
-    runs by its function body even where its kernel is built. `profile` is how the paths of
-    profiles begin, one per stage, that `OnnxRuntimeEngine.end_profiling` writes.
+    `threads` are those of each graph, None for what `default_threads` counts. Without `kernel`,
+    FlowWarp runs by its function body even where its kernel is built. `profile` is how the paths
+    of profiles begin, one per stage, that `OnnxRuntimeEngine.end_profiling` writes.
     """
 
     threads: Annotated[int, Meta(ge=1)] | None = None
@@ -138,8 +144,7 @@ def session_options(threads: int | None) -> onnxruntime.SessionOptions:
     # Each graph has its own threads, and waiting in a loop they would hold the cores that the
     # next graph needs: measured, four times slower on two busy cores.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or default_threads() or 0  # 0: its own choice
     return options
 
 
@@ -173,19 +178,26 @@ def available() -> Status:
             fix=f"run `pip uninstall -y {' '.join(installed)}`, then `{_INSTALL}` or "
             "`pip install onnxruntime-gpu`",
         )
+    # pip does nothing for a package that it takes for installed, damaged or not
+    again = f"pip install --force-reinstall --no-deps {' '.join(installed)}"
     try:
         import onnxruntime
-    except ImportError as error:
+    # A package that is half removed, or does not fit another, raises whatever it meets first.
+    except Exception as error:
         what = "is installed but does not import" if installed else "is not installed"
         raise BackendError(
-            Code.BACKEND_UNAVAILABLE, f"onnxruntime {what} ({error})", fix=f"run `{_INSTALL}`"
+            Code.BACKEND_UNAVAILABLE,
+            f"onnxruntime {what} ({error})",
+            fix=f"run `{again if installed else _INSTALL}`",
         ) from error
     # What an uninstalled package left behind imports as an empty namespace package.
     if not hasattr(onnxruntime, "InferenceSession"):
         raise BackendError(
             Code.BACKEND_UNAVAILABLE,
             "onnxruntime is only what another package left of it",
-            fix=f"run `pip uninstall -y {' '.join(PACKAGES)}`, then `{_INSTALL}`",
+            fix=f"run `{again}`"
+            if installed
+            else f"run `pip uninstall -y {' '.join(PACKAGES)}`, then `{_INSTALL}`",
         )
     providers = ", ".join(onnxruntime.get_available_providers())
     without = kernel_problem()

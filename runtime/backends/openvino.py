@@ -7,6 +7,7 @@ function body is inlined when a graph is loaded, by the package `onnx`.
 from __future__ import annotations
 
 import functools
+import importlib
 import queue
 import threading
 from typing import TYPE_CHECKING, Annotated, Final, Literal
@@ -23,8 +24,15 @@ from garment_transfer.bundle import (
     Signature,
     Stage,
     Tensor,
+    installed_versions,
 )
-from garment_transfer.runtime.backends import Arrays, Status, check_signature, given_text
+from garment_transfer.runtime.backends import (
+    Arrays,
+    Status,
+    check_signature,
+    default_threads,
+    given_text,
+)
 
 if TYPE_CHECKING:
     import openvino
@@ -37,9 +45,10 @@ _CORE_LOCK: Final = threading.Lock()
 class Options(Struct, frozen=True, kw_only=True):
     """How OpenVINO runs a bundle.
 
-    `threads` are those of each graph, None for OpenVINO's choice. `inference_precision` is float32
-    whatever the processor has, or "default", OpenVINO's own choice: bfloat16 or float16 on
-    processors that compute them faster. With `profiling` the engines time their layers.
+    `threads` are those of each graph, None for what `default_threads` counts.
+    `inference_precision` is float32 whatever the processor has, or "default", OpenVINO's own
+    choice: bfloat16 or float16 on processors that compute them faster. With `profiling` the engines
+    time their layers.
     """
 
     threads: Annotated[int, Meta(ge=1)] | None = None
@@ -114,8 +123,9 @@ def load(bundle: Bundle, precision: str | None, options: Options) -> dict[Stage,
 
     # One stream, or the threads would be divided among several transfers at once.
     properties: dict[str, str | int | bool] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
-    if options.threads is not None:
-        properties["INFERENCE_NUM_THREADS"] = options.threads
+    threads = options.threads or default_threads()
+    if threads is not None:
+        properties["INFERENCE_NUM_THREADS"] = threads
     if options.inference_precision == "float32":
         properties["INFERENCE_PRECISION_HINT"] = "f32"
     if options.profiling:
@@ -166,16 +176,21 @@ def _inlined(content: bytes) -> bytes:
 
 def available() -> Status:
     """What runs here. Raises BackendError without OpenVINO or onnx."""
-    try:
-        import onnx  # noqa: F401
-        import openvino
-    except ImportError as error:
-        missing = (error.name or "openvino").partition(".")[0]
-        raise BackendError(
-            Code.BACKEND_UNAVAILABLE,
-            f"{missing} is not installed or does not import ({error})",
-            fix=f"run `{_INSTALL}`",
-        ) from error
+    for package in ("onnx", "openvino"):
+        try:
+            importlib.import_module(package)
+        # A package that is half removed, or does not fit another, raises whatever it meets first.
+        except Exception as error:
+            installed = bool(installed_versions((package,)))
+            # pip does nothing for a package that it takes for installed, damaged or not
+            again = f"pip install --force-reinstall {package}"
+            raise BackendError(
+                Code.BACKEND_UNAVAILABLE,
+                f"{package} {'does not import' if installed else 'is not installed'} ({error})",
+                fix=f"run `{again if installed else _INSTALL}`",
+            ) from error
+    import openvino
+
     return Status(
         "openvino",
         available=True,

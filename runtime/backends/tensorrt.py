@@ -155,7 +155,8 @@ def tensorrt_module(name: EngineBackend) -> ModuleType:
             return importlib.import_module(module)
         except ImportError as error:
             failures.append(str(error))
-        except (OSError, RuntimeError) as error:  # its library does not load
+        # Its library does not load, or it is half removed and raises whatever it meets first.
+        except Exception as error:
             failures.append(f"{module} does not load: {error}")
     raise BackendError(
         Code.BACKEND_UNAVAILABLE,

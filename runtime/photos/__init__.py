@@ -17,15 +17,21 @@ from garment_transfer.runtime.photos._fit import (
 )
 from garment_transfer.runtime.photos._images import (
     MAX_SIDE as MAX_SIDE,
+    PHOTO_SUFFIXES as PHOTO_SUFFIXES,
     PICTURE_SUFFIXES as PICTURE_SUFFIXES,
+    QUALITY as QUALITY,
     check_output as check_output,
     check_written_side as check_written_side,
+    photo_size as photo_size,
+    png_bytes as png_bytes,
     read_indices as read_indices,
+    read_photo as read_photo,
     read_rgb as read_rgb,
     write_rgb as write_rgb,
 )
 from garment_transfer.runtime.photos._parsing import (
     COLOURS as COLOURS,
+    checked_ids as checked_ids,
     colour as colour,
     hip_row as hip_row,
     to_classes as to_classes,

@@ -2,8 +2,9 @@
 
 A person's folder holds
 
-- `image.*`: the photo, RGB (png, jpg, jpeg, webp or bmp);
-- `parse.png`: label ids, grey or palette;
+- `image.*`: the photo, of any colour mode and profile (png, jpg, jpeg, jfif, mpo, webp, gif, bmp;
+  avif with Pillow 11.3 or later; heic, heif with the package pillow-heif);
+- `parse.png`: label ids, grey or palette, or in the colours of the label set;
 - `densepose.*`: DensePose (npy, png, jpg, jpeg, webp or bmp);
 - `meta.json`: `{"parse": LABEL_SET, "densepose": ENCODING}`.
 
@@ -46,11 +47,13 @@ from garment_transfer.runtime.photos._densepose import (
 )
 from garment_transfer.runtime.photos._images import (
     MAX_SIDE,
+    PHOTO_SUFFIXES,
     PICTURE_SUFFIXES,
     read_indices,
+    read_photo,
     read_rgb,
 )
-from garment_transfer.runtime.photos._parsing import to_classes
+from garment_transfer.runtime.photos._parsing import checked_ids, to_classes
 
 # A map may have another size than its photo when the aspects agree within this share: enough for
 # sizes that were rounded, too little to stretch anything visibly.
@@ -130,7 +133,7 @@ class Person:
                 "meta.json",
             )
         label_set, encoding = read_meta(folder / "meta.json", label_set, densepose_encoding)
-        image = _find(folder, "image", PICTURE_SUFFIXES)
+        image = _find(folder, "image", PHOTO_SUFFIXES)
         parsing = _find_parse(folder)
         densepose = _find(folder, "densepose", (".npy", *PICTURE_SUFFIXES))
         return cls.from_files(image, parsing, densepose, label_set, encoding, name=str(folder))
@@ -150,8 +153,8 @@ class Person:
         Each file is a path, or a binary file open for reading, which is left open.
 
         Args:
-            image: the photo.
-            parsing: label ids, grey or palette.
+            image: the photo; it becomes upright sRGB.
+            parsing: label ids, grey or palette, or in colours of the label set.
             densepose: where it is open, a NumPy file if the encoding is "iuv", else an image; of a
                 path the suffix decides.
             label_set: a key of `LABEL_SETS`.
@@ -177,11 +180,11 @@ class Person:
             if isinstance(densepose_file, Path)
             else densepose_encoding == "iuv"
         )
-        pixels = read_rgb(image_file, image_name)
+        pixels = read_photo(image_file, image_name)
         pixels.flags.writeable = False  # nobody else has it, so it need not be copied
         return cls._build(
             pixels,
-            read_indices(parsing_file, parsing_name),
+            read_indices(parsing_file, parsing_name, LABEL_SETS.get(label_set)),
             _read_npy(densepose_file, densepose_name)
             if is_npy
             else read_rgb(densepose_file, densepose_name),
@@ -204,8 +207,8 @@ class Person:
         """A person from arrays; those that somebody could still write to are copied.
 
         Args:
-            image: uint8 RGB [H,W,3].
-            parsing: uint8 [H,W] with the ids of `label_set`.
+            image: uint8 RGB [H,W,3], in sRGB.
+            parsing: uint8 [H,W] with the ids of `label_set`; 255 is background.
             densepose: uint8 [H,W,3] for "iuv-png" (I, 255 U, 255 V) and "parula" (RGB colours), or
                 float [3,H,W] (I, U, V) for "iuv".
             label_set: a key of `LABEL_SETS`.
@@ -243,7 +246,7 @@ class Person:
         iuv = decode_densepose(densepose, densepose_encoding, name=densepose_name)
         size = image.shape[:2]
         iuv = _to_photo(iuv, size, densepose_name, image_name)
-        ids = _to_photo(parsing, size, parsing_name, image_name)
+        ids = _to_photo(checked_ids(parsing, parsing_name), size, parsing_name, image_name)
         classes = to_classes(ids, labels, iuv[..., 0], name=parsing_name)
         check_body(iuv, densepose_name)
         for array in (classes, iuv):

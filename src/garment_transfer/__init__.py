@@ -5,42 +5,59 @@
     pipeline = Pipeline.load(sample_bundle())
     transfer = pipeline.transfer(*map(Person.load, sample_people()))
 
-Importing this loads no backend, and NumPy and OpenCV only once `Person` or `Pipeline` is used.
+Importing this loads nothing else: a name is imported when it is used, so that the command line can
+say what is wrong with an installation of which packages are missing or damaged.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from garment_transfer import runtime as _runtime
-from garment_transfer.bundle import (
-    BackendError as BackendError,
-    Bundle as Bundle,
-    BundleError as BundleError,
-    Code as Code,
-    EngineError as EngineError,
-    ExportError as ExportError,
-    GarmentTransferError as GarmentTransferError,
-    InputError as InputError,
-    OutputError as OutputError,
-    package_version as _package_version,
-)
-from garment_transfer.runtime import (
-    sample_bundle as sample_bundle,
-    sample_people as sample_people,
-)
+import importlib
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from garment_transfer.bundle import (
+        BackendError as BackendError,
+        Bundle as Bundle,
+        BundleError as BundleError,
+        Code as Code,
+        EngineError as EngineError,
+        ExportError as ExportError,
+        GarmentTransferError as GarmentTransferError,
+        InputError as InputError,
+        OutputError as OutputError,
+    )
     from garment_transfer.runtime import (
         Person as Person,
         Pipeline as Pipeline,
         Transfer as Transfer,
+        sample_bundle as sample_bundle,
+        sample_people as sample_people,
     )
 
-__version__ = _package_version()
+    __version__: str
+
+_RUNTIME: Final = ("Person", "Pipeline", "Transfer", "sample_bundle", "sample_people")
+_BUNDLE: Final = (
+    "BackendError",
+    "Bundle",
+    "BundleError",
+    "Code",
+    "EngineError",
+    "ExportError",
+    "GarmentTransferError",
+    "InputError",
+    "OutputError",
+)
 
 
 def __getattr__(name: str) -> object:
-    if name not in ("Person", "Pipeline", "Transfer"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(_runtime, name)
+    if name == "__version__":
+        return importlib.import_module("garment_transfer.bundle").package_version()
+    for folder, names in (("runtime", _RUNTIME), ("bundle", _BUNDLE)):
+        if name in names:
+            return getattr(importlib.import_module(f"garment_transfer.{folder}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_RUNTIME, *_BUNDLE, "__version__"})

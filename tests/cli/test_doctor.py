@@ -1,5 +1,8 @@
 import importlib.metadata
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -75,7 +78,7 @@ def test_the_packages_of_an_extra_are_the_metadatas(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.usefixtures("shipped")
 def test_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_BASE", (("no_such_module", "no-such-package"),))
+    monkeypatch.setattr(doctor, "_BASE", (("no_such_module", "x", "no-such-package"),))
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: ["nor-this; extra == 'train'"])
     result = CliRunner().invoke(main, ["doctor"])
     assert result.exit_code == 1
@@ -159,3 +162,43 @@ def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "NVIDIA driver: not found: there is no NVIDIA driver here" in output
     assert "GPU: none: no GPU can be used here" in output
     assert "needed on a GPU: 580 or later" in output
+
+
+@pytest.mark.parametrize(
+    ("module", "content", "due"),
+    [
+        # as OpenCV 4.9 is with NumPy 2
+        (
+            "cv2",
+            "raise ImportError('numpy.core.multiarray failed to import')",
+            "opencv-python-headless is installed, but cannot be used: ImportError: "
+            "numpy.core.multiarray failed to import\n  fix: run `pip install --force-reinstall "
+            '--no-deps "opencv-python-headless>=4.10.0.84"`',
+        ),
+        ("cv2", "", "fix: run `pip install --force-reinstall --no-deps "),
+        ("numpy", "raise AttributeError('_ARRAY_API')", "force-reinstall --no-deps numpy`"),
+        ("PIL", "raise OSError('no such file')", "force-reinstall --no-deps pillow`"),
+        ("tqdm", "", "fix: run `pip install --force-reinstall --no-deps tqdm`"),
+        ("onnxruntime", "1 / 0", "fix: run `pip install --force-reinstall --no-deps onnxruntime"),
+        ("onnxruntime", "", "fix: run `pip install --force-reinstall --no-deps onnxruntime"),
+        ("onnx", "raise TypeError('Descriptors cannot be created')", "force-reinstall onnx`"),
+        ("tensorrt", "raise TypeError('half of it')", "tensorrt does not load: half of it"),
+        ("tensorrt", "", "builds none: AttributeError: module 'tensorrt' has no attribute"),
+        ("cuda", "raise TypeError('half of it')", "GPU: none: TypeError: half of it"),
+        ("msgspec", "", "garment-transfer cannot start: cannot import name"),
+        ("click", "", "'Group'; run `pip install --force-reinstall --no-deps click msgspec`"),
+    ],
+)
+def test_damaged_packages(tmp_path: Path, module: str, content: str, due: str) -> None:
+    """In a process of its own, which finds a package in their place that is damaged indeed."""
+    (tmp_path / module).mkdir()
+    (tmp_path / module / "__init__.py").write_text(content)
+    run = subprocess.run(
+        [sys.executable, "-c", "from garment_transfer.cli.main import main; main()", "doctor"],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"},
+        capture_output=True,
+        text=True,
+    )
+    assert "Traceback" not in run.stdout + run.stderr
+    assert due in run.stdout + run.stderr
+    assert run.returncode == (0 if module in ("onnx", "tensorrt", "cuda") else 1)

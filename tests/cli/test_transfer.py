@@ -48,6 +48,45 @@ def test_one_pair(tiny_bundle: Path, people: tuple[Path, Path], tmp_path: Path) 
     assert sorted(os.listdir(tmp_path)) == ["anna", "bob", "out.png", "panel.png"]
 
 
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp"])
+def test_the_metadata_of_the_photo_stays_behind(
+    tiny_bundle: Path, people: tuple[Path, Path], tmp_path: Path, suffix: str
+) -> None:
+    exif = Image.Exif()
+    exif[271] = "maker of cameras"
+    exif.get_ifd(34853)[2] = (48.0, 8.0, 13.0)  # GPS: latitude
+    for folder in people:
+        Image.open(folder / "image.png").save(folder / "image.webp", exif=exif, lossless=True)
+        (folder / "image.png").unlink()
+        assert b"maker of cameras" in (folder / "image.webp").read_bytes()
+    output, panel = tmp_path / f"out.{suffix}", tmp_path / f"panel.{suffix}"
+    result = transfer(tiny_bundle, *people, "-o", output, "--panel", panel)
+    assert result.exit_code == 0, result.output
+    for path in (output, panel):
+        with Image.open(path) as image:
+            assert not image.getexif()
+            assert "xmp" not in image.info
+        assert b"maker of cameras" not in path.read_bytes()
+
+
+def test_quality(tiny_bundle: Path, people: tuple[Path, Path], tmp_path: Path) -> None:
+    sizes = []
+    for quality in ("30", "95"):
+        output = tmp_path / f"{quality}.jpg"
+        assert transfer(tiny_bundle, *people, "-o", output, "--quality", quality).exit_code == 0
+        sizes.append(output.stat().st_size)
+        (tmp_path / "pairs.csv").write_text(
+            f"person,garment_owner,output\n{people[0]},{people[1]},p{quality}.jpg\n"
+        )
+        listed = transfer(tiny_bundle, "--pairs", tmp_path / "pairs.csv", "--quality", quality)
+        assert listed.exit_code == 0
+        assert (tmp_path / f"p{quality}.jpg").read_bytes() == output.read_bytes()
+    assert transfer(tiny_bundle, *people, "-o", tmp_path / "a.jpg").exit_code == 0
+    assert (tmp_path / "a.jpg").stat().st_size == sizes[1]  # the default
+    assert sizes[0] < 0.6 * sizes[1]
+    assert transfer(tiny_bundle, *people, "-o", output, "--quality", "101").exit_code == 2
+
+
 def test_options_name_the_maps(
     tiny_bundle: Path, people: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -93,7 +93,9 @@ def test_the_answer_is_the_pipeline_s(
     assert response.headers["Content-Type"] == "image/png"
     assert "warping;dur=" in response.headers["Server-Timing"]
     expected = Pipeline.load(tiny_bundle, threads=1).transfer(*map(Person.load, people))
-    assert (np.array(Image.open(io.BytesIO(response.content))) == expected.image).all()
+    with Image.open(io.BytesIO(response.content)) as image:
+        assert (np.array(image) == expected.image).all()
+        assert image.info == {"srgb": 0}
 
 
 def test_densepose_as_a_numpy_file(url: str, fields: Fields) -> None:
@@ -156,7 +158,7 @@ def read_garment_owner(fields: Fields) -> None:
         ("garment_image", b"\x89PNG\r\n\x1a\n", "image of garment owner"),
         ("garment_image", b"%!PS-Adobe-3.0 EPSF-3.0\n%%EOF\n", "image of garment owner"),
         ("garment_encoding", "iuv", "not a NumPy file"),
-        ("person_parsing", np.zeros((128, 64, 3), np.uint8), "mode RGB"),
+        ("person_parsing", np.full((128, 64, 3), (1, 2, 3), np.uint8), "mode RGB"),
         ("person_parsing", np.zeros((64, 64), np.uint8), "64x64"),
         ("person_densepose", np.zeros((128, 64, 3), np.uint8), "densepose of person"),
     ],

@@ -2,6 +2,8 @@ import builtins
 import hashlib
 import importlib.metadata
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +16,12 @@ import pytest
 
 from garment_transfer.bundle import CLASSES, BackendError, Bundle, BundleError, Code
 from garment_transfer.runtime import Pipeline, sample_bundle
-from garment_transfer.runtime.backends import BACKENDS, find_backend, onnxruntime as backend
+from garment_transfer.runtime.backends import (
+    BACKENDS,
+    default_threads,
+    find_backend,
+    onnxruntime as backend,
+)
 
 
 def test_every_backend_has_a_status() -> None:
@@ -124,7 +131,10 @@ def test_remains_of_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", ModuleType("onnxruntime"))
     status = find_backend("onnxruntime").status()
     assert not status.available
-    assert "pip uninstall" in status.fix
+    # pip takes it for installed
+    assert "pip install --force-reinstall --no-deps onnxruntime" in status.fix
+    pretend_installed(monkeypatch)
+    assert "pip uninstall" in find_backend("onnxruntime").status().fix
 
 
 @pytest.mark.parametrize("what", ["none", "broken"])
@@ -166,3 +176,108 @@ def test_ids_out_of_range_cannot_fault_a_graph(name: str, options: dict[str, boo
     known = set(range(len(CLASSES))) | set(np.unique(values["person_parsing"]).tolist())
     assert set(np.unique(values["transfer_parsing"]).tolist()) <= known
     assert np.isfinite(values["flow"]).all()
+
+
+def control_groups(root: Path, groups: str, files: dict[str, str]) -> Path:
+    """A /proc and /sys of a process in control groups, two real cores for eight processors."""
+    for number in range(8):
+        topology = root / f"sys/devices/system/cpu/cpu{number}/topology"
+        topology.mkdir(parents=True)
+        (topology / "thread_siblings_list").write_text(f"{number % 4},{number % 4 + 4}\n")
+    for name, content in {"proc/self/cgroup": groups, **files}.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content)
+    return root
+
+
+V2 = "sys/fs/cgroup/"
+V1 = "sys/fs/cgroup/cpu,cpuacct/"
+
+
+@pytest.mark.parametrize(
+    ("processors", "groups", "files", "due"),
+    [
+        ({0, 1, 2, 3, 4, 5, 6, 7}, "0::/\n", {}, 4),  # real cores
+        ({0, 4}, "0::/\n", {}, 1),  # both on one
+        ({1, 2, 3}, "0::/\n", {}, 3),  # affinity
+        ({*range(8)}, "0::/\n", {f"{V2}cpu.max": "max 100000\n"}, 4),
+        ({*range(8)}, "0::/\n", {f"{V2}cpu.max": "200000 100000\n"}, 2),
+        ({*range(8)}, "0::/\n", {f"{V2}cpu.max": "290000 100000\n"}, 2),
+        ({*range(8)}, "0::/\n", {f"{V2}cpu.max": "20000 100000\n"}, 1),
+        # that of a group above is smaller
+        (
+            {*range(8)},
+            "0::/pods/one\n",
+            {f"{V2}pods/cpu.max": "100000 100000\n", f"{V2}pods/one/cpu.max": "300000 100000\n"},
+            1,
+        ),
+        # the host's path, of which the container sees the last folder alone
+        ({*range(8)}, "0::/docker/0123\n", {f"{V2}cpu.max": "150000 50000\n"}, 3),
+        (
+            {*range(8)},
+            "5:memory:/a\n4:cpu,cpuacct:/a\n0::/\n",
+            {f"{V1}a/cpu.cfs_quota_us": "200000\n", f"{V1}a/cpu.cfs_period_us": "100000\n"},
+            2,
+        ),
+        (
+            {*range(8)},
+            "4:cpu,cpuacct:/docker/0123\n",
+            {f"{V1}cpu.cfs_quota_us": "-1\n", f"{V1}cpu.cfs_period_us": "100000\n"},
+            4,
+        ),
+        ({*range(8)}, "0::/\n", {f"{V2}cpu.max": "garbled\n"}, 4),
+    ],
+)
+def test_threads_by_default(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    processors: set[int],
+    groups: str,
+    files: dict[str, str],
+    due: int,
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: processors)
+    assert default_threads(control_groups(tmp_path, groups, files)) == due
+
+
+def test_where_the_system_says_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
+    assert default_threads(tmp_path) == 3  # neither /proc nor /sys
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert default_threads() is None
+    assert backend.session_options(None).intra_op_num_threads == 0  # ONNX Runtime's own choice
+
+
+_ON_ONE_CORE = """
+import os, sys
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+from garment_transfer import Pipeline
+from garment_transfer.cli.options import set_opencv_threads
+import cv2
+set_opencv_threads(None)
+assert cv2.getNumThreads() == 1, cv2.getNumThreads()
+bundle, backend = sys.argv[1:]
+def threads(**options):
+    before = len(os.listdir("/proc/self/task"))
+    loaded.append(Pipeline.load(bundle, backend, **options))
+    return len(os.listdir("/proc/self/task")) - before
+loaded = []
+threads(threads=1)  # what a process has once
+print(threads(threads=1), threads())
+"""
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_a_process_on_one_core_gets_no_more_threads(tiny_bundle: Path, name: str) -> None:
+    if not find_backend(name).status().available:
+        pytest.skip(f"{name} is not installed")
+    if not hasattr(os, "sched_setaffinity") or (os.cpu_count() or 1) < 2:
+        pytest.skip("there is one core, or no affinity")
+    run = subprocess.run(
+        [sys.executable, "-c", _ON_ONE_CORE, str(tiny_bundle), name],
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    due, found = map(int, run.stdout.split())
+    assert found == due

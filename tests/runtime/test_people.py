@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from garment_transfer.bundle import Code, InputError
+from garment_transfer.bundle import LABEL_SETS, Code, InputError, voc_colour
 from garment_transfer.runtime.photos import (
     MAX_SIDE,
     Person,
     _person,
     decode_densepose,
     parula_palette,
-    read_rgb,
+    read_photo,
 )
 
 MakePerson = Callable[..., Person]
@@ -89,9 +89,38 @@ def test_arrays_that_cannot_change_are_not_copied(
             assert np.shares_memory(getattr(other, name), getattr(person, name))
     read: list[np.ndarray] = []
     monkeypatch.setattr(
-        _person, "read_rgb", lambda *given: read.append(read_rgb(*given)) or read[-1]
+        _person, "read_photo", lambda *given: read.append(read_photo(*given)) or read[-1]
     )
     assert Person.load(folder).image is read[0]
+
+
+@pytest.mark.parametrize("suffix", ["gif", "jfif", "mpo", "webp", "bmp", "avif", "heic"])
+def test_photos_of_every_suffix(folder: Path, make_person: MakePerson, suffix: str) -> None:
+    image = Image.open(folder / "image.png")
+    (folder / "image.png").unlink()
+    if suffix == "heic":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    Image.init()
+    kind = {"jfif": "JPEG", "heic": "HEIF"}.get(suffix, suffix.upper())
+    if kind not in Image.SAVE:
+        pytest.skip(f"this Pillow does not read {suffix}")
+    image.save(folder / f"image.{suffix}", kind, quality=95)
+    found = Person.load(folder).image.astype(float)
+    assert np.abs(found - make_person().image).mean() < 12  # noise, and few colours in GIF
+
+
+@pytest.mark.parametrize("label_set", ["cihp20", "atr18"])
+def test_a_parse_map_in_the_colours_of_its_set(folder: Path, label_set: str) -> None:
+    colours = {value: voc_colour(value) for value in (*LABEL_SETS[label_set].classes, 255)}
+    ids = np.zeros((64, 32), np.uint8)
+    ids[:32], ids[40:44], ids[60:] = 11, 18, 255
+    Image.fromarray(ids).save(folder / "parse.png")
+    due = Person.load(folder, label_set).parsing
+    coloured = np.array([colours.get(value, (0, 0, 0)) for value in range(256)], np.uint8)[ids]
+    Image.fromarray(coloured).save(folder / "parse.png")
+    assert (Person.load(folder, label_set).parsing == due).all()
+    assert (due[60:] == 0).all()
+    assert len(np.unique(due)) == 3
 
 
 def test_options_override_meta(folder: Path) -> None:

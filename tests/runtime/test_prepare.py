@@ -24,7 +24,7 @@ from click.testing import CliRunner
 from onnx import TensorProto
 from PIL import Image
 
-from garment_transfer.bundle import BackendError, Code, InputError, OutputError, label_set
+from garment_transfer.bundle import BackendError, Code, InputError, OutputError
 from garment_transfer.cli.main import main
 from garment_transfer.runtime import (
     DensePose,
@@ -342,7 +342,8 @@ def published_parser(folder: Path, kind: str, corners: bool) -> Path:
     same area.
     """
     description, side = kind_of(kind), PARSER_KINDS[kind]
-    classes = max(label_set(description["label_set"]).classes) + 1
+    # as the projects publish them
+    classes = {"schp-lip": 20, "schp-atr": 18, "segformer-clothes": 18}[kind]
     net = Net(description)
     sizes = net.constant(np.array([1, 3, side, side]))
     mode = "align_corners" if corners else "half_pixel"
@@ -676,7 +677,7 @@ def test_prepare(models: tuple[Path, Path], photo: Path, tmp_path: Path, tiny_bu
 def test_a_photo_under_another_name_becomes_png(
     models: tuple[Path, Path], photo: Path, tmp_path: Path
 ) -> None:
-    other = tmp_path / "photo.jfif"
+    other = tmp_path / "photo.jpe"
     Image.fromarray(read_rgb(photo)).save(other, "JPEG", quality=95)
     folder = tmp_path / "anna"
     prepare(other, folder, Parser.load(models[0]), DensePose.load(models[1]))
