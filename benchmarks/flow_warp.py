@@ -14,6 +14,7 @@ as the L2 cache, so that a call finds none of its own there. "L2": one set, whic
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -157,7 +158,7 @@ def _row(device: str, shape: str, moved: int, median: dict[str, float]) -> Row:
     return Row(device, shape, median, moved, gb_per_s, copy_gb_per_s, gb_per_s / copy_gb_per_s)
 
 
-def measure_cpu(threads: int, rounds: int, library: Path) -> list[Row]:
+def measure_cpu(threads: int, rounds: int, library: Path) -> Iterator[Row]:
     """A row per shape on the CPU."""
     import cv2
     import torch
@@ -167,7 +168,6 @@ def measure_cpu(threads: int, rounds: int, library: Path) -> list[Row]:
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
     graph = flow_warp_model().SerializeToString()
-    rows = []
     for c, h, w in CPU_SHAPES:
         arrays = arguments(1, c, h, w)
         tensors = [torch.from_numpy(array) for array in arrays.values()]
@@ -186,9 +186,9 @@ def measure_cpu(threads: int, rounds: int, library: Path) -> list[Row]:
         if c <= 4:
             runs["cv2.remap"] = _remap(arrays)
         median = medians(interleaved(runs, rounds))
-        rows.append(_row("cpu", f"{c}x{h}x{w}", moved, median))
-        rows[-1].largest_difference = float(np.abs(found["y"] - expected["y"]).max())
-    return rows
+        row = _row("cpu", f"{c}x{h}x{w}", moved, median)
+        row.largest_difference = float(np.abs(found["y"] - expected["y"]).max())
+        yield row
 
 
 def buffer_sets(moved: int, cache: int) -> dict[str, int]:
@@ -203,12 +203,11 @@ def buffer_sets(moved: int, cache: int) -> dict[str, int]:
     return sets
 
 
-def measure_gpu(rounds: int) -> list[Row]:
+def measure_gpu(rounds: int) -> Iterator[Row]:
     """A row per shape, type, layout and memory on the GPU that torch sees."""
     import torch
 
     device = torch.cuda.get_device_properties(0)
-    rows = []
     for n, c, h, w in GPU_SHAPES:
         for dtype in (torch.float32, torch.float16):
             moved = moved_bytes(n, c, h, w, dtype.itemsize)
@@ -223,8 +222,7 @@ def measure_gpu(rounds: int) -> list[Row]:
                         times[way].append(_call_ms(*graphs[way]))
                     name = str(dtype).removeprefix("torch.") + (" channels last" if last else "")
                     label = f"{n}x{c}x{h}x{w} {name}, {memory}"
-                    rows.append(_row(device.name, label, moved, medians(times)))
-    return rows
+                    yield _row(device.name, label, moved, medians(times))
 
 
 def _gpu_calls(
@@ -322,25 +320,27 @@ def main(threads: int, rounds: int, json_file: Path | None) -> None:
         raise click.ClickException(
             "ONNX Runtime's kernel is not built: `garment-transfer doctor` says what fixes it"
         )
-    rows = measure_cpu(threads, rounds, library)
     on_gpu = torch.cuda.is_available()
-    if on_gpu:
-        rows += measure_gpu(rounds)
-    for row in rows:
-        times = ", ".join(f"{way} {ms:.3f} ms" for way, ms in row.median_ms.items())
-        click.echo(f"{row.device} {row.shape}: {times}; {row.share_of_copy:.0%} of a copy")
-    if not on_gpu:
-        click.echo("GPU: not measured: torch sees no GPU on this machine")
-    if json_file:
-        report = {
-            "what": "FlowWarp, medians of rounds in which all take turns",
-            "threads": threads,
-            "rounds": rounds,
-            "rows": rows,
-            "gpu": {"measured": on_gpu},
-            "environment": environment(),
-        }
-        write_json(json_file, report)
+    rows: list[Row] = []
+    try:
+        measured = measure_cpu(threads, rounds, library)
+        for row in itertools.chain(measured, measure_gpu(rounds) if on_gpu else ()):
+            rows.append(row)
+            times = ", ".join(f"{way} {ms:.3f} ms" for way, ms in row.median_ms.items())
+            click.echo(f"{row.device} {row.shape}: {times}; {row.share_of_copy:.0%} of a copy")
+        if not on_gpu:
+            click.echo("GPU: not measured: torch sees no GPU on this machine")
+    finally:  # one that is interrupted keeps what it has
+        if json_file:
+            report = {
+                "what": "FlowWarp, medians of rounds in which all take turns",
+                "threads": threads,
+                "rounds": rounds,
+                "rows": rows,
+                "gpu": {"measured": on_gpu},
+                "environment": environment(),
+            }
+            write_json(json_file, report)
 
 
 if __name__ == "__main__":
