@@ -132,6 +132,9 @@ def run_command(command: Sequence[str], log: Path, seconds: float) -> str:
     interrupted as by Ctrl-C, which lets it write what it has, and then killed, with all processes
     that it started.
     """
+    # what runs in the background ignores Ctrl-C, and so would all that it starts
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     with log.open("wb") as file:
         process = subprocess.Popen(
             command,
