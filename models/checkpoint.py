@@ -1,6 +1,5 @@
 """Checkpoints: one safetensors file with the weights of one or more networks of a preset."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,7 +61,7 @@ def save_checkpoint(
         with replacing(path) as temporary:
             metadata = {"format": _FORMAT, "preset": preset, "phase": phase}
             if settings is not None:
-                metadata["settings"] = json.dumps(settings)
+                metadata["settings"] = msgspec.json.encode(settings).decode()
             save_file(tensors, temporary, metadata=metadata)
 
 

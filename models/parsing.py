@@ -272,12 +272,12 @@ def scores(logits: Tensor, transfer_parsing: Tensor) -> Tensor:
     best = logits.argmax(dim=1).to(torch.int32)[:, None]
     won = (best == torch.arange(len(REASONED), dtype=torch.int32).view(1, -1, 1, 1)).float()
     own = one_hot(transfer_parsing, REASONED)
+    reasoned = own.sum(dim=1, keepdim=True)
     most, least = ((shares * which).sum(dim=1, keepdim=True) for which in (won, own))
-    shares = shares + (own - won) * own.sum(dim=1, keepdim=True) * (most - least)
+    shares = shares + (own - won) * reasoned * (most - least)
     # rounded down, so that what is left for the label is at least its own share
     others = torch.floor(255 * shares) * (1 - own)
     left = 255 - others.sum(dim=1, keepdim=True)
-    reasoned = own.sum(dim=1, keepdim=True)
     return ((others + own * left) * reasoned).to(torch.uint8).permute(0, 2, 3, 1)
 
 

@@ -72,6 +72,11 @@ class Batch:
         )
 
     @property
+    def person(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What the graph `regrowth` takes of the person."""
+        return self.person_image, self.person_parsing, self.person_densepose
+
+    @property
     def garment(self) -> tuple[Tensor, Tensor, Tensor]:
         """What the graph `warping` takes of the garment's owner."""
         return self.garment_image, self.garment_parsing, self.garment_densepose

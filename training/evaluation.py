@@ -392,14 +392,13 @@ def evaluate_borders(pipeline: Runs, pairs: Iterable[Arrays], size: Size) -> Row
         labels = shares.argmax(axis=2).astype(np.uint8)
         image = resize(pair["true_image"], size)
         flow = _small_flow(pair, size)
-        inputs = stage_inputs(person, owner, size)
-        reasoned = pipeline.run({name: inputs[name][None] for name in INPUTS})
-        own_labels = np.asarray(reasoned["transfer_parsing"][0], np.uint8)
+        reasoned = _run_pair(pipeline, person, owner, size)
+        own_labels = np.asarray(reasoned["transfer_parsing"], np.uint8)
         ways = {
             "true labels": (labels, None),
             "true shares": (labels, to_scores(shares[..., REASONED])),
             "the networks' labels": (own_labels, None),
-            "the networks' scores": (own_labels, np.asarray(reasoned["transfer_scores"][0])),
+            "the networks' scores": (own_labels, np.asarray(reasoned["transfer_scores"])),
         }
         for name, (parsing, scores) in ways.items():
             composed = compose(
@@ -414,10 +413,19 @@ def evaluate_borders(pipeline: Runs, pairs: Iterable[Arrays], size: Size) -> Row
                 transfer_scores=scores,
             )
             found.setdefault(name, []).append(border_figures(composed, pair))
-    return [
-        {"name": name, **{key: float(np.mean([row[key] for row in rows])) for key in rows[0]}}
-        for name, rows in found.items()
-    ]
+    return [{"name": name, **_means(rows)} for name, rows in found.items()]
+
+
+def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each figure over rows that have the same ones."""
+    return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+
+
+def _run_pair(graphs: Runs, person: Person, owner: Person, size: Size) -> dict[str, NDArray]:
+    """Outputs of the graphs for one pair of people, fitted to `size`, without the batch axis."""
+    inputs = stage_inputs(person, owner, size)
+    outputs = graphs.run({name: inputs[name][None] for name in INPUTS})
+    return {name: array[0] for name, array in outputs.items()}
 
 
 def _person(arrays: Arrays, role: str) -> Person:
@@ -484,9 +492,7 @@ def evaluate_skin(
     shown = {name: figures for name, figures in found.items() if figures}
     rows: Rows = [{"name": name, **figures} for name, figures in shown.items()]
     if rows:
-        keys = next(iter(shown.values()))
-        means = {key: float(np.mean([row[key] for row in shown.values()])) for key in keys}
-        rows.append({"name": "mean", **means})
+        rows.append({"name": "mean", **_means(list(shown.values()))})
     return rows
 
 
@@ -568,9 +574,8 @@ def flow_round_trip(pipeline: Pipeline, person: Person, other: Person) -> NDArra
     """
     moves = []
     for receiver, owner in ((person, other), (other, person)):
-        inputs = stage_inputs(receiver, owner, pipeline.size)
-        outputs = pipeline.run({name: inputs[name][None] for name in INPUTS})
-        moves.append(np.asarray(outputs["flow"][0], np.float32))
+        outputs = _run_pair(pipeline, receiver, owner, pipeline.size)
+        moves.append(np.asarray(outputs["flow"], np.float32))
     there, back = moves
     rows, columns = np.indices(there.shape[1:], np.float32)
     x, y = columns + there[0], rows + there[1]

@@ -570,10 +570,7 @@ def erased(batch: Photos, knowledge: Knowledge) -> tuple[Tensor, Tensor]:
     image = image_to_float(batch.person_image)
     if knowledge.weights.erasing == "garments":
         for others in (0, 1):
-            owner = [
-                tensor.roll(others, dims=0)
-                for tensor in (batch.garment_image, batch.garment_parsing, batch.garment_densepose)
-            ]
+            owner = [tensor.roll(others, dims=0) for tensor in batch.garment]
             mask = one_hot(owner[1], (GARMENT,))
             planes = torch.cat([image_to_float(owner[0]) * mask, mask], dim=1)
             moved = affine_warp(planes, torso_affine(batch.person_densepose, owner[2]))
@@ -626,8 +623,7 @@ def _supervised_regrowth(
     transfer = _as_kept(batch, batch.true_parsing)
     # the truth's own garment stands in for the warped one: it is copied, never painted
     garment = (batch.true_image * (transfer == GARMENT)[..., None]).to(torch.uint8)
-    person = batch.person_image, batch.person_parsing, batch.person_densepose
-    image, painted = network.paint(*person, transfer, garment)
+    image, painted = network.paint(*batch.person, transfer, garment)
     return painting_loss(
         image, image_to_float(batch.true_image), painted, one_hot(transfer, (SKIN,))
     )
@@ -703,8 +699,7 @@ def _show_supervised_regrowth(
 ) -> list[Tensor]:
     transfer = _as_kept(batch, batch.true_parsing)
     garment = batch.true_image * (transfer == GARMENT)[..., None]
-    person = batch.person_image, batch.person_parsing, batch.person_densepose
-    image = network(*person, transfer, garment)
+    image = network(*batch.person, transfer, garment)
     return [batch.person_image, image, batch.true_image]
 
 

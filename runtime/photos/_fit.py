@@ -18,7 +18,6 @@ _C = TypeVar("_C", float, npt.NDArray[np.floating])
 _P = TypeVar("_P", np.uint8, np.float32)
 _S = TypeVar("_S", bound=np.generic)
 
-
 #: The torso and the upper legs among the DensePose parts.
 _TORSO = (1, 2)
 _UPPER_LEGS = (7, 8, 9, 10)
@@ -144,11 +143,8 @@ class Fit:
     @property
     def is_identity(self) -> bool:
         """Whether the image fills the frame pixel for pixel."""
-        return self.source == self.target and self._is_whole
-
-    @property
-    def _is_whole(self) -> bool:
-        return self._box == Box(0, 0, self.source.height, self.source.width)
+        whole = Box(0, 0, self.source.height, self.source.width)
+        return self.source == self.target and self._box == whole
 
     def to_target(self, x: _C, y: _C) -> tuple[_C, _C]:
         """Source coordinates, numbers or arrays, in the frame."""

@@ -4,7 +4,7 @@ Nothing here renders. A `Shot` is the recipe of light, surroundings, camera and 
 a body without one stands in a studio's soft light, in the frame that the body itself names.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -77,29 +77,20 @@ FIRST: Final = Roughness(
 )
 #: Calibrated on photos with published maps: `python -m garment_transfer.training.synthetic.realism`
 #: prints both beside each other.
-REAL: Final = Roughness(
-    neck=0.5,
+REAL: Final = replace(
+    FIRST,
     drift=(0.2, 0.9),
     drift_wave=(25, 70),
     jag=(0.0, 0.25),
-    majority=0.7,
     blocky=0.1,
     holes=3.0,
     hole_radius=(0.7, 3.0),
-    lost_hand=0.25,
-    hairline=0.3,
-    sway=(0.5, 1.5),
-    sway_wave=(18, 50),
     window=(4, 8),
-    shrink=(0.85, 1.35),
     fray=(0.0, 0.4),
     blobs=(3.0, 8.0),
     limbs=(1.1, 1.8),
-    fringe=0.5,
-    lost_limb=0.15,
     stop=0.7,
     stop_rows=(1, 6),
-    charts=0.5,
     smooth=3.5,
     noise=2.0,
     noise_wave=25.0,
