@@ -423,7 +423,7 @@ def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def _run_pair(graphs: Runs, person: Person, owner: Person, size: Size) -> dict[str, NDArray]:
     """Outputs of the graphs for one pair of people, fitted to `size`, without the batch axis."""
-    inputs = stage_inputs(person, owner, size)
+    inputs = stage_inputs(person, owner, size, None)
     outputs = graphs.run({name: inputs[name][None] for name in INPUTS})
     return {name: array[0] for name, array in outputs.items()}
 
@@ -586,7 +586,7 @@ def flow_round_trip(pipeline: Pipeline, person: Person, other: Person) -> NDArra
 
 def _fitted_garment(person: Person, size: Size) -> NDArray[np.bool_]:
     """Where a person's garment is at the bundle's size, bool [h,w]."""
-    return np.asarray(stage_inputs(person, person, size)["person_parsing"] == GARMENT)
+    return np.asarray(stage_inputs(person, person, size, None)["person_parsing"] == GARMENT)
 
 
 def give_back(pipeline: Pipeline, person: Person) -> dict[str, float]:

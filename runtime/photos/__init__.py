@@ -1,5 +1,9 @@
 """People and their photos: reading, DensePose, fitting to a bundle's size, the finished photo."""
 
+from garment_transfer.runtime.photos._bodies import (
+    check_plausible as check_plausible,
+    choose_body as choose_body,
+)
 from garment_transfer.runtime.photos._compose import (
     Composed as Composed,
     compose as compose,
@@ -12,6 +16,7 @@ from garment_transfer.runtime.photos._densepose import (
 from garment_transfer.runtime.photos._fit import (
     Box as Box,
     Fit as Fit,
+    fit_person as fit_person,
     frame as frame,
     resize as resize,
 )

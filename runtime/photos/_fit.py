@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -25,12 +26,18 @@ _UPPER_LEGS = (7, 8, 9, 10)
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle of a photo in whole pixels, which may leave the photo."""
+    """A rectangle of a photo in whole pixels, which may leave the photo.
+
+    Its text is LEFT,TOP,RIGHT,BOTTOM, the last two just outside.
+    """
 
     top: int
     left: int
     height: int
     width: int
+
+    def __str__(self) -> str:
+        return f"{self.left},{self.top},{self.left + self.width},{self.top + self.height}"
 
 
 def frame(densepose: npt.NDArray[np.uint8], framing: Framing, target: Size) -> Box:
@@ -44,21 +51,23 @@ def frame(densepose: npt.NDArray[np.uint8], framing: Framing, target: Size) -> B
     Raises:
         InputError: the map shows none of the rule's parts.
     """
-    ids = densepose if densepose.ndim == 2 else densepose[..., 0]
-    counted = np.isin(ids, framing.parts)
-    if not counted.any():
+    ids = densepose if densepose.ndim == 2 else cv2.extractChannel(densepose, 0)
+    counted = _marks(ids, framing.parts)
+    number = int(np.count_nonzero(counted))
+    if not number:
         raise InputError(
             Code.BODY_MISSING,
             "the DensePose map shows nobody",
             expected=f"some of the parts {', '.join(map(str, framing.parts))}",
         )
-    least = np.sqrt(np.count_nonzero(counted)) / 64
-    legs = counted & np.isin(ids, _UPPER_LEGS)
-    torso = np.isin(ids, _TORSO)
+    least = math.sqrt(number) / 64
+    legs = _marks(ids, [part for part in _UPPER_LEGS if part in framing.parts])
+    torso = _marks(ids, _TORSO)
     if legs.any() and torso.any():
         top = _span(counted, 1, least)[0]
         lowest = top + framing.legs * (_span(torso, 1, least)[1] - top)
-        rest = counted & ~(legs & (np.arange(len(ids))[:, None] >= lowest))
+        rest = counted.copy()
+        rest[math.ceil(lowest) :][legs[math.ceil(lowest) :] > 0] = 0
         counted = rest if rest.any() else counted
     top, bottom = _span(counted, 1, least)
     left, right = _span(counted, 0, least)
@@ -74,14 +83,26 @@ def frame(densepose: npt.NDArray[np.uint8], framing: Framing, target: Size) -> B
     )
 
 
+def fit_person(densepose: npt.NDArray[np.uint8], framing: Framing, target: Size) -> Fit:
+    """How the photo of a person is fitted to a bundle: the box of `frame`, which takes its args."""
+    return Fit(Size(*densepose.shape[:2]), target, frame(densepose, framing, target))
+
+
+def _marks(ids: npt.NDArray[np.uint8], parts: Sequence[int]) -> npt.NDArray[np.uint8]:
+    """1 where a map has one of the parts and 0 elsewhere, uint8 [H,W]."""
+    table = np.zeros(256, np.uint8)
+    table[list(parts)] = 1
+    return np.asarray(cv2.LUT(ids, table), np.uint8)
+
+
 def _rounded(value: float) -> int:
     """To the nearest integer, halves up: a person who moves by a pixel moves the box by one."""
     return math.floor(value + 0.5)
 
 
-def _span(mask: npt.NDArray[np.bool_], axis: int, least: float) -> tuple[int, int]:
+def _span(marks: npt.NDArray[np.uint8], axis: int, least: float) -> tuple[int, int]:
     """First and last plus one of the rows (axis 1) or columns (axis 0) with `least` pixels."""
-    counts = mask.sum(axis=axis)
+    counts = np.asarray(cv2.reduce(marks, axis, cv2.REDUCE_SUM, dtype=cv2.CV_32S)).ravel()
     found = np.flatnonzero(counts >= min(least, counts.max()))
     return int(found[0]), int(found[-1]) + 1
 
@@ -145,6 +166,16 @@ class Fit:
         """Whether the image fills the frame pixel for pixel."""
         whole = Box(0, 0, self.source.height, self.source.width)
         return self.source == self.target and self._box == whole
+
+    def window(self) -> tuple[tuple[slice, slice], Fit]:
+        """Rows and columns of the image that the box shows, and the fit of that part alone."""
+        box, source = self._box, self.source
+        top, left = max(0, box.top), max(0, box.left)
+        bottom = min(source.height, box.top + box.height)
+        right = min(source.width, box.left + box.width)
+        part = Box(box.top - top, box.left - left, box.height, box.width)
+        fit = Fit(Size(bottom - top, right - left), self.target, part)
+        return (slice(top, bottom), slice(left, right)), fit
 
     def to_target(self, x: _C, y: _C) -> tuple[_C, _C]:
         """Source coordinates, numbers or arrays, in the frame."""
