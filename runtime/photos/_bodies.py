@@ -7,7 +7,7 @@ of the body, takes no part in a transfer: the networks never see it, and its pix
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 import cv2
@@ -24,7 +24,7 @@ from garment_transfer.bundle import (
     InputError,
     Size,
 )
-from garment_transfer.runtime.photos._fit import Box, resize
+from garment_transfer.runtime.photos._fit import Box, is_any, resize
 
 _Mask = npt.NDArray[np.bool_]
 
@@ -171,7 +171,7 @@ def somebody_else(
     found = _enlarged(apart, classes.shape)
     if touching.any():
         found |= _enlarged(_divided(image, marks, distance < _OWN, touching), classes.shape)
-    return found & (classes != BACKGROUND) & (parts == 0)
+    return np.asarray(found & (classes != BACKGROUND) & (parts == 0))
 
 
 def hands(classes: npt.NDArray[np.uint8], parts: npt.NDArray[np.uint8]) -> _Mask:
@@ -201,11 +201,11 @@ def view_fault(parts: npt.NDArray[np.uint8]) -> str:
     if share > _SIDEWAYS:
         view = "from behind" if share > _BEHIND else "from the side"
         return f"is seen {view}: DensePose has {share:.0%} of the torso as its back (part 1)"
-    torso = _centre(small, _TORSO)
-    head, thighs = _centre(small, _HEAD), _centre(small, _THIGHS)
-    upwards = head - torso if head is not None else torso - thighs if thighs is not None else None
-    if upwards is not None and -upwards[0] < abs(upwards[1]):
-        return "does not stand upright: the head is not above the torso"
+    middles = [m for of in (_HEAD, _TORSO, _THIGHS) if (m := _middle(small, of))]
+    if len(middles) > 1:
+        upper, lower = middles[:2]
+        if lower[0] - upper[0] < abs(lower[1] - upper[1]):
+            return "does not stand upright: the head is not above the torso"
     return ""
 
 
@@ -248,36 +248,27 @@ def check_plausible(
         )
 
 
-def _centre(parts: npt.NDArray[np.uint8], of: tuple[int, ...]) -> npt.NDArray[np.float64] | None:
+def _middle(parts: npt.NDArray[np.uint8], of: tuple[int, ...]) -> tuple[float, float] | None:
     """Row and column of the middle of some parts; None where there are none."""
-    places = np.nonzero(is_any(parts, of))
-    return np.mean(places, axis=1) if len(places[0]) else None
+    rows, columns = np.nonzero(is_any(parts, of))
+    return (float(rows.mean()), float(columns.mean())) if len(rows) else None
 
 
 def _torso_area(parts: npt.NDArray[np.uint8]) -> float:
     """Pixels of the torso, or a quarter of the body where things hide it."""
-    return max(np.count_nonzero(is_any(parts, _TORSO)), np.count_nonzero(parts) / 4, 1)
-
-
-def is_any(ids: npt.NDArray[np.uint8], of: Iterable[int]) -> _Mask:
-    """Where a map has one of some ids, bool [H,W]."""
-    table = np.zeros(256, np.uint8)
-    table[list(of)] = 1
-    return np.asarray(cv2.LUT(np.ascontiguousarray(ids), table).view(bool))
+    torso, body = (int(np.count_nonzero(each)) for each in (is_any(parts, _TORSO), parts))
+    return max(torso, body / 4, 1.0)
 
 
 def _divided(image: npt.NDArray[np.uint8], marks: _Mask, own: _Mask, others: _Mask) -> _Mask:
     """Where, of two people who touch, the other is, at twice the size of the masks."""
     height, width = marks.shape
-    seeds = np.zeros(marks.shape, np.int32)
-    seeds[own], seeds[others], seeds[~marks] = 1, 2, 3
-    size = (2 * width, 2 * height)
-    seeds = cv2.resize(seeds.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-    photo = resize(image, Size(2 * height, 2 * width))
-    divided = cv2.watershed(photo, seeds.astype(np.int32))
-    # what the watershed draws as the line between is nobody's: it stays
-    within = cv2.resize(marks.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
-    return within & ((divided == 2) | (divided == -1)) & (seeds != 1)
+    small = np.zeros(marks.shape, np.uint8)
+    small[own], small[others], small[~marks] = 1, 2, 3
+    seeds = np.kron(small, np.ones((2, 2), np.uint8))
+    divided = cv2.watershed(resize(image, Size(2 * height, 2 * width)), seeds.astype(np.int32))
+    # what the watershed draws as the line between two is nobody's: it stays
+    return np.asarray(((divided == 2) | (divided == -1)) & (seeds % 2 == 0))
 
 
 def in_front(
@@ -378,11 +369,11 @@ def _of_nearest(values: npt.NDArray[np.uint8], known: _Mask) -> npt.NDArray[np.u
     )
     of_zone = np.zeros(int(zones.max()) + 1, np.uint8)
     of_zone[zones[known]] = values[known]
-    return of_zone[zones]
+    return np.asarray(of_zone[zones], np.uint8)
 
 
 def _step(array: npt.NDArray[np.uint8]) -> int:
-    return max(1, min(array.shape) // _SIDE)
+    return int(max(1, min(array.shape) // _SIDE))
 
 
 def _enlarged(mask: _Mask, shape: tuple[int, ...]) -> _Mask:
