@@ -288,7 +288,7 @@ class Person:
         classes = to_classes(ids, labels, parts, name=parsing_name)
         others = somebody_else(image, classes, parts, others)
         classes[others] = BACKGROUND
-        classes, things = in_front(classes, parts, is_any(ids, labels.in_front))
+        classes, iuv, things = in_front(classes, iuv, is_any(ids, labels.in_front))
         protected = others | things | hands(classes, parts)
         for array in (classes, iuv, protected):
             array.flags.writeable = False  # made here: nobody else has them
