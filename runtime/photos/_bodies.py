@@ -186,7 +186,8 @@ def hands(classes: npt.NDArray[np.uint8], parts: npt.NDArray[np.uint8]) -> _Mask
     side = 2 * round(_RIM * math.sqrt(_torso_area(parts))) + 1
     bare = (found[part] & (classes[part] == SKIN)).astype(np.uint8)
     if bare.any():
-        found[part] = cv2.erode(bare, np.ones((side, side), np.uint8)) > 0
+        square = np.ones((side, side), np.uint8)
+        found[part] = cv2.erode(bare, square, borderType=cv2.BORDER_CONSTANT, borderValue=0) > 0
     return found
 
 
