@@ -50,6 +50,9 @@ from garment_transfer.bundle._version import package_version
 MANIFEST: Final = "manifest.json"
 #: The schema that this release reads and writes; it goes with the contract of the graphs.
 SCHEMA_VERSION: Final = 3
+#: In ONNX's protobuf, the entry of a tensor that says in which file its data are.
+_EXTERNAL: Final = b"\x0a\x08location\x12"
+
 _FIX: Final = (
     "copy the bundle again from where it came, or write it anew with "
     "`garment-transfer export CHECKPOINT -o BUNDLE`"
@@ -248,6 +251,13 @@ class Bundle(Struct, frozen=True):
                 "manifest's",
                 expected=f"{graph.bytes} bytes, SHA-256 {graph.sha256}",
                 fix=_FIX,
+            )
+        if _EXTERNAL in content:
+            raise BundleError(
+                Code.GRAPH_ALTERED,
+                f"{path} keeps weights in another file, which no hash of the manifest covers",
+                expected="graphs with their weights inside",
+                fix="save the graph again with its weights in it, and write the manifest anew",
             )
         return content
 

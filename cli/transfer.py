@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 _PATH = click.Path(path_type=Path)
 
+#: Seconds between two lines of progress in a log.
+_PROGRESS = 5.0
+
 
 @click.command("transfer")
 @click.argument("person", type=_PATH, required=False)
@@ -27,7 +31,8 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--pairs",
     type=_PATH,
-    help="CSV of pairs with the header person,garment_owner,output; paths start from its folder.",
+    help="CSV of pairs with the header person,garment_owner,output, or - for standard input; paths "
+    "start from its folder.",
 )
 @click.option(
     "--batch",
@@ -112,10 +117,10 @@ def command(
         raise click.UsageError("--batch, --resume and --shard are for --pairs.")
     if not pairs and not output:
         raise click.UsageError("Missing option '-o': the picture to write.")
-    if output == panel is not None:
-        raise click.UsageError("-o and --panel name the same file.")
 
     from garment_transfer.runtime import (
+        Pair,
+        check_outputs,
         is_done,
         read_pairs,
         sample_bundle,
@@ -129,11 +134,16 @@ def command(
     if shard:
         rows = part_of(rows, *shard)
     missing = [row for row in rows if not (resume and is_done(row))]
-    for path in (output, panel):
-        if path:
-            check_output(path)
     if sample:
         person, garment_owner = sample_people()
+    others = [path for path in (panel,) if path]
+    for path in (output, *others):
+        if path:
+            check_output(path)
+    if output and person and garment_owner:
+        check_outputs([Pair(person, garment_owner, output)], *others)
+    else:
+        check_outputs(rows)
     failed = 0
     if missing or not pairs:
         pipeline = _load(bundle or sample_bundle(), backend, precision, rebuild_if_needed, threads)
@@ -186,7 +196,8 @@ def _transfer_all(
 
     from garment_transfer.runtime import transfer_pairs
 
-    failed = 0
+    done = failed = 0
+    start = said = time.monotonic()
     outcomes = transfer_pairs(
         pipeline,
         pairs,
@@ -196,11 +207,23 @@ def _transfer_all(
         quality=quality,
     )
     with tqdm(outcomes, total=len(pairs), unit="pair", disable=None) as bar:
-        for outcome in bar:
-            if outcome.error:
-                failed += 1
-                bar.clear()
-                click.echo(f"Error: {outcome.pair.output}: {outcome.error}", err=True)
+        try:
+            for outcome in bar:
+                done += 1
+                if outcome.error:
+                    failed += 1
+                    bar.clear()
+                    click.echo(f"Error: {outcome.pair.output}: {outcome.error}", err=True)
+                if bar.disable and time.monotonic() - said > _PROGRESS:  # a log has no bar
+                    said = time.monotonic()
+                    click.echo(f"{done} of {len(pairs)} pairs in {said - start:.0f} s", err=True)
+        except KeyboardInterrupt:
+            bar.close()
+            click.echo(
+                f"stopped after {done} of {len(pairs)} pairs; --resume goes on with the others",
+                err=True,
+            )
+            raise
     return failed
 
 
@@ -221,5 +244,7 @@ def _transfer(
         check_written_side(panel_path, height, PICTURES * width)
     transfer = pipeline.transfer(*people)
     write_rgb(output, transfer.image, quality)
+    height, width = transfer.transfer_parsing.shape
+    click.echo(f"{output}: {width}x{height} pixels in {sum(transfer.timings.values()):.0f} ms")
     if panel_path:
         write_rgb(panel_path, panel(*people, transfer), quality)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from garment_transfer.runtime._pairs import (
         Outcome as Outcome,
         Pair as Pair,
+        check_outputs as check_outputs,
         is_done as is_done,
         read_pairs as read_pairs,
         shard as shard,
@@ -63,7 +64,7 @@ _MODULES: Final = {
     name: module
     for module, names in {
         "_pipeline": "Pipeline Transfer stage_inputs",
-        "_pairs": "Outcome Pair is_done read_pairs shard transfer_pairs",
+        "_pairs": "Outcome Pair check_outputs is_done read_pairs shard transfer_pairs",
         "_panel": "PICTURES flow_colours flow_wheel panel",
         "_prepare": "DensePose DensePoseDescription DensePoseHeads DensePosePicture InputSize "
         "ModelInput Parser ParserDescription ParserOutput prepare",

@@ -107,8 +107,8 @@ def test_evaluate_of_nothing(tmp_path):
     ("option", "name", "due"),
     [
         ("--sheet", "s.txt", "does not name a picture format"),
-        ("--sheet", "none/s.png", "cannot be written"),
-        ("--json", "none/rows.json", "cannot be written"),
+        ("--sheet", "file/s.png", "cannot be written"),
+        ("--json", "file/rows.json", "cannot be written"),
     ],
 )
 def test_evaluate_checks_its_outputs_first(tmp_path, monkeypatch, option, name, due):
@@ -116,6 +116,7 @@ def test_evaluate_checks_its_outputs_first(tmp_path, monkeypatch, option, name, 
         raise AssertionError("the bundle was loaded first")
 
     monkeypatch.setattr(Bundle, "load", load)
+    (tmp_path / "file").write_text("")
     assert due in invoke("evaluate", option, tmp_path / name, code=1)
 
 
