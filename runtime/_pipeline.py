@@ -484,7 +484,7 @@ def stage_inputs(
     Raises:
         InputError: DensePose shows none of what the rule frames.
     """
-    inputs = {}
+    inputs: dict[str, npt.NDArray[np.uint8]] = {}
     for role, someone in (("person", person), ("garment", garment_owner)):
         if framing is None:
             fit = Fit(Size(*someone.parsing.shape), size)

@@ -517,7 +517,7 @@ def regrown_skin(
         standard deviations. None where the person shows too little skin (under a thousandth of
         the picture).
     """
-    given = stage_inputs(person, person, size)
+    given = stage_inputs(person, person, size, None)
     photo, parsing = given["person_image"], given["person_parsing"]
     erased = (parsing == SKIN) & ~np.isin(given["person_densepose"][..., 0], HAND_PARTS)
     counted = cv2.erode(erased.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0

@@ -7,7 +7,7 @@ of the body, takes no part in a transfer: the networks never see it, and its pix
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 import cv2
@@ -24,7 +24,7 @@ from garment_transfer.bundle import (
     InputError,
     Size,
 )
-from garment_transfer.runtime.photos._fit import Box, resize
+from garment_transfer.runtime.photos._fit import Box, is_any, resize
 
 _Mask = npt.NDArray[np.bool_]
 
@@ -68,9 +68,11 @@ _PASSER_BY: Final = 255
 # four photographed ones (0.06 at most).
 _REACH: Final = 0.15
 # What is so near is one's own, where the photo decides between two people who touch.
-_OWN: Final = 0.04
+_OWN: Final = 0.02
 # The least area beyond reach of somebody who touches the person, as a share of the torso's.
 _SOMEBODY: Final = 0.05
+# Things are at most so wide that the body shows on both sides of them.
+_GAP: Final = 0.8
 # The least area of a hole in the clothes that is a thing in front of them, as a share of the
 # torso's; parsers leave smaller ones by themselves.
 _THING: Final = 0.02
@@ -170,8 +172,10 @@ def somebody_else(
         return np.zeros(classes.shape, bool)
     found = _enlarged(apart, classes.shape)
     if touching.any():
-        found |= _enlarged(_divided(image, marks, distance < _OWN, touching), classes.shape)
-    return found & (classes != BACKGROUND) & (parts == 0)
+        found |= _enlarged(
+            _divided(image, marks, (distance < _OWN) & marks, touching), classes.shape
+        )
+    return np.asarray(found & (classes != BACKGROUND) & (parts == 0))
 
 
 def hands(classes: npt.NDArray[np.uint8], parts: npt.NDArray[np.uint8]) -> _Mask:
@@ -182,7 +186,8 @@ def hands(classes: npt.NDArray[np.uint8], parts: npt.NDArray[np.uint8]) -> _Mask
     side = 2 * round(_RIM * math.sqrt(_torso_area(parts))) + 1
     bare = (found[part] & (classes[part] == SKIN)).astype(np.uint8)
     if bare.any():
-        found[part] = cv2.erode(bare, np.ones((side, side), np.uint8)) > 0
+        square = np.ones((side, side), np.uint8)
+        found[part] = cv2.erode(bare, square, borderType=cv2.BORDER_CONSTANT, borderValue=0) > 0
     return found
 
 
@@ -201,11 +206,11 @@ def view_fault(parts: npt.NDArray[np.uint8]) -> str:
     if share > _SIDEWAYS:
         view = "from behind" if share > _BEHIND else "from the side"
         return f"is seen {view}: DensePose has {share:.0%} of the torso as its back (part 1)"
-    torso = _centre(small, _TORSO)
-    head, thighs = _centre(small, _HEAD), _centre(small, _THIGHS)
-    upwards = head - torso if head is not None else torso - thighs if thighs is not None else None
-    if upwards is not None and -upwards[0] < abs(upwards[1]):
-        return "does not stand upright: the head is not above the torso"
+    middles = [m for of in (_HEAD, _TORSO, _THIGHS) if (m := _middle(small, of))]
+    if len(middles) > 1:
+        upper, lower = middles[:2]
+        if lower[0] - upper[0] < abs(lower[1] - upper[1]):
+            return "does not stand upright: the head is not above the torso"
     return ""
 
 
@@ -248,62 +253,61 @@ def check_plausible(
         )
 
 
-def _centre(parts: npt.NDArray[np.uint8], of: tuple[int, ...]) -> npt.NDArray[np.float64] | None:
+def _middle(parts: npt.NDArray[np.uint8], of: tuple[int, ...]) -> tuple[float, float] | None:
     """Row and column of the middle of some parts; None where there are none."""
-    places = np.nonzero(is_any(parts, of))
-    return np.mean(places, axis=1) if len(places[0]) else None
+    rows, columns = np.nonzero(is_any(parts, of))
+    return (float(rows.mean()), float(columns.mean())) if len(rows) else None
 
 
 def _torso_area(parts: npt.NDArray[np.uint8]) -> float:
     """Pixels of the torso, or a quarter of the body where things hide it."""
-    return max(np.count_nonzero(is_any(parts, _TORSO)), np.count_nonzero(parts) / 4, 1)
-
-
-def is_any(ids: npt.NDArray[np.uint8], of: Iterable[int]) -> _Mask:
-    """Where a map has one of some ids, bool [H,W]."""
-    table = np.zeros(256, np.uint8)
-    table[list(of)] = 1
-    return np.asarray(cv2.LUT(np.ascontiguousarray(ids), table).view(bool))
+    torso, body = (int(np.count_nonzero(each)) for each in (is_any(parts, _TORSO), parts))
+    return max(torso, body / 4, 1.0)
 
 
 def _divided(image: npt.NDArray[np.uint8], marks: _Mask, own: _Mask, others: _Mask) -> _Mask:
     """Where, of two people who touch, the other is, at twice the size of the masks."""
     height, width = marks.shape
-    seeds = np.zeros(marks.shape, np.int32)
-    seeds[own], seeds[others], seeds[~marks] = 1, 2, 3
-    size = (2 * width, 2 * height)
-    seeds = cv2.resize(seeds.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-    photo = resize(image, Size(2 * height, 2 * width))
-    divided = cv2.watershed(photo, seeds.astype(np.int32))
-    # what the watershed draws as the line between is nobody's: it stays
-    within = cv2.resize(marks.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
-    return within & ((divided == 2) | (divided == -1)) & (seeds != 1)
+    small = np.zeros(marks.shape, np.uint8)
+    small[own], small[others], small[~marks] = 1, 2, 3
+    seeds = np.kron(small, np.ones((2, 2), np.uint8))
+    divided = cv2.watershed(resize(image, Size(2 * height, 2 * width)), seeds.astype(np.int32))
+    # what the watershed draws as the line between two is nobody's: it stays
+    return np.asarray(((divided == 2) | (divided == -1)) & (seeds % 2 == 0))
 
 
 def in_front(
-    classes: npt.NDArray[np.uint8], parts: npt.NDArray[np.uint8], things: _Mask
-) -> tuple[npt.NDArray[np.uint8], _Mask]:
-    """Things in front of a person, and the classes beneath them.
+    classes: npt.NDArray[np.uint8], iuv: npt.NDArray[np.uint8], things: _Mask
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], _Mask]:
+    """Things in front of a person, and the maps beneath them.
 
     Args:
         classes: uint8 [H,W], the seven classes.
-        parts: uint8 [H,W], DensePose parts of the person.
+        iuv: uint8 [H,W,3], DensePose of the person.
         things: bool [H,W], where the parser says so.
 
     Returns:
-        The classes, with those of the nearest part of body or clothes where a thing hides what
-        DensePose covers, uint8 [H,W]; and where the things are, bool [H,W].
+        The maps, with what the nearest part of body and clothes has where a thing hides them, and
+        where the things are, bool [H,W].
     """
-    holes = _holes(classes, parts)
+    holes = _holes(classes, iuv[..., 0])
     found = things if holes is None else things | holes
     if not found.any():
-        return classes, found
+        return classes, iuv, found
     beneath = np.where(found, np.uint8(BACKGROUND), classes)
-    hidden = found & (parts > 0)
-    known = (parts > 0) & (beneath != BACKGROUND)
+    body = iuv[..., 0] > 0
+    # what lies between two parts of the body lies in front of it, though DensePose has a hole there
+    side = 2 * round(_GAP * math.sqrt(_torso_area(iuv[..., 0])) / 2) + 1
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
+    closed = cv2.morphologyEx(body.astype(np.uint8), cv2.MORPH_CLOSE, kernel) > 0
+    hidden = found & closed
+    known = body & (beneath != BACKGROUND)
     if known.any():
         beneath[hidden] = _of_nearest(classes, known)[hidden]
-    return beneath, found
+        iuv = iuv.copy()
+        missing = hidden & ~body
+        iuv[missing] = _of_nearest(iuv, body)[missing]
+    return beneath, iuv, found
 
 
 def _holes(classes: npt.NDArray[np.uint8], parts: npt.NDArray[np.uint8]) -> _Mask | None:
@@ -338,26 +342,32 @@ def _bodies(parts: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         torsos[0] = 0
     large_heads = np.isin(heads, large)
     headed = np.bincount(pieces[large_heads], minlength=count) > 0
+    candidates = torsos >= max(_CANDIDATE * torsos.max(), 1)
+    for head in np.flatnonzero(headed & (torsos == 0)):
+        # hair parts it from the body below
+        columns = (pieces == head).any(axis=0)
+        below = np.bincount(pieces[:, columns].ravel(), minlength=count) * candidates * ~headed
+        if below.any():
+            pieces[pieces == head] = below.argmax()
+            headed[[head, below.argmax()]] = False, True
     bodies = np.zeros(parts.shape, np.uint8)
-    number = headless = 0
+    number = 0
     # those with a head first
     for piece in np.lexsort((-torsos, ~headed)):
-        if torsos[piece] < max(_CANDIDATE * torsos.max(), 1):
+        if not candidates[piece]:
             continue
         here = pieces == piece
-        if not headed[piece]:
-            if number and not here[0].any():
-                continue  # not cut off by the photo: half of a body that a strap cuts in two
-            headless += 1
+        if not headed[piece] and number and not here[0].any():
+            continue  # not cut off by the photo: half of a body that a strap cuts in two
         own = np.unique(heads[here & large_heads])
-        for head in own if len(own) > 1 else [None]:
+        for region in [here & (heads == head) for head in own] if len(own) > 1 else [here]:
             number += 1
-            bodies[here if head is None else here & (heads == head)] = number
+            bodies[region] = number
         _to_nearest(bodies, here)
-    shares = np.bincount(pieces[heads > 0], minlength=count) / np.bincount(pieces.ravel())
+    areas = np.maximum(np.bincount(pieces.ravel(), minlength=count), 1)
+    shares = np.bincount(pieces[heads > 0], minlength=count) / areas
     for piece in np.flatnonzero(shares > _HEAD_SHARE):
-        # a head that hair parts from its body is that body's
-        if not bodies[pieces == piece].any() and (torsos[piece] or not headless):
+        if not bodies[pieces == piece].any():
             bodies[pieces == piece] = _PASSER_BY
     _to_nearest(bodies, marks > 0)
     return bodies
@@ -372,17 +382,17 @@ def _to_nearest(bodies: npt.NDArray[np.uint8], within: _Mask) -> None:
 
 
 def _of_nearest(values: npt.NDArray[np.uint8], known: _Mask) -> npt.NDArray[np.uint8]:
-    """At each pixel the value of the nearest one that is known, uint8 [H,W]."""
+    """At each pixel the value of the nearest one that is known; uint8 [H,W] or [H,W,C]."""
     _, zones = cv2.distanceTransformWithLabels(
         (~known).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
     )
-    of_zone = np.zeros(int(zones.max()) + 1, np.uint8)
+    of_zone = np.zeros((int(zones.max()) + 1, *values.shape[2:]), np.uint8)
     of_zone[zones[known]] = values[known]
-    return of_zone[zones]
+    return np.asarray(of_zone[zones], np.uint8)
 
 
 def _step(array: npt.NDArray[np.uint8]) -> int:
-    return max(1, min(array.shape) // _SIDE)
+    return int(max(1, min(array.shape) // _SIDE))
 
 
 def _enlarged(mask: _Mask, shape: tuple[int, ...]) -> _Mask:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -51,8 +51,10 @@ def frame(densepose: npt.NDArray[np.uint8], framing: Framing, target: Size) -> B
     Raises:
         InputError: the map shows none of the rule's parts.
     """
-    ids = densepose if densepose.ndim == 2 else cv2.extractChannel(densepose, 0)
-    counted = _marks(ids, framing.parts)
+    ids = densepose
+    if densepose.ndim == 3:
+        ids = np.asarray(cv2.extractChannel(densepose, 0), np.uint8)
+    counted = is_any(ids, framing.parts)
     number = int(np.count_nonzero(counted))
     if not number:
         raise InputError(
@@ -61,13 +63,13 @@ def frame(densepose: npt.NDArray[np.uint8], framing: Framing, target: Size) -> B
             expected=f"some of the parts {', '.join(map(str, framing.parts))}",
         )
     least = math.sqrt(number) / 64
-    legs = _marks(ids, [part for part in _UPPER_LEGS if part in framing.parts])
-    torso = _marks(ids, _TORSO)
+    legs = counted & is_any(ids, _UPPER_LEGS)
+    torso = is_any(ids, _TORSO)
     if legs.any() and torso.any():
         top = _span(counted, 1, least)[0]
         lowest = top + framing.legs * (_span(torso, 1, least)[1] - top)
         rest = counted.copy()
-        rest[math.ceil(lowest) :][legs[math.ceil(lowest) :] > 0] = 0
+        rest[math.ceil(lowest) :] &= ~legs[math.ceil(lowest) :]
         counted = rest if rest.any() else counted
     top, bottom = _span(counted, 1, least)
     left, right = _span(counted, 0, least)
@@ -88,11 +90,11 @@ def fit_person(densepose: npt.NDArray[np.uint8], framing: Framing, target: Size)
     return Fit(Size(*densepose.shape[:2]), target, frame(densepose, framing, target))
 
 
-def _marks(ids: npt.NDArray[np.uint8], parts: Sequence[int]) -> npt.NDArray[np.uint8]:
-    """1 where a map has one of the parts and 0 elsewhere, uint8 [H,W]."""
+def is_any(ids: npt.NDArray[np.uint8], of: Iterable[int]) -> npt.NDArray[np.bool_]:
+    """Where a map has one of some ids, bool [H,W]."""
     table = np.zeros(256, np.uint8)
-    table[list(parts)] = 1
-    return np.asarray(cv2.LUT(ids, table), np.uint8)
+    table[list(of)] = 1
+    return np.asarray(cv2.LUT(np.ascontiguousarray(ids), table), np.uint8).view(np.bool_)
 
 
 def _rounded(value: float) -> int:
@@ -100,9 +102,11 @@ def _rounded(value: float) -> int:
     return math.floor(value + 0.5)
 
 
-def _span(marks: npt.NDArray[np.uint8], axis: int, least: float) -> tuple[int, int]:
+def _span(mask: npt.NDArray[np.bool_], axis: int, least: float) -> tuple[int, int]:
     """First and last plus one of the rows (axis 1) or columns (axis 0) with `least` pixels."""
-    counts = np.asarray(cv2.reduce(marks, axis, cv2.REDUCE_SUM, dtype=cv2.CV_32S)).ravel()
+    counts = np.asarray(
+        cv2.reduce(mask.view(np.uint8), axis, cv2.REDUCE_SUM, dtype=cv2.CV_32S)
+    ).ravel()
     found = np.flatnonzero(counts >= min(least, counts.max()))
     return int(found[0]), int(found[-1]) + 1
 

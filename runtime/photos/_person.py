@@ -39,7 +39,6 @@ from garment_transfer.runtime.photos._bodies import (
     choose_body,
     hands,
     in_front,
-    is_any,
     somebody_else,
     view_fault,
 )
@@ -54,7 +53,7 @@ from garment_transfer.runtime.photos._densepose import (
     decode_densepose,
     describe,
 )
-from garment_transfer.runtime.photos._fit import Box
+from garment_transfer.runtime.photos._fit import Box, is_any
 from garment_transfer.runtime.photos._images import (
     MAX_SIDE,
     PHOTO_SUFFIXES,
@@ -121,7 +120,7 @@ class Person:
         ):
             raise InputError(
                 Code.ARRAY_INVALID,
-                f"protected is {describe(self.protected)}",
+                f"protected is {self.protected.dtype} {list(self.protected.shape)}",
                 expected=f"bool [{height},{width}]",
             )
         for field in ("image", "parsing", "densepose", "protected"):
@@ -289,7 +288,7 @@ class Person:
         classes = to_classes(ids, labels, parts, name=parsing_name)
         others = somebody_else(image, classes, parts, others)
         classes[others] = BACKGROUND
-        classes, things = in_front(classes, parts, is_any(ids, labels.in_front))
+        classes, iuv, things = in_front(classes, iuv, is_any(ids, labels.in_front))
         protected = others | things | hands(classes, parts)
         for array in (classes, iuv, protected):
             array.flags.writeable = False  # made here: nobody else has them

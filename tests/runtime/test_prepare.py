@@ -41,8 +41,8 @@ COLOURS = np.array(
     [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1)], float
 )
 
-#: The DensePose part that a class's colour stands for: arms, since blocks of torso and head would be
-#: several people.
+#: The DensePose part that a class's colour stands for: arms, since blocks of torsos and heads would
+#: be several people.
 PART_OF = np.array([0, 19, 20, 15, 16, 17, 21])
 
 #: As the descriptions below say it: three different numbers each, so that their order matters.
