@@ -78,8 +78,9 @@ def compose(
         "warped": warped_garment,
         "scores": transfer_scores,
     }
-    sizes = {**dict.fromkeys(given, fit.target), "photo": fit.source, "own": fit.source}
-    sizes |= {"kept": fit.source, "owner_photo": owner_fit.source, "owner_garment": owner_fit.source}
+    of_photo, of_owner = ("photo", "own", "kept"), ("owner_photo", "owner_garment")
+    sizes = dict.fromkeys(given, fit.target) | dict.fromkeys(of_photo, fit.source)
+    sizes |= dict.fromkeys(of_owner, owner_fit.source)
     channels = {"photo": (3,), "owner_photo": (3,), "image": (3,), "warped": (3,), "scores": (4,)}
     for name, array in given.items():
         due = (sizes[name].height, sizes[name].width, *channels.get(name, ()))

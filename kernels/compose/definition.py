@@ -333,10 +333,13 @@ def _garment(
     layers = np.dstack([pictures["owner_photo"][box] * mask[box][..., None], 255 * mask[box]])
 
     # from the person's frame to the owner's photo, to its part in the layers, to their pixels
-    starts = (fit.left, owner_fit.left, owner_fit.shown.left - left), (
-        fit.top,
-        owner_fit.top,
-        owner_fit.shown.top - top,
+    starts = (
+        (fit.left, owner_fit.left, owner_fit.shown.left - left),
+        (
+            fit.top,
+            owner_fit.top,
+            owner_fit.shown.top - top,
+        ),
     )
     scales = [large / small for large, small in _ratios(owner_fit)]
     shifts = [
@@ -349,9 +352,7 @@ def _garment(
         layers = shrink(layers, small)
         ratios = small.width / width, small.height / height
         scales = [scale * ratio for scale, ratio in zip(scales, ratios, strict=True)]
-        shifts = [
-            (shift + 0.5) * ratio - 0.5 for shift, ratio in zip(shifts, ratios, strict=True)
-        ]
+        shifts = [(shift + 0.5) * ratio - 0.5 for shift, ratio in zip(shifts, ratios, strict=True)]
     moved = places.mixed(fit.crop(flow.transpose(1, 2, 0)).reshape(-1, 2))
     x, y = (
         ((place + moved[:, axis]) * np.float32(scales[axis]) + np.float32(shifts[axis])).clip(

@@ -130,12 +130,12 @@ class Fit:
         )
 
     def photo(self, image: Pixels) -> Pixels:
-        """A photo, uint8 [H,W,3] of size `source`, in the frame.
+        """A photo, uint8 [H,W,3] or [H,W] of size `source`, in the frame.
 
         Scaled down by area, up linearly, rounded to the nearest, halves up; the edges are repeated
         into the padding and where the box leaves the photo, so that a network sees no border there.
         """
-        self._check(image, (3,))
+        self._check(image)
         if self.is_identity:
             return image
         library = photos.load()
@@ -149,7 +149,7 @@ class Fit:
         Each pixel is the one of the map that holds its centre, as a mean of labels is no label; 0
         in the padding and where the box leaves the map.
         """
-        self._check(labels, (1, 3))
+        self._check(labels)
         if self.is_identity:
             return labels
         library = photos.load()
@@ -163,14 +163,13 @@ class Fit:
             self.top : self.top + self.scaled.height, self.left : self.left + self.scaled.width
         ]
 
-    def _check(self, array: Pixels, channels: tuple[int, ...]) -> None:
-        found = array.shape[2] if array.ndim == 3 else 1
+    def _check(self, array: Pixels) -> None:
         due = (self.source.height, self.source.width)
-        if array.dtype != np.uint8 or array.shape[:2] != due or found not in channels:
+        if array.dtype != np.uint8 or array.shape not in (due, (*due, 3)):
             raise InputError(
                 Code.ARRAY_INVALID,
                 f"an image is {array.dtype} {list(array.shape)}",
-                expected=f"uint8 {list(due)} with channels {' or '.join(map(str, channels))}",
+                expected=f"uint8 {list(due)} or {[*due, 3]}",
             )
 
 

@@ -101,9 +101,9 @@ class Library:
         flow: npt.NDArray[np.float32],
         with_garment: bool,
     ) -> tuple[Pixels, Pixels, Pixels | None]:
-        """`compose.compose`: `pictures` by the names of `_Compose`, the person's fit and the owner's.
+        """`compose.compose`: `pictures` by the names of `_Compose`, fits of person and owner.
 
-        The image, its classes, and the garment if it is asked for.
+        Returns the image, its classes, and the garment if it is asked for.
         """
         photo = pictures["photo"]
         assert photo is not None

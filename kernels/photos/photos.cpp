@@ -122,10 +122,10 @@ GtPhotosStatus guarded(const Body& body) {
 using FitKernel = void (*)(const Pixels&, const Fit&, std::uint8_t*, const ParallelFor&);
 
 GtPhotosStatus run_fit(FitKernel kernel, const GtPicture* picture, const GtFit* fit, uint8_t* out,
-                       int32_t threads, std::initializer_list<int> channels) {
+                       int32_t threads) {
   if (!picture || !fit || !out) return GT_PHOTOS_NULL;
   if (!is_fit(*fit)) return GT_PHOTOS_FIT;
-  const GtPhotosStatus status = check(*picture, fit->source_height, fit->source_width, channels);
+  const GtPhotosStatus status = check(*picture, fit->source_height, fit->source_width, {1, 3});
   if (status != GT_PHOTOS_OK) return status;
   const int64_t bytes = int64_t{fit->target_height} * fit->target_width * picture->channels;
   if (overlap(range(out, bytes), range(*picture))) return GT_PHOTOS_OVERLAP;
@@ -217,11 +217,11 @@ GtPhotosStatus gt_fit_whole(int32_t source_height, int32_t source_width, int32_t
 
 GtPhotosStatus gt_fit_photo(const GtPicture* photo, const GtFit* fit, uint8_t* out,
                             int32_t threads) {
-  return run_fit(garment_transfer::fit_photo_cpu, photo, fit, out, threads, {3});
+  return run_fit(garment_transfer::fit_photo_cpu, photo, fit, out, threads);
 }
 
 GtPhotosStatus gt_fit_map(const GtPicture* map, const GtFit* fit, uint8_t* out, int32_t threads) {
-  return run_fit(garment_transfer::fit_map_cpu, map, fit, out, threads, {1, 3});
+  return run_fit(garment_transfer::fit_map_cpu, map, fit, out, threads);
 }
 
 GtPhotosStatus gt_compose(const GtCompose* call) {

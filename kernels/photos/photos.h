@@ -53,7 +53,7 @@ typedef struct GtFit {
 GT_PHOTOS_API GtPhotosStatus gt_fit_whole(int32_t source_height, int32_t source_width, int32_t target_height,
                             int32_t target_width, GtFit* fit);
 
-/* A photo in the frame, by area or linearly, edges repeated; 3 channels. */
+/* A photo in the frame, by area or linearly, edges repeated; 1 or 3 channels. */
 GT_PHOTOS_API GtPhotosStatus gt_fit_photo(const GtPicture* photo, const GtFit* fit, uint8_t* out,
                             int32_t threads);
 /* A map in the frame, by nearest neighbours, 0 where the box has none; 1 or 3 channels. */

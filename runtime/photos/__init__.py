@@ -19,6 +19,7 @@ from garment_transfer.runtime.photos._fit import (
     fit_person as fit_person,
     frame as frame,
     resize as resize,
+    unfit as unfit,
 )
 from garment_transfer.runtime.photos._images import (
     MAX_SIDE as MAX_SIDE,
