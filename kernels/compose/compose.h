@@ -59,12 +59,14 @@ inline int sharpness_of(const Fit& fit) {
   return static_cast<int>(found < least ? least : (found < most ? found : most));
 }
 
-// `radius` pixels of the frame in pixels of the photo, halves rounded up.
+// `radius` pixels of the frame in pixels of the photo, halves rounded up, or all of it.
 inline int in_photo(int radius, const Fit& fit) {
   const bool wide = 1ll * fit.width * fit.scaled_height <= 1ll * fit.height * fit.scaled_width;
   const long long large = wide ? fit.width : fit.height;
   const long long small = wide ? fit.scaled_width : fit.scaled_height;
-  return static_cast<int>((2 * radius * large + small) / (2 * small));
+  const long long found = (2 * radius * large + small) / (2 * small);
+  const int longest = fit.source_height > fit.source_width ? fit.source_height : fit.source_width;
+  return found < longest ? static_cast<int>(found) : longest;
 }
 
 // How far the border of a label map may be off: `border_width` of bundle/_labels.py.

@@ -127,13 +127,13 @@ float finite(float value) { return std::isnan(value) ? kFar : std::clamp(value, 
 // How many pixels of the owner's photo one pixel of the person's spans in the garment.
 double owner_pixels_per_pixel(const ComposeCall& call, const std::vector<float>& flow) {
   const int height = call.parsing.height, width = call.parsing.width;
+  if (height < 2 || width < 2) return 1;
   const auto slope = [&](int plane, int y, int x, int dy, int dx) {
     const int y0 = std::max(y - dy, 0), y1 = std::min(y + dy, height - 1);
     const int x0 = std::max(x - dx, 0), x1 = std::min(x + dx, width - 1);
-    const int steps = y1 - y0 + x1 - x0;
-    if (steps == 0) return 0.0f;
     const float* field = flow.data() + plane * area(height, width);
-    return (field[area(y1, width) + x1] - field[area(y0, width) + x0]) / static_cast<float>(steps);
+    return (field[area(y1, width) + x1] - field[area(y0, width) + x0]) /
+           static_cast<float>(y1 - y0 + x1 - x0);
   };
   std::vector<float> areas;
   for (int y = 0; y < height; ++y) {

@@ -67,14 +67,14 @@ class _Places(NamedTuple):
     """n pixels of the photo's window, and where they lie in the frame.
 
     Attributes:
-        index: [n], counted row by row.
+        pixels: [n], counted row by row.
         corners: four of [n], the surrounding pixels of the part of the frame that is the box,
             counted row by row: upper left, lower left, upper right, lower right.
         part: y and x, [n,1] whole numbers.
         place: x and y, float32 [n].
     """
 
-    index: Places
+    pixels: Places
     corners: tuple[Places, ...]
     part: tuple[Whole, Whole]
     place: tuple[Floats, Floats]
@@ -82,7 +82,7 @@ class _Places(NamedTuple):
     def some(self, chosen: Places) -> _Places:
         """Those that are chosen."""
         return _Places(
-            self.index[chosen],
+            self.pixels[chosen],
             tuple(corner[chosen] for corner in self.corners),
             (self.part[0][chosen], self.part[1][chosen]),
             (self.place[0][chosen], self.place[1][chosen]),
@@ -116,11 +116,8 @@ def define(
     window = fit.window
     photo, own = pictures["photo"][window], pictures["own"][window]
     stays = pictures["kept"][window] > 0 if "kept" in pictures else np.zeros(own.shape, bool)
-    frame = {
-        name: np.ascontiguousarray(fit.crop(pictures[name]))
-        for name in ("image", "parsing", "warped", "scores")
-        if name in pictures
-    }
+    of_frame = pictures.keys() & {"image", "parsing", "warped", "scores"}
+    frame = {name: np.ascontiguousarray(fit.crop(pictures[name])) for name in of_frame}
     flow = np.clip(np.nan_to_num(flow, nan=_FAR), -_FAR, _FAR)
     rows, columns = (
         taps(np.arange(part.start, part.stop) - start, large, small)
@@ -134,21 +131,18 @@ def define(
     )
 
     # which class, and which share of which other one
-    changed = cv2.dilate(
+    changed: Pixels = cv2.dilate(
         (nearest(fit, pictures["own"]) != frame["parsing"]).astype(np.uint8),
         np.ones((2 * _CHANGED_REACH + 1,) * 2, np.uint8),
-    )
+    ).astype(np.uint8, copy=False)
     places = _near(rows, columns, changed, ~stays & np.isin(own, _DRAWN))
     fields = _scores(frame, changed > 0)
     parsing = np.array(own, order="C")
-    other = np.zeros_like(parsing)
-    share = np.zeros(parsing.shape, np.int64)
-    for array, found in zip(
-        (parsing, other, share),
-        _choose(places.whole(fields), parsing.ravel()[places.index], _sharpness(fit)),
-        strict=True,
-    ):
-        array.ravel()[places.index] = found
+    other, share = np.zeros_like(parsing), np.zeros(parsing.shape, np.int64)
+    chosen = _choose(places.whole(fields), parsing.ravel()[places.pixels], _sharpness(fit))
+    np.put(parsing, places.pixels, chosen[0])
+    np.put(other, places.pixels, chosen[1])
+    np.put(share, places.pixels, chosen[2])
 
     # which pixels get another colour than the photo's
     gone = (own != BACKGROUND) & (parsing != own)
@@ -167,13 +161,13 @@ def define(
             if label == GARMENT:
                 result[chosen] = _garment(pictures, frame, here, fit, owner_fit, flow)
             else:
-                kept = (own.ravel()[here.index] == label) & ~vanished.ravel()[here.index]
-                result[chosen[kept]] = photo.reshape(-1, 3)[here.index[kept]]
+                kept = (own.ravel()[here.pixels] == label) & ~vanished.ravel()[here.pixels]
+                result[chosen[kept]] = photo.reshape(-1, 3)[here.pixels[kept]]
                 painted = np.flatnonzero(~kept)
                 result[chosen[painted]] = _painted(frame, label, here.some(painted))
         return result
 
-    labels = parsing.ravel()[places.index]
+    labels = parsing.ravel()[places.pixels]
     found = colours(labels, places)
     whole = Composed(
         np.array(pictures["photo"], order="C"),
@@ -182,13 +176,13 @@ def define(
     )
     if whole.warped_garment is not None:
         worn = np.flatnonzero(labels == GARMENT)
-        _put(whole.warped_garment[window], places.index[worn], found[worn])
-    shares = share.ravel()[places.index]
+        _put(whole.warped_garment[window], places.pixels[worn], found[worn])
+    shares = share.ravel()[places.pixels]
     mixed = np.flatnonzero(shares)
-    beside = colours(other.ravel()[places.index[mixed]], places.some(mixed))
+    beside = colours(other.ravel()[places.pixels[mixed]], places.some(mixed))
     part = shares[mixed, None].astype(np.float32) * np.float32(1 / _WHOLE)
     found[mixed] = _mix(found[mixed], beside, part)
-    _put(whole.image[window], places.index, found)
+    _put(whole.image[window], places.pixels, found)
     whole.parsing[window] = parsing
     return whole
 
@@ -281,9 +275,10 @@ def _sharpness(fit: Fit) -> int:
 
 
 def _in_photo(radius: int, fit: Fit) -> int:
-    """`radius` pixels of the frame in pixels of the photo, halves rounded up."""
+    """`radius` pixels of the frame in pixels of the photo, halves rounded up, or all of it."""
     large, small = min(_ratios(fit), key=lambda ratio: ratio[0] / ratio[1])
-    return (2 * radius * large + small) // (2 * small)
+    longest = max(fit.source.height, fit.source.width)
+    return min((2 * radius * large + small) // (2 * small), longest)
 
 
 def _ratios(fit: Fit) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -301,7 +296,7 @@ def _painted(frame: Mapping[str, Pixels], label: int, places: _Places) -> Floats
     source = frame["warped"].reshape(-1, 3) if label == GARMENT else image
     found = places.mixed(np.concatenate([source * inside, inside], axis=1))
     share = found[:, 3:]
-    colours = found[:, :3] / np.maximum(share, _LEAST_SHARE)
+    colours = np.asarray(found[:, :3] / np.maximum(share, _LEAST_SHARE), np.float32)
     beyond = np.flatnonzero(share <= _LEAST_SHARE)
     colours[beyond] = places.some(beyond).mixed(image)
     return colours

@@ -189,10 +189,11 @@ def fit_photo(fit: Fit, image: Pixels) -> Pixels:
     else:
         y = taps(np.arange(scaled.height), scaled.height, box.height)
         x = taps(np.arange(scaled.width), scaled.width, box.width)
-        finer = part.astype(np.int64) << _FINER
+        finer = np.atleast_3d(part).astype(np.int64) << _FINER
         finer = lerp(finer[y.first], finer[y.second], y.part[:, None, None])
         finer = lerp(finer[:, x.first], finer[:, x.second], x.part[:, None])
-        small = ((finer + (1 << (_FINER - 1))) >> _FINER).astype(np.uint8)
+        finer = (finer + (1 << (_FINER - 1))) >> _FINER
+        small = finer.astype(np.uint8).reshape(scaled.height, scaled.width, *image.shape[2:])
     framed_rows, framed_columns = (
         (np.arange(length) - start).clip(0, size - 1)
         for length, start, size in (

@@ -20,10 +20,13 @@ using garment_transfer::Fit;
 using garment_transfer::ParallelFor;
 using garment_transfer::Pixels;
 
+constexpr int kMaxThreads = 64;
+
 // Parts are handed out as threads come for them, as rows differ in what is to be done. An error of
 // any ends the rest and is thrown here.
 void on_threads(int threads, std::ptrdiff_t count,
                 const std::function<void(std::ptrdiff_t, std::ptrdiff_t)>& body) {
+  threads = std::clamp(threads, 1, kMaxThreads);
   const std::ptrdiff_t parts = threads > 1 ? std::min<std::ptrdiff_t>(count, 8 * threads) : 1;
   std::atomic<std::ptrdiff_t> next{0};
   std::atomic<bool> failed{false};

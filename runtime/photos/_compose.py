@@ -44,12 +44,12 @@ def compose(
     """
     kept = person.protected
     if person_fit.is_identity:
-        composed = Composed(image.copy(), transfer_parsing.copy(), warped_garment.copy())
+        image, parsing, worn = image.copy(), transfer_parsing.copy(), warped_garment.copy()
         if kept is not None:
-            composed.image[kept] = person.image[kept]
-            composed.parsing[kept] = person.parsing[kept]
-            composed.warped_garment[kept] = 0
-        return composed
+            image[kept] = person.image[kept]
+            parsing[kept] = person.parsing[kept]
+            worn[kept] = 0
+        return Composed(image, parsing, worn)
     garment = owner.parsing == GARMENT
     if owner.protected is not None:
         garment &= ~owner.protected

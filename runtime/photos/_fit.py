@@ -95,10 +95,10 @@ def _span(mask: npt.NDArray[np.bool_], axis: int, least: float) -> tuple[int, in
 def unfit(fit: Fit, framed: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """A framed field [h,w,C] back at the photo's size; around the box its edges are repeated."""
     box = fit.shown
-    boxed = resize(fit.crop(framed), Size(box.height, box.width))
+    boxed: npt.NDArray[np.float32] = resize(fit.crop(framed), Size(box.height, box.width))
     rows = (np.arange(fit.source.height) - box.top).clip(0, box.height - 1)
     columns = (np.arange(fit.source.width) - box.left).clip(0, box.width - 1)
-    return boxed[rows[:, None], columns]
+    return np.asarray(boxed[rows[:, None], columns])
 
 
 def resize(image: npt.NDArray[_P], size: Size) -> npt.NDArray[_P]:
