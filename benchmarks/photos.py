@@ -1,7 +1,7 @@
 """Photos as people have them, made of rendered people: which are right, refused, or wrong silently.
 
     python -m garment_transfer.benchmarks.photos make FOLDER --seed 1
-    python -m garment_transfer.benchmarks.photos run FOLDER --json photos.json
+    python -m garment_transfer.benchmarks.photos run FOLDER... --json photos.json
 
 `make` writes a folder per input; `run` transfers each and compares it with what is due. To measure
 another release on the same inputs, run this file by its path with that release installed: `run`
@@ -385,23 +385,31 @@ def make(folder: Path, seed: int) -> None:
 
 
 @main.command()
-@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument(
+    "folders",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    nargs=-1,
+    required=True,
+)
 @click.option("--json", "path", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--threads", type=int, default=2, show_default=True)
-def run(folder: Path, path: Path | None, threads: int) -> None:
-    """Transfer every input below FOLDER and say which are right, refused or wrong."""
+def run(folders: tuple[Path, ...], path: Path | None, threads: int) -> None:
+    """Transfer every input below FOLDERS and say which are right, refused or wrong.
+
+    "right" is also who is refused and had to be.
+    """
     from garment_transfer.runtime import Pipeline, sample_bundle
 
     pipeline = Pipeline.load(sample_bundle(), threads=threads)
     kinds: dict[str, dict[str, int]] = {}
     wrong = []
-    for case in sorted(folder.glob("*/*/case.json")):
+    for case in sorted(case for folder in folders for case in folder.glob("*/*/case.json")):
         outcome, reason = _outcome(pipeline, case.parent)
         row = kinds.setdefault(case.parent.parent.name, {"right": 0, "refused": 0, "wrong": 0})
         row[outcome] += 1
         title = json.loads(case.read_text())["title"]
         if outcome != "right":
-            wrong.append({"input": str(case.parent.relative_to(folder)), "title": title,
+            wrong.append({"input": "/".join(case.parent.parts[-3:]), "title": title,
                           "outcome": outcome, "reason": reason})  # fmt: skip
             click.echo(f"{outcome}: {case.parent}: {title}: {reason}")
     for kind, row in kinds.items():
