@@ -28,24 +28,26 @@ Span span(int part, int large, int small) {
   return out;
 }
 
-GT_TARGETS void add_row(std::uint32_t* sums, const std::uint8_t* row, int count, unsigned weight) {
-  for (int i = 0; i < count; ++i) sums[i] += weight * row[i];
+// Two rows at once, as it is the sums that are loaded and stored most.
+GT_TARGETS void add_rows(std::uint32_t* sums, const std::uint8_t* first, unsigned first_weight,
+                         const std::uint8_t* second, unsigned second_weight, int count) {
+  for (int i = 0; i < count; ++i) {
+    sums[i] += first_weight * first[i] + second_weight * second[i];
+  }
 }
 
 // One row of means from the weighted sums of its columns. `begin` is the column of the box that
 // sums[0] is of, and `count` how many columns there are; before and behind them edges are repeated.
-template <int kChannels>
+template <int kChannels, typename Sum>
 GT_TARGETS void mean_row(const std::uint32_t* sums, int begin, int count, const Span* spans,
                          int width, unsigned whole, double inverse_total, std::uint8_t* out) {
   for (int j = 0; j < width; ++j) {
     const Span& s = spans[j];
     const auto at = [&](int x) { return sums + inside(x - begin, count) * kChannels; };
-    std::uint64_t total[kChannels];
+    Sum total[kChannels], between[kChannels] = {};
     for (int c = 0; c < kChannels; ++c) {
-      total[c] = std::uint64_t{s.first_weight} * at(s.first)[c] +
-                 std::uint64_t{s.last_weight} * at(s.last)[c];
+      total[c] = Sum{s.first_weight} * at(s.first)[c] + Sum{s.last_weight} * at(s.last)[c];
     }
-    std::uint64_t between[kChannels] = {};
     for (int x = s.first + 1; x < s.last; ++x) {
       const std::uint32_t* sum = at(x);
       for (int c = 0; c < kChannels; ++c) between[c] += sum[c];
@@ -55,6 +57,11 @@ GT_TARGETS void mean_row(const std::uint32_t* sums, int begin, int count, const 
           rounded_mean(total[c] + whole * between[c], inverse_total));
     }
   }
+}
+
+template <typename Sum>
+auto means_of(int channels) {
+  return channels == 1 ? mean_row<1, Sum> : channels == 3 ? mean_row<3, Sum> : mean_row<4, Sum>;
 }
 
 // Means over the areas of scaled_height x scaled_width equal parts of the box, whose edges are
@@ -71,19 +78,26 @@ void shrink_box(const Pixels& image, const Fit& fit, std::uint8_t* out, std::ptr
   const int last = inside(fit.left + fit.width - 1, image.width);
   const int count = last - first + 1;
   const double inverse_total = 1.0 / (static_cast<double>(fit.height) * fit.width);
-  const auto means = channels == 1 ? mean_row<1> : channels == 3 ? mean_row<3> : mean_row<4>;
+  const auto means =
+      255.0 * fit.height * fit.width < 0x1p32 ? means_of<std::uint32_t>(channels)
+                                              : means_of<std::uint64_t>(channels);
+  const auto whole_row = static_cast<unsigned>(fit.scaled_height);
   parallel_for(fit.scaled_height, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
     const auto values = static_cast<std::size_t>(count) * static_cast<std::size_t>(channels);
     std::vector<std::uint32_t> sums(values);
     for (std::ptrdiff_t i = begin; i < end; ++i) {
       const Span s = span(static_cast<int>(i), fit.height, fit.scaled_height);
       std::fill(sums.begin(), sums.end(), 0);
-      for (int y = s.first; y <= s.last; ++y) {
-        const unsigned weight = y == s.first  ? s.first_weight
-                                : y == s.last ? s.last_weight
-                                              : static_cast<unsigned>(fit.scaled_height);
-        add_row(sums.data(), image.row(inside(y + fit.top, image.height)) + first * channels,
-                static_cast<int>(values), weight);
+      const auto row = [&](int y) {
+        return image.row(inside(y + fit.top, image.height)) + first * channels;
+      };
+      const auto weight = [&](int y) {
+        return y == s.first ? s.first_weight : y == s.last ? s.last_weight : whole_row;
+      };
+      for (int y = s.first; y <= s.last; y += 2) {
+        const bool two = y < s.last;
+        add_rows(sums.data(), row(y), weight(y), row(y + two), two ? weight(y + 1) : 0,
+                 static_cast<int>(values));
       }
       means(sums.data(), first - fit.left, count, columns.data(), fit.scaled_width,
             static_cast<unsigned>(fit.scaled_width), inverse_total, out + i * stride);
@@ -149,8 +163,7 @@ void fit_photo_cpu(const Pixels& image, const Fit& fit, std::uint8_t* out,
   }
 }
 
-void fit_map_cpu(const Pixels& labels, const Fit& fit, std::uint8_t* out,
-                 const ParallelFor& parallel_for) {
+void fit_map_cpu(const Pixels& labels, const Fit& fit, std::uint8_t* out) {
   const int channels = labels.channels;
   const auto stride = static_cast<std::ptrdiff_t>(fit.target_width) * channels;
   std::vector<int> columns;  // of the map, in values; -1 where the box leaves it
@@ -158,21 +171,19 @@ void fit_map_cpu(const Pixels& labels, const Fit& fit, std::uint8_t* out,
     const int x = holds_centre(j, fit.width, fit.scaled_width) + fit.left;
     columns.push_back(x >= 0 && x < labels.width ? x * channels : -1);
   }
-  parallel_for(fit.target_height, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
-    for (std::ptrdiff_t y = begin; y < end; ++y) {
-      std::uint8_t* to = out + y * stride;
-      std::memset(to, 0, static_cast<std::size_t>(stride));
-      const int i = static_cast<int>(y) - fit.frame_top;
-      if (i < 0 || i >= fit.scaled_height) continue;
-      const int from_y = holds_centre(i, fit.height, fit.scaled_height) + fit.top;
-      if (from_y < 0 || from_y >= labels.height) continue;
-      const std::uint8_t* const from = labels.row(from_y);
-      to += fit.frame_left * channels;
-      for (const int x : columns) {
-        for (int c = 0; c < channels; ++c, ++to) *to = x < 0 ? 0 : from[x + c];
-      }
+  for (int y = 0; y < fit.target_height; ++y) {
+    std::uint8_t* to = out + y * stride;
+    std::memset(to, 0, static_cast<std::size_t>(stride));
+    const int i = y - fit.frame_top;
+    if (i < 0 || i >= fit.scaled_height) continue;
+    const int from_y = holds_centre(i, fit.height, fit.scaled_height) + fit.top;
+    if (from_y < 0 || from_y >= labels.height) continue;
+    const std::uint8_t* const from = labels.row(from_y);
+    to += fit.frame_left * channels;
+    for (const int x : columns) {
+      for (int c = 0; c < channels; ++c, ++to) *to = x < 0 ? 0 : from[x + c];
     }
-  });
+  }
 }
 
 void shrink_cpu(const Pixels& image, int height, int width, std::uint8_t* out,

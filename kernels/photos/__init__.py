@@ -83,15 +83,12 @@ class Library:
         picture, _image = _picture(image)
         shape = (fit.target.height, fit.target.width, *image.shape[2:])
         out = np.empty(shape, np.uint8)
-        function = self._functions.gt_fit_map if is_map else self._functions.gt_fit_photo
-        _check(
-            function(
-                ctypes.byref(picture),
-                ctypes.byref(_fit(fit)),
-                ctypes.c_void_p(out.ctypes.data),
-                ctypes.c_int32(cv2.getNumThreads()),
-            )
-        )
+        common = ctypes.byref(picture), ctypes.byref(_fit(fit)), ctypes.c_void_p(out.ctypes.data)
+        if is_map:
+            _check(self._functions.gt_fit_map(*common))
+        else:
+            threads = ctypes.c_int32(cv2.getNumThreads())
+            _check(self._functions.gt_fit_photo(*common, threads))
         return out
 
     def compose(

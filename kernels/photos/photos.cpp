@@ -122,10 +122,9 @@ GtPhotosStatus guarded(const Body& body) {
   }
 }
 
-using FitKernel = void (*)(const Pixels&, const Fit&, std::uint8_t*, const ParallelFor&);
-
-GtPhotosStatus run_fit(FitKernel kernel, const GtPicture* picture, const GtFit* fit, uint8_t* out,
-                       int32_t threads) {
+template <typename Kernel>
+GtPhotosStatus run_fit(const GtPicture* picture, const GtFit* fit, uint8_t* out,
+                       const Kernel& kernel) {
   if (!picture || !fit || !out) return GT_PHOTOS_NULL;
   if (!is_fit(*fit)) return GT_PHOTOS_FIT;
   const GtPhotosStatus status = check(*picture, fit->source_height, fit->source_width, {1, 3});
@@ -133,9 +132,7 @@ GtPhotosStatus run_fit(FitKernel kernel, const GtPicture* picture, const GtFit* 
   const int64_t bytes = int64_t{fit->target_height} * fit->target_width * picture->channels;
   if (overlap(range(out, bytes), range(*picture))) return GT_PHOTOS_OVERLAP;
   return guarded([&] {
-    kernel(pixels(*picture), fit_of(*fit), out, [threads](std::ptrdiff_t count, const auto& body) {
-      on_threads(threads, count, body);
-    });
+    kernel(pixels(*picture), fit_of(*fit));
     return GT_PHOTOS_OK;
   });
 }
@@ -220,11 +217,17 @@ GtPhotosStatus gt_fit_whole(int32_t source_height, int32_t source_width, int32_t
 
 GtPhotosStatus gt_fit_photo(const GtPicture* photo, const GtFit* fit, uint8_t* out,
                             int32_t threads) {
-  return run_fit(garment_transfer::fit_photo_cpu, photo, fit, out, threads);
+  return run_fit(photo, fit, out, [&](const Pixels& pixels, const Fit& in_frame) {
+    garment_transfer::fit_photo_cpu(
+        pixels, in_frame, out,
+        [threads](std::ptrdiff_t count, const auto& body) { on_threads(threads, count, body); });
+  });
 }
 
-GtPhotosStatus gt_fit_map(const GtPicture* map, const GtFit* fit, uint8_t* out, int32_t threads) {
-  return run_fit(garment_transfer::fit_map_cpu, map, fit, out, threads);
+GtPhotosStatus gt_fit_map(const GtPicture* map, const GtFit* fit, uint8_t* out) {
+  return run_fit(map, fit, out, [&](const Pixels& pixels, const Fit& in_frame) {
+    garment_transfer::fit_map_cpu(pixels, in_frame, out);
+  });
 }
 
 GtPhotosStatus gt_compose(const GtCompose* call) {

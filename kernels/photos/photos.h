@@ -57,7 +57,7 @@ GT_PHOTOS_API GtPhotosStatus gt_fit_whole(int32_t source_height, int32_t source_
 GT_PHOTOS_API GtPhotosStatus gt_fit_photo(const GtPicture* photo, const GtFit* fit, uint8_t* out,
                             int32_t threads);
 /* A map in the frame, by nearest neighbours, 0 where the box has none; 1 or 3 channels. */
-GT_PHOTOS_API GtPhotosStatus gt_fit_map(const GtPicture* map, const GtFit* fit, uint8_t* out, int32_t threads);
+GT_PHOTOS_API GtPhotosStatus gt_fit_map(const GtPicture* map, const GtFit* fit, uint8_t* out);
 
 typedef struct GtCompose {
   GtPicture photo;          /* the person's, RGB */

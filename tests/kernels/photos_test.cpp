@@ -143,7 +143,7 @@ void fit(Call& call) {
   if (status) fail("gt_fit_photo", status);
   out.resize(out.size() / 3);
   out.shrink_to_fit();
-  status = gt_fit_map(&c.parsing, &c.fit, out.data(), c.threads);
+  status = gt_fit_map(&c.parsing, &c.fit, out.data());
   if (status) fail("gt_fit_map", status);
 }
 
