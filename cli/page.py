@@ -31,7 +31,7 @@ from garment_transfer.runtime import (
     flow_wheel,
     sample_people,
 )
-from garment_transfer.runtime.photos import COLOURS, ENCODINGS, Fit, colour
+from garment_transfer.runtime.photos import COLOURS, ENCODINGS, Fit, colour, unfit
 
 _ASSETS: Final = Path(__file__).parent / "assets"
 
@@ -256,7 +256,7 @@ def _on_white(picture: _Image, where: npt.NDArray[np.bool_]) -> _Image:
 def _flow_picture(transfer: Transfer, fit: Fit) -> _Image:
     """The flow in the garment, at the photo's size, with its colour wheel in a corner."""
     height, width = transfer.transfer_parsing.shape
-    flow = fit.unfit(transfer.flow.transpose(1, 2, 0))
+    flow = unfit(fit, transfer.flow.transpose(1, 2, 0))
     garment = transfer.transfer_parsing == GARMENT
     lengths = np.hypot(flow[..., 0], flow[..., 1])[garment]
     longest = float(np.percentile(lengths, 90)) if lengths.size else 1.0

@@ -8,9 +8,9 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Final, TypeGuard, TypeVar, overload
 
@@ -50,7 +50,14 @@ from garment_transfer.runtime.backends import (
     find_backend,
 )
 from garment_transfer.runtime.cuda import Chain, Session, handle_of
-from garment_transfer.runtime.photos import Fit, Person, check_plausible, compose, fit_person
+from garment_transfer.runtime.photos import (
+    Composed,
+    Fit,
+    Person,
+    check_plausible,
+    compose,
+    fit_person,
+)
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -65,10 +72,10 @@ D = TypeVar("D", bound=DeviceArrayLike)
 class Transfer:
     """What a transfer gives.
 
-    At the person's own size: `image` uint8 RGB [H,W,3], the person in the other's garment;
-    `transfer_parsing` uint8 [H,W], its seven classes; `warped_garment` uint8 RGB [H,W,3], the
-    garment as worn now and 0 around it. At the bundle's size: `flow` float32 [2,h,w], (dx, dy) in
-    pixels: pixel p of the fitted person shows the garment owner's fitted photo at p + flow(p).
+    At the person's own size: `image` uint8 RGB [H,W,3], the person in the other's garment, and
+    `transfer_parsing` uint8 [H,W], its seven classes. At the bundle's size: `flow` float32 [2,h,w],
+    (dx, dy) in pixels: pixel p of the fitted person shows the garment owner's fitted photo at
+    p + flow(p).
 
     `timings` are milliseconds for "fit", each stage ("chain" for all of them on a GPU, where they
     are one) and "compose". In a batch "compose" is the pair's own, and the others are those of the
@@ -77,9 +84,16 @@ class Transfer:
 
     image: npt.NDArray[np.uint8]
     transfer_parsing: npt.NDArray[np.uint8]
-    warped_garment: npt.NDArray[np.uint8]
     flow: npt.NDArray[np.float32]
     timings: Mapping[str, float]
+    _compose: Callable[..., Composed] = field(repr=False)
+
+    @functools.cached_property
+    def warped_garment(self) -> npt.NDArray[np.uint8]:
+        """The garment as worn now, uint8 RGB [H,W,3], 0 around it; made when it is asked for."""
+        garment = self._compose(with_garment=True).warped_garment
+        assert garment is not None
+        return garment
 
 
 class Pipeline:
@@ -235,7 +249,8 @@ class Pipeline:
         for index, (person, owner) in enumerate(zip(people, garment_owners, strict=True)):
             own_timings = dict(timings)
             with _timed(own_timings, "compose"):
-                composed = compose(
+                make = functools.partial(
+                    compose,
                     person,
                     owner,
                     *fits[index],
@@ -244,13 +259,14 @@ class Pipeline:
                     warped_garment=garment[index],
                     flow=flow[index],
                 )
+                composed = make()
             transfers.append(
                 Transfer(
                     image=composed.image,
                     transfer_parsing=composed.parsing,
-                    warped_garment=composed.warped_garment,
                     flow=flow[index],
                     timings=own_timings,
+                    _compose=make,
                 )
             )
         return transfers

@@ -35,6 +35,7 @@ from garment_transfer.bundle import (
     label_set,
     replacing,
 )
+from garment_transfer.kernels.fit import Box
 from garment_transfer.runtime.photos._bodies import (
     choose_body,
     hands,
@@ -53,7 +54,7 @@ from garment_transfer.runtime.photos._densepose import (
     decode_densepose,
     describe,
 )
-from garment_transfer.runtime.photos._fit import Box, is_any
+from garment_transfer.runtime.photos._fit import is_any
 from garment_transfer.runtime.photos._images import (
     MAX_SIDE,
     PHOTO_SUFFIXES,
