@@ -201,7 +201,17 @@ class Fit:
 
         Around the box its edges are repeated.
         """
-        return self._back(resize(self.crop(framed), self._size), cv2.BORDER_REPLICATE)
+        return self._back(resize(self.crop(framed), self.boxed), cv2.BORDER_REPLICATE)
+
+    def unfit_map(self, framed: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """A framed map [h,w] or [h,w,C] back at size `source`, by nearest neighbours; 0 around."""
+        size = (self.boxed.width, self.boxed.height)
+        boxed = cv2.resize(self.crop(framed), size, interpolation=cv2.INTER_NEAREST_EXACT)
+        return self.place(np.asarray(boxed, np.uint8))
+
+    def place(self, boxed: npt.NDArray[_P]) -> npt.NDArray[_P]:
+        """What is at the box's size at that of the image; 0 around the box."""
+        return self._back(boxed, cv2.BORDER_CONSTANT)
 
     def shrink(self, field: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """A field [H,W] of the image at the size `scaled`, which is that of `crop`."""
@@ -211,10 +221,11 @@ class Fit:
         self, part: npt.NDArray[np.float32], interpolation: int = cv2.INTER_LINEAR
     ) -> npt.NDArray[np.float32]:
         """A field [h,w] or [h,w,C] of size `scaled` back at size `source`; 0 around the box."""
-        return self._back(resize(part, self._size, interpolation), cv2.BORDER_CONSTANT)
+        return self.place(resize(part, self.boxed, interpolation))
 
     @property
-    def _size(self) -> Size:
+    def boxed(self) -> Size:
+        """The size of the box in the image."""
         return Size(self._box.height, self._box.width)
 
     def _back(self, boxed: npt.NDArray[_P], border: int) -> npt.NDArray[_P]:

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final, Literal
 
@@ -76,6 +76,8 @@ class Person:
         parsing: uint8 [H,W], the seven classes of `CLASSES`.
         densepose: uint8 IUV [H,W,3]: part 0..24, U and V scaled from 0..1 to 0..255.
         name: what messages call the person, which is the folder where it was loaded from one.
+        confidence: how sure the maps are by class (`CLASSES`), 0 to 1, in the mean over its pixels;
+            empty where they were given.
 
     Raises:
         InputError: an array has another type, shape or range, or shows nobody.
@@ -85,6 +87,7 @@ class Person:
     parsing: npt.NDArray[np.uint8]
     densepose: npt.NDArray[np.uint8]
     name: str = ""
+    confidence: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_image(self.image, "image")
@@ -100,12 +103,12 @@ class Person:
             )
         check_parts(self.densepose[..., 0], "densepose")
         check_body(self.densepose, "densepose")
-        for field in ("image", "parsing", "densepose"):
-            array = getattr(self, field)
+        for name in ("image", "parsing", "densepose"):
+            array = getattr(self, name)
             if not _is_immutable(array):
                 array = np.array(array, order="C")
                 array.flags.writeable = False
-                object.__setattr__(self, field, array)
+                object.__setattr__(self, name, array)
 
     @classmethod
     def load(
