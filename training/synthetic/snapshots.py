@@ -193,6 +193,16 @@ def _dressed(
             hat = _ellipse(top, (wf * rng.uniform(0.6, 1.0), hf * rng.uniform(0.3, 0.5)), size)
             image[hat] = colour() * rng.uniform(0.8, 1.2)
             parsing[hat] = HAIR
+        if rng.random() < 0.12:  # a fringe
+            tips = 6 + int(rng.integers(12))
+            x = np.linspace(xf - 0.1 * wf, xf + 1.1 * wf, tips)
+            edge = yf + hf * (rng.uniform(0.15, 0.4) + rng.normal(0, 0.04, tips))
+            top = np.array([[x[-1], yf - 0.3 * hf], [x[0], yf - 0.3 * hf]])
+            locks = _inside(np.vstack([np.stack([x, edge], 1), top]), size)
+            locks &= np.isin(parsing, (FACE, HAIR))
+            ink = means[HAIR] if HAIR in means else colour(HAIR)
+            image[locks] = ink * (1 + 0.15 * _field(rng, size, 1, 40)[locks])
+            parsing[locks] = HAIR
         if rng.random() < 0.08:  # glasses
             ink = colour() * rng.uniform(0.1, 1)
             for side in (-1, 1):
@@ -231,6 +241,12 @@ def _lit(image: Floats, person: _Mask, rng: np.random.Generator) -> Floats:
     if rng.random() < 0.5:
         gain = np.exp(rng.uniform(0, 0.35) * _field(rng, size, 1, 6))
         image = image * np.where(person[..., None], gain, np.float32(1))
+    if rng.random() < 0.15:  # the shadow of something
+        at, half = rng.uniform(0, 1, 2) * size[::-1], rng.uniform(0.1, 0.6, 2) * size[::-1]
+        corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) + rng.normal(0, 0.3, (4, 2))
+        cast = _inside(at + corners * half, size).astype(np.float32)
+        cast = cv2.GaussianBlur(cast, (0, 0), rng.uniform(0.5, 6))
+        image = image * (1 - rng.uniform(0.2, 0.7) * cast[..., None])
     if rng.random() < 0.25:  # lit from a side: the silhouette as a relief
         inner = np.minimum(cv2.distanceTransform(person.astype(np.uint8), cv2.DIST_L2, 3), 16)
         relief = cv2.GaussianBlur(np.sqrt(inner), (0, 0), 1.5)

@@ -12,6 +12,8 @@ from garment_transfer.training.synthetic.people import (
     sample_garment,
 )
 from garment_transfer.training.synthetic.render import U8, build_figure, paint, render_person
+from garment_transfer.training.synthetic.rough import rough_densepose
+from garment_transfer.training.synthetic.shots import REAL
 
 #: A view has so many eighths of the pixels that the networks see, along either side: room to
 #: move and turn a frame in.
@@ -36,8 +38,8 @@ def render_view(
     the transfers' pictures. Nobody else is there.
 
     Returns:
-        Photo uint8 [h, w, 3], true parsing uint8 [h, w] and true DensePose uint8 [h, w, 3], of
-        `view_size(size)`.
+        Photo uint8 [h, w, 3], true parsing uint8 [h, w] and DensePose uint8 [h, w, 3] as
+        `as_given` has it, of `view_size(size)`.
     """
     body = _seen(sample_body(rng, distribution), rng)
     garment = sample_garment(rng, distribution)
@@ -54,7 +56,37 @@ def render_view(
     )
     view = view_size(size)
     person = render_person(body, garment, view, figure, paint(garment, view))
-    return person.image, person.parsing, person.densepose
+    return person.image, person.parsing, as_given(person.densepose, factor)
+
+
+def as_given(densepose: U8, factor: float) -> U8:
+    """DensePose [h, w, 3] of a body as the tool gives it for photos, without its errors.
+
+    That is fuller than the skin below the clothes: what `rough_densepose` does in the middle of
+    the ranges of `REAL`, so that the other graphs get what they were trained on.
+
+    Args:
+        densepose: the body's own.
+        factor: height of the view through that of the person's frame.
+    """
+    window = max(round(5 * VIEW_EIGHTHS / 8 / factor), 2)
+    roughness = replace(_GIVEN, window=(window, window + 1))
+    return rough_densepose(densepose, np.random.default_rng(0), roughness)
+
+
+_GIVEN = replace(
+    REAL,
+    sway=(0, 0),
+    shrink=(1, 1),
+    fray=None,
+    blobs=(5, 5),
+    limbs=(1.45, 1.45),
+    fringe=0,
+    lost_limb=0,
+    stop=0,
+    charts=1,
+    noise=0,
+)
 
 
 def _seen(body: Body, rng: np.random.Generator) -> Body:
