@@ -34,7 +34,10 @@ class Code(StrEnum):
     DENSEPOSE_INVALID = "densepose_invalid"  #: values that the named encoding does not have
     SIZES_DIFFER = "sizes_differ"  #: a photo and its maps are not of one shape
     BODY_MISSING = "body_missing"  #: DensePose covers nobody
+    BODY_AMBIGUOUS = "body_ambiguous"  #: it covers several people, and none was chosen
+    VIEW_UNSUPPORTED = "view_unsupported"  #: somebody from behind or from the side, or lying
     GARMENT_MISSING = "garment_missing"  #: the garment's owner wears no upper garment
+    TRANSFER_IMPLAUSIBLE = "transfer_implausible"  #: a result that cannot be right
     PAIRS_INVALID = "pairs_invalid"  #: a list of pairs that cannot be read
     MAP_MODEL_INVALID = "map_model_invalid"  #: a parser or DensePose model, or its description
     CONFIG_INVALID = "config_invalid"  #: a configuration file or data set of a training

@@ -41,8 +41,9 @@ class LabelSet(Struct, frozen=True):
     `classes` maps each id to one of the seven classes. Ids in `whole_body` are garments that go
     on below the hips (dress, jumpsuit): the part above is upper garment, the part below lower.
     Ids in `with_neck` are faces down to the collar: what lies on a torso part of DensePose is
-    skin. Those in `added` are no classes of the parser, but another program's. `colours` are the
-    colour maps that programs draw its ids in.
+    skin. Those in `added` are no classes of the parser, but another program's. Those in
+    `in_front` are things that a person carries. `colours` are the colour maps that programs draw
+    its ids in.
     """
 
     name: str
@@ -50,6 +51,7 @@ class LabelSet(Struct, frozen=True):
     whole_body: frozenset[int] = frozenset()
     with_neck: frozenset[int] = frozenset()
     added: frozenset[int] = frozenset()
+    in_front: frozenset[int] = frozenset()
     colours: tuple[ColourMap, ...] = ()
 
 
@@ -63,6 +65,7 @@ class _Set(Struct):
     whole_body: frozenset[int]
     with_neck: frozenset[int] = frozenset()
     added: frozenset[int] = frozenset()
+    in_front: frozenset[int] = frozenset()
     colours: list[tuple[int, int, int]] = []
 
 
@@ -102,6 +105,7 @@ def _label_set(name: str, found: _Set) -> LabelSet:
         found.whole_body,
         found.with_neck,
         found.added,
+        found.in_front,
         (voc,) if own is None else (own, voc),
     )
 

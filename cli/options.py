@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import click
 import msgspec
 
 from garment_transfer.bundle import Batch, Size
+
+if TYPE_CHECKING:
+    from garment_transfer.runtime.photos import Box
 
 T = TypeVar("T")
 
@@ -72,6 +75,23 @@ def _shard(index: str, count: str) -> tuple[int, int]:
     return int(index), int(count)
 
 
+def _box(*sides: str) -> Box:
+    # after `--help`, which has to answer without NumPy
+    from garment_transfer.runtime.photos import Box
+
+    left, top, right, bottom = map(int, sides)
+    if right <= left or bottom <= top:
+        raise ValueError("expected right beyond left, and bottom beyond top")
+    return Box(top, left, bottom - top, right - left)
+
+
+BOX = Parsed(
+    "LEFT,TOP,RIGHT,BOTTOM",
+    "LEFT,TOP,RIGHT,BOTTOM in pixels, such as 0,20,300,600",
+    r"(-?\d+),(-?\d+),(-?\d+),(-?\d+)",
+    _box,
+)
+BOX_HELP: Final = "Who is meant where the photo shows several people: a box about the person."
 SIZE = Parsed("HxW", "HEIGHTxWIDTH, such as 256x192", r"(\d+)x(\d+)", _size)
 BATCH = Parsed("MIN:OPT:MAX", "MIN:OPT:MAX, such as 1:1:8", r"(\d+):(\d+):(\d+)", _batch)
 COUNTS = Parsed(

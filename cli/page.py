@@ -104,14 +104,14 @@ def page(pipelines: Mapping[str, Pipeline], people: Sequence[Person]) -> gr.Bloc
 
     def show(person: Person, owner: Person) -> tuple[_Image, _Image, _Image, _Image, str]:
         transfers = {name: each.transfer(person, owner) for name, each in pipelines.items()}
-        size, transfer = next(iter(pipelines.values())).size, next(iter(transfers.values()))
+        pipeline, transfer = next(iter(pipelines.values())), next(iter(transfers.values()))
         parsing = transfer.transfer_parsing
         return (
             transfer.image,
             _on_white(colour(parsing), parsing != BACKGROUND),
             _on_white(transfer.warped_garment, parsing == GARMENT),
-            _flow_picture(transfer, size),
-            _times(transfers, size),
+            _flow_picture(transfer, pipeline.fit(person)),
+            _times(transfers, pipeline.size),
         )
 
     def run(person: Person, owner: Person) -> tuple[_Image | str | _Skip, ...]:
@@ -253,10 +253,9 @@ def _on_white(picture: _Image, where: npt.NDArray[np.bool_]) -> _Image:
     return np.where(where[..., None], picture, np.uint8(255))
 
 
-def _flow_picture(transfer: Transfer, size: Size) -> _Image:
+def _flow_picture(transfer: Transfer, fit: Fit) -> _Image:
     """The flow in the garment, at the photo's size, with its colour wheel in a corner."""
     height, width = transfer.transfer_parsing.shape
-    fit = Fit(Size(height, width), size)
     flow = fit.unfit(transfer.flow.transpose(1, 2, 0))
     garment = transfer.transfer_parsing == GARMENT
     lengths = np.hypot(flow[..., 0], flow[..., 1])[garment]

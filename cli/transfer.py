@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from garment_transfer.cli.options import SHARD, THREADS_HELP, set_opencv_threads
+from garment_transfer.cli.options import BOX, BOX_HELP, SHARD, THREADS_HELP, set_opencv_threads
 
 if TYPE_CHECKING:
     from garment_transfer.bundle import Precision
     from garment_transfer.runtime import Pair, Pipeline
+    from garment_transfer.runtime.photos import Box, Person
 
 _PATH = click.Path(path_type=Path)
 
@@ -65,6 +66,8 @@ _PATH = click.Path(path_type=Path)
     show_default=True,
     help="Quality of JPEG and WebP; PNG keeps every pixel.",
 )
+@click.option("--person-box", type=BOX, help=BOX_HELP)
+@click.option("--owner-box", type=BOX, help="The same in the garment owner's photo.")
 @click.option("--label-set", help="Label set of the parse maps, in place of meta.json's.")
 @click.option("--densepose", help="Encoding of the DensePose files, in place of meta.json's.")
 @click.pass_context
@@ -85,6 +88,8 @@ def command(
     rebuild_if_needed: bool,
     threads: int | None,
     quality: int,
+    person_box: Box | None,
+    owner_box: Box | None,
     label_set: str | None,
     densepose: str | None,
 ) -> None:
@@ -101,6 +106,8 @@ def command(
         raise click.UsageError("Missing argument 'GARMENT_OWNER': who wears the garment now.")
     if pairs and (output or panel):
         raise click.UsageError("-o and --panel are for one pair; --pairs names its own outputs.")
+    if not (person and garment_owner) and (person_box or owner_box):
+        raise click.UsageError("--person-box and --owner-box are for PERSON and GARMENT_OWNER.")
     if not pairs and (batch or resume or shard):
         raise click.UsageError("--batch, --resume and --shard are for --pairs.")
     if not pairs and not output:
@@ -109,14 +116,13 @@ def command(
         raise click.UsageError("-o and --panel name the same file.")
 
     from garment_transfer.runtime import (
-        Pair,
         is_done,
         read_pairs,
         sample_bundle,
         sample_people,
         shard as part_of,
     )
-    from garment_transfer.runtime.photos import check_output
+    from garment_transfer.runtime.photos import Person, check_output
 
     # Lists and outputs are checked before anything slow is loaded or run.
     rows = read_pairs(pairs) if pairs else []
@@ -132,9 +138,11 @@ def command(
     if missing or not pairs:
         pipeline = _load(bundle or sample_bundle(), backend, precision, rebuild_if_needed, threads)
         if output and person and garment_owner:
-            _transfer(
-                pipeline, Pair(person, garment_owner, output), panel, label_set, densepose, quality
+            people = (
+                Person.load(person, label_set, densepose, person_box),
+                Person.load(garment_owner, label_set, densepose, owner_box),
             )
+            _transfer(pipeline, people, output, panel, quality)
         else:
             failed = _transfer_all(pipeline, missing, batch or 1, label_set, densepose, quality)
     if pairs:
@@ -198,23 +206,20 @@ def _transfer_all(
 
 def _transfer(
     pipeline: Pipeline,
-    pair: Pair,
+    people: tuple[Person, Person],
+    output: Path,
     panel_path: Path | None,
-    label_set: str | None,
-    densepose: str | None,
     quality: int,
 ) -> None:
     """Transfers one pair and writes its pictures, whose paths were checked."""
     from garment_transfer.runtime import PICTURES, panel
-    from garment_transfer.runtime.photos import Person, check_written_side, write_rgb
+    from garment_transfer.runtime.photos import check_written_side, write_rgb
 
-    person = Person.load(pair.person, label_set, densepose)
-    garment_owner = Person.load(pair.garment_owner, label_set, densepose)
     if panel_path:
         # Before anything is run and written. The picture alone fits into every format.
-        height, width = person.parsing.shape
+        height, width = people[0].parsing.shape
         check_written_side(panel_path, height, PICTURES * width)
-    transfer = pipeline.transfer(person, garment_owner)
-    write_rgb(pair.output, transfer.image, quality)
+    transfer = pipeline.transfer(*people)
+    write_rgb(output, transfer.image, quality)
     if panel_path:
-        write_rgb(panel_path, panel(person, garment_owner, transfer), quality)
+        write_rgb(panel_path, panel(*people, transfer), quality)

@@ -193,6 +193,9 @@ def _read(pair: Pair, label_set: str | None, densepose_encoding: str | None) -> 
     check_output(pair.output)
     person = Person.load(pair.person, label_set, densepose_encoding)
     garment_owner = Person.load(pair.garment_owner, label_set, densepose_encoding)
+    # here, so that the rest of a batch is not run again without them
+    person.check_view()
+    garment_owner.check_view("garment owner")
     garment_owner.check_garment()
     return person, garment_owner
 

@@ -14,16 +14,20 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Final, TypeGuard, TypeVar, overload
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from garment_transfer.bundle import (
     CLASSES,
+    FRAMING,
+    GARMENT,
     NUM_PARTS,
     STAGES,
     BackendError,
     Bundle,
     Code,
+    Framing,
     InputError,
     Size,
     Stage,
@@ -46,9 +50,13 @@ from garment_transfer.runtime.backends import (
     find_backend,
 )
 from garment_transfer.runtime.cuda import Chain, Session, handle_of
-from garment_transfer.runtime.photos import Fit, Person, compose
+from garment_transfer.runtime.photos import Fit, Person, check_plausible, compose, fit_person
 
 _LOG: Final = logging.getLogger(__name__)
+
+#: Somebody in a photo has at least this share of the bundle's height in pixels, 200 of 256, or the
+#: networks see less than they could.
+_SMALL: Final = 200 / 256
 
 D = TypeVar("D", bound=DeviceArrayLike)
 
@@ -146,11 +154,34 @@ class Pipeline:
         """The bundle's image size."""
         return self.bundle.manifest.size
 
+    def fit(self, person: Person) -> Fit:
+        """Where the photo of a person, framed by the bundle's rule, lies in the bundle's size.
+
+        A warning is logged where the person is small.
+
+        Raises:
+            InputError: DensePose shows none of what the rule frames.
+        """
+        fit = fit_person(person.densepose, self.bundle.manifest.framing, self.size)
+        least = round(_SMALL * self.size.height)
+        if fit.box is not None and fit.box.height < 2 * least:
+            rows = np.flatnonzero(person.densepose[..., 0].any(axis=1))
+            height = int(rows[-1] - rows[0]) + 1
+            if height < least:
+                _LOG.warning(
+                    "%s is %d pixels high in the photo; from %d on the picture is better",
+                    person.name or "somebody",
+                    height,
+                    least,
+                )
+        return fit
+
     def transfer(self, person: Person, garment_owner: Person) -> Transfer:
         """Puts the garment that `garment_owner` wears on `person`.
 
         Raises:
-            InputError: the garment owner wears no upper garment.
+            InputError: one of them is not seen upright and from the front, the garment owner wears
+                no upper garment, or the result cannot be right, which tells of wrong maps.
             BackendError: a graph fails, or the pipeline is closed.
         """
         return self.transfer_batch([person], [garment_owner])[0]
@@ -161,8 +192,7 @@ class Pipeline:
         """One transfer per pair, all pairs in one run of each graph; photos may differ in size.
 
         Raises:
-            InputError: the lists differ in length, or a garment owner wears no upper garment;
-                before anything is run.
+            InputError: the lists differ in length, or as of `transfer`.
             BackendError: a graph fails, or the pipeline is closed.
         """
         if len(people) != len(garment_owners):
@@ -172,16 +202,25 @@ class Pipeline:
                 expected="one garment owner per person",
                 fix="repeat an owner for each person who tries the garment on",
             )
-        for index, owner in enumerate(garment_owners):
-            owner.check_garment(f"garment owner {index}" if len(people) > 1 else "garment owner")
+        for index, (person, owner) in enumerate(zip(people, garment_owners, strict=True)):
+            number = f" {index}" if len(people) > 1 else ""
+            person.check_view(f"person{number}")
+            owner.check_view(f"garment owner{number}")
+            owner.check_garment(f"garment owner{number}")
         if not people:
             return []
         timings: dict[str, float] = {}
         with self._open():
             with _timed(timings, "fit"):
-                pairs = [
-                    stage_inputs(person, owner, self.size)
+                fits = [
+                    (self.fit(person), self.fit(owner))
                     for person, owner in zip(people, garment_owners, strict=True)
+                ]
+                pairs = [
+                    _fitted("person", person, fit) | _fitted("garment", owner, owner_fit)
+                    for person, owner, (fit, owner_fit) in zip(
+                        people, garment_owners, fits, strict=True
+                    )
                 ]
                 inputs = {name: np.stack([pair[name] for pair in pairs]) for name in self._inputs}
             outputs = self._run(inputs, timings)
@@ -190,6 +229,8 @@ class Pipeline:
             for name in ("image", "transfer_parsing", "warped_garment")
         )
         flow = np.asarray(outputs["flow"], np.float32)
+        for index, pair in enumerate(pairs):
+            check_plausible(pair, parsing[index], f" {index}" if len(people) > 1 else "")
         transfers = []
         for index, (person, owner) in enumerate(zip(people, garment_owners, strict=True)):
             own_timings = dict(timings)
@@ -197,8 +238,7 @@ class Pipeline:
                 composed = compose(
                     person,
                     owner,
-                    _fit(person, self.size),
-                    _fit(owner, self.size),
+                    *fits[index],
                     image=image[index],
                     transfer_parsing=parsing[index],
                     warped_garment=garment[index],
@@ -428,23 +468,45 @@ def _check_ids(arrays: Arrays) -> None:
 
 
 def stage_inputs(
-    person: Person, garment_owner: Person, size: Size
+    person: Person, garment_owner: Person, size: Size, framing: Framing | None = FRAMING
 ) -> dict[str, npt.NDArray[np.uint8]]:
     """One pair fitted to `size` under the contract's names, without a batch axis.
 
     Stacked along a new first axis, pairs are what `Pipeline.run` takes.
+
+    Args:
+        person: who receives the garment.
+        garment_owner: who wears it.
+        size: of the bundle.
+        framing: which part of each photo the networks see, by the bundle's manifest (the default is
+            that of the shipped bundle); None for the whole photo.
+
+    Raises:
+        InputError: DensePose shows none of what the rule frames.
     """
-    inputs = {}
+    inputs: dict[str, npt.NDArray[np.uint8]] = {}
     for role, someone in (("person", person), ("garment", garment_owner)):
-        fit = _fit(someone, size)
-        inputs[f"{role}_image"] = fit.photo(someone.image)
-        inputs[f"{role}_parsing"] = fit.map(someone.parsing)
-        inputs[f"{role}_densepose"] = fit.map(someone.densepose)
+        if framing is None:
+            fit = Fit(Size(*someone.parsing.shape), size)
+        else:
+            fit = fit_person(someone.densepose, framing, size)
+        inputs |= _fitted(role, someone, fit)
     return inputs
 
 
-def _fit(person: Person, size: Size) -> Fit:
-    return Fit(Size(*person.parsing.shape), size)
+def _fitted(role: str, person: Person, fit: Fit) -> dict[str, npt.NDArray[np.uint8]]:
+    """Photo and maps of one person in the frame, by the contract's names."""
+    image = fit.photo(person.image)
+    if person.protected is not None:
+        # a bag over the garment is no part of its pattern
+        hidden = fit.map((person.protected & (person.parsing == GARMENT)).astype(np.uint8))
+        if hidden.any():
+            image = np.asarray(cv2.inpaint(image, hidden, 3, cv2.INPAINT_TELEA), np.uint8)
+    return {
+        f"{role}_image": image,
+        f"{role}_parsing": fit.map(person.parsing),
+        f"{role}_densepose": fit.map(person.densepose),
+    }
 
 
 @contextmanager

@@ -40,10 +40,14 @@ from garment_transfer.runtime.photos import (
     Box,
     Fit,
     Person,
+    choose_body,
     read_photo,
     resize,
     write_meta,
 )
+
+# The least score of a detection that counts.
+_SURE: Final = 0.5
 
 _NUMPY: Final = {"uint8": np.uint8, "float32": np.float32, "tensor(float16)": np.float16}
 
@@ -537,15 +541,28 @@ class DensePose(_MapModel[DensePoseDescription]):
     def _heads(
         self, output: DensePoseHeads, outputs: Mapping[str, _Array], placement: _Placement
     ) -> npt.NDArray[np.uint8]:
-        box = None
         names = {"parts": output.parts, "u": output.u, "v": output.v}
         if output.coarse is not None:
             names["coarse"] = output.coarse
         arrays = {key: outputs[name] for key, name in names.items()}
-        if output.boxes is not None:
-            scores = None if output.scores is None else outputs[output.scores]
-            index, box = self._choose(output.boxes, outputs[output.boxes], scores)
-            arrays = {key: array[index][None] for key, array in arrays.items()}
+        if output.boxes is None:
+            return self._body(arrays, names, placement, None)
+        scores = None if output.scores is None else outputs[output.scores]
+        whole = np.zeros((placement.photo.height, placement.photo.width, 3), np.uint8)
+        for index, box in self._people(output.boxes, outputs[output.boxes], scores):
+            head = {key: array[index][None] for key, array in arrays.items()}
+            iuv = self._body(head, names, placement, box)
+            np.copyto(whole, iuv, where=iuv[..., :1] > 0)
+        return whole
+
+    def _body(
+        self,
+        arrays: Mapping[str, _Array],
+        names: Mapping[str, str],
+        placement: _Placement,
+        box: _Box | None,
+    ) -> npt.NDArray[np.uint8]:
+        """IUV of one body from its heads, which cover a box of the model's input, or all of it."""
         heads = {key: self._planes(array, names[key], "NCHW") for key, array in arrays.items()}
         for key in ("parts", "u", "v"):
             self._check_head(len(heads[key]), names[key])
@@ -562,8 +579,8 @@ class DensePose(_MapModel[DensePoseDescription]):
                 plane[here] = place[key].linear(heads[key][index])[here]
         return _iuv(part, 255 * uv)
 
-    def _choose(self, name: str, boxes: _Array, scores: _Array | None) -> tuple[int, _Box]:
-        """The person of the highest score, and the box that the heads cover."""
+    def _people(self, name: str, boxes: _Array, scores: _Array | None) -> list[tuple[int, _Box]]:
+        """Index and box of everybody who is surely there, the surest last; one at least."""
         if boxes.ndim != 2 or boxes.shape[1] != 4:
             raise _invalid(
                 f"{self.path} gave {name} of shape {list(boxes.shape)}",
@@ -576,17 +593,26 @@ class DensePose(_MapModel[DensePoseDescription]):
                 fix="choose one that shows a whole person, and check channels, scale, mean and std "
                 f"of {self._described}",
             )
-        index = 0 if scores is None else int(np.argmax(scores.reshape(-1)))
-        x1, y1, x2, y2 = boxes[index].tolist()
-        if not (x2 > x1 and y2 > y1):
-            raise _invalid(
-                f"{self.path} gave the box {[x1, y1, x2, y2]}",
-                expected="x1, y1, x2, y2 in pixels of its input, x1 < x2 and y1 < y2",
-            )
-        return index, (x1, y1, x2, y2)
+        order = [0]
+        if scores is not None:
+            scores = scores.reshape(-1)
+            order = np.argsort(scores, kind="stable").tolist()
+            order = [index for index in order if scores[index] > _SURE] or order[-1:]
+        found = []
+        for index in order:
+            x1, y1, x2, y2 = boxes[index].tolist()
+            if not (x2 > x1 and y2 > y1):
+                raise _invalid(
+                    f"{self.path} gave the box {[x1, y1, x2, y2]}",
+                    expected="x1, y1, x2, y2 in pixels of its input, x1 < x2 and y1 < y2",
+                )
+            found.append((index, (x1, y1, x2, y2)))
+        return found
 
 
-def prepare(photo: Path, folder: Path, parser: Parser, densepose: DensePose) -> Person:
+def prepare(
+    photo: Path, folder: Path, parser: Parser, densepose: DensePose, box: Box | None = None
+) -> Person:
     """Writes the folder of the person in a photo, which `Person.load` reads.
 
     Nothing is written unless the maps are those of a person.
@@ -596,9 +622,12 @@ def prepare(photo: Path, folder: Path, parser: Parser, densepose: DensePose) -> 
         folder: is made, or has to be empty.
         parser: gives the parse map.
         densepose: gives DensePose.
+        box: of the person who is meant, roughly, where there are several.
 
     Raises:
-        InputError: the photo cannot be read, shows nobody, or a model's maps are not valid.
+        InputError: the photo cannot be read, shows nobody, or several people of whom no box chooses
+            one, or somebody who is not seen upright and from the front; or a model's maps are not
+            valid.
         BackendError: a model does not run.
         OutputError: the folder is not empty, or cannot be written.
     """
@@ -609,9 +638,10 @@ def prepare(photo: Path, folder: Path, parser: Parser, densepose: DensePose) -> 
             fix="remove it, or choose another",
         )
     image = read_photo(photo)
-    iuv = densepose.estimate(image)
+    iuv, _ = choose_body(densepose.estimate(image), box, f"the DensePose map of {photo}")
     ids = parser.parse(image, _around(iuv) if parser.description.region == "person" else None)
     person = Person.from_arrays(image, ids, iuv, parser.label_set, "iuv-png", str(photo))
+    person.check_view()
     suffix = photo.suffix.lower()
     # As it is, unless `Person.load` does not find it under that suffix, such as .jpe.
     with replacing_folder(folder) as temporary:

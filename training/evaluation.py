@@ -423,7 +423,7 @@ def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def _run_pair(graphs: Runs, person: Person, owner: Person, size: Size) -> dict[str, NDArray]:
     """Outputs of the graphs for one pair of people, fitted to `size`, without the batch axis."""
-    inputs = stage_inputs(person, owner, size)
+    inputs = stage_inputs(person, owner, size, None)
     outputs = graphs.run({name: inputs[name][None] for name in INPUTS})
     return {name: array[0] for name, array in outputs.items()}
 
@@ -517,7 +517,7 @@ def regrown_skin(
         standard deviations. None where the person shows too little skin (under a thousandth of
         the picture).
     """
-    given = stage_inputs(person, person, size)
+    given = stage_inputs(person, person, size, None)
     photo, parsing = given["person_image"], given["person_parsing"]
     erased = (parsing == SKIN) & ~np.isin(given["person_densepose"][..., 0], HAND_PARTS)
     counted = cv2.erode(erased.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
@@ -586,7 +586,7 @@ def flow_round_trip(pipeline: Pipeline, person: Person, other: Person) -> NDArra
 
 def _fitted_garment(person: Person, size: Size) -> NDArray[np.bool_]:
     """Where a person's garment is at the bundle's size, bool [h,w]."""
-    return np.asarray(stage_inputs(person, person, size)["person_parsing"] == GARMENT)
+    return np.asarray(stage_inputs(person, person, size, None)["person_parsing"] == GARMENT)
 
 
 def give_back(pipeline: Pipeline, person: Person) -> dict[str, float]:

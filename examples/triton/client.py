@@ -11,9 +11,9 @@ from pathlib import Path
 import click
 import tritonclient.grpc as triton
 
-from garment_transfer.bundle import Size
+from garment_transfer.bundle import FRAMING, Size
 from garment_transfer.runtime import Person, stage_inputs
-from garment_transfer.runtime.photos import Fit, compose, write_rgb
+from garment_transfer.runtime.photos import compose, fit_person, write_rgb
 
 _PATH = click.Path(path_type=Path)
 
@@ -33,15 +33,14 @@ def main(person: Path, garment_owner: Path, output: Path, url: str, model: str) 
         height, width = next(i.dims[:2] for i in config.input if i.name == "person_image")
         size = Size(height, width)
         inputs = []
-        for name, array in stage_inputs(receiver, owner, size).items():
+        for name, array in stage_inputs(receiver, owner, size, FRAMING).items():
             inputs.append(triton.InferInput(name, [1, *array.shape], "UINT8"))
             inputs[-1].set_data_from_numpy(array[None])
         result = client.infer(model, inputs)
     composed = compose(
         receiver,
         owner,
-        Fit(Size(*receiver.parsing.shape), size),
-        Fit(Size(*owner.parsing.shape), size),
+        *(fit_person(each.densepose, FRAMING, size) for each in (receiver, owner)),
         image=result.as_numpy("image")[0],
         transfer_parsing=result.as_numpy("transfer_parsing")[0],
         warped_garment=result.as_numpy("warped_garment")[0],

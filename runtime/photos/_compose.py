@@ -98,7 +98,8 @@ def compose(
     A photo of exactly the bundle's size gets the graphs' outputs as they are. At any other size
     every pixel that keeps a class other than garment is the person's own, but for background, skin
     and lower garment within the border of a label map (`border_width`) of what vanished: these are
-    the graphs' at both sizes.
+    the graphs' at both sizes. Outside the person's box, and where the person is protected, the
+    photo stays as it is.
 
     Args:
         person: who receives the garment.
@@ -113,11 +114,64 @@ def compose(
             reasoned classes at the photo's size, scaled up bicubically, and not
             `transfer_parsing`.
     """
+    window, fit = person_fit.window()
+    owner_window, owner_fit = owner_fit.window()
+    mask = owner.parsing == GARMENT
+    if owner.protected is not None:
+        mask &= ~owner.protected
     if person_fit.is_identity:
-        return Composed(image, transfer_parsing, warped_garment)
+        drawn = Composed(image.copy(), transfer_parsing.copy(), warped_garment.copy())
+    else:
+        drawn = _draw(
+            person.image[window],
+            person.parsing[window],
+            owner.image[owner_window],
+            mask[owner_window].astype(np.uint8),
+            fit,
+            owner_fit,
+            image=image,
+            transfer_parsing=transfer_parsing,
+            warped_garment=warped_garment,
+            flow=flow,
+            transfer_scores=transfer_scores,
+        )
+    whole = drawn
+    if drawn.parsing.shape != person.parsing.shape:
+        whole = Composed(
+            person.image.copy(), person.parsing.copy(), np.zeros(person.image.shape, np.uint8)
+        )
+        whole.image[window] = drawn.image
+        whole.parsing[window] = drawn.parsing
+        whole.warped_garment[window] = drawn.warped_garment
+    if person.protected is not None:
+        stays = np.flatnonzero(person.protected)
+        whole.image.reshape(-1, 3)[stays] = _at(person.image, stays)
+        whole.parsing.reshape(-1)[stays] = _at(person.parsing, stays)
+        whole.warped_garment.reshape(-1, 3)[stays] = 0
+    return whole
+
+
+def _draw(
+    photo: npt.NDArray[np.uint8],
+    own: npt.NDArray[np.uint8],
+    owner_photo: npt.NDArray[np.uint8],
+    owner_mask: npt.NDArray[np.uint8],
+    person_fit: Fit,
+    owner_fit: Fit,
+    *,
+    image: npt.NDArray[np.uint8],
+    transfer_parsing: npt.NDArray[np.uint8],
+    warped_garment: npt.NDArray[np.uint8],
+    flow: npt.NDArray[np.float32],
+    transfer_scores: npt.NDArray[np.uint8] | None,
+) -> Composed:
+    """What `compose` gives for the part of the photo that the box shows.
+
+    `photo` is uint8 [H,W,3] and `own` its classes, `owner_mask` 1 where `owner_photo` shows the
+    garment.
+    """
     # Off every photo, so that the graph's own garment shows there.
     flow = np.clip(np.nan_to_num(flow, nan=_FAR), -_FAR, _FAR)
-    own = person.parsing
     if transfer_scores is None:
         scores = _class_scores(person_fit, transfer_parsing, own)
     else:
@@ -134,7 +188,7 @@ def compose(
     picture = person_fit.unfit(image)
     blend = np.zeros((len(pixels), 3), np.float32)
     # not like the photo, whose memory may be laid out in another order: flattened, it is a view
-    warped = np.zeros(person.image.shape, np.uint8)
+    warped = np.zeros(photo.shape, np.uint8)
     for label in _DRAWN:
         # Most pixels are of one class alone.
         share = np.flatnonzero(weights[label])
@@ -142,7 +196,9 @@ def compose(
         source = warped_garment if label == GARMENT else image
         colours = _spread(person_fit, source, transfer_parsing == label, here, picture)
         if label == GARMENT:
-            sampled, opacity = _sample(owner, person_fit, owner_fit, transfer_parsing, flow, here)
+            sampled, opacity = _sample(
+                owner_photo, owner_mask, person_fit, owner_fit, transfer_parsing, flow, here
+            )
             colours += opacity * (sampled - colours)
             warped.reshape(-1, 3)[here] = _to_uint8(colours)
         else:
@@ -150,10 +206,10 @@ def compose(
             if label in _ROUGH:
                 is_kept &= ~_at(vanished, here)
             kept = np.flatnonzero(is_kept)
-            colours[kept] = _at(person.image, here[kept])
+            colours[kept] = _at(photo, here[kept])
         blend[share] += _at(weights[label], share)[:, None] * colours
 
-    result = person.image.copy()
+    result = np.array(photo, order="C")
     result.reshape(-1, 3)[pixels] = _to_uint8(blend)
     warped *= (parsing == GARMENT)[..., None]
     return Composed(result, parsing, warped)
@@ -283,7 +339,8 @@ def _spread(
 
 
 def _sample(
-    owner: Person,
+    photo: npt.NDArray[np.uint8],
+    mask: npt.NDArray[np.uint8],
     person_fit: Fit,
     owner_fit: Fit,
     transfer_parsing: npt.NDArray[np.uint8],
@@ -294,16 +351,13 @@ def _sample(
 
     Colours are float32 [n,3], opacity [n,1].
 
-    The photo is premultiplied by the owner's garment mask, so that no background bleeds in;
+    The owner's photo is premultiplied by the mask of the garment, so that no background bleeds in;
     opacity falls to 0 where little of the mask is hit. The mask is a pixel of the bundle's size
     narrower than the garment's map, whose border shows some of what is around it.
     """
-    mask = (owner.parsing == GARMENT).astype(np.uint8)
     inner = np.asarray(cv2.erode(mask, _square(owner_fit, 1)), np.uint8)
     mask = inner if inner.any() else mask
-    layers = np.asarray(
-        cv2.merge([*cv2.split(owner.image * mask[..., None]), 255 * mask]), np.uint8
-    )
+    layers = np.asarray(cv2.merge([*cv2.split(photo * mask[..., None]), 255 * mask]), np.uint8)
     step = _owner_pixels_per_pixel(person_fit, owner_fit, transfer_parsing, flow)
     if step > _MINIFYING:
         height, width = mask.shape
@@ -314,8 +368,8 @@ def _sample(
     moved = _at(person_fit.unfit(flow.transpose(1, 2, 0)), pixels)
     x, y = owner_fit.to_source(x + moved[:, 0], y + moved[:, 1])
     # The same place in the layers, which may be the photo scaled down.
-    x = (x + 0.5) * (layers.shape[1] / owner.image.shape[1]) - 0.5
-    y = (y + 0.5) * (layers.shape[0] / owner.image.shape[0]) - 0.5
+    x = (x + 0.5) * (layers.shape[1] / photo.shape[1]) - 0.5
+    y = (y + 0.5) * (layers.shape[0] / photo.shape[0]) - 0.5
     sampled = _remap(layers, x, y)
     share = sampled[:, 3:] / 255
     weak, strong = _WEAK_MASK

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -25,12 +26,18 @@ _UPPER_LEGS = (7, 8, 9, 10)
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle of a photo in whole pixels, which may leave the photo."""
+    """A rectangle of a photo in whole pixels, which may leave the photo.
+
+    Its text is LEFT,TOP,RIGHT,BOTTOM, the last two just outside.
+    """
 
     top: int
     left: int
     height: int
     width: int
+
+    def __str__(self) -> str:
+        return f"{self.left},{self.top},{self.left + self.width},{self.top + self.height}"
 
 
 def frame(densepose: npt.NDArray[np.uint8], framing: Framing, target: Size) -> Box:
@@ -44,21 +51,25 @@ def frame(densepose: npt.NDArray[np.uint8], framing: Framing, target: Size) -> B
     Raises:
         InputError: the map shows none of the rule's parts.
     """
-    ids = densepose if densepose.ndim == 2 else densepose[..., 0]
-    counted = np.isin(ids, framing.parts)
-    if not counted.any():
+    ids = densepose
+    if densepose.ndim == 3:
+        ids = np.asarray(cv2.extractChannel(densepose, 0), np.uint8)
+    counted = is_any(ids, framing.parts)
+    number = int(np.count_nonzero(counted))
+    if not number:
         raise InputError(
             Code.BODY_MISSING,
             "the DensePose map shows nobody",
             expected=f"some of the parts {', '.join(map(str, framing.parts))}",
         )
-    least = np.sqrt(np.count_nonzero(counted)) / 64
-    legs = counted & np.isin(ids, _UPPER_LEGS)
-    torso = np.isin(ids, _TORSO)
+    least = math.sqrt(number) / 64
+    legs = counted & is_any(ids, _UPPER_LEGS)
+    torso = is_any(ids, _TORSO)
     if legs.any() and torso.any():
         top = _span(counted, 1, least)[0]
         lowest = top + framing.legs * (_span(torso, 1, least)[1] - top)
-        rest = counted & ~(legs & (np.arange(len(ids))[:, None] >= lowest))
+        rest = counted.copy()
+        rest[math.ceil(lowest) :] &= ~legs[math.ceil(lowest) :]
         counted = rest if rest.any() else counted
     top, bottom = _span(counted, 1, least)
     left, right = _span(counted, 0, least)
@@ -74,6 +85,18 @@ def frame(densepose: npt.NDArray[np.uint8], framing: Framing, target: Size) -> B
     )
 
 
+def fit_person(densepose: npt.NDArray[np.uint8], framing: Framing, target: Size) -> Fit:
+    """How the photo of a person is fitted to a bundle: the box of `frame`, which takes its args."""
+    return Fit(Size(*densepose.shape[:2]), target, frame(densepose, framing, target))
+
+
+def is_any(ids: npt.NDArray[np.uint8], of: Iterable[int]) -> npt.NDArray[np.bool_]:
+    """Where a map has one of some ids, bool [H,W]."""
+    table = np.zeros(256, np.uint8)
+    table[list(of)] = 1
+    return np.asarray(cv2.LUT(np.ascontiguousarray(ids), table), np.uint8).view(np.bool_)
+
+
 def _rounded(value: float) -> int:
     """To the nearest integer, halves up: a person who moves by a pixel moves the box by one."""
     return math.floor(value + 0.5)
@@ -81,7 +104,9 @@ def _rounded(value: float) -> int:
 
 def _span(mask: npt.NDArray[np.bool_], axis: int, least: float) -> tuple[int, int]:
     """First and last plus one of the rows (axis 1) or columns (axis 0) with `least` pixels."""
-    counts = mask.sum(axis=axis)
+    counts = np.asarray(
+        cv2.reduce(mask.view(np.uint8), axis, cv2.REDUCE_SUM, dtype=cv2.CV_32S)
+    ).ravel()
     found = np.flatnonzero(counts >= min(least, counts.max()))
     return int(found[0]), int(found[-1]) + 1
 
@@ -145,6 +170,16 @@ class Fit:
         """Whether the image fills the frame pixel for pixel."""
         whole = Box(0, 0, self.source.height, self.source.width)
         return self.source == self.target and self._box == whole
+
+    def window(self) -> tuple[tuple[slice, slice], Fit]:
+        """Rows and columns of the image that the box shows, and the fit of that part alone."""
+        box, source = self._box, self.source
+        top, left = max(0, box.top), max(0, box.left)
+        bottom = min(source.height, box.top + box.height)
+        right = min(source.width, box.left + box.width)
+        part = Box(box.top - top, box.left - left, box.height, box.width)
+        fit = Fit(Size(bottom - top, right - left), self.target, part)
+        return (slice(top, bottom), slice(left, right)), fit
 
     def to_target(self, x: _C, y: _C) -> tuple[_C, _C]:
         """Source coordinates, numbers or arrays, in the frame."""

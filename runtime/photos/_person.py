@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from garment_transfer.bundle import (
+    BACKGROUND,
     CLASSES,
     GARMENT,
     LABEL_SETS,
@@ -33,6 +34,13 @@ from garment_transfer.bundle import (
     InputError,
     label_set,
     replacing,
+)
+from garment_transfer.runtime.photos._bodies import (
+    choose_body,
+    hands,
+    in_front,
+    somebody_else,
+    view_fault,
 )
 from garment_transfer.runtime.photos._densepose import (
     ENCODINGS,
@@ -45,6 +53,7 @@ from garment_transfer.runtime.photos._densepose import (
     decode_densepose,
     describe,
 )
+from garment_transfer.runtime.photos._fit import Box, is_any
 from garment_transfer.runtime.photos._images import (
     MAX_SIDE,
     PHOTO_SUFFIXES,
@@ -62,6 +71,9 @@ _ASPECT_TOLERANCE: Final = 0.01
 # Bytes of the largest DensePose array: three channels of float64.
 _MAX_NPY: Final = 3 * 8 * MAX_SIDE**2
 
+# The least that a garment covers, as a share of the torso's area.
+_LEAST_GARMENT: Final = 0.1
+
 _META: Final = '{"parse": LABEL_SET, "densepose": ENCODING}'
 
 
@@ -76,6 +88,8 @@ class Person:
         parsing: uint8 [H,W], the seven classes of `CLASSES`.
         densepose: uint8 IUV [H,W,3]: part 0..24, U and V scaled from 0..1 to 0..255.
         name: what messages call the person, which is the folder where it was loaded from one.
+        protected: bool [H,W], pixels that stay as they are: other people, things in front, hands.
+            None for none.
         confidence: how sure the maps are by class (`CLASSES`), 0 to 1, in the mean over its pixels;
             empty where they were given.
 
@@ -87,6 +101,7 @@ class Person:
     parsing: npt.NDArray[np.uint8]
     densepose: npt.NDArray[np.uint8]
     name: str = ""
+    protected: npt.NDArray[np.bool_] | None = None
     confidence: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -103,9 +118,17 @@ class Person:
             )
         check_parts(self.densepose[..., 0], "densepose")
         check_body(self.densepose, "densepose")
-        for name in ("image", "parsing", "densepose"):
+        if self.protected is not None and (
+            self.protected.dtype != np.bool_ or self.protected.shape != (height, width)
+        ):
+            raise InputError(
+                Code.ARRAY_INVALID,
+                f"protected is {self.protected.dtype} {list(self.protected.shape)}",
+                expected=f"bool [{height},{width}]",
+            )
+        for name in ("image", "parsing", "densepose", "protected"):
             array = getattr(self, name)
-            if not _is_immutable(array):
+            if array is not None and not _is_immutable(array):
                 array = np.array(array, order="C")
                 array.flags.writeable = False
                 object.__setattr__(self, name, array)
@@ -116,6 +139,7 @@ class Person:
         folder: str | os.PathLike[str],
         label_set: str | None = None,
         densepose_encoding: str | None = None,
+        box: Box | None = None,
     ) -> Person:
         """Reads a person's folder.
 
@@ -123,6 +147,7 @@ class Person:
             folder: holds `image.*`, `parse.png`, `densepose.*` and `meta.json`.
             label_set: overrides what `meta.json` says.
             densepose_encoding: overrides what `meta.json` says.
+            box: of the person who is meant, roughly, where DensePose shows several.
 
         Raises:
             InputError: a file is missing or wrong; the message names it.
@@ -139,7 +164,9 @@ class Person:
         image = _find(folder, "image", PHOTO_SUFFIXES)
         parsing = _find_parse(folder)
         densepose = _find(folder, "densepose", (".npy", *PICTURE_SUFFIXES))
-        return cls.from_files(image, parsing, densepose, label_set, encoding, name=str(folder))
+        return cls.from_files(
+            image, parsing, densepose, label_set, encoding, name=str(folder), box=box
+        )
 
     @classmethod
     def from_files(
@@ -150,6 +177,7 @@ class Person:
         label_set: str,
         densepose_encoding: str,
         name: str = "",
+        box: Box | None = None,
     ) -> Person:
         """A person from three files, as a folder of `load` holds: what a server was sent.
 
@@ -163,6 +191,7 @@ class Person:
             label_set: a key of `LABEL_SETS`.
             densepose_encoding: a key of `ENCODINGS`.
             name: what messages call the person.
+            box: of the person who is meant, roughly, where DensePose shows several.
 
         Raises:
             InputError: a file cannot be read, or is not what it should be.
@@ -195,6 +224,7 @@ class Person:
             densepose_encoding,
             name=name,
             array_names=(image_name, parsing_name, densepose_name),
+            box=box,
         )
 
     @classmethod
@@ -206,6 +236,7 @@ class Person:
         label_set: str = "classes7",
         densepose_encoding: str = "iuv-png",
         name: str = "",
+        box: Box | None = None,
     ) -> Person:
         """A person from arrays; those that somebody could still write to are copied.
 
@@ -217,9 +248,11 @@ class Person:
             label_set: a key of `LABEL_SETS`.
             densepose_encoding: a key of `ENCODINGS`.
             name: what messages call the person.
+            box: of the person who is meant, roughly, where DensePose shows several.
 
         Raises:
-            InputError: an array is not what it should be, or the aspects differ.
+            InputError: an array is not what it should be, the aspects differ, or DensePose shows
+                several people and `box` chooses none.
         """
         return cls._build(
             image,
@@ -229,6 +262,7 @@ class Person:
             densepose_encoding,
             name=name,
             array_names=("image", "parsing", "densepose"),
+            box=box,
         )
 
     @classmethod
@@ -241,6 +275,7 @@ class Person:
         densepose_encoding: str,
         name: str,
         array_names: tuple[str, str, str],
+        box: Box | None,
     ) -> Person:
         image_name, parsing_name, densepose_name = array_names
         labels = label_set(label_set_name)
@@ -250,11 +285,31 @@ class Person:
         size = image.shape[:2]
         iuv = _to_photo(iuv, size, densepose_name, image_name)
         ids = _to_photo(checked_ids(parsing, parsing_name), size, parsing_name, image_name)
-        classes = to_classes(ids, labels, iuv[..., 0], name=parsing_name)
         check_body(iuv, densepose_name)
-        for array in (classes, iuv):
+        iuv, others = choose_body(iuv, box, densepose_name)
+        parts = np.asarray(cv2.extractChannel(iuv, 0), np.uint8)
+        classes = to_classes(ids, labels, parts, name=parsing_name)
+        others = somebody_else(image, classes, parts, others)
+        classes[others] = BACKGROUND
+        classes, iuv, things = in_front(classes, iuv, is_any(ids, labels.in_front))
+        protected = others | things | hands(classes, parts)
+        for array in (classes, iuv, protected):
             array.flags.writeable = False  # made here: nobody else has them
-        return cls(image, classes, iuv, name)
+        return cls(image, classes, iuv, name, protected if protected.any() else None)
+
+    def check_view(self, role: str = "person") -> None:
+        """Raises InputError unless the person stands upright and is seen from the front.
+
+        `role` is what the message calls the person, beside the name.
+        """
+        reason = view_fault(self.densepose[..., 0])
+        if reason:
+            raise InputError(
+                Code.VIEW_UNSUPPORTED,
+                f"{' '.join(filter(None, (role, self.name)))} {reason}",
+                expected="somebody upright and seen from the front",
+                fix="choose another photo, and check that the DensePose map is this photo's own",
+            )
 
     def check_garment(self, role: str = "garment owner") -> None:
         """Raises InputError unless the person wears an upper garment that can be given away.
@@ -262,13 +317,15 @@ class Person:
         `role` is what the message calls the person, beside the name.
         """
         count = int(np.count_nonzero(self.parsing == GARMENT))
-        if count < MIN_SHARE * self.parsing.size:
+        torso = int(np.count_nonzero(is_any(self.densepose[..., 0], (1, 2))))
+        if count < max(MIN_SHARE * self.parsing.size, _LEAST_GARMENT * torso):
             who = f"{role} {self.name}" if self.name else role
             raise InputError(
                 Code.GARMENT_MISSING,
                 f"{who} wears no upper garment: {count} pixels of {self.parsing.size} have class "
-                f"{GARMENT} ({CLASSES[GARMENT]})",
-                expected=f"at least {MIN_SHARE:.1%}",
+                f"{GARMENT} ({CLASSES[GARMENT]}), and {torso} are torso",
+                expected=f"at least {MIN_SHARE:.1%} of the photo and {_LEAST_GARMENT:.0%} of the "
+                "torso's area",
                 fix="choose a photo that shows one, and check that the label set is the parse "
                 f"map's own ({', '.join(sorted(LABEL_SETS))})",
             )

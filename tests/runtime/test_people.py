@@ -113,7 +113,7 @@ def test_photos_of_every_suffix(folder: Path, make_person: MakePerson, suffix: s
 def test_a_parse_map_in_the_colours_of_its_set(folder: Path, label_set: str) -> None:
     colours = {value: voc_colour(value) for value in (*LABEL_SETS[label_set].classes, 255)}
     ids = np.zeros((64, 32), np.uint8)
-    ids[:32], ids[40:44], ids[60:] = 11, 18, 255
+    ids[:32], ids[40:44], ids[60:] = 12, 18, 255
     Image.fromarray(ids).save(folder / "parse.png")
     due = Person.load(folder, label_set).parsing
     coloured = np.array([colours.get(value, (0, 0, 0)) for value in range(256)], np.uint8)[ids]
@@ -137,7 +137,7 @@ def test_iuv_array(make_person: MakePerson) -> None:
     iuv[1, 0, 0] = 1.01  # networks overshoot
     iuv[2, 0, 0] = -0.01
     given["densepose"] = iuv.astype(np.float32)
-    due[0, 0] = (0, 255, 0)
+    due[0, 0, 1:] = (255, 0)
     assert (Person.from_arrays(**given, densepose_encoding="iuv").densepose == due).all()
 
 

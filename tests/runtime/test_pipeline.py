@@ -96,7 +96,7 @@ def test_run_moves_arrays_only(
 
 def test_stage_inputs(make_person: MakePerson, tiny: SimpleNamespace) -> None:
     person, owner = make_person(), make_person(128, 64, seed=1)
-    inputs = stage_inputs(person, owner, tiny.size)
+    inputs = stage_inputs(person, owner, tiny.size, None)
     assert (inputs["person_parsing"] == person.parsing).all()
     assert {name: array.shape for name, array in inputs.items()} == {
         "person_image": (64, 32, 3),
