@@ -301,8 +301,8 @@ def write_manifest(
     """Writes `manifest.json` for the graphs `<stage>.onnx` that already lie in `folder`.
 
     For each precision in `accuracy` the graphs `<stage>.<precision>.onnx` lie there too, and
-    `maps.onnx` where its parity and checkpoint are given. Sizes and hashes are taken from the files, inputs and outputs from `contract(size)`. The manifest
-    replaces an older one atomically.
+    `maps.onnx` where its parity and checkpoint are given. Sizes and hashes are taken from the
+    files, inputs and outputs from the contract. The manifest replaces an older one atomically.
 
     Raises:
         BundleError: a graph is missing, or what would be written is not valid.

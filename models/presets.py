@@ -13,6 +13,9 @@ from garment_transfer.models.regrowth import RegrowthConfig, RegrowthNetwork
 from garment_transfer.models.teachers import TryOnParsingNetwork
 from garment_transfer.models.warping import WarpingConfig, WarpingNetwork
 
+#: 1.7 million parameters, in every preset.
+_MAPS = MapsConfig(widths=(24, 40, 72, 112, 144), blocks=(0, 1, 1, 2, 1), head_width=32)
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -25,9 +28,7 @@ class Preset:
     parsing: ParsingConfig
     warping: WarpingConfig
     regrowth: RegrowthConfig
-    maps: MapsConfig = MapsConfig(
-        widths=(24, 40, 72, 112, 144), blocks=(0, 1, 1, 2, 1), head_width=32
-    )
+    maps: MapsConfig = _MAPS
 
     @property
     def try_on_parsing(self) -> ParsingConfig:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -46,6 +47,23 @@ _LOOKS: Final = 3
 _LEAST_ROWS: Final = 96
 #: Mean confidence below which the maps of a photo are doubtful.
 DOUBTFUL: Final = 0.8
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Maps of a photo, and the person in it.
+
+    Attributes:
+        parsing: uint8 [H,W], the seven classes.
+        densepose: uint8 IUV [H,W,3].
+        frame: the box that the person was seen in; both maps are 0 outside.
+        confidence: how sure the network is of each class, 0 to 1, in the mean over its pixels.
+    """
+
+    parsing: _Map
+    densepose: _Map
+    frame: Box
+    confidence: Mapping[str, float]
 
 
 class Maps:
@@ -111,11 +129,22 @@ class Maps:
         else:
             image = read_photo(photo, f"image of {name}" if name else "image")
         name = name or "the photo"
+        found = self.find(image, name, box)
+        person = Person.from_arrays(
+            image, found.parsing, found.densepose, name=name, box=found.frame
+        )
+        return replace(person, confidence=found.confidence)
+
+    def find(self, image: _Map, name: str = "the photo", box: Box | None = None) -> Found:
+        """What the network says of a photo, uint8 RGB [H,W,3]; `name`, `box` and errors: `person`.
+
+        The maps may show others beside the person.
+        """
         source = Size(*image.shape[:2])
         fit, before = Fit(source, self._size), Box(0, 0, source.height, source.width)
         parsing, iuv, sure = self._look(image, fit, name)
         for look in range(_LOOKS):
-            own, _ = choose_body(iuv, box if look == 0 else before, name)
+            own, _ = choose_body(iuv, before if look else box, name)
             found = frame(own, self._framing, self._size)
             if _agree(found, before):
                 break
@@ -129,8 +158,7 @@ class Maps:
                 expected=f"at least {_LEAST_ROWS}",
                 fix="choose a photo from nearer by, or one of more pixels",
             )
-        person = Person.from_arrays(image, _enlarged(parsing, fit), iuv, name=name, box=found)
-        return self._judged(person, parsing, sure, name)
+        return Found(_enlarged(parsing, fit), iuv, found, _confidence(parsing, sure, name))
 
     def _look(self, image: _Map, fit: Fit, name: str) -> tuple[_Map, _Map, _Map]:
         """What is seen in a box of a photo: parsing, confidence (in the frame), IUV (photo)."""
@@ -152,23 +180,24 @@ class Maps:
             ) from error
         return parsing, iuv, sure
 
-    def _judged(self, person: Person, parsing: _Map, sure: _Map, name: str) -> Person:
-        """A person with the mean confidence of each class; a warning where it is low."""
-        counts = np.bincount(parsing.reshape(-1), minlength=len(CLASSES))
-        sums = np.bincount(parsing.reshape(-1), sure.reshape(-1) / 255, len(CLASSES))
-        shown = [label for label in range(len(CLASSES)) if counts[label] and label != BACKGROUND]
-        confidence = {CLASSES[label]: float(sums[label] / counts[label]) for label in shown}
-        overall = float(sums[shown].sum() / max(counts[shown].sum(), 1))
-        if overall < DOUBTFUL:
-            each = ", ".join(f"{key} {share:.2f}" for key, share in confidence.items())
-            _LOG.warning(
-                "%s: its maps are doubtful (confidence %.2f: %s); look at them with --panel, or "
-                "make them with other models by `garment-transfer prepare`",
-                name,
-                overall,
-                each,
-            )
-        return replace(person, confidence=confidence)
+
+def _confidence(parsing: _Map, sure: _Map, name: str) -> dict[str, float]:
+    """The mean confidence of each class that a map has; a warning is logged where it is low."""
+    counts = np.bincount(parsing.reshape(-1), minlength=len(CLASSES))
+    sums = np.bincount(parsing.reshape(-1), sure.reshape(-1) / 255, len(CLASSES))
+    shown = [label for label in range(len(CLASSES)) if counts[label] and label != BACKGROUND]
+    confidence = {CLASSES[label]: float(sums[label] / counts[label]) for label in shown}
+    overall = float(sums[shown].sum() / max(counts[shown].sum(), 1))
+    if overall < DOUBTFUL:
+        each = ", ".join(f"{key} {share:.2f}" for key, share in confidence.items())
+        _LOG.warning(
+            "%s: its maps are doubtful (confidence %.2f: %s); look at them with --panel, or make "
+            "them with other models by `garment-transfer prepare`",
+            name,
+            overall,
+            each,
+        )
+    return confidence
 
 
 @functools.cache

@@ -17,7 +17,6 @@ from typing import Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from garment_transfer.bundle import GARMENT, Code, InputError
@@ -31,7 +30,7 @@ from garment_transfer.training.synthetic.groups import (
     renderers,
     shard_paths,
 )
-from garment_transfer.training.synthetic.snapshots import take_photo
+from garment_transfer.training.synthetic.snapshots import View, take_photo
 
 #: DensePose parts after a mirror: left and right change places (data conventions of I).
 _MIRRORED = np.arange(256, dtype=np.uint8)
@@ -374,9 +373,10 @@ class Views:
     def __len__(self) -> int:
         return len(self._index)
 
-    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], ...]:
+    def __getitem__(self, index: int) -> View:
         shard, *at = self._index[index]
-        return tuple(np.asarray(array[tuple(at)]) for array in self._shards[shard])
+        image, parsing, densepose = (np.asarray(a[tuple(at)]) for a in self._shards[shard])
+        return image, parsing, densepose
 
 
 class SnapshotBatches(Batches[Views, Snapshots]):
@@ -390,11 +390,14 @@ class SnapshotBatches(Batches[Views, Snapshots]):
 
     def _draw(self) -> Arrays:
         view, other = (self.source[int(i)] for i in self.random.integers(len(self.source), size=2))
-        names = "image", "parsing", "densepose"
         if self.random.random() < 0.5:
-            view = tuple(mirror(dict(zip(names, view, strict=True))).values())
-        taken = take_photo(view, other, self._size, self.random)
-        return dict(zip(names, taken, strict=True))
+            image, parsing, densepose = mirror(_named(view)).values()
+            view = image.astype(np.uint8), parsing.astype(np.uint8), densepose.astype(np.uint8)
+        return _named(take_photo(view, other, self._size, self.random))
+
+
+def _named(view: View) -> Arrays:
+    return dict(zip(("image", "parsing", "densepose"), view, strict=True))
 
 
 class TransferBatches(Batches[Groups, Transfers]):

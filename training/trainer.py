@@ -105,9 +105,7 @@ def phases_of(preset: str) -> list[str]:
     return [p for p in METHOD if p != "aligning" or PRESETS[preset].warping.aligning]
 
 
-def open_data(
-    config: TrainingConfig, photos: PhotoSet | None = None
-) -> AnyBatches:
+def open_data(config: TrainingConfig, photos: PhotoSet | None = None) -> AnyBatches:
     """The batches that a phase trains on; `photos` are those of its folder, where it is open.
 
     Raises:

@@ -138,9 +138,7 @@ def load_maps(bundle: Bundle, options: Options) -> OpenVinoEngine:
     return _compiled(bundle.path / graph.file, content, graph.signature, options)
 
 
-def _compiled(
-    path: Path, content: bytes, expected: Signature, options: Options
-) -> OpenVinoEngine:
+def _compiled(path: Path, content: bytes, expected: Signature, options: Options) -> OpenVinoEngine:
     available()
     import openvino
 

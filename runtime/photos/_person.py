@@ -297,6 +297,31 @@ class Person:
             array.flags.writeable = False  # made here: nobody else has them
         return cls(image, classes, iuv, name, protected if protected.any() else None)
 
+    @classmethod
+    def from_photo(
+        cls,
+        photo: str | os.PathLike[str] | BinaryIO | npt.NDArray[np.uint8],
+        name: str = "",
+        box: Box | None = None,
+    ) -> Person:
+        """The person in a photo, with maps by the network in the package.
+
+        `Pipeline.maps.person` does the same by the network of another bundle.
+
+        Args:
+            photo: a file, by its path or open for reading; or uint8 RGB [H,W,3], in sRGB.
+            name: what messages call the person; the path where it is empty.
+            box: of the person who is meant, roughly, where there are several.
+
+        Raises:
+            InputError: the photo cannot be read, or shows nobody, somebody too small, or several
+                people and `box` chooses none.
+            BackendError: ONNX Runtime cannot run here.
+        """
+        from garment_transfer.runtime._maps import built_in
+
+        return built_in().person(photo, name, box)
+
     def check_view(self, role: str = "person") -> None:
         """Raises InputError unless the person stands upright and is seen from the front.
 

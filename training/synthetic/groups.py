@@ -149,7 +149,9 @@ def training_views(index: int, size: tuple[int, int] = (256, 192)) -> Arrays:
         [4, h, w, 3], `view_parsing` uint8 [4, h, w], `view_densepose` uint8 [4, h, w, 3].
     """
     views = [render_view(TRAIN.rng(_VIEW_STREAM, index, k), size) for k in range(4)]
-    return {key: np.stack(maps) for key, maps in zip(VIEW_KEYS, zip(*views, strict=True), strict=True)}
+    return {
+        key: np.stack(maps) for key, maps in zip(VIEW_KEYS, zip(*views, strict=True), strict=True)
+    }
 
 
 def held_out_recipe(index: int, held_out: HeldOut = "A") -> tuple[Body, Body, Garment, Garment]:

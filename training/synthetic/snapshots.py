@@ -7,7 +7,7 @@ of it is cheap enough to be drawn anew each time a view is seen.
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from garment_transfer.bundle import (
     BACKGROUND,
@@ -51,7 +51,7 @@ def take_photo(view: View, other: View, size: tuple[int, int], rng: np.random.Ge
     whole = rng.random() < 0.35
     matrix = _placed(view[2], size, rng, whole)
     photo, parsing, densepose = _moved(view, matrix, size)
-    image = photo.astype(np.float32) / 255
+    image: Floats = photo.astype(np.float32) / 255
     image, parsing = _dressed(image, parsing, densepose[..., 0], rng)
     image = _lit(image, parsing > 0, rng)
     person = parsing > 0
@@ -115,7 +115,11 @@ def _moved(view: View, matrix: Floats, size: tuple[int, int]) -> View:
     at = size[::-1]
     image = cv2.warpAffine(photo, matrix, at, borderMode=cv2.BORDER_REPLICATE)
     parsing, densepose = (cv2.warpAffine(m, matrix, at, flags=cv2.INTER_NEAREST) for m in maps)
-    return np.asarray(image, np.uint8), np.asarray(parsing, np.uint8), np.asarray(densepose, np.uint8)
+    return _u8(image), _u8(parsing), _u8(densepose)
+
+
+def _u8(pixels: object) -> U8:
+    return np.asarray(pixels, np.uint8)
 
 
 def _field(
@@ -132,9 +136,7 @@ def _field(
     return np.asarray(fine.reshape(*size, channels), np.float32)
 
 
-def _dressed(
-    image: Floats, parsing: U8, parts: U8, rng: np.random.Generator
-) -> tuple[Floats, U8]:
+def _dressed(image: Floats, parsing: U8, parts: U8, rng: np.random.Generator) -> tuple[Floats, U8]:
     """Somebody in other colours and more clothes."""
     size = parsing.shape
     masks = {c: parsing == c for c in range(7)}
@@ -189,8 +191,8 @@ def _dressed(
             dye(wrap, colour())
             parsing[wrap] = GARMENT
         if rng.random() < 0.05:  # a hat
-            top = (xf + wf / 2, yf + hf * rng.uniform(-0.15, 0.1))
-            hat = _ellipse(top, (wf * rng.uniform(0.6, 1.0), hf * rng.uniform(0.3, 0.5)), size)
+            crown = (xf + wf / 2, yf + hf * rng.uniform(-0.15, 0.1))
+            hat = _ellipse(crown, (wf * rng.uniform(0.6, 1.0), hf * rng.uniform(0.3, 0.5)), size)
             image[hat] = colour() * rng.uniform(0.8, 1.2)
             parsing[hat] = HAIR
         if rng.random() < 0.12:  # a fringe
@@ -230,9 +232,9 @@ def _inside(polygon: Floats, size: tuple[int, int]) -> _Mask:
     return out > 0
 
 
-def _ellipse(at: tuple[float, float], radii: tuple[float, float], size: tuple[int, int]) -> _Mask:
+def _ellipse(at: ArrayLike, radii: ArrayLike, size: tuple[int, int]) -> _Mask:
     t = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-    return _inside(np.array(at) + np.stack([np.cos(t), np.sin(t)], 1) * radii, size)
+    return _inside(np.asarray(at) + np.stack([np.cos(t), np.sin(t)], 1) * np.asarray(radii), size)
 
 
 def _lit(image: Floats, person: _Mask, rng: np.random.Generator) -> Floats:
@@ -245,7 +247,7 @@ def _lit(image: Floats, person: _Mask, rng: np.random.Generator) -> Floats:
         at, half = rng.uniform(0, 1, 2) * size[::-1], rng.uniform(0.1, 0.6, 2) * size[::-1]
         corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) + rng.normal(0, 0.3, (4, 2))
         cast = _inside(at + corners * half, size).astype(np.float32)
-        cast = cv2.GaussianBlur(cast, (0, 0), rng.uniform(0.5, 6))
+        cast = np.asarray(cv2.GaussianBlur(cast, (0, 0), rng.uniform(0.5, 6)), np.float32)
         image = image * (1 - rng.uniform(0.2, 0.7) * cast[..., None])
     if rng.random() < 0.25:  # lit from a side: the silhouette as a relief
         inner = np.minimum(cv2.distanceTransform(person.astype(np.uint8), cv2.DIST_L2, 3), 16)
@@ -255,7 +257,9 @@ def _lit(image: Floats, person: _Mask, rng: np.random.Generator) -> Floats:
     return image
 
 
-def _somewhere(other: View, size: tuple[int, int], rng: np.random.Generator) -> tuple[Floats, U8, U8]:
+def _somewhere(
+    other: View, size: tuple[int, int], rng: np.random.Generator
+) -> tuple[Floats, U8, U8]:
     """A backdrop [H, W, 3], drawn or of another photo with whoever is in it, and its maps."""
     h, w = size
     if rng.random() < 0.45:
@@ -275,12 +279,13 @@ def _somewhere(other: View, size: tuple[int, int], rng: np.random.Generator) -> 
     for _ in range(int(rng.integers(0, 9))):
         at, half = rng.uniform(0, 1, 2) * (w, h), rng.uniform(0.02, 0.4, 2) * (w, h)
         corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) + rng.normal(0, 0.08, (4, 2))
-        here = _ellipse(tuple(at), tuple(half), size) if rng.random() < 0.3 else _inside(
-            at + corners * half, size
+        round_ = rng.random() < 0.3
+        here = _ellipse(at, half, size) if round_ else _inside(at + corners * half, size)
+        behind[here] += (rng.uniform(0, 1, 3) - behind[here]).astype(np.float32) * rng.uniform(
+            0.3, 1
         )
-        behind[here] += (rng.uniform(0, 1, 3) - behind[here]).astype(np.float32) * rng.uniform(0.3, 1)
     if rng.random() < 0.5:
-        behind = cv2.GaussianBlur(behind, (0, 0), rng.uniform(0.5, 6) * h / 256)
+        behind = np.asarray(cv2.GaussianBlur(behind, (0, 0), rng.uniform(0.5, 6) * h / 256))
     behind = behind + rng.uniform(0, 0.06) * rng.standard_normal((h, w, 1), dtype=np.float32)
     return np.clip(behind, 0, 1), np.zeros(size, np.uint8), np.zeros((h, w, 3), np.uint8)
 
@@ -316,9 +321,9 @@ def _developed(image: Floats, rng: np.random.Generator) -> U8:
     if rng.random() < 0.3:  # enlarged from fewer pixels
         share = rng.uniform(0.35, 0.9)
         small = cv2.resize(image, None, fx=share, fy=share, interpolation=cv2.INTER_AREA)
-        image = cv2.resize(small, (w, h), interpolation=cv2.INTER_LINEAR)
+        image = np.asarray(cv2.resize(small, (w, h), interpolation=cv2.INTER_LINEAR))
     elif rng.random() < 0.3:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.3) * unit)
+        image = np.asarray(cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.3) * unit))
     elif rng.random() < 0.4:  # sharpened
         soft = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.6, 1.5))
         image = image + rng.uniform(0.2, 1.2) * (image - soft)
