@@ -213,13 +213,13 @@ def _transfer(
     quality: int,
 ) -> None:
     """Transfers one pair and writes its pictures, whose paths were checked."""
-    from garment_transfer.runtime import PICTURES, panel
+    from garment_transfer.runtime import panel, pictures_of
     from garment_transfer.runtime.photos import check_written_side, write_rgb
 
     if panel_path:
         # Before anything is run and written. The picture alone fits into every format.
         height, width = people[0].parsing.shape
-        check_written_side(panel_path, height, PICTURES * width)
+        check_written_side(panel_path, height, pictures_of(*people) * width)
     transfer = pipeline.transfer(*people)
     write_rgb(output, transfer.image, quality)
     if panel_path:

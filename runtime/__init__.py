@@ -39,7 +39,9 @@ if TYPE_CHECKING:
         PICTURES as PICTURES,
         flow_colours as flow_colours,
         flow_wheel as flow_wheel,
+        maps_picture as maps_picture,
         panel as panel,
+        pictures_of as pictures_of,
     )
     from garment_transfer.runtime._pipeline import (
         Pipeline as Pipeline,
@@ -67,7 +69,7 @@ _MODULES: Final = {
         "_maps": "Maps",
         "_pipeline": "Pipeline Transfer stage_inputs",
         "_pairs": "Outcome Pair is_done read_pairs shard transfer_pairs",
-        "_panel": "PICTURES flow_colours flow_wheel panel",
+        "_panel": "PICTURES flow_colours flow_wheel maps_picture panel pictures_of",
         "_prepare": "DensePose DensePoseDescription DensePoseHeads DensePosePicture InputSize "
         "ModelInput Parser ParserDescription ParserOutput prepare "
         "prepare_photo",

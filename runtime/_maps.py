@@ -130,8 +130,16 @@ class Maps:
             image = read_photo(photo, f"image of {name}" if name else "image")
         name = name or "the photo"
         found = self.find(image, name, box)
-        person = Person.from_arrays(
-            image, found.parsing, found.densepose, name=name, box=found.frame
+        person = Person._build(
+            image,
+            found.parsing,
+            found.densepose,
+            "classes7",
+            "iuv-png",
+            name=name,
+            array_names=(name, f"parsing of {name}", f"densepose of {name}"),
+            box=found.frame,
+            checked=False,
         )
         return replace(person, confidence=found.confidence)
 

@@ -276,7 +276,9 @@ class Person:
         name: str,
         array_names: tuple[str, str, str],
         box: Box | None,
+        checked: bool = True,
     ) -> Person:
+        """From arrays; ids that are not `checked` are known not to be resized smoothly."""
         image_name, parsing_name, densepose_name = array_names
         labels = label_set(label_set_name)
         check_image(image, image_name)
@@ -284,7 +286,8 @@ class Person:
         iuv = decode_densepose(densepose, densepose_encoding, name=densepose_name)
         size = image.shape[:2]
         iuv = _to_photo(iuv, size, densepose_name, image_name)
-        ids = _to_photo(checked_ids(parsing, parsing_name), size, parsing_name, image_name)
+        parsing = checked_ids(parsing, parsing_name) if checked else parsing
+        ids = _to_photo(parsing, size, parsing_name, image_name)
         check_body(iuv, densepose_name)
         iuv, others = choose_body(iuv, box, densepose_name)
         parts = np.asarray(cv2.extractChannel(iuv, 0), np.uint8)
