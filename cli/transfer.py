@@ -100,10 +100,11 @@ def command(
 ) -> None:
     """Put the garment of one person on another.
 
-    PERSON receives the garment that GARMENT_OWNER wears. Each is a folder with image.*, parse.png,
-    densepose.* and meta.json, which names the label set of the parse map and the encoding of
-    DensePose, such as {"parse": "cihp20", "densepose": "iuv"}. The picture is PNG, JPEG, WebP or
-    BMP by its name, in sRGB, without the photos' metadata (place, camera, date).
+    PERSON receives the garment that GARMENT_OWNER wears. Each is a photo, or a folder with image.*
+    and maps of other models: parse.png, densepose.* and meta.json, which names the label set of the
+    parse map and the encoding of DensePose, such as {"parse": "cihp20", "densepose": "iuv"}. The
+    picture is PNG, JPEG, WebP or BMP by its name, in sRGB, without the photos' metadata (place,
+    camera, date).
     """
     if sum(map(bool, (person, sample, pairs))) != 1:
         raise click.UsageError("Give either PERSON and GARMENT_OWNER, or --sample, or --pairs.")
@@ -127,7 +128,7 @@ def command(
         sample_people,
         shard as part_of,
     )
-    from garment_transfer.runtime.photos import Person, check_output
+    from garment_transfer.runtime.photos import check_output
 
     # Lists and outputs are checked before anything slow is loaded or run.
     rows = read_pairs(pairs) if pairs else []
@@ -149,8 +150,8 @@ def command(
         pipeline = _load(bundle or sample_bundle(), backend, precision, rebuild_if_needed, threads)
         if output and person and garment_owner:
             people = (
-                Person.load(person, label_set, densepose, person_box),
-                Person.load(garment_owner, label_set, densepose, owner_box),
+                pipeline.person(person, label_set, densepose, person_box),
+                pipeline.person(garment_owner, label_set, densepose, owner_box),
             )
             _transfer(pipeline, people, output, panel, quality)
         else:
@@ -235,13 +236,13 @@ def _transfer(
     quality: int,
 ) -> None:
     """Transfers one pair and writes its pictures, whose paths were checked."""
-    from garment_transfer.runtime import PICTURES, panel
+    from garment_transfer.runtime import panel, pictures_of
     from garment_transfer.runtime.photos import check_written_side, write_rgb
 
     if panel_path:
         # Before anything is run and written. The picture alone fits into every format.
         height, width = people[0].parsing.shape
-        check_written_side(panel_path, height, PICTURES * width)
+        check_written_side(panel_path, height, pictures_of(*people) * width)
     transfer = pipeline.transfer(*people)
     write_rgb(output, transfer.image, quality)
     height, width = transfer.transfer_parsing.shape

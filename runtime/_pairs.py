@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Pair:
-    """Folders of the person and of the garment's owner, and the picture to write."""
+    """Folders or photos of the person and of the garment's owner, and the picture to write."""
 
     person: Path
     garment_owner: Path
@@ -110,9 +110,9 @@ def check_outputs(pairs: Sequence[Pair], *outputs: Path) -> None:
         outputs: what the run writes beside the pairs' own.
     """
     inputs: dict[object, Path] = {}
-    for folder in {folder for pair in pairs for folder in (pair.person, pair.garment_owner)}:
-        for file in folder.iterdir() if folder.is_dir() else ():
-            if file.name.lower().startswith(_FILES_OF_A_PERSON):
+    for source in {source for pair in pairs for source in (pair.person, pair.garment_owner)}:
+        for file in source.iterdir() if source.is_dir() else [source]:
+            if file == source or file.name.lower().startswith(_FILES_OF_A_PERSON):
                 inputs[_identity(file)] = file
     written: dict[object, Path] = {}
     for output in (*(pair.output for pair in pairs), *outputs):
@@ -168,9 +168,9 @@ def is_done(pair: Pair) -> bool:
         written = pair.output.stat().st_mtime_ns
         return all(
             file.stat().st_mtime_ns < written
-            for folder in (pair.person, pair.garment_owner)
-            for file in folder.iterdir()
-            if file.name.startswith(_FILES_OF_A_PERSON)
+            for source in (pair.person, pair.garment_owner)
+            for file in ([source] if source.is_file() else source.iterdir())
+            if source.is_file() or file.name.startswith(_FILES_OF_A_PERSON)
         )
     # What is wrong with a person is for the transfer to say; a path may hold a NUL character, and
     # Pillow raises SyntaxError too.
@@ -225,7 +225,7 @@ def transfer_pairs(
 
         def reading() -> list[tuple[Pair, Future[_People]]]:
             return [
-                (pair, pool.submit(_read, pair, label_set, densepose_encoding))
+                (pair, pool.submit(_read, pipeline, pair, label_set, densepose_encoding))
                 for pair in next(groups, [])
             ]
 
@@ -242,12 +242,14 @@ def transfer_pairs(
         yield from _outcomes(writing)
 
 
-def _read(pair: Pair, label_set: str | None, densepose_encoding: str | None) -> _People:
+def _read(
+    pipeline: Pipeline, pair: Pair, label_set: str | None, densepose_encoding: str | None
+) -> _People:
     # Before anything slow, so that a slip in a path costs little.
     check_output(pair.output)
     check_outputs([pair])
-    person = Person.load(pair.person, label_set, densepose_encoding)
-    garment_owner = Person.load(pair.garment_owner, label_set, densepose_encoding)
+    person = pipeline.person(pair.person, label_set, densepose_encoding)
+    garment_owner = pipeline.person(pair.garment_owner, label_set, densepose_encoding)
     # here, so that the rest of a batch is not run again without them
     person.check_view()
     garment_owner.check_view("garment owner")

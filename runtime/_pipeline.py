@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import Final, TypeGuard, TypeVar, overload
 
@@ -41,6 +42,7 @@ from garment_transfer.kernels.driver import (
     StreamLike,
     is_device_array,
 )
+from garment_transfer.runtime._maps import Maps
 from garment_transfer.runtime.backends import (
     AUTO,
     DEVICE_BACKENDS,
@@ -51,6 +53,7 @@ from garment_transfer.runtime.backends import (
 )
 from garment_transfer.runtime.cuda import Chain, Session, handle_of
 from garment_transfer.runtime.photos import (
+    Box,
     Composed,
     Fit,
     Person,
@@ -104,6 +107,7 @@ class Pipeline:
         self.bundle = bundle
         self._chain = engines if isinstance(engines, Chain) else None
         self._engines = {} if isinstance(engines, Chain) else dict(engines)
+        self._maps = functools.partial(Maps.load, bundle)
         self._closed = False
         self._under_way = 0
         self._changed = threading.Condition()
@@ -143,7 +147,9 @@ class Pipeline:
             backend, reason = choose_backend(bundle, precision)
             _LOG.info("backend %s: %s", backend, reason)
         found = find_backend(backend)
-        return cls(bundle, found.load(bundle, precision, options))
+        pipeline = cls(bundle, found.load(bundle, precision, options))
+        pipeline._maps = functools.partial(Maps.load, bundle, backend, **options)
+        return pipeline
 
     def close(self) -> None:
         """Frees what the pipeline holds once transfers under way have ended, which it waits for.
@@ -189,6 +195,28 @@ class Pipeline:
                     least,
                 )
         return fit
+
+    @functools.cached_property
+    def maps(self) -> Maps:
+        """What makes people of bare photos: the graph `maps` of the bundle, loaded when first used.
+
+        Raises:
+            BundleError: the bundle has none (`graph_missing`).
+            BackendError: it cannot run here.
+        """
+        return self._maps()
+
+    def person(
+        self,
+        source: str | os.PathLike[str],
+        label_set: str | None = None,
+        densepose_encoding: str | None = None,
+        box: Box | None = None,
+    ) -> Person:
+        """A person of a folder with maps (`Person.load`), or of a bare photo (`Maps.person`)."""
+        if Path(source).is_file():
+            return self.maps.person(source, box=box)
+        return Person.load(source, label_set, densepose_encoding, box)
 
     def transfer(self, person: Person, garment_owner: Person) -> Transfer:
         """Puts the garment that `garment_owner` wears on `person`.

@@ -9,6 +9,7 @@ from garment_transfer.runtime.photos._bodies import (
 from garment_transfer.runtime.photos._compose import compose as compose
 from garment_transfer.runtime.photos._densepose import (
     ENCODINGS as ENCODINGS,
+    check_body as check_body,
     decode_densepose as decode_densepose,
     parula_palette as parula_palette,
 )

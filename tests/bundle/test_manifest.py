@@ -15,6 +15,7 @@ import pytest
 import garment_transfer.bundle as bundle_package
 from garment_transfer import sample_bundle
 from garment_transfer.bundle import (
+    MAPS,
     SCHEMA_VERSION,
     STAGES,
     Accuracy,
@@ -113,7 +114,7 @@ def test_the_contract_chains() -> None:
 
 def test_writing_leaves_nothing_else(own_tiny_bundle: Path) -> None:
     assert sorted(os.listdir(own_tiny_bundle)) == sorted(
-        ["manifest.json", *(f"{stage}.onnx" for stage in STAGES)]
+        ["manifest.json", *(f"{stage}.onnx" for stage in (*STAGES, MAPS))]
     )
 
 
@@ -135,7 +136,7 @@ def test_writing_replaces_only_by_what_is_valid(own_tiny_bundle: Path) -> None:
         write(Size(60, 32))
     assert (own_tiny_bundle / "manifest.json").read_text() == before
     (own_tiny_bundle / "warping.onnx").unlink()
-    with pytest.raises(BundleError, match=r"warping\.onnx is missing; expected parsing\.onnx, "):
+    with pytest.raises(BundleError, match=r"warping\.onnx is missing; expected every graph"):
         write(Size(64, 32))
     assert (own_tiny_bundle / "manifest.json").read_text() == before
 
