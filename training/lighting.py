@@ -16,9 +16,9 @@ def relit(image: Tensor, parsing: Tensor) -> Tensor:
     """Photos as a lamp above and at one side of the person would have lit them.
 
     Every region of a parsing is taken for round at its edges and flat within, which is true of arms
-    and near enough of the rest; light falls off from the head down; and faces, which the renderer has
-    a seventh darker than arms where on photos they are a tenth lighter, get more of it. Four of five
-    photos get a lamp, with torch's random numbers.
+    and near enough of the rest; light falls off from the head down; and faces, which the renderer
+    has a seventh darker than arms where on photos they are a tenth lighter, get more of it. Four of
+    five photos get a lamp, with torch's random numbers.
 
     Args:
         image: uint8 [N,H,W,3].

@@ -7,10 +7,10 @@
 #include <iterator>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <photos.h>
 #include <set>
 #include <vector>
 
-#include "fitting.h"
 #include "labels.h"
 
 namespace example {
@@ -135,7 +135,15 @@ cv::Mat to_photo(const cv::Mat& map, cv::Size size, const std::string& name,
                          ": the aspects differ, so one of them was cropped or turned; make both "
                          "from the same photo");
   }
-  return nearest(map, size);
+  GtFit fit{map.rows, map.cols, 0, 0, map.rows, map.cols, size.height, size.width, 0, 0,
+            size.height, size.width};
+  const GtPicture from{map.data, static_cast<int64_t>(map.step[0]), map.rows, map.cols,
+                       map.channels()};
+  cv::Mat result(size, map.type());
+  if (gt_fit_map(&from, &fit, result.data) != GT_PHOTOS_OK) {
+    throw std::runtime_error(name + " cannot be brought to the size of " + photo);
+  }
+  return result;
 }
 
 void check_densepose(const cv::Mat& densepose, const std::string& name) {

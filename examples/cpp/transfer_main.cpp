@@ -5,6 +5,7 @@
 #include <iostream>
 #include <stdexcept>
 #include <string>
+#include <thread>
 
 #include "transfer.h"
 
@@ -21,8 +22,9 @@ int main(int argc, char** argv) {
     garment_transfer::Session session(pipeline);
     const example::Person person = example::read_person(example::read_folder(argv[2]));
     const example::Person owner = example::read_person(example::read_folder(argv[3]));
+    const int threads = static_cast<int>(std::thread::hardware_concurrency());
     const std::string png =
-        example::write_png(example::transfer(session, pipeline.size(), person, owner));
+        example::write_png(example::transfer(session, pipeline.size(), person, owner, threads));
     std::ofstream file(argv[4], std::ios::binary);
     file.write(png.data(), static_cast<std::streamsize>(png.size()));
     file.close();
