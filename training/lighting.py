@@ -31,7 +31,7 @@ def relit(image: Tensor, parsing: Tensor) -> Tensor:
     turn, rise = 2 * torch.pi * torch.rand(len(image)), 0.2 + torch.rand(len(image))
     lamps = torch.stack([turn.cos() * rise.cos(), turn.sin() * rise.cos() - 0.3, rise.sin()], dim=1)
     fall = (0.6 * torch.rand(len(image)) - 0.1) * (strength > 0)
-    faces = 1.05 + 0.45 * torch.rand(len(image))
+    faces = 1 + 0.4 * torch.rand(len(image))
     shades = [
         _shade(labels, lamp, *map(float, drawn))
         for labels, lamp, *drawn in zip(
