@@ -3,6 +3,7 @@
 from garment_transfer.runtime.photos._bodies import (
     check_plausible as check_plausible,
     choose_body as choose_body,
+    uncovered as uncovered,
 )
 from garment_transfer.runtime.photos._compose import (
     Composed as Composed,
