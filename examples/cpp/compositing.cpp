@@ -27,8 +27,8 @@ int border_width(int height) { return std::max(1, height / 128); }
 
 // What dilates or erodes full-size maps by `radius` pixels of the bundle's size.
 cv::Mat square(const Fit& fit, int radius) {
-  const double scale = std::max(double(fit.scaled.width) / fit.source.width,
-                                double(fit.scaled.height) / fit.source.height);
+  const double scale = std::max(double(fit.scaled.width) / fit.box.width,
+                                double(fit.scaled.height) / fit.box.height);
   const int side = 2 * static_cast<int>(std::nearbyint(radius / scale)) + 1;
   return cv::Mat::ones(side, side, CV_8U);
 }
@@ -64,10 +64,10 @@ std::array<cv::Mat, kClasses> class_scores(const Fit& fit, const cv::Mat& transf
       continue;
     }
     const cv::Mat detail = flags(own, label) * kDetail;
-    const cv::Mat change = fit.crop(flags(transfer_parsing, label)) - resized(detail, fit.scaled);
+    const cv::Mat change = fit.crop(flags(transfer_parsing, label)) - fit.shrink(detail);
     cv::Mat smooth;
     cv::GaussianBlur(change, smooth, {}, kBorderSigma, 0, cv::BORDER_REPLICATE);
-    score = resized(smooth, fit.source) + detail;
+    score = fit.enlarge(smooth) + detail;
   }
   return scores;
 }
@@ -84,7 +84,7 @@ cv::Mat spread(const Fit& fit, const cv::Mat& source, const cv::Mat& region_labe
       premultiplied.at<cv::Vec4f>(y, x) = {float(c[0]), float(c[1]), float(c[2]), 1};
     }
   }
-  return resized(premultiplied, fit.source);
+  return fit.enlarge(premultiplied);
 }
 
 // How many pixels of the owner's photo one pixel of the person's spans in the garment.
@@ -111,22 +111,23 @@ double owner_pixels_per_pixel(const Fit& person_fit, const Fit& owner_fit, const
   float median = *middle;
   if (areas.size() % 2 == 0) median = (median + *std::max_element(areas.begin(), middle)) / 2;
   const auto scales = [](const Fit& fit) {
-    return double(fit.scaled.width) / fit.source.width * fit.scaled.height / fit.source.height;
+    return double(fit.scaled.width) / fit.box.width * fit.scaled.height / fit.box.height;
   };
   return std::sqrt(double(median)) * std::sqrt(scales(person_fit) / scales(owner_fit));
 }
 
-// The garment of its owner's photo, sampled by the flow: colours times 255 / share, and share.
-cv::Mat sample(const Person& owner, const Fit& person_fit, const Fit& owner_fit,
-               const Framed& framed, const cv::Mat& flow_x, const cv::Mat& flow_y) {
-  const cv::Mat worn = owner.parsing == kGarment;
+// The garment of its owner's photo, `worn` there, sampled by the flow: colours times 255 / share, and
+// share.
+cv::Mat sample(const cv::Mat& photo, const cv::Mat& worn, const Fit& person_fit,
+               const Fit& owner_fit, const Framed& framed, const cv::Mat& flow_x,
+               const cv::Mat& flow_y) {
   cv::Mat mask;
   cv::erode(worn, mask, square(owner_fit, 1));
   if (cv::countNonZero(mask) == 0) mask = worn;
   cv::Mat layers;
   {
-    cv::Mat masked = cv::Mat::zeros(owner.image.size(), CV_8UC3);
-    owner.image.copyTo(masked, mask);
+    cv::Mat masked = cv::Mat::zeros(photo.size(), CV_8UC3);
+    photo.copyTo(masked, mask);
     std::vector<cv::Mat> channels;
     cv::split(masked, channels);
     channels.push_back(mask);  // 255 inside
@@ -144,8 +145,8 @@ cv::Mat sample(const Person& owner, const Fit& person_fit, const Fit& owner_fit,
   cv::merge(std::vector<cv::Mat>{flow_x, flow_y}, flow);
   const cv::Mat moved = person_fit.unfit(flow);
   // The same place in the layers, which may be the photo scaled down.
-  const auto layer_x = static_cast<float>(double(layers.cols) / owner.image.cols);
-  const auto layer_y = static_cast<float>(double(layers.rows) / owner.image.rows);
+  const auto layer_x = static_cast<float>(double(layers.cols) / photo.cols);
+  const auto layer_y = static_cast<float>(double(layers.rows) / photo.rows);
   cv::Mat at(moved.size(), CV_32FC2);
   for (int y = 0; y < at.rows; ++y) {
     const float frame_y = person_fit.to_target_y(float(y));
@@ -161,13 +162,11 @@ cv::Mat sample(const Person& owner, const Fit& person_fit, const Fit& owner_fit,
   return sampled;
 }
 
-}  // namespace
-
-cv::Mat compose(const Person& person, const Person& owner, const Fit& person_fit,
-                const Fit& owner_fit, const Framed& framed) {
-  if (person_fit.is_identity()) return framed.image;
+// What `compose` gives for the part of the photo that the box shows.
+cv::Mat draw(const cv::Mat& own_photo, const cv::Mat& own, const cv::Mat& owner_photo,
+             const cv::Mat& worn, const Fit& person_fit, const Fit& owner_fit,
+             const Framed& framed) {
   const cv::Mat flow_x = finite(framed.flow_x), flow_y = finite(framed.flow_y);
-  const cv::Mat& own = person.parsing;
   const auto scores = class_scores(person_fit, framed.transfer_parsing, own);
 
   cv::Mat parsing(own.size(), CV_8U), gone(own.size(), CV_8U);
@@ -194,12 +193,13 @@ cv::Mat compose(const Person& person, const Person& owner, const Fit& person_fit
     spreads[i] = spread(person_fit, kDrawn[i] == kGarment ? framed.warped_garment : framed.image,
                         framed.transfer_parsing, kDrawn[i]);
   }
-  const cv::Mat sampled = sample(owner, person_fit, owner_fit, framed, flow_x, flow_y);
+  const cv::Mat sampled =
+      sample(owner_photo, worn, person_fit, owner_fit, framed, flow_x, flow_y);
   const auto sharpness = static_cast<float>(
-      std::max(1.0, 1 / std::min(double(person_fit.scaled.width) / person_fit.source.width,
-                                 double(person_fit.scaled.height) / person_fit.source.height)));
+      std::max(1.0, 1 / std::min(double(person_fit.scaled.width) / person_fit.box.width,
+                                 double(person_fit.scaled.height) / person_fit.box.height)));
 
-  cv::Mat result = person.image.clone();
+  cv::Mat result = own_photo.clone();
   for (int y = 0; y < own.rows; ++y) {
     for (int x = 0; x < own.cols; ++x) {
       const int before = own.at<unsigned char>(y, x), now = parsing.at<unsigned char>(y, x);
@@ -228,7 +228,7 @@ cv::Mat compose(const Person& person, const Person& owner, const Fit& person_fit
       }
 
       const auto& graphs = picture.at<cv::Vec3b>(y, x);
-      const auto& photo = person.image.at<cv::Vec3b>(y, x);
+      const auto& photo = own_photo.at<cv::Vec3b>(y, x);
       cv::Vec3f blend(0, 0, 0);
       for (std::size_t i = 0; i < kDrawn.size(); ++i) {
         const auto& layer = spreads[i].at<cv::Vec4f>(y, x);
@@ -256,6 +256,26 @@ cv::Mat compose(const Person& person, const Person& owner, const Fit& person_fit
     }
   }
   return result;
+}
+
+}  // namespace
+
+cv::Mat compose(const Person& person, const Person& owner, const Fit& person_fit,
+                const Fit& owner_fit, const Framed& framed) {
+  cv::Mat whole = person.image.clone();
+  const cv::Rect window = person_fit.window(), owner_window = owner_fit.window();
+  if (person_fit.is_identity()) {
+    framed.image.copyTo(whole);
+  } else {
+    const cv::Mat worn = (owner.parsing == kGarment) & ~owner.is_protected;
+    // a clone, as OpenCV would erode a view by what is around it
+    draw(person.image(window), person.parsing(window), owner.image(owner_window),
+         worn(owner_window).clone(), person_fit.within_window(), owner_fit.within_window(),
+         framed)
+        .copyTo(whole(window));
+  }
+  person.image.copyTo(whole, person.is_protected);
+  return whole;
 }
 
 }  // namespace example

@@ -19,7 +19,7 @@ struct Framed {
 };
 
 // The picture at the person's own size, RGB 8UC3. A photo of exactly the bundle's size gets the
-// graphs' as it is.
+// graphs' as it is; outside the person's box, and where the person is protected, it stays.
 cv::Mat compose(const Person& person, const Person& owner, const Fit& person_fit,
                 const Fit& owner_fit, const Framed& framed);
 
