@@ -7,6 +7,7 @@ docs/bundle.md specifies the format.
 
 from garment_transfer.bundle._contract import (
     FRAMING as FRAMING,
+    MAPS as MAPS,
     STAGES as STAGES,
     Framing as Framing,
     Signature as Signature,
@@ -16,6 +17,7 @@ from garment_transfer.bundle._contract import (
     chained as chained,
     contract as contract,
     differences as differences,
+    maps_contract as maps_contract,
 )
 from garment_transfer.bundle._errors import (
     BackendError as BackendError,
@@ -68,6 +70,7 @@ from garment_transfer.bundle._manifest import (
     Graph as Graph,
     Graphs as Graphs,
     Manifest as Manifest,
+    MapsGraph as MapsGraph,
     Parity as Parity,
     Precision as Precision,
     Variant as Variant,

@@ -1,4 +1,4 @@
-"""The contract: what the three graphs of every bundle take and give."""
+"""The contract: what the three graphs of every bundle, and the fourth of some, take and give."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ Stage = Literal["parsing", "warping", "regrowth"]
 
 #: The stages in the order in which they run.
 STAGES: Final[tuple[Stage, ...]] = ("parsing", "warping", "regrowth")
+#: The graph that makes the maps of bare photos, which a bundle may have beside them.
+MAPS: Final = "maps"
 
 _Side = Annotated[int, Meta(ge=32, le=8192, multiple_of=32)]
 
@@ -133,6 +135,25 @@ def contract(size: Size) -> dict[Stage, Signature]:
             (image,),
         ),
     }
+
+
+def maps_contract(size: Size) -> Signature:
+    """The inputs and outputs of the graph `maps`, for photos of one image size.
+
+    `parsing` are class ids and `densepose` IUV, as the stages take them, of everybody in `image`;
+    the confidences are the probabilities times 255 of each pixel's class and of its part.
+    """
+    labels = ("N", size.height, size.width)
+    pixels = (*labels, 3)
+    return Signature(
+        (Tensor("image", "uint8", pixels),),
+        (
+            Tensor("parsing", "uint8", labels),
+            Tensor("densepose", "uint8", pixels),
+            Tensor("parsing_confidence", "uint8", labels),
+            Tensor("densepose_confidence", "uint8", labels),
+        ),
+    )
 
 
 def chained(signatures: Iterable[Signature]) -> Signature:

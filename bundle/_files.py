@@ -4,32 +4,44 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from garment_transfer.bundle._errors import Code, OutputError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where what a killed process left stays
+    fcntl = None  # type: ignore[assignment]
+
+#: Names of what is being written, and is left behind where a process is killed.
+_UNFINISHED: Final = re.compile(r"\.[0-9a-f]{8}\.partial(\.\w+)?")
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """An empty file beside `path`, of the same suffix, that takes its place at the block's end.
 
-    It takes the permissions of the file that it replaces, and is on the disk before it does, so
-    that a crash of the machine leaves one of the two whole. A block that raises leaves `path` as
-    it was and nothing beside it. Where `path` is a link, the file it leads to is replaced.
+    Folders above `path` are made. The file takes the permissions of the one that it replaces, and
+    is on the disk before it does, so that a crash of the machine leaves one of the two whole. A
+    block that raises leaves `path` as it was and nothing beside it; what a killed process leaves
+    goes when something is written to that folder again. Where `path` is a link, the file it leads
+    to is replaced.
 
     Raises:
         OutputError: the file cannot be made, written or put in place.
     """
     path = _target(path)
     temporary = _create_beside(path)
+    lock = _hold(temporary)
     try:
         mode = stat.S_IMODE((path if path.exists() else temporary).stat().st_mode)
         # before the block, as what it writes may be for its owner's eyes alone
@@ -45,6 +57,7 @@ def replacing(path: Path) -> Iterator[Path]:
         raise _cannot_write(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(lock)
 
 
 @contextlib.contextmanager
@@ -61,14 +74,11 @@ def replacing_folder(path: Path, *, exist_ok: bool = True) -> Iterator[Path]:
         raise OutputError(
             Code.OUTPUT_EXISTS, f"{path} exists", fix="remove it or choose another place"
         )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    except OSError as error:
-        raise _cannot_write(path, error) from error
+    temporary = _create_beside(path, folder=True)
+    lock = _hold(temporary)
     try:
         yield temporary
-        # mkdtemp's 0700 would hide a new folder from a server's user
+        # 0700 would hide a new folder from a server's user
         temporary.chmod(stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o755)
         for written in (*temporary.rglob("*"), temporary):
             if written.is_dir():
@@ -83,6 +93,7 @@ def replacing_folder(path: Path, *, exist_ok: bool = True) -> Iterator[Path]:
         raise _cannot_write(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        os.close(lock)
 
 
 def cache_folder() -> Path:
@@ -92,10 +103,11 @@ def cache_folder() -> Path:
 
 
 def check_writable(path: Path) -> None:
-    """Raises OutputError unless a file can be written to `path`; leaves nothing behind.
+    """Raises OutputError unless a file can be written to `path`; leaves no file behind.
 
-    For calling before long work, so that a slip in a path does not cost its result. A file is
-    made to find out, because permission bits do not tell of read-only or full file systems.
+    Folders above `path` are made. For calling before long work, so that a slip in a path does not
+    cost its result. A file is made to find out, because permission bits do not tell of read-only or
+    full file systems.
     """
     _create_beside(_target(path)).unlink()
 
@@ -134,18 +146,54 @@ def _target(path: Path) -> Path:
     return target
 
 
-def _create_beside(path: Path) -> Path:
-    if path.is_dir():
+def _create_beside(path: Path, folder: bool = False) -> Path:
+    if not folder and path.is_dir():
         raise OutputError(
             Code.OUTPUT_UNWRITABLE, f"{path} is a folder", fix="give the path of a file"
         )
     # Shorter than most names, so that a name which the file system takes is not too long here.
-    temporary = path.with_name(f".{secrets.token_hex(4)}{path.suffix}")
+    suffix = "" if folder else path.suffix
+    temporary = path.with_name(f".{secrets.token_hex(4)}.partial{suffix}")
     try:
-        temporary.open("xb").close()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _clean(os.path.realpath(path.parent))
+        if folder:
+            temporary.mkdir(0o700)
+        else:
+            temporary.open("xb").close()
     except OSError as error:
         raise _cannot_write(path, error) from error
     return temporary
+
+
+def _hold(path: Path) -> int:
+    """Marks a file or folder as being written until the descriptor that comes back is closed."""
+    descriptor = os.open(path, os.O_RDONLY)
+    if fcntl:
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return descriptor
+
+
+@functools.lru_cache(maxsize=64)
+def _clean(folder: str) -> None:
+    """Removes what processes that were killed left in a folder, once a process.
+
+    The lock of `_hold` ends with its process.
+    """
+    with os.scandir(folder) as entries:
+        left = [entry.path for entry in entries if _UNFINISHED.fullmatch(entry.name)]
+    for path in left if fcntl else []:
+        with contextlib.suppress(OSError):  # it is gone, or somebody else's
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.isdir(path):
+                    shutil.rmtree(path)
+                else:
+                    os.unlink(path)
+            finally:
+                os.close(descriptor)
 
 
 def _put_folder(temporary: Path, path: Path, exist_ok: bool) -> None:
@@ -188,5 +236,5 @@ def _cannot_write(path: Path, error: OSError) -> OutputError:
         f"{path} cannot be written: {error.strerror or error} (folder {path.parent})",
         fix="free some space, or choose another place"
         if error.errno in (errno.ENOSPC, errno.EDQUOT)
-        else "create the folder, or choose a path that you may write to",
+        else "choose a path that you may write to",
     )

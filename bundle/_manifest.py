@@ -1,4 +1,4 @@
-"""Bundles: a folder with `manifest.json` and one ONNX graph per stage.
+"""Bundles: a folder with `manifest.json`, one ONNX graph per stage, and perhaps `maps.onnx`.
 
 docs/bundle.md specifies the format, and the structs of this file define it: msgspec reads and
 checks JSON by them, writes it, and makes `manifest.schema.json` of them. Sizes and hashes prove
@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from garment_transfer.bundle._contract import (
     FRAMING,
+    MAPS,
     STAGES,
     Framing,
     Signature,
@@ -25,6 +26,7 @@ from garment_transfer.bundle._contract import (
     Tensor,
     contract,
     differences,
+    maps_contract,
 )
 from garment_transfer.bundle._errors import BundleError, Code
 from garment_transfer.bundle._json import (
@@ -49,7 +51,10 @@ from garment_transfer.bundle._version import package_version
 
 MANIFEST: Final = "manifest.json"
 #: The schema that this release reads and writes; it goes with the contract of the graphs.
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
+#: In ONNX's protobuf, the entry of a tensor that says in which file its data are.
+_EXTERNAL: Final = b"\x0a\x08location\x12"
+
 _FIX: Final = (
     "copy the bundle again from where it came, or write it anew with "
     "`garment-transfer export CHECKPOINT -o BUNDLE`"
@@ -138,10 +143,17 @@ class Checkpoint(Struct, frozen=True, forbid_unknown_fields=True):
     parameters: dict[str, Count]
 
 
+class MapsGraph(Graph, frozen=True):
+    """The graph `maps`, float32: how near it comes to its network by output, and whose it is."""
+
+    parity: Annotated[dict[str, Parity], Meta(min_length=1)]
+    checkpoint: Checkpoint
+
+
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The contents of `manifest.json`."""
 
-    schema_version: Literal[3]
+    schema_version: Literal[4]
     name: Text
     producer: Producer
     created: Time
@@ -162,6 +174,9 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
         dict[Literal["float16"], Variant],
         Meta(description="The same stages in other precisions."),
     ] = {}
+    maps: Annotated[
+        MapsGraph | None, Meta(description="The graph that makes the maps of bare photos.")
+    ] = None
 
     def __post_init__(self) -> None:
         if self.classes != CLASSES:
@@ -210,6 +225,8 @@ class Bundle(Struct, frozen=True):
         for precision in bundle.manifest.precisions:
             for stage in bundle.manifest.graphs_of(precision):
                 bundle.read_graph(stage, precision)
+        if bundle.manifest.maps is not None:
+            bundle.read_maps()
         return bundle
 
     def graph_path(self, stage: Stage, precision: str | None = None) -> Path:
@@ -224,7 +241,24 @@ class Bundle(Struct, frozen=True):
         Raises:
             BundleError: the file is missing, truncated or altered.
         """
-        graph = self.manifest.graphs_of(precision)[stage]
+        return self._read(self.manifest.graphs_of(precision)[stage])
+
+    def read_maps(self) -> bytes:
+        """As `read_graph`, of the graph `maps`, which the bundle has to have.
+
+        Raises:
+            BundleError: the bundle has none, or its file is missing, truncated or altered.
+        """
+        if self.manifest.maps is None:
+            raise BundleError(
+                Code.GRAPH_MISSING,
+                f"the bundle {self.manifest.name} has no graph {MAPS}, which makes maps of photos",
+                fix="give people as folders with their maps, which `garment-transfer prepare "
+                "--parser --densepose` makes, or export a checkpoint with weights for it",
+            )
+        return self._read(self.manifest.maps)
+
+    def _read(self, graph: Graph) -> bytes:
         path = self.path / graph.file
         try:
             content = path.read_bytes()
@@ -249,6 +283,13 @@ class Bundle(Struct, frozen=True):
                 expected=f"{graph.bytes} bytes, SHA-256 {graph.sha256}",
                 fix=_FIX,
             )
+        if _EXTERNAL in content:
+            raise BundleError(
+                Code.GRAPH_ALTERED,
+                f"{path} keeps weights in another file, which no hash of the manifest covers",
+                expected="graphs with their weights inside",
+                fix="save the graph again with its weights in it, and write the manifest anew",
+            )
         return content
 
 
@@ -265,12 +306,13 @@ def write_manifest(
     precision: Precision = "float32",
     producer: Producer | None = None,
     accuracy: Mapping[Literal["float16"], Accuracy] | None = None,
+    maps: tuple[Mapping[str, Parity], Checkpoint] | None = None,
 ) -> Manifest:
     """Writes `manifest.json` for the graphs `<stage>.onnx` that already lie in `folder`.
 
-    For each precision in `accuracy` the graphs `<stage>.<precision>.onnx` lie there too. Sizes
-    and hashes are taken from the files, inputs and outputs from `contract(size)`. The manifest
-    replaces an older one atomically.
+    For each precision in `accuracy` the graphs `<stage>.<precision>.onnx` lie there too, and
+    `maps.onnx` where its parity and checkpoint are given. Sizes and hashes are taken from the
+    files, inputs and outputs from the contract. The manifest replaces an older one atomically.
 
     Raises:
         BundleError: a graph is missing, or what would be written is not valid.
@@ -294,6 +336,13 @@ def write_manifest(
             other: Variant(_graphs(folder, size, f".{other}"), numbers)
             for other, numbers in (accuracy or {}).items()
         },
+        maps=MapsGraph(
+            **structs.asdict(_graph(folder / f"{MAPS}.onnx", maps_contract(size))),
+            parity=dict(maps[0]),
+            checkpoint=maps[1],
+        )
+        if maps
+        else None,
     )
     try:
         write_struct(folder / MANIFEST, manifest, SCHEMA_VERSION)
@@ -349,36 +398,40 @@ def _read_manifest(folder: Path) -> Manifest:
         raise BundleError(
             Code.MANIFEST_INVALID, f"{path} is not a valid manifest: {error}", fix=_FIX
         ) from error
-    for precision in manifest.precisions:
-        for stage, signature in contract(manifest.size).items():
-            found = manifest.graphs_of(precision)[stage].signature
-            if found != signature:
-                raise BundleError(
-                    Code.CONTRACT_MISMATCH,
-                    f"{path}: graph {stage} does not keep the contract at size {manifest.size}: "
-                    f"{differences(signature, found) or 'its tensors are in another order'}",
-                    fix=_FIX,
-                )
+    graphs: list[tuple[str, Signature, Graph]] = [
+        (stage, signature, manifest.graphs_of(precision)[stage])
+        for precision in manifest.precisions
+        for stage, signature in contract(manifest.size).items()
+    ]
+    if manifest.maps is not None:
+        graphs.append((MAPS, maps_contract(manifest.size), manifest.maps))
+    for name, signature, graph in graphs:
+        if graph.signature != signature:
+            raise BundleError(
+                Code.CONTRACT_MISMATCH,
+                f"{path}: graph {name} does not keep the contract at size {manifest.size}: "
+                f"{differences(signature, graph.signature) or 'its tensors are in another order'}",
+                fix=_FIX,
+            )
     return manifest
 
 
 def _graphs(folder: Path, size: Size, suffix: str = "") -> dict[Stage, Graph]:
     """The graphs `<stage><suffix>.onnx` in a folder; BundleError where one is missing."""
-    graphs: dict[Stage, Graph] = {}
-    for stage, signature in contract(size).items():
-        file = folder / f"{stage}{suffix}.onnx"
-        if not file.is_file():
-            raise BundleError(
-                Code.GRAPH_MISSING,
-                f"{file} is missing",
-                expected=f"{', '.join(f'{s}{suffix}.onnx' for s in STAGES)} in the folder before "
-                "its manifest is written",
-            )
-        graphs[stage] = Graph(
-            file.name,
-            file.stat().st_size,
-            sha256_of(file),
-            signature.inputs,
-            signature.outputs,
+    return {
+        stage: _graph(folder / f"{stage}{suffix}.onnx", signature)
+        for stage, signature in contract(size).items()
+    }
+
+
+def _graph(file: Path, signature: Signature) -> Graph:
+    """What is to be said of a graph's file; BundleError where it is missing."""
+    if not file.is_file():
+        raise BundleError(
+            Code.GRAPH_MISSING,
+            f"{file} is missing",
+            expected="every graph in the folder before its manifest is written",
         )
-    return graphs
+    return Graph(
+        file.name, file.stat().st_size, sha256_of(file), signature.inputs, signature.outputs
+    )

@@ -40,7 +40,7 @@ def command(
 ) -> None:
     """Serve a page on which people and garments are chosen, with the result and all its stages.
 
-    The people in the package are there, and photos with their maps can be uploaded.
+    The people in the package are there, and photos, bare or with maps, can be uploaded.
     """
     from garment_transfer import Pipeline, sample_bundle
     from garment_transfer.cli.page import built_in_people, launch, page, rendered_people

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="A folder of people on whom the graphs are compared with torch; the samples if not given.",
 )
+@click.option(
+    "--maps",
+    type=click.Path(path_type=Path),
+    help="Checkpoint with the weights for maps of bare photos, where CHECKPOINT has none.",
+)
 @click.option("--factory", help="package.module:function that makes networks from CHECKPOINT.")
 @click.option(
     "--precision",
@@ -40,13 +45,15 @@ def command(
     output: Path,
     size: Size,
     people: Path | None,
+    maps: Path | None,
     factory: str | None,
     precision: str,
     autocast: bool,
 ) -> None:
-    """Export CHECKPOINT to a bundle: three ONNX graphs, compared with torch, and a manifest."""
+    """Export CHECKPOINT to a bundle: ONNX graphs, compared with torch, and a manifest."""
     if autocast and precision != "float16":
         raise click.UsageError("--autocast makes float16 graphs: add --precision float16")
+    from garment_transfer.bundle import MAPS
     from garment_transfer.export.autocast import convert_by_autocast
     from garment_transfer.export.bundle import export_bundle, load_factory
     from garment_transfer.export.float16 import convert_by_list
@@ -68,15 +75,18 @@ def command(
         people=[stage_inputs(a, b, size) for a in loaded for b in loaded],
         factory=load_factory(factory) if factory else load_checkpoint,
         converter=converter if precision == "float16" else None,
+        maps=maps,
         report=click.echo,
     )
-    for stage, outputs in bundle.manifest.parity.items():
+    manifest = bundle.manifest
+    found = manifest.parity | ({MAPS: manifest.maps.parity} if manifest.maps else {})
+    for stage, outputs in found.items():
         for name, parity in outputs.items():
             click.echo(
                 f"{stage}/{name}: largest difference from torch {parity.max_abs_difference:.3g}, "
                 f"{parity.share_within_tolerance:.4%} within {parity.tolerance:g}"
             )
-    for name, variant in bundle.manifest.variants.items():
+    for name, variant in manifest.variants.items():
         accuracy = variant.accuracy
         click.echo(
             f"{name} against float32: {accuracy.different_labels:.4%} of labels differ, PSNR of "

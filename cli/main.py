@@ -6,8 +6,10 @@ the packages are missing.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
+import signal
 from types import ModuleType
 from typing import Final
 
@@ -77,6 +79,13 @@ class _Group(click.Group):
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def main(debug: bool) -> None:
     """Garment transfer: two photos in, one out."""
+    # as Ctrl-C does, so that what is being written is put away
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, _end)
+
+
+def _end(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def _message(error: Exception, command: str | None) -> str | None:

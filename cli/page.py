@@ -19,6 +19,7 @@ from garment_transfer.bundle import (
     CLASSES,
     GARMENT,
     LABEL_SETS,
+    BundleError,
     GarmentTransferError,
     InputError,
     Size,
@@ -29,9 +30,10 @@ from garment_transfer.runtime import (
     Transfer,
     flow_colours,
     flow_wheel,
+    maps_picture,
     sample_people,
 )
-from garment_transfer.runtime.photos import COLOURS, ENCODINGS, Fit, colour
+from garment_transfer.runtime.photos import COLOURS, ENCODINGS, Fit, colour, unfit
 
 _ASSETS: Final = Path(__file__).parent / "assets"
 
@@ -104,7 +106,7 @@ def page(pipelines: Mapping[str, Pipeline], people: Sequence[Person]) -> gr.Bloc
 
     def show(person: Person, owner: Person) -> tuple[_Image, _Image, _Image, _Image, str]:
         transfers = {name: each.transfer(person, owner) for name, each in pipelines.items()}
-        pipeline, transfer = next(iter(pipelines.values())), next(iter(transfers.values()))
+        transfer = next(iter(transfers.values()))
         parsing = transfer.transfer_parsing
         return (
             transfer.image,
@@ -120,6 +122,8 @@ def page(pipelines: Mapping[str, Pipeline], people: Sequence[Person]) -> gr.Bloc
         except GarmentTransferError as error:
             gr.Warning(escape(str(error)), duration=None, title="No transfer")
             return (gr.skip(),) * len(outputs)
+
+    pipeline = next(iter(pipelines.values()))
 
     # The first transfer is slower than all others, so what is shown is a second one.
     start = [people[place] for _, place, _ in _ROLES]
@@ -157,7 +161,7 @@ def page(pipelines: Mapping[str, Pipeline], people: Sequence[Person]) -> gr.Bloc
                 outputs.append(_html(times, "times", "times"))
         with gr.Accordion("Your own photos", open=False, elem_id="own"), gr.Row():
             for (title, _, elem_id), (state, photo) in zip(_ROLES, chosen, strict=True):
-                _upload(title, state, photo, elem_id)
+                _upload(title, state, photo, elem_id, pipeline)
         button.click(run, [state for state, _ in chosen], outputs, show_progress_on=outputs[0])
     return blocks
 
@@ -209,13 +213,13 @@ def _choice(
     return state, photo
 
 
-def _upload(title: str, state: gr.State, photo: gr.Image, elem_id: str) -> None:
-    """A column in which files of the reader's own take the place of who is chosen."""
+def _upload(title: str, state: gr.State, photo: gr.Image, elem_id: str, pipeline: Pipeline) -> None:
+    """A column in which a photo of the reader's own, or one with maps, takes the chosen's place."""
     by_meta = "as meta.json says"
     with gr.Column(min_width=260):
         _html(f"<h3>{title}</h3>")
         files = gr.File(
-            label="image.*, parse.png, densepose.*, meta.json",
+            label="A photo; or image.*, parse.png, densepose.*, meta.json",
             file_count="multiple",
             type="filepath",
             height=150,
@@ -227,26 +231,38 @@ def _upload(title: str, state: gr.State, photo: gr.Image, elem_id: str) -> None:
             )
             encoding = gr.Dropdown([by_meta, *sorted(ENCODINGS)], label="DensePose encoding")
         button = gr.Button("Use these", elem_id=f"{elem_id}-use")
+        seen = gr.Image(
+            label="Maps made of the photo",
+            visible=False,
+            interactive=False,
+            height=_SMALL,
+            format="png",
+            buttons=[],
+            elem_id=f"{elem_id}-maps",
+        )
 
     def use(
         paths: list[str] | None, labels: str, encoded: str
-    ) -> tuple[Person | _Skip, _Image | _Skip]:
+    ) -> tuple[Person | _Skip, _Image | _Skip, gr.Image | _Skip]:
         with tempfile.TemporaryDirectory() as folder:
             for path in paths or ():
                 shutil.copy(path, folder)
+            given = list(Path(folder).iterdir())
             try:
-                person = Person.load(
-                    folder,
+                person = pipeline.person(
+                    given[0] if len(given) == 1 and given[0].suffix != ".json" else folder,
                     None if labels == by_meta else labels,
                     None if encoded == by_meta else encoded,
                 )
-            except InputError as error:
+            except (BundleError, InputError) as error:
                 message = str(error).replace(f"{folder}/", "").replace(folder, "the upload")
                 gr.Warning(escape(message), duration=None, title="These files cannot be used")
-                return gr.skip(), gr.skip()
-        return replace(person, name=""), person.image
+                return gr.skip(), gr.skip(), gr.skip()
+        shown = bool(person.confidence)
+        picture = gr.Image(maps_picture(person) if shown else None, visible=shown)
+        return replace(person, name=""), person.image, picture
 
-    button.click(use, [files, label_set, encoding], [state, photo])
+    button.click(use, [files, label_set, encoding], [state, photo, seen])
 
 
 def _on_white(picture: _Image, where: npt.NDArray[np.bool_]) -> _Image:
@@ -256,7 +272,7 @@ def _on_white(picture: _Image, where: npt.NDArray[np.bool_]) -> _Image:
 def _flow_picture(transfer: Transfer, fit: Fit) -> _Image:
     """The flow in the garment, at the photo's size, with its colour wheel in a corner."""
     height, width = transfer.transfer_parsing.shape
-    flow = fit.unfit(transfer.flow.transpose(1, 2, 0))
+    flow = unfit(fit, transfer.flow.transpose(1, 2, 0))
     garment = transfer.transfer_parsing == GARMENT
     lengths = np.hypot(flow[..., 0], flow[..., 1])[garment]
     longest = float(np.percentile(lengths, 90)) if lengths.size else 1.0

@@ -1,4 +1,4 @@
-"""`garment-transfer prepare`: a person's folder from a photo, by the user's own models."""
+"""`garment-transfer prepare`: a person's folder from a photo."""
 
 from __future__ import annotations
 
@@ -19,37 +19,43 @@ _PATH = click.Path(path_type=Path)
 @click.command("prepare")
 @click.argument("photo", type=_PATH)
 @click.option("-o", "--output", "folder", type=_PATH, required=True, help="Folder to write.")
-@click.option("--parser", type=_PATH, required=True, help="ONNX human parser.")
+@click.option("--parser", type=_PATH, help="ONNX human parser, in place of the built-in network.")
 @click.option("--parser-kind", help=f"Its kind: {', '.join(model_kinds('parsing'))}.")
-@click.option("--densepose", type=_PATH, required=True, help="ONNX DensePose model.")
+@click.option("--densepose", type=_PATH, help="ONNX DensePose model, with --parser.")
 @click.option("--densepose-kind", help=f"Its kind: {', '.join(model_kinds('densepose'))}.")
 @click.option("--box", type=BOX, help=BOX_HELP)
 @click.option("--threads", type=click.IntRange(min=1), help=THREADS_HELP)
 def command(
     photo: Path,
     folder: Path,
-    parser: Path,
+    parser: Path | None,
     parser_kind: str | None,
-    densepose: Path,
+    densepose: Path | None,
     densepose_kind: str | None,
     box: Box | None,
     threads: int | None,
 ) -> None:
     """Make the folder of the person in PHOTO that `transfer` reads.
 
-    A kind says how photos go into a published model and what comes out (docs/prepare.md has
-    where they are from). For others a JSON file beside the model says it: parser.json for
-    parser.onnx.
+    The maps are those that `transfer` makes of a bare photo, to look at or to mend, or by other
+    models those of --parser and --densepose. A kind says how photos go into a published model and
+    what comes out (docs/prepare.md has where they are from). For others a JSON file beside the
+    model says it: parser.json for parser.onnx.
     """
-    from garment_transfer.runtime import DensePose, Parser, prepare
+    if bool(parser) != bool(densepose):
+        raise click.UsageError("Give --parser and --densepose, or neither.")
+    from garment_transfer.runtime import DensePose, Parser, prepare, prepare_photo
 
     set_opencv_threads(threads)
-    person = prepare(
-        photo,
-        folder,
-        Parser.load(parser, threads, parser_kind),
-        DensePose.load(densepose, threads, densepose_kind),
-        box,
-    )
+    if parser and densepose:
+        person = prepare(
+            photo,
+            folder,
+            Parser.load(parser, threads, parser_kind),
+            DensePose.load(densepose, threads, densepose_kind),
+            box,
+        )
+    else:
+        person = prepare_photo(photo, folder, box)
     height, width = person.parsing.shape
     click.echo(f"{folder}: a person of {width}x{height} pixels")

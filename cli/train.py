@@ -47,7 +47,7 @@ def _pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
     metavar="PHASE...",
     nargs=-1,
     required=True,
-    type=click.Choice(("all", *METHOD, *SUPERVISED)),
+    type=click.Choice(("all", *METHOD, "maps", *SUPERVISED)),
 )
 @click.option(
     "-o",
@@ -137,7 +137,7 @@ def command(
     from torch.utils.tensorboard import SummaryWriter
 
     from garment_transfer.training.config import RunConfig, override, read_config
-    from garment_transfer.training.data import Photos
+    from garment_transfer.training.data import Photos, Snapshots
     from garment_transfer.training.phases import PHASES
     from garment_transfer.training.photos import open_photos
     from garment_transfer.training.synthetic import write_shards
@@ -149,11 +149,12 @@ def command(
     if threads:
         torch.set_num_threads(threads)
     folder = data or output / "data"
-    if data is None:
-        write_shards(folder, range(config.groups), config.size, workers)
     names = [
         n for phase in phases for n in (phases_of(config.preset) if phase == "all" else [phase])
     ]
+    if data is None:
+        for views in sorted({PHASES[name].batch is Snapshots for name in names}):
+            write_shards(folder, range(config.groups), config.size, workers, views)
     configs = [
         config.phase(name, folder, output, initial if i == 0 else None)
         for i, name in enumerate(names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 _PATH = click.Path(path_type=Path)
 
+#: Seconds between two lines of progress in a log.
+_PROGRESS = 5.0
+
 
 @click.command("transfer")
 @click.argument("person", type=_PATH, required=False)
@@ -27,7 +31,8 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--pairs",
     type=_PATH,
-    help="CSV of pairs with the header person,garment_owner,output; paths start from its folder.",
+    help="CSV of pairs with the header person,garment_owner,output, or - for standard input; paths "
+    "start from its folder.",
 )
 @click.option(
     "--batch",
@@ -95,10 +100,11 @@ def command(
 ) -> None:
     """Put the garment of one person on another.
 
-    PERSON receives the garment that GARMENT_OWNER wears. Each is a folder with image.*, parse.png,
-    densepose.* and meta.json, which names the label set of the parse map and the encoding of
-    DensePose, such as {"parse": "cihp20", "densepose": "iuv"}. The picture is PNG, JPEG, WebP or
-    BMP by its name, in sRGB, without the photos' metadata (place, camera, date).
+    PERSON receives the garment that GARMENT_OWNER wears. Each is a photo, or a folder with image.*
+    and maps of other models: parse.png, densepose.* and meta.json, which names the label set of the
+    parse map and the encoding of DensePose, such as {"parse": "cihp20", "densepose": "iuv"}. The
+    picture is PNG, JPEG, WebP or BMP by its name, in sRGB, without the photos' metadata (place,
+    camera, date).
     """
     if sum(map(bool, (person, sample, pairs))) != 1:
         raise click.UsageError("Give either PERSON and GARMENT_OWNER, or --sample, or --pairs.")
@@ -112,35 +118,40 @@ def command(
         raise click.UsageError("--batch, --resume and --shard are for --pairs.")
     if not pairs and not output:
         raise click.UsageError("Missing option '-o': the picture to write.")
-    if output == panel is not None:
-        raise click.UsageError("-o and --panel name the same file.")
 
     from garment_transfer.runtime import (
+        Pair,
+        check_outputs,
         is_done,
         read_pairs,
         sample_bundle,
         sample_people,
         shard as part_of,
     )
-    from garment_transfer.runtime.photos import Person, check_output
+    from garment_transfer.runtime.photos import check_output
 
     # Lists and outputs are checked before anything slow is loaded or run.
     rows = read_pairs(pairs) if pairs else []
     if shard:
         rows = part_of(rows, *shard)
     missing = [row for row in rows if not (resume and is_done(row))]
-    for path in (output, panel):
-        if path:
-            check_output(path)
     if sample:
         person, garment_owner = sample_people()
+    others = [path for path in (panel,) if path]
+    for path in (output, *others):
+        if path:
+            check_output(path)
+    if output and person and garment_owner:
+        check_outputs([Pair(person, garment_owner, output)], *others)
+    else:
+        check_outputs(rows)
     failed = 0
     if missing or not pairs:
         pipeline = _load(bundle or sample_bundle(), backend, precision, rebuild_if_needed, threads)
         if output and person and garment_owner:
             people = (
-                Person.load(person, label_set, densepose, person_box),
-                Person.load(garment_owner, label_set, densepose, owner_box),
+                pipeline.person(person, label_set, densepose, person_box),
+                pipeline.person(garment_owner, label_set, densepose, owner_box),
             )
             _transfer(pipeline, people, output, panel, quality)
         else:
@@ -186,7 +197,8 @@ def _transfer_all(
 
     from garment_transfer.runtime import transfer_pairs
 
-    failed = 0
+    done = failed = 0
+    start = said = time.monotonic()
     outcomes = transfer_pairs(
         pipeline,
         pairs,
@@ -196,11 +208,23 @@ def _transfer_all(
         quality=quality,
     )
     with tqdm(outcomes, total=len(pairs), unit="pair", disable=None) as bar:
-        for outcome in bar:
-            if outcome.error:
-                failed += 1
-                bar.clear()
-                click.echo(f"Error: {outcome.pair.output}: {outcome.error}", err=True)
+        try:
+            for outcome in bar:
+                done += 1
+                if outcome.error:
+                    failed += 1
+                    bar.clear()
+                    click.echo(f"Error: {outcome.pair.output}: {outcome.error}", err=True)
+                if bar.disable and time.monotonic() - said > _PROGRESS:  # a log has no bar
+                    said = time.monotonic()
+                    click.echo(f"{done} of {len(pairs)} pairs in {said - start:.0f} s", err=True)
+        except KeyboardInterrupt:
+            bar.close()
+            click.echo(
+                f"stopped after {done} of {len(pairs)} pairs; --resume goes on with the others",
+                err=True,
+            )
+            raise
     return failed
 
 
@@ -212,14 +236,16 @@ def _transfer(
     quality: int,
 ) -> None:
     """Transfers one pair and writes its pictures, whose paths were checked."""
-    from garment_transfer.runtime import PICTURES, panel
+    from garment_transfer.runtime import panel, pictures_of
     from garment_transfer.runtime.photos import check_written_side, write_rgb
 
     if panel_path:
         # Before anything is run and written. The picture alone fits into every format.
         height, width = people[0].parsing.shape
-        check_written_side(panel_path, height, PICTURES * width)
+        check_written_side(panel_path, height, pictures_of(*people) * width)
     transfer = pipeline.transfer(*people)
     write_rgb(output, transfer.image, quality)
+    height, width = transfer.transfer_parsing.shape
+    click.echo(f"{output}: {width}x{height} pixels in {sum(transfer.timings.values()):.0f} ms")
     if panel_path:
         write_rgb(panel_path, panel(*people, transfer), quality)

@@ -1,4 +1,4 @@
-"""Export: three ONNX graphs from three networks, compared with them, and the bundle's manifest."""
+"""Export: ONNX graphs from networks, compared with them, and the bundle's manifest."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from garment_transfer.bundle import (
     ENGINES,
     FRAMING,
     MANIFEST,
+    MAPS,
     NUM_PARTS,
     STAGES,
     Accuracy,
@@ -39,6 +40,7 @@ from garment_transfer.bundle import (
     Tensor,
     contract,
     differences,
+    maps_contract,
     replacing_folder,
     sha256_of,
     write_manifest,
@@ -65,7 +67,13 @@ TOLERANCE: Final = {
     "flow_confidence": 1.0,
     "transfer_parsing": 0.0,
     "transfer_scores": 1.0,
+    "parsing": 0.0,
+    "densepose": 1.0,
+    "parsing_confidence": 2.0,
+    "densepose_confidence": 2.0,
 }
+#: Outputs that are labels.
+_LABELS: Final = ("transfer_parsing", "parsing")
 SHARE_WITHIN_TOLERANCE: Final = 0.999
 
 #: What float16 graphs have to reach against float32: share of labels that differ, dB of `image`.
@@ -88,6 +96,7 @@ def export_bundle(
     people: Sequence[Mapping[str, npt.NDArray[np.generic]]] = (),
     factory: Factory = load_checkpoint,
     converter: Float16Converter | None = None,
+    maps: Path | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> Bundle:
     """Write the bundle of a checkpoint, complete and compared with torch, or nothing.
@@ -103,6 +112,8 @@ def export_bundle(
             default. Anybody's networks can be exported so.
         converter: adds float16 graphs, which it makes: `float16.convert_by_list` or
             `autocast.convert_by_autocast`.
+        maps: a checkpoint that has the weights of the graph `maps`, where `checkpoint` itself has
+            none; without any the bundle has no such graph.
         report: gets a line per step.
 
     Raises:
@@ -134,6 +145,13 @@ def export_bundle(
             f"{checkpoint} has no weights for {', '.join(missing)}; it has {', '.join(networks)}",
             fix="train the rest with `garment-transfer train`",
         )
+    seeing = networks if maps is None else load_checkpoint(maps)[1]
+    if maps is not None and MAPS not in seeing:
+        raise ExportError(
+            Code.CHECKPOINT_INVALID,
+            f"{maps} has no weights for {MAPS}; it has {', '.join(seeing)}",
+            fix=f"train them with `garment-transfer train {MAPS}`",
+        )
     samples: list[Arrays] = [
         {k: v[None] for k, v in one.items()} for one in (*people, *_random_people(size))
     ]
@@ -153,6 +171,18 @@ def export_bundle(
             if converter:
                 report(f"{stage}: converting to float16")
                 onnx.save(converter(stage, model, samples), folder / f"{stage}.float16.onnx")
+        found = None
+        if MAPS in seeing:
+            report(f"{MAPS}: exporting and comparing with torch")
+            network, signature = seeing[MAPS].eval(), maps_contract(size)
+            onnx.save(to_onnx(network, signature, size), folder / f"{MAPS}.onnx")
+            photos: list[Arrays] = [
+                {"image": sample[f"{who}_image"]}
+                for sample in samples
+                for who in ("person", "garment")
+            ]
+            own = _compare(folder / f"{MAPS}.onnx", network, signature, photos, description)
+            found = own, _source(maps or checkpoint, preset, {MAPS: network})
         accuracy = None
         if converter:
             report("comparing float16 with float32")
@@ -167,16 +197,17 @@ def export_bundle(
             versions={
                 module.__name__: str(module.__version__) for module in (torch, onnx, onnxruntime)
             },
-            checkpoint=Checkpoint(
-                preset=preset,
-                sha256=sha256_of(checkpoint),
-                parameters={
-                    stage: sum(p.numel() for p in networks[stage].parameters()) for stage in STAGES
-                },
-            ),
+            checkpoint=_source(checkpoint, preset, {stage: networks[stage] for stage in STAGES}),
             accuracy={"float16": accuracy} if accuracy else None,
+            maps=found,
         )
     return Bundle.load(output)
+
+
+def _source(file: Path, preset: str, networks: Mapping[str, nn.Module]) -> Checkpoint:
+    """Where the weights of networks come from."""
+    parameters = {n: sum(p.numel() for p in net.parameters()) for n, net in networks.items()}
+    return Checkpoint(preset=preset, sha256=sha256_of(file), parameters=parameters)
 
 
 def _is_bundle(folder: Path) -> bool:
@@ -184,6 +215,7 @@ def _is_bundle(folder: Path) -> bool:
     if not folder.is_dir():
         return False
     graphs = {f"{stage}{suffix}.onnx" for stage in STAGES for suffix in ("", ".float16")}
+    graphs.add(f"{MAPS}.onnx")
     names = {path.name for path in folder.iterdir()}
     # one that lacks a graph is replaced too: that is how it is repaired
     return MANIFEST in names and bool(names & graphs) and names <= {MANIFEST, ENGINES, *graphs}
@@ -372,7 +404,7 @@ def _per_pixel(
     """Largest difference over each pixel's channels, [N,H,W]; for labels, 1 where they differ."""
     difference = np.abs(found.astype(np.float64) - expected.astype(np.float64))
     if difference.ndim == 3:
-        return np.sign(difference) if name == "transfer_parsing" else difference
+        return np.sign(difference) if name in _LABELS else difference
     return np.asarray(difference.max(axis=1 if name == "flow" else -1))
 
 

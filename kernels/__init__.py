@@ -1,4 +1,4 @@
-"""FlowWarp's kernels: the native library of each runtime, and the operator on CUDA arrays."""
+"""The operators, a folder each, and the native libraries that `pip install` built of them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 _ONNXRUNTIME_LIBRARY = "libgarment_transfer_onnxruntime.so"
 _TENSORRT_LIBRARY = "libgarment_transfer_tensorrt.so"
+_PHOTOS_LIBRARY = "libgarment_transfer_photos.so"
 
 
 def onnxruntime_library() -> Path | None:
@@ -25,6 +26,15 @@ def tensorrt_library() -> Path | None:
     `pip install` builds it where `TensorRT_ROOT` names TensorRT's headers and there is nvcc.
     """
     return _built(_TENSORRT_LIBRARY)
+
+
+def photos_library() -> Path | None:
+    """Fit and Compose, which `kernels.photos` calls; None where none was built.
+
+    `pip install` builds it where it finds a C++ compiler. Without it their definitions in NumPy
+    run, which give the same pictures in several times the time.
+    """
+    return _built(_PHOTOS_LIBRARY)
 
 
 def _built(library: str) -> Path | None:

@@ -7,10 +7,14 @@ from pathlib import Path
 from torch import nn
 
 from garment_transfer.bundle import STAGES
+from garment_transfer.models.maps import MapsConfig, MapsNetwork
 from garment_transfer.models.parsing import ParsingConfig, ParsingNetwork
 from garment_transfer.models.regrowth import RegrowthConfig, RegrowthNetwork
 from garment_transfer.models.teachers import TryOnParsingNetwork
 from garment_transfer.models.warping import WarpingConfig, WarpingNetwork
+
+#: 1.7 million parameters, in every preset.
+_MAPS = MapsConfig(widths=(24, 40, 72, 112, 144), blocks=(0, 1, 1, 2, 1), head_width=32)
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class Preset:
     parsing: ParsingConfig
     warping: WarpingConfig
     regrowth: RegrowthConfig
+    maps: MapsConfig = _MAPS
 
     @property
     def try_on_parsing(self) -> ParsingConfig:
@@ -82,6 +87,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "parsing": ParsingNetwork,
     "warping": WarpingNetwork,
     "regrowth": RegrowthNetwork,
+    "maps": MapsNetwork,
     "try_on_parsing": TryOnParsingNetwork,
     "try_on_warping": WarpingNetwork,
 }

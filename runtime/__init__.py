@@ -26,9 +26,11 @@ from garment_transfer.bundle import (
 )
 
 if TYPE_CHECKING:
+    from garment_transfer.runtime._maps import Maps as Maps
     from garment_transfer.runtime._pairs import (
         Outcome as Outcome,
         Pair as Pair,
+        check_outputs as check_outputs,
         is_done as is_done,
         read_pairs as read_pairs,
         shard as shard,
@@ -38,7 +40,9 @@ if TYPE_CHECKING:
         PICTURES as PICTURES,
         flow_colours as flow_colours,
         flow_wheel as flow_wheel,
+        maps_picture as maps_picture,
         panel as panel,
+        pictures_of as pictures_of,
     )
     from garment_transfer.runtime._pipeline import (
         Pipeline as Pipeline,
@@ -56,17 +60,20 @@ if TYPE_CHECKING:
         ParserDescription as ParserDescription,
         ParserOutput as ParserOutput,
         prepare as prepare,
+        prepare_photo as prepare_photo,
     )
     from garment_transfer.runtime.photos import Person as Person
 
 _MODULES: Final = {
     name: module
     for module, names in {
+        "_maps": "Maps",
         "_pipeline": "Pipeline Transfer stage_inputs",
-        "_pairs": "Outcome Pair is_done read_pairs shard transfer_pairs",
-        "_panel": "PICTURES flow_colours flow_wheel panel",
+        "_pairs": "Outcome Pair check_outputs is_done read_pairs shard transfer_pairs",
+        "_panel": "PICTURES flow_colours flow_wheel maps_picture panel pictures_of",
         "_prepare": "DensePose DensePoseDescription DensePoseHeads DensePosePicture InputSize "
-        "ModelInput Parser ParserDescription ParserOutput prepare",
+        "ModelInput Parser ParserDescription ParserOutput prepare "
+        "prepare_photo",
         "photos": "Person",
     }.items()
     for name in names.split()

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import csv
 import functools
+import io
 import itertools
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-from garment_transfer.bundle import Code, GarmentTransferError, InputError
+from PIL import Image
+
+from garment_transfer.bundle import Code, GarmentTransferError, InputError, OutputError
 from garment_transfer.runtime._pipeline import Pipeline, Transfer
 from garment_transfer.runtime.photos import QUALITY, Person, check_output, write_rgb
 
@@ -29,7 +33,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Pair:
-    """Folders of the person and of the garment's owner, and the picture to write."""
+    """Folders or photos of the person and of the garment's owner, and the picture to write."""
 
     person: Path
     garment_owner: Path
@@ -37,56 +41,106 @@ class Pair:
 
 
 def read_pairs(path: Path) -> list[Pair]:
-    """The pairs of a CSV file with the header `person,garment_owner,output`.
+    """The pairs of a CSV file whose header has person, garment_owner and output.
+
+    Commas, semicolons or tabs part its cells, blanks around them do not count, and other columns
+    may stand beside these, in any order.
 
     Args:
-        path: the file; relative paths in it start from its folder.
+        path: the file, or "-" for standard input; relative paths in it start from its folder, or
+            from the current one.
 
     Raises:
         InputError: it cannot be read, has another header or no pairs, lacks a cell, or gives two
             pairs one output.
     """
     header = ",".join(COLUMNS)
-
     invalid = functools.partial(InputError, Code.PAIRS_INVALID)
     try:
         # utf-8-sig: spreadsheets begin UTF-8 files with a mark that would join the first name.
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            names = tuple(reader.fieldnames or ())
-            rows = [(reader.line_num, row) for row in reader]
+        text = sys.stdin.read() if path == Path("-") else path.read_text(encoding="utf-8-sig")
+        first = text.partition("\n")[0]
+        delimiter = max(",;\t", key=first.count)
+        reader = csv.DictReader(
+            io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True
+        )
+        names = [name.strip().lower() for name in reader.fieldnames or ()]
+        reader.fieldnames = names
+        rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise invalid(
             f"{path} cannot be read as a list of pairs ({error})",
             expected=f"a UTF-8 CSV file with the header {header}",
         ) from error
-    if names != COLUMNS:
+    if not set(COLUMNS) <= set(names):
         raise invalid(
             f"{path} has the header {','.join(names) or '(none)'}",
-            expected=f"{header} as its first line",
+            expected=f"{header} among the names of its first line",
         )
     pairs: list[Pair] = []
-    line_of: dict[Path, int] = {}
+    line_of: dict[object, int] = {}
     for line, row in rows:
-        cells = [row[name] for name in COLUMNS]
+        cells = [(row[name] or "").strip() for name in COLUMNS]
         # DictReader puts surplus cells under None.
         if not all(cells) or None in row:
             raise invalid(
                 f"{path}, line {line}: a cell is empty, missing or surplus",
-                expected=f"three cells, {header}",
+                expected=f"a cell under each of {','.join(names)}",
             )
-        pair = Pair(*(path.parent / cell for cell in cells))
-        if pair.output in line_of:
+        pairs.append(Pair(*(path.parent / cell for cell in cells)))
+        output = _identity(pairs[-1].output)
+        if output in line_of:
             raise invalid(
-                f"{path}, line {line}: the output {cells[2]} is that of line "
-                f"{line_of[pair.output]} too",
+                f"{path}, line {line}: the output {cells[2]} is that of line {line_of[output]} too",
                 fix="give each pair its own",
             )
-        line_of[pair.output] = line
-        pairs.append(pair)
+        line_of[output] = line
     if not pairs:
         raise invalid(f"{path} lists no pairs", fix=f"add a line below its header {header}")
     return pairs
+
+
+def check_outputs(pairs: Sequence[Pair], *outputs: Path) -> None:
+    """Raises OutputError where a run would write over what it reads, or two pictures to one file.
+
+    Links, other spellings of a path and hard links count as what they lead to.
+
+    Args:
+        pairs: of one run.
+        outputs: what the run writes beside the pairs' own.
+    """
+    inputs: dict[object, Path] = {}
+    for source in {source for pair in pairs for source in (pair.person, pair.garment_owner)}:
+        for file in source.iterdir() if source.is_dir() else [source]:
+            if file == source or file.name.lower().startswith(_FILES_OF_A_PERSON):
+                inputs[_identity(file)] = file
+    written: dict[object, Path] = {}
+    for output in (*(pair.output for pair in pairs), *outputs):
+        identity = _identity(output)
+        if identity in inputs:
+            raise OutputError(
+                Code.OUTPUT_EXISTS,
+                f"{output} is {inputs[identity]}, which this run reads",
+                fix="choose another path for the picture",
+            )
+        if identity in written:
+            raise OutputError(
+                Code.OUTPUT_EXISTS,
+                f"{output} and {written[identity]} are one file",
+                fix="give each picture its own",
+            )
+        written[identity] = output
+
+
+def _identity(path: Path) -> object:
+    """What tells files apart: the file itself where there is one, else where the path leads."""
+    try:
+        found = path.stat()
+    except OSError:
+        return os.path.normcase(os.path.realpath(path))
+    except ValueError:  # a NUL character, which `check_output` refuses
+        return str(path)
+    return found.st_dev, found.st_ino
 
 
 def shard(pairs: Sequence[Pair], index: int, count: int) -> list[Pair]:
@@ -107,20 +161,20 @@ def shard(pairs: Sequence[Pair], index: int, count: int) -> list[Pair]:
 
 
 def is_done(pair: Pair) -> bool:
-    """Whether the output is there and newer than the files of both people.
-
-    Outputs are written whole or not at all, so one that is there is complete.
-    """
+    """Whether the output is there, whole, and newer than the files of both people."""
     try:
+        with Image.open(pair.output) as picture:
+            picture.load()
         written = pair.output.stat().st_mtime_ns
         return all(
             file.stat().st_mtime_ns < written
-            for folder in (pair.person, pair.garment_owner)
-            for file in folder.iterdir()
-            if file.name.startswith(_FILES_OF_A_PERSON)
+            for source in (pair.person, pair.garment_owner)
+            for file in ([source] if source.is_file() else source.iterdir())
+            if source.is_file() or file.name.startswith(_FILES_OF_A_PERSON)
         )
-    # What is wrong with a person is for the transfer to say; a path may hold a NUL character.
-    except (OSError, ValueError):
+    # What is wrong with a person is for the transfer to say; a path may hold a NUL character, and
+    # Pillow raises SyntaxError too.
+    except (OSError, ValueError, SyntaxError):
         return False
 
 
@@ -171,7 +225,7 @@ def transfer_pairs(
 
         def reading() -> list[tuple[Pair, Future[_People]]]:
             return [
-                (pair, pool.submit(_read, pair, label_set, densepose_encoding))
+                (pair, pool.submit(_read, pipeline, pair, label_set, densepose_encoding))
                 for pair in next(groups, [])
             ]
 
@@ -188,11 +242,14 @@ def transfer_pairs(
         yield from _outcomes(writing)
 
 
-def _read(pair: Pair, label_set: str | None, densepose_encoding: str | None) -> _People:
+def _read(
+    pipeline: Pipeline, pair: Pair, label_set: str | None, densepose_encoding: str | None
+) -> _People:
     # Before anything slow, so that a slip in a path costs little.
     check_output(pair.output)
-    person = Person.load(pair.person, label_set, densepose_encoding)
-    garment_owner = Person.load(pair.garment_owner, label_set, densepose_encoding)
+    check_outputs([pair])
+    person = pipeline.person(pair.person, label_set, densepose_encoding)
+    garment_owner = pipeline.person(pair.garment_owner, label_set, densepose_encoding)
     # here, so that the rest of a batch is not run again without them
     person.check_view()
     garment_owner.check_view("garment owner")

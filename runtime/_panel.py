@@ -12,21 +12,38 @@ from garment_transfer.bundle import Size
 from garment_transfer.runtime._pipeline import Transfer
 from garment_transfer.runtime.photos import Fit, Person, colour
 
-#: How many pictures of the person's size a panel has side by side.
+#: How many pictures of the person's size a panel has side by side, beside those of maps.
 PICTURES: Final = 5
+
+
+def pictures_of(person: Person, garment_owner: Person) -> int:
+    """How many pictures of the person's size the panel of a pair has."""
+    return PICTURES + sum(bool(one.confidence) for one in (person, garment_owner))
+
+
+def maps_picture(person: Person) -> npt.NDArray[np.uint8]:
+    """A photo under its parsing, uint8 RGB [H,W,3]; lines are the borders of DensePose's parts."""
+    mixed = cv2.addWeighted(person.image, 0.4, colour(person.parsing), 0.6, 0)
+    parts = person.densepose[..., 0]
+    kernel = np.ones((max(2, len(parts) // 256 + 1),) * 2, np.uint8)
+    mixed[cv2.morphologyEx(parts, cv2.MORPH_GRADIENT, kernel) > 0] = 255
+    return np.asarray(mixed, np.uint8)
 
 
 def panel(person: Person, garment_owner: Person, transfer: Transfer) -> npt.NDArray[np.uint8]:
     """Person, garment owner, transfer parsing, warped garment and result side by side.
 
-    uint8 RGB [H,5W,3], where H and W are the person's own; the owner's photo is fitted to them.
+    Behind the photo of somebody whose maps were made of it comes the picture of these maps.
+    uint8 RGB [H,kW,3], where k is `pictures_of` and H and W are the person's own; the owner's photo
+    is fitted to them.
     """
-    own = Size(*person.parsing.shape)
-    owner = Fit(Size(*garment_owner.parsing.shape), own).photo(garment_owner.image)
+    fit = Fit(Size(*garment_owner.parsing.shape), Size(*person.parsing.shape))
     return np.hstack(
         [
             person.image,
-            owner,
+            *([maps_picture(person)] if person.confidence else []),
+            fit.photo(garment_owner.image),
+            *([fit.photo(maps_picture(garment_owner))] if garment_owner.confidence else []),
             colour(transfer.transfer_parsing),
             transfer.warped_garment,
             transfer.image,

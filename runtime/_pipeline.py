@@ -8,9 +8,10 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import Final, TypeGuard, TypeVar, overload
 
@@ -39,6 +40,7 @@ from garment_transfer.kernels.driver import (
     StreamLike,
     is_device_array,
 )
+from garment_transfer.runtime._maps import Maps
 from garment_transfer.runtime.backends import (
     AUTO,
     DEVICE_BACKENDS,
@@ -49,6 +51,8 @@ from garment_transfer.runtime.backends import (
 )
 from garment_transfer.runtime.cuda import Chain, Session, handle_of
 from garment_transfer.runtime.photos import (
+    Box,
+    Composed,
     Fit,
     Person,
     check_plausible,
@@ -70,10 +74,10 @@ D = TypeVar("D", bound=DeviceArrayLike)
 class Transfer:
     """What a transfer gives.
 
-    At the person's own size: `image` uint8 RGB [H,W,3], the person in the other's garment;
-    `transfer_parsing` uint8 [H,W], its seven classes; `warped_garment` uint8 RGB [H,W,3], the
-    garment as worn now and 0 around it. At the bundle's size: `flow` float32 [2,h,w], (dx, dy) in
-    pixels: pixel p of the fitted person shows the garment owner's fitted photo at p + flow(p).
+    At the person's own size: `image` uint8 RGB [H,W,3], the person in the other's garment, and
+    `transfer_parsing` uint8 [H,W], its seven classes. At the bundle's size: `flow` float32 [2,h,w],
+    (dx, dy) in pixels: pixel p of the fitted person shows the garment owner's fitted photo at
+    p + flow(p).
 
     `timings` are milliseconds for "fit", each stage ("chain" for all of them on a GPU, where they
     are one) and "compose". In a batch "compose" is the pair's own, and the others are those of the
@@ -82,9 +86,16 @@ class Transfer:
 
     image: npt.NDArray[np.uint8]
     transfer_parsing: npt.NDArray[np.uint8]
-    warped_garment: npt.NDArray[np.uint8]
     flow: npt.NDArray[np.float32]
     timings: Mapping[str, float]
+    _compose: Callable[..., Composed] = field(repr=False)
+
+    @functools.cached_property
+    def warped_garment(self) -> npt.NDArray[np.uint8]:
+        """The garment as worn now, uint8 RGB [H,W,3], 0 around it; made when it is asked for."""
+        garment = self._compose(with_garment=True).warped_garment
+        assert garment is not None
+        return garment
 
 
 class Pipeline:
@@ -95,6 +106,7 @@ class Pipeline:
         self.bundle = bundle
         self._chain = engines if isinstance(engines, Chain) else None
         self._engines = {} if isinstance(engines, Chain) else dict(engines)
+        self._maps = functools.partial(Maps.load, bundle)
         self._closed = False
         self._under_way = 0
         self._changed = threading.Condition()
@@ -134,7 +146,9 @@ class Pipeline:
             backend, reason = choose_backend(bundle, precision)
             _LOG.info("backend %s: %s", backend, reason)
         found = find_backend(backend)
-        return cls(bundle, found.load(bundle, precision, options))
+        pipeline = cls(bundle, found.load(bundle, precision, options))
+        pipeline._maps = functools.partial(Maps.load, bundle, backend, **options)
+        return pipeline
 
     def close(self) -> None:
         """Frees what the pipeline holds once transfers under way have ended, which it waits for.
@@ -180,6 +194,28 @@ class Pipeline:
                     least,
                 )
         return fit
+
+    @functools.cached_property
+    def maps(self) -> Maps:
+        """What makes people of bare photos: the graph `maps` of the bundle, loaded when first used.
+
+        Raises:
+            BundleError: the bundle has none (`graph_missing`).
+            BackendError: it cannot run here.
+        """
+        return self._maps()
+
+    def person(
+        self,
+        source: str | os.PathLike[str],
+        label_set: str | None = None,
+        densepose_encoding: str | None = None,
+        box: Box | None = None,
+    ) -> Person:
+        """A person of a folder with maps (`Person.load`), or of a bare photo (`Maps.person`)."""
+        if Path(source).is_file():
+            return self.maps.person(source, box=box)
+        return Person.load(source, label_set, densepose_encoding, box)
 
     def transfer(self, person: Person, garment_owner: Person) -> Transfer:
         """Puts the garment that `garment_owner` wears on `person`.
@@ -240,7 +276,8 @@ class Pipeline:
         for index, (person, owner) in enumerate(zip(people, garment_owners, strict=True)):
             own_timings = dict(timings)
             with _timed(own_timings, "compose"):
-                composed = compose(
+                make = functools.partial(
+                    compose,
                     person,
                     owner,
                     *fits[index],
@@ -249,13 +286,14 @@ class Pipeline:
                     warped_garment=garment[index],
                     flow=flow[index],
                 )
+                composed = make()
             transfers.append(
                 Transfer(
                     image=composed.image,
                     transfer_parsing=composed.parsing,
-                    warped_garment=composed.warped_garment,
                     flow=flow[index],
                     timings=own_timings,
+                    _compose=make,
                 )
             )
         return transfers

@@ -33,6 +33,7 @@ from garment_transfer.bundle import (
     replacing_folder,
 )
 from garment_transfer.runtime import model_kinds
+from garment_transfer.runtime._maps import Maps, built_in
 from garment_transfer.runtime.backends.onnxruntime import OnnxRuntimeEngine, open_model
 from garment_transfer.runtime.photos import (
     MAX_SIDE,
@@ -631,17 +632,60 @@ def prepare(
         BackendError: a model does not run.
         OutputError: the folder is not empty, or cannot be written.
     """
+    _check_empty(folder)
+    image = read_photo(photo)
+    iuv, _ = choose_body(densepose.estimate(image), box, f"the DensePose map of {photo}")
+    ids = parser.parse(image, _around(iuv) if parser.description.region == "person" else None)
+    person = Person.from_arrays(image, ids, iuv, parser.label_set, "iuv-png", str(photo))
+    person.check_view()
+    _write(folder, photo, image, ids, iuv, parser.label_set)
+    return person
+
+
+def prepare_photo(
+    photo: Path, folder: Path, box: Box | None = None, maps: Maps | None = None
+) -> Person:
+    """As `prepare`, with the maps that a bundle's own network gives.
+
+    Args:
+        photo: a file that `read_photo` reads.
+        folder: is made, or has to be empty.
+        box: of the person who is meant, roughly, where there are several.
+        maps: the network; that in the package if not given.
+
+    Raises:
+        InputError: as of `Maps.person`, or the person is not seen upright and from the front.
+        BackendError: the network does not run.
+        OutputError: the folder is not empty, or cannot be written.
+    """
+    _check_empty(folder)
+    image = read_photo(photo)
+    found = (maps or built_in()).find(image, str(photo), box)
+    iuv, _ = choose_body(found.densepose, found.frame, f"the DensePose map of {photo}")
+    person = Person.from_arrays(image, found.parsing, iuv, name=str(photo))
+    person.check_view()
+    _write(folder, photo, image, found.parsing, iuv, "classes7")
+    return person
+
+
+def _check_empty(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(
             Code.OUTPUT_EXISTS,
             f"{folder} is {'a folder that is not empty' if folder.is_dir() else 'a file'}",
             fix="remove it, or choose another",
         )
-    image = read_photo(photo)
-    iuv, _ = choose_body(densepose.estimate(image), box, f"the DensePose map of {photo}")
-    ids = parser.parse(image, _around(iuv) if parser.description.region == "person" else None)
-    person = Person.from_arrays(image, ids, iuv, parser.label_set, "iuv-png", str(photo))
-    person.check_view()
+
+
+def _write(
+    folder: Path,
+    photo: Path,
+    image: npt.NDArray[np.uint8],
+    ids: npt.NDArray[np.uint8],
+    iuv: npt.NDArray[np.uint8],
+    labels: str,
+) -> None:
+    """The files of a person's folder."""
     suffix = photo.suffix.lower()
     # As it is, unless `Person.load` does not find it under that suffix, such as .jpe.
     with replacing_folder(folder) as temporary:
@@ -651,8 +695,7 @@ def prepare(
             Image.fromarray(image).save(temporary / "image.png")
         Image.fromarray(ids).save(temporary / "parse.png")
         Image.fromarray(iuv).save(temporary / "densepose.png")
-        write_meta(temporary / "meta.json", parser.label_set, "iuv-png")
-    return person
+        write_meta(temporary / "meta.json", labels, "iuv-png")
 
 
 def _around(iuv: npt.NDArray[np.uint8]) -> Box | None:

@@ -28,6 +28,7 @@ from garment_transfer.bundle import (
     GARMENT,
     HAIR,
     LOWER,
+    MAPS,
     RECORD_VERSION,
     SKIN,
     STAGES,
@@ -40,6 +41,7 @@ from garment_transfer.bundle import (
     Size,
     StageEngine,
     contract,
+    maps_contract,
     write_manifest,
     write_record,
 )
@@ -161,10 +163,48 @@ _REGROWTH = """
 TINY_FRAMING = msgspec.structs.replace(FRAMING, margin=0.0)
 
 
+# A photo in which colours say what is what: red / 36 the class, green / 10 the part, blue how sure
+# both are; U and V are 100.
+_MAPS = """
+{
+  axis = Constant <value_ints = [3]> ()
+  zero = Constant <value_ints = [0]> ()
+  one = Constant <value_ints = [1]> ()
+  two = Constant <value_ints = [2]> ()
+  three = Constant <value_ints = [3]> ()
+  pixels = Cast <to = 1> (image)
+  red = Slice (pixels, zero, one, axis)
+  green = Slice (pixels, one, two, axis)
+  blue = Slice (pixels, two, three, axis)
+  per_class = Constant <value_float = 36.0> ()
+  per_part = Constant <value_float = 10.0> ()
+  classes = Div (red, per_class)
+  parts = Div (green, per_part)
+  class = Floor (classes)
+  highest = Constant <value_float = 24.0> ()
+  part_floor = Floor (parts)
+  part = Min (part_floor, highest)
+  chart = Constant <value_float = 100.0> ()
+  nowhere = Constant <value_float = 0.0> ()
+  shown = Greater (part, nowhere)
+  shown_flat = Cast <to = 1> (shown)
+  u = Mul (shown_flat, chart)
+  iuv = Concat <axis = 3> (part, u, u)
+  class_flat = Squeeze (class, axis)
+  sure = Squeeze (blue, axis)
+  parsing = Cast <to = 2> (class_flat)
+  densepose = Cast <to = 2> (iuv)
+  parsing_confidence = Cast <to = 2> (sure)
+  densepose_confidence = Cast <to = 2> (sure)
+}
+"""
+
+
 def write_tiny_bundle(folder: Path) -> Path:
     """Writes the tiny bundle and returns its folder."""
-    for stage, text in zip(STAGES, (_PARSING, _WARPING, _REGROWTH), strict=True):
-        signature = contract(TINY)[stage]
+    graphs = {**contract(TINY), MAPS: maps_contract(TINY)}
+    texts = (_PARSING, _WARPING, _REGROWTH, _MAPS)
+    for (stage, signature), text in zip(graphs.items(), texts, strict=True):
         inputs, outputs = (
             ", ".join(
                 f"{tensor.dtype.replace('float32', 'float')}"
@@ -198,6 +238,7 @@ def write_tiny_bundle(folder: Path) -> Path:
         },
         versions={"onnx": onnx.__version__},
         checkpoint=Checkpoint("none", "0" * 64, {stage: 0 for stage in STAGES}),
+        maps=({"parsing": Parity(0.0, 0.0, 1.0, "made by hand")}, Checkpoint("none", "0" * 64, {})),
     )
     return folder
 

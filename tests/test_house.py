@@ -56,7 +56,7 @@ import garment_transfer
 loaded = [name for name in ("numpy", "cv2", "onnxruntime", "torch") if name in sys.modules]
 names = [name for name in ("Pipeline", "Person", "Transfer", "Bundle", "sample_bundle",
     "sample_people", "GarmentTransferError", "InputError", "OutputError", "BundleError",
-    "BackendError", "EngineError", "Code") if hasattr(garment_transfer, name)]
+    "BackendError", "EngineError", "Code") if name in dir(garment_transfer)]
 backends = [name for name in ("onnxruntime", "openvino", "torch") if name in sys.modules]
 from garment_transfer import runtime
 assert runtime.Pipeline is garment_transfer.Pipeline

@@ -24,11 +24,13 @@ from garment_transfer.training.synthetic import held_out_pair
 from garment_transfer.training.synthetic.groups import (
     KEYS,
     SHOP_KEYS,
+    VIEW_KEYS,
     Arrays,
     HeldOut,
     renderers,
     shard_paths,
 )
+from garment_transfer.training.synthetic.snapshots import View, take_photo
 
 #: DensePose parts after a mirror: left and right change places (data conventions of I).
 _MIRRORED = np.arange(256, dtype=np.uint8)
@@ -47,7 +49,34 @@ _OWN = 0.15
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
+class Fields:
+    """What phases train on: tensors by name, with the batch as first axis."""
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The fields that are there."""
+        return {name: tensor for name, tensor in vars(self).items() if tensor is not None}
+
+    def apply(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """The batch of what a function makes of every field."""
+        return type(self)(**{name: function(tensor) for name, tensor in self.tensors.items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshots(Fields):
+    """Photos of people, rendered, and their true maps.
+
+    `image` uint8 [N,H,W,3], `parsing` uint8 [N,H,W] and `densepose` uint8 [N,H,W,3] (IUV);
+    parsing and part are `UNKNOWN` where a frame leaves its photo.
+    """
+
+    image: Tensor
+    parsing: Tensor
+    densepose: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch(Fields):
     """Pairs of photos with their maps: `person` receives what the owner of `garment` wears.
 
     `*_image` uint8 [N,H,W,3], `*_parsing` uint8 [N,H,W] and `*_densepose` uint8 [N,H,W,3] (IUV),
@@ -80,15 +109,6 @@ class Batch:
     def garment(self) -> tuple[Tensor, Tensor, Tensor]:
         """What the graph `warping` takes of the garment's owner."""
         return self.garment_image, self.garment_parsing, self.garment_densepose
-
-    @property
-    def tensors(self) -> dict[str, Tensor]:
-        """The fields that are there."""
-        return {name: tensor for name, tensor in vars(self).items() if tensor is not None}
-
-    def apply(self, function: Callable[[Tensor], Tensor]) -> Self:
-        """The batch of what a function makes of every field."""
-        return type(self)(**{name: function(tensor) for name, tensor in self.tensors.items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +160,7 @@ class Transfers(Batch):
     garment_places: Tensor
 
 
-_Kind = TypeVar("_Kind", Photos, Transfers)
+_Kind = TypeVar("_Kind", Photos, Transfers, Snapshots)
 
 
 class PhotoSet(Protocol):
@@ -322,6 +342,62 @@ class PhotoBatches(Batches[PhotoSet, Photos]):
                 photo = mirror(photo)
             sample |= {f"{role}_{name}": array for name, array in photo.items()}
         return sample
+
+
+class Views:
+    """The views of a folder of shards (`write_shards`), memory-mapped: three arrays each.
+
+    Raises:
+        InputError: the folder holds none.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        first = VIEW_KEYS[0]
+        files = sorted(folder.glob(f"shard-*.{first}.npy"))
+        if not files:
+            raise InputError(
+                Code.CONFIG_INVALID,
+                f"{folder} holds no views",
+                fix="`garment-transfer train maps` without --data renders them",
+            )
+        self._shards = [
+            [np.load(f.with_name(f.name.replace(first, key)), mmap_mode="r") for key in VIEW_KEYS]
+            for f in files
+        ]
+        self._index = [
+            (shard, *at)
+            for shard, (image, *_) in enumerate(self._shards)
+            for at in np.ndindex(*image.shape[:2])
+        ]
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, index: int) -> View:
+        shard, *at = self._index[index]
+        image, parsing, densepose = (np.asarray(a[tuple(at)]) for a in self._shards[shard])
+        return image, parsing, densepose
+
+
+class SnapshotBatches(Batches[Views, Snapshots]):
+    """Photos taken of views, half of them mirrored, with somebody else at hand."""
+
+    kind = Snapshots
+
+    def __init__(self, source: Views, batch: int, seed: int, size: tuple[int, int]) -> None:
+        super().__init__(source, batch, seed)
+        self._size = size
+
+    def _draw(self) -> Arrays:
+        view, other = (self.source[int(i)] for i in self.random.integers(len(self.source), size=2))
+        if self.random.random() < 0.5:
+            image, parsing, densepose = mirror(_named(view)).values()
+            view = image.astype(np.uint8), parsing.astype(np.uint8), densepose.astype(np.uint8)
+        return _named(take_photo(view, other, self._size, self.random))
+
+
+def _named(view: View) -> Arrays:
+    return dict(zip(("image", "parsing", "densepose"), view, strict=True))
 
 
 class TransferBatches(Batches[Groups, Transfers]):

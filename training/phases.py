@@ -23,10 +23,11 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
 
 import torch
+import torch.nn.functional as F
 from msgspec import Meta, Struct
 from torch import Tensor, nn
 
-from garment_transfer.bundle import BACKGROUND, FACE, GARMENT, HAIR, LEGS, LOWER, SKIN
+from garment_transfer.bundle import BACKGROUND, CLASSES, FACE, GARMENT, HAIR, LEGS, LOWER, SKIN
 from garment_transfer.models.flow_warp import affine_warp, flow_warp
 from garment_transfer.models.layers import (
     HAND_PARTS,
@@ -38,6 +39,7 @@ from garment_transfer.models.layers import (
     positions,
     push_pull,
 )
+from garment_transfer.models.maps import MapsNetwork
 from garment_transfer.models.parsing import (
     REASONED,
     WORN,
@@ -58,7 +60,7 @@ from garment_transfer.models.warping import (
     sample as sample_garment,
 )
 from garment_transfer.runtime.photos import COLOURS
-from garment_transfer.training.data import Batch, Photos, Transfers
+from garment_transfer.training.data import Batch, Fields, Photos, Snapshots, Transfers
 from garment_transfer.training.losses import (
     Content,
     Scalars,
@@ -72,6 +74,7 @@ from garment_transfer.training.losses import (
     shape_loss,
     smoothness,
 )
+from garment_transfer.training.synthetic.snapshots import UNKNOWN
 
 _Weight = Annotated[float, Meta(ge=0)]
 _N = TypeVar("_N", bound=nn.Module)
@@ -144,7 +147,7 @@ class Phase:
     network: str
     loss: Loss
     picture: Callable[[Any, Any, Knowledge], list[Tensor]]
-    batch: type[Batch] = Photos
+    batch: type[Fields] = Photos
     after: str = ""
     teachers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     shop: bool = False
@@ -629,7 +632,47 @@ def _supervised_regrowth(
     )
 
 
+# maps
+
+
+def _maps(network: MapsNetwork, batch: Snapshots, knowledge: Knowledge) -> tuple[Tensor, Scalars]:
+    """Parsing and DensePose from the photo alone; the renderer's own are the truth.
+
+    Parts and charts have half the size: each step compares them at one of every four pixels, at
+    any one of them, so that none of the four is preferred.
+    """
+    seen = network.look(batch.image)
+    truth = batch.parsing.long()
+    known = truth != UNKNOWN
+    logits = seen.classes.float()
+    entropy = F.cross_entropy(logits, truth, ignore_index=UNKNOWN)
+    shares = torch.softmax(logits, dim=1) * known[:, None]
+    planes = one_hot(batch.parsing, tuple(range(len(CLASSES))))
+    overlap, total = ((x).sum(dim=(0, 2, 3)) for x in (shares * planes, shares + planes))
+    dice = 1 - ((2 * overlap + 1) / (total + 1)).mean()
+    down, across = (int(v) for v in torch.randint(2, (2,)))
+    iuv = batch.densepose[:, down::2, across::2]
+    part = iuv[..., 0].long()
+    parts = F.cross_entropy(seen.parts.float(), part, ignore_index=UNKNOWN)
+    body = ((part > 0) & (part != UNKNOWN))[:, None].float()
+    off = (seen.charts.float() - iuv[..., 1:].permute(0, 3, 1, 2).float() / 255).abs()
+    charts = (off * body).sum() / body.sum().clamp_min(1.0)
+    labels = torch.where(known, logits.detach().argmax(dim=1), truth)
+    scalars = {
+        "entropy": entropy.item(),
+        "parts": parts.item(),
+        "charts": charts.item(),
+        "garment_iou": intersection_over_union(labels, truth, GARMENT),
+    }
+    return entropy + 0.5 * dice + 0.5 * parts + 0.25 * charts, scalars
+
+
 # pictures for the log
+
+
+def _show_maps(network: MapsNetwork, batch: Snapshots, knowledge: Knowledge) -> list[Tensor]:
+    parsing, *_ = network(batch.image)
+    return [batch.image, coloured(parsing), coloured(batch.parsing % UNKNOWN)]
 
 
 def _show_try_on_parsing(
@@ -741,6 +784,7 @@ PHASES = {
         teachers={"parsing": (), "try_on_warping": ("content",)},
     ),
     "regrowth": Phase("regrowth", _regrowth, _show_regrowth),
+    "maps": Phase("maps", _maps, _show_maps, Snapshots),
     "supervised-parsing": Phase("parsing", _supervised_parsing, _show_parsing, Transfers),
     "supervised-warping": Phase("warping", _supervised_warping, _show_warping, Transfers),
     "supervised-regrowth": Phase(
@@ -750,7 +794,7 @@ PHASES = {
 
 #: The method: its phases in their order. Which later phase gives what an earlier one is named for:
 #: the result of `self-study` is `S_p`.
-METHOD = tuple(name for name in PHASES if not name.startswith("supervised-"))
+METHOD = tuple(n for n in PHASES if n != "maps" and not n.startswith("supervised-"))
 
 #: The phase whose result each taught network is, where no other is given.
 LEARNT_IN = {

@@ -24,12 +24,15 @@ from garment_transfer.models.checkpoint import (
 )
 from garment_transfer.models.presets import PRESETS, build_network
 from garment_transfer.training.data import (
-    Batch,
+    Fields,
     Groups,
     PhotoBatches,
     PhotoSet,
+    SnapshotBatches,
+    Snapshots,
     TransferBatches,
     Transfers,
+    Views,
 )
 from garment_transfer.training.phases import LEARNT_IN, METHOD, PHASES, Knowledge, Phase, Weights
 from garment_transfer.training.photos import open_photos
@@ -38,6 +41,7 @@ from garment_transfer.training.photos import open_photos
 CHECKPOINT = "checkpoint.safetensors"
 
 
+AnyBatches: TypeAlias = PhotoBatches | TransferBatches | SnapshotBatches
 _Settings: TypeAlias = Mapping[str, str | int | float | Mapping[str, str | float]]
 
 
@@ -101,9 +105,7 @@ def phases_of(preset: str) -> list[str]:
     return [p for p in METHOD if p != "aligning" or PRESETS[preset].warping.aligning]
 
 
-def open_data(
-    config: TrainingConfig, photos: PhotoSet | None = None
-) -> PhotoBatches | TransferBatches:
+def open_data(config: TrainingConfig, photos: PhotoSet | None = None) -> AnyBatches:
     """The batches that a phase trains on; `photos` are those of its folder, where it is open.
 
     Raises:
@@ -113,6 +115,8 @@ def open_data(
     phase = _phase(config)
     if phase.batch is Transfers:
         return TransferBatches(Groups(config.data), config.batch, config.seed)
+    if phase.batch is Snapshots:
+        return SnapshotBatches(Views(config.data), config.batch, config.seed, config.size)
     if photos is None:
         photos = open_photos(config.data, config.label_set, config.densepose, config.size)
     if phase.needs_shop(config.weights) and not photos.has_shop:
@@ -142,7 +146,7 @@ def train(
     config: TrainingConfig,
     log: Callable[[int, dict[str, float]], None] | None = None,
     show: Callable[[int, NDArray[np.uint8]], None] | None = None,
-    data: PhotoBatches | TransferBatches | None = None,
+    data: AnyBatches | None = None,
 ) -> Path:
     """Train one phase, from its last saved state if there is one.
 
@@ -191,7 +195,7 @@ def train(
 def _train(
     config: TrainingConfig,
     phase: Phase,
-    data: PhotoBatches | TransferBatches,
+    data: AnyBatches,
     settings: _Settings,
     log: Callable[[int, dict[str, float]], None] | None,
     show: Callable[[int, NDArray[np.uint8]], None] | None,
@@ -227,7 +231,7 @@ def _train(
 
     # a processor without bfloat16 units computes it many times slower than float32
     has_bfloat16 = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    batches: Iterator[Batch] = iter(data)
+    batches: Iterator[Fields] = iter(data)
     bar = tqdm(total=config.steps, initial=step, desc=config.phase, unit="step", mininterval=5)
     while step < config.steps:
         batch = next(batches).apply(lambda tensor: tensor.to(device, non_blocking=True))
@@ -337,7 +341,7 @@ def _channels_last(network: nn.Module) -> nn.Module:
 
 
 def _picture(
-    phase: Phase, network: nn.Module, batch: Batch, knowledge: Knowledge
+    phase: Phase, network: nn.Module, batch: Fields, knowledge: Knowledge
 ) -> NDArray[np.uint8]:
     """A row for each of the first four samples of a batch."""
     random = torch.get_rng_state()

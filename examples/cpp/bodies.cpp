@@ -217,9 +217,13 @@ cv::Mat divided(const cv::Mat& image, const cv::Mat& marks, const cv::Mat& own,
   seeds.setTo(2, others);
   seeds.setTo(3, ~marks);
   seeds = nearest(seeds, marks.size() * 2);
-  cv::Mat regions;
+  cv::Mat regions, scaled = image;
   seeds.convertTo(regions, CV_32S);
-  cv::watershed(resized(image, seeds.size()), regions);
+  const bool down = seeds.rows <= image.rows && seeds.cols <= image.cols;
+  if (image.size() != seeds.size()) {
+    cv::resize(image, scaled, seeds.size(), 0, 0, down ? cv::INTER_AREA : cv::INTER_LINEAR);
+  }
+  cv::watershed(scaled, regions);
   // what the watershed draws as the line between two is nobody's: it stays
   return ((regions == 2) | (regions == -1)) & ((seeds == 0) | (seeds == 2));
 }

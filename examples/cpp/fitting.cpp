@@ -3,8 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
-#include <opencv2/imgproc.hpp>
+#include <stdexcept>
 #include <vector>
 
 #include "images.h"
@@ -47,36 +46,6 @@ int sum(const std::vector<int>& counts) {
 // To the nearest integer, halves up: a person who moves by a pixel moves the box by one.
 int rounded(double value) { return static_cast<int>(std::floor(value + 0.5)); }
 
-// A box of an image, filled by OpenCV's rule `border` where it leaves it.
-cv::Mat cut(const cv::Mat& image, const cv::Rect& box, int border) {
-  const cv::Rect inside = box & cv::Rect({}, image.size());
-  if (inside == box) return image(box);
-  // not what lies around the view in the memory of a larger picture
-  cv::Mat filled;
-  cv::copyMakeBorder(image(inside), filled, inside.y - box.y, box.br().y - inside.br().y,
-                     inside.x - box.x, box.br().x - inside.br().x, border | cv::BORDER_ISOLATED,
-                     cv::Scalar::all(0));
-  return filled;
-}
-
-cv::Mat padded(const cv::Mat& scaled, const Fit& fit, int border) {
-  cv::Mat framed;
-  cv::copyMakeBorder(scaled, framed, fit.top, fit.target.height - fit.scaled.height - fit.top,
-                     fit.left, fit.target.width - fit.scaled.width - fit.left,
-                     border | cv::BORDER_ISOLATED, cv::Scalar::all(0));
-  return framed;
-}
-
-cv::Size scaled_size(cv::Size source, cv::Size target) {
-  const double factor = std::min(double(target.height) / source.height,
-                                 double(target.width) / source.width);
-  // to even at one half, as Python rounds
-  const auto side = [&](int length) {
-    return std::max(1, static_cast<int>(std::nearbyint(length * factor)));
-  };
-  return {side(source.width), side(source.height)};
-}
-
 }  // namespace
 
 std::string text(const cv::Rect& box) {
@@ -118,72 +87,32 @@ cv::Rect frame(const cv::Mat& parts, const garment_transfer::Framing& framing, c
           std::max(1, rounded(width)), std::max(1, rounded(height))};
 }
 
-Fit::Fit(cv::Size source_size, cv::Size target_size, cv::Rect source_box)
-    : source(source_size),
-      target(target_size),
-      box(source_box),
-      scaled(scaled_size(box.size(), target_size)),
-      top((target_size.height - scaled.height) / 2),
-      left((target_size.width - scaled.width) / 2),
-      scale_x(static_cast<float>(double(scaled.width) / box.width)),
-      scale_y(static_cast<float>(double(scaled.height) / box.height)) {}
-
-Fit Fit::within_window() const {
-  const cv::Rect part = window();
-  return {part.size(), target, box - part.tl()};
+GtFit fit_of(cv::Size source, const cv::Rect& box, cv::Size target) {
+  GtFit fit;
+  check(gt_fit_whole(box.height, box.width, target.height, target.width, &fit));
+  fit.source_height = source.height;
+  fit.source_width = source.width;
+  fit.top = box.y;
+  fit.left = box.x;
+  return fit;
 }
 
-cv::Mat Fit::photo(const cv::Mat& image) const {
-  if (is_identity()) return image;
-  return padded(resized(cut(image, box, cv::BORDER_REPLICATE), scaled), *this,
-                cv::BORDER_REPLICATE);
+void check(GtPhotosStatus status) {
+  if (status == GT_PHOTOS_OK) return;
+  throw std::runtime_error("photos.h: status " + std::to_string(status));
 }
 
-cv::Mat Fit::map(const cv::Mat& labels) const {
-  if (is_identity()) return labels;
-  return padded(nearest(cut(labels, box, cv::BORDER_CONSTANT), scaled), *this,
-                cv::BORDER_CONSTANT);
-}
-
-cv::Mat Fit::crop(const cv::Mat& framed) const {
-  return framed(cv::Rect(left, top, scaled.width, scaled.height));
-}
-
-cv::Mat Fit::unfit(const cv::Mat& framed) const {
-  return cut(resized(crop(framed), box.size()), cv::Rect(-box.tl(), source), cv::BORDER_REPLICATE);
-}
-
-cv::Mat Fit::shrink(const cv::Mat& field) const {
-  return resized(cut(field, box, cv::BORDER_REPLICATE), scaled);
-}
-
-cv::Mat Fit::enlarge(const cv::Mat& part) const {
-  return cut(resized(part, box.size()), cv::Rect(-box.tl(), source), cv::BORDER_CONSTANT);
+GtPicture picture(const cv::Mat& image) {
+  return {image.data, static_cast<int64_t>(image.step[0]), image.rows, image.cols,
+          image.channels()};
 }
 
 cv::Mat nearest(const cv::Mat& labels, cv::Size size) {
+  const GtFit fit{labels.rows, labels.cols, 0, 0, labels.rows, labels.cols, size.height,
+                  size.width,  0,           0, size.height, size.width};
+  const GtPicture from = picture(labels);
   cv::Mat result(size, labels.type());
-  const std::size_t bytes = labels.elemSize();
-  // the source pixel that holds the centre of x
-  const auto holds = [](int x, int from, int to) {
-    return static_cast<int>((2 * std::int64_t{x} + 1) * from / (2 * std::int64_t{to}));
-  };
-  for (int y = 0; y < size.height; ++y) {
-    const unsigned char* from = labels.ptr(holds(y, labels.rows, size.height));
-    unsigned char* to = result.ptr(y);
-    for (int x = 0; x < size.width; ++x) {
-      const auto at = static_cast<std::size_t>(holds(x, labels.cols, size.width));
-      std::memcpy(to + static_cast<std::size_t>(x) * bytes, from + at * bytes, bytes);
-    }
-  }
-  return result;
-}
-
-cv::Mat resized(const cv::Mat& image, cv::Size size) {
-  if (image.size() == size) return image;
-  const bool down = size.height <= image.rows && size.width <= image.cols;
-  cv::Mat result;
-  cv::resize(image, result, size, 0, 0, down ? cv::INTER_AREA : cv::INTER_LINEAR);
+  check(gt_fit_map(&from, &fit, result.data));
   return result;
 }
 

@@ -191,7 +191,7 @@ void transfer(const httplib::Request& request, httplib::Response& response, int 
     response.set_content(sessions.with([&](garment_transfer::Session& session) {
       return example::write_png(example::transfer(pipeline, session,
                                                   example::read_person(person, max_side),
-                                                  example::read_person(owner, max_side)));
+                                                  example::read_person(owner, max_side), 1));
     }), "image/png");
   } catch (const example::InputError& error) {
     const bool large = error.code() == std::string("image_size");

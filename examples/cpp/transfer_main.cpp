@@ -7,6 +7,7 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "transfer.h"
@@ -62,8 +63,9 @@ int main(int argc, char** argv) {
     files = example::read_folder(paths[2]);
     files.box = owner_box;
     const example::Person owner = example::read_person(files);
+    const int threads = static_cast<int>(std::thread::hardware_concurrency());
     const std::string png =
-        example::write_png(example::transfer(pipeline, session, person, owner));
+        example::write_png(example::transfer(pipeline, session, person, owner, threads));
     std::ofstream file(paths[3], std::ios::binary);
     file.write(png.data(), static_cast<std::streamsize>(png.size()));
     file.close();

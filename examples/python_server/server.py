@@ -240,34 +240,37 @@ _plain = APIRouter()
 async def transfer(
     request: Request,
     person_image: UploadFile,
-    person_parsing: UploadFile,
-    person_densepose: UploadFile,
-    person_label_set: Annotated[str, _LABEL_SET],
-    person_encoding: Annotated[str, _ENCODING],
     garment_image: UploadFile,
-    garment_parsing: UploadFile,
-    garment_densepose: UploadFile,
-    garment_label_set: Annotated[str, _LABEL_SET],
-    garment_encoding: Annotated[str, _ENCODING],
+    person_parsing: UploadFile | None = None,
+    person_densepose: UploadFile | None = None,
+    person_label_set: Annotated[str | None, _LABEL_SET] = None,
+    person_encoding: Annotated[str | None, _ENCODING] = None,
+    garment_parsing: UploadFile | None = None,
+    garment_densepose: UploadFile | None = None,
+    garment_label_set: Annotated[str | None, _LABEL_SET] = None,
+    garment_encoding: Annotated[str | None, _ENCODING] = None,
 ) -> Response:
     """Put the upper garment of the second person on the first.
 
-    Each person is a photo with its parse map and its DensePose, as files. The answer is a PNG of
-    the first photo's size; its header `Server-Timing` has the milliseconds of each stage.
+    Each person is a photo, alone or with its parse map and its DensePose, as files, whose label set
+    and encoding are then named. The answer is a PNG of the first photo's size; its header
+    `Server-Timing` has the milliseconds of each stage.
     """
     state = request.app.state
     in_thread = functools.partial(anyio.to_thread.run_sync, limiter=state.codecs)
     limit: float = state.settings.max_megapixels
     person = await in_thread(
         _read,
-        (person_image.file, person_parsing.file, person_densepose.file),
+        state.pipeline,
+        (person_image, person_parsing, person_densepose),
         (person_label_set, person_encoding),
         "person",
         limit,
     )
     owner = await in_thread(
         _read,
-        (garment_image.file, garment_parsing.file, garment_densepose.file),
+        state.pipeline,
+        (garment_image, garment_parsing, garment_densepose),
         (garment_label_set, garment_encoding),
         "garment owner",
         limit,
@@ -335,6 +338,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     pipeline = Pipeline.load(bundle, settings.backend, precision=None, **options)
     pipeline.transfer(*map(Person.load, sample_people()))
     app.state.codecs = anyio.CapacityLimiter(_CODECS)
+    if pipeline.bundle.manifest.maps is not None:
+        pipeline.person(next(sample_people()[0].glob("image.*")))
+    app.state.pipeline = pipeline
     app.state.batcher = Batcher(
         pipeline, settings.max_batch, settings.max_wait_ms / 1000, _BATCHES.observe
     )
@@ -344,19 +350,30 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 def _read(
-    files: tuple[BinaryIO, BinaryIO, BinaryIO],
-    label_set_and_encoding: tuple[str, str],
+    pipeline: Pipeline,
+    uploads: tuple[UploadFile, UploadFile | None, UploadFile | None],
+    label_set_and_encoding: tuple[str | None, str | None],
     who: str,
     max_megapixels: float,
 ) -> Person:
     """One person out of the uploads; their pixels are counted before any is decoded."""
-    for file, what in zip(files, ("image", "parsing", "densepose"), strict=True):
+    maps = (*uploads[1:], *label_set_and_encoding)
+    if None in maps and any(maps):
+        raise HTTPException(
+            422,
+            f"{who} has some of parsing, densepose, label_set and encoding; give all four, or the "
+            "photo alone",
+        )
+    files = [upload.file for upload in uploads if upload]
+    for file, what in zip(files, ("image", "parsing", "densepose"), strict=False):
         if _megapixels(file) > max_megapixels:
             raise HTTPException(
                 413,
                 f"{what} of {who} has more than {max_megapixels:g} megapixels; scale the photo and "
                 "its maps down first",
             )
+    if len(files) == 1:
+        return pipeline.maps.person(files[0], who)
     return Person.from_files(*files, *label_set_and_encoding, who)
 
 

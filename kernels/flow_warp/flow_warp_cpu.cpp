@@ -9,13 +9,6 @@
 #include <cstring>
 #include <type_traits>
 
-// The loader picks the best of these versions that the processor can run.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(GT_ONE_TARGET)
-#define GT_TARGETS __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define GT_TARGETS
-#endif
-
 namespace garment_transfer {
 namespace {
 

@@ -3,16 +3,11 @@
 #pragma once
 
 #include <cstddef>
-#include <functional>
 
+#include "../parallel.h"
 #include "flow_warp_types.h"
 
 namespace garment_transfer {
-
-// Runs body(begin, end) over parts of [0, count) on threads of the caller's choice.
-using ParallelFor =
-    std::function<void(std::ptrdiff_t count,
-                       const std::function<void(std::ptrdiff_t begin, std::ptrdiff_t end)>& body)>;
 
 // Bytes of scratch memory that a call needs, to be aligned to 64 bytes.
 std::size_t flow_warp_cpu_scratch(const Shape& shape);

@@ -1,11 +1,12 @@
 """Inference backends: a module each, imported when used.
 
-To add one, write `runtime/backends/NAME.py` with the three names below and add it to `BACKENDS`:
+To add one, write `runtime/backends/NAME.py` with the names below and add it to `BACKENDS`:
 
 - `Options`: a struct of what the backend can be told, each with a default;
 - `available() -> Status`: its version and what it runs on; raises BackendError where it cannot run;
 - `load(bundle, precision, options)`: the bundle's graphs, ready to run. A backend of the CPU gives
-  an engine per stage, one of `DEVICE_BACKENDS` a `Chain` of all stages on the GPU.
+  an engine per stage, one of `DEVICE_BACKENDS` a `Chain` of all stages on the GPU;
+- `load_maps(bundle, options)`, of a backend of the CPU: the graph `maps` of a bundle that has it.
 """
 
 from __future__ import annotations
@@ -103,6 +104,7 @@ class Backend:
     name: str
     status: Callable[[], Status]
     load: Callable[[Bundle, str | None, Mapping[str, object]], Mapping[Stage, HostEngine] | Chain]
+    load_maps: Callable[[Bundle, Mapping[str, object]], HostEngine] | None = None
 
     @classmethod
     def of(
@@ -111,14 +113,17 @@ class Backend:
         options: type[O],
         available: Callable[[], Status],
         load: Callable[[Bundle, str | None, O], Mapping[Stage, HostEngine] | Chain],
+        load_maps: Callable[[Bundle, O], HostEngine] | None = None,
     ) -> Backend:
-        """From the three names that a backend's module has."""
+        """From the names that a backend's module has."""
         return cls(
             name,
             lambda: Status.of(name, available),
             lambda bundle, precision, given: load(
                 bundle, precision, _make_options(name, options, given)
             ),
+            load_maps
+            and (lambda bundle, given: load_maps(bundle, _make_options(name, options, given))),
         )
 
 
@@ -160,7 +165,8 @@ def find_backend(name: str) -> Backend:
 
         return backend_of(name)
     module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
-    return Backend.of(name, module.Options, module.available, module.load)
+    load_maps = None if name in DEVICE_BACKENDS else module.load_maps
+    return Backend.of(name, module.Options, module.available, module.load, load_maps)
 
 
 def choose_backend(bundle: Bundle, precision: str | None = None) -> tuple[str, str]:

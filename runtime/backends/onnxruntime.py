@@ -10,6 +10,7 @@ import numpy.typing as npt
 from msgspec import Meta, Struct
 
 from garment_transfer.bundle import (
+    MAPS,
     STAGES,
     BackendError,
     Bundle,
@@ -103,6 +104,17 @@ def load(bundle: Bundle, precision: str | None, options: Options) -> dict[Stage,
         check_signature(path, expected, engine.signature)
         engines[stage] = engine
     return engines
+
+
+def load_maps(bundle: Bundle, options: Options) -> OnnxRuntimeEngine:
+    """A session of the graph `maps`. Raises as `load`, and BundleError where there is none."""
+    content = bundle.read_maps()
+    graph = bundle.manifest.maps
+    assert graph is not None  # it was read
+    prefix = f"{options.profile}{MAPS}" if options.profile else ""
+    engine = _open(content, bundle.path / graph.file, options.threads, options.kernel, prefix)
+    check_signature(bundle.path / graph.file, graph.signature, engine.signature)
+    return engine
 
 
 def open_model(path: Path, threads: int | None) -> OnnxRuntimeEngine:

@@ -10,6 +10,7 @@ import functools
 import importlib
 import queue
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import numpy as np
@@ -118,6 +119,26 @@ def load(bundle: Bundle, precision: str | None, options: Options) -> dict[Stage,
             outputs are not the manifest's.
         BundleError: the bundle has no graphs of that precision, or one changed.
     """
+    return {
+        stage: _compiled(
+            bundle.graph_path(stage, precision),
+            bundle.read_graph(stage, precision),
+            bundle.manifest.graphs_of(precision)[stage].signature,
+            options,
+        )
+        for stage in STAGES
+    }
+
+
+def load_maps(bundle: Bundle, options: Options) -> OpenVinoEngine:
+    """The graph `maps`, compiled. Raises as `load`, and BundleError where there is none."""
+    content = bundle.read_maps()
+    graph = bundle.manifest.maps
+    assert graph is not None  # it was read
+    return _compiled(bundle.path / graph.file, content, graph.signature, options)
+
+
+def _compiled(path: Path, content: bytes, expected: Signature, options: Options) -> OpenVinoEngine:
     available()
     import openvino
 
@@ -130,24 +151,19 @@ def load(bundle: Bundle, precision: str | None, options: Options) -> dict[Stage,
         properties["INFERENCE_PRECISION_HINT"] = "f32"
     if options.profiling:
         properties["PERF_COUNT"] = True
-    engines = {}
-    for stage in STAGES:
-        path = bundle.graph_path(stage, precision)
-        content = _inlined(bundle.read_graph(stage, precision))
-        try:
-            with _CORE_LOCK:  # a cache alone would let two first callers make one each
-                core = _core()
-            compiled = core.compile_model(core.read_model(content), "CPU", properties)
-        except Exception as error:
-            raise BackendError(
-                Code.GRAPH_REJECTED,
-                f"OpenVINO {openvino.__version__} does not load {path}: {_reason(error)}",
-                fix="run `pip install --upgrade openvino`, or export the bundle anew",
-            ) from error
-        expected = bundle.manifest.graphs_of(precision)[stage].signature
-        engines[stage] = OpenVinoEngine(compiled, expected)
-        check_signature(path, expected, engines[stage].signature)
-    return engines
+    try:
+        with _CORE_LOCK:  # a cache alone would let two first callers make one each
+            core = _core()
+        compiled = core.compile_model(core.read_model(_inlined(content)), "CPU", properties)
+    except Exception as error:
+        raise BackendError(
+            Code.GRAPH_REJECTED,
+            f"OpenVINO {openvino.__version__} does not load {path}: {_reason(error)}",
+            fix="run `pip install --upgrade openvino`, or export the bundle anew",
+        ) from error
+    engine = OpenVinoEngine(compiled, expected)
+    check_signature(path, expected, engine.signature)
+    return engine
 
 
 @functools.cache

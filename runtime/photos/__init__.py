@@ -1,25 +1,24 @@
 """People and their photos: reading, DensePose, fitting to a bundle's size, the finished photo."""
 
+from garment_transfer.kernels.compose import Composed as Composed
+from garment_transfer.kernels.fit import Box as Box, Fit as Fit
 from garment_transfer.runtime.photos._bodies import (
     check_plausible as check_plausible,
     choose_body as choose_body,
     uncovered as uncovered,
 )
-from garment_transfer.runtime.photos._compose import (
-    Composed as Composed,
-    compose as compose,
-)
+from garment_transfer.runtime.photos._compose import compose as compose
 from garment_transfer.runtime.photos._densepose import (
     ENCODINGS as ENCODINGS,
+    check_body as check_body,
     decode_densepose as decode_densepose,
     parula_palette as parula_palette,
 )
 from garment_transfer.runtime.photos._fit import (
-    Box as Box,
-    Fit as Fit,
     fit_person as fit_person,
     frame as frame,
     resize as resize,
+    unfit as unfit,
 )
 from garment_transfer.runtime.photos._images import (
     MAX_SIDE as MAX_SIDE,

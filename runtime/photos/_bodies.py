@@ -24,7 +24,8 @@ from garment_transfer.bundle import (
     InputError,
     Size,
 )
-from garment_transfer.runtime.photos._fit import Box, is_any, resize
+from garment_transfer.kernels.fit import Box
+from garment_transfer.runtime.photos._fit import is_any, resize
 
 _Mask = npt.NDArray[np.bool_]
 

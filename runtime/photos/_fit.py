@@ -1,10 +1,9 @@
-"""Fitting a photo, or a box of it, and its maps to a bundle's size, and the way back."""
+"""Which box of a photo the networks see, and pictures at other sizes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TypeVar
 
 import cv2
@@ -12,32 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from garment_transfer.bundle import Code, Framing, InputError, Size
+from garment_transfer.kernels.fit import Box, Fit
 
-# a coordinate, or an array of them
-_C = TypeVar("_C", float, npt.NDArray[np.floating])
 # a pixel
 _P = TypeVar("_P", np.uint8, np.float32)
-_S = TypeVar("_S", bound=np.generic)
 
 #: The torso and the upper legs among the DensePose parts.
 _TORSO = (1, 2)
 _UPPER_LEGS = (7, 8, 9, 10)
-
-
-@dataclass(frozen=True)
-class Box:
-    """A rectangle of a photo in whole pixels, which may leave the photo.
-
-    Its text is LEFT,TOP,RIGHT,BOTTOM, the last two just outside.
-    """
-
-    top: int
-    left: int
-    height: int
-    width: int
-
-    def __str__(self) -> str:
-        return f"{self.left},{self.top},{self.left + self.width},{self.top + self.height}"
 
 
 def frame(densepose: npt.NDArray[np.uint8], framing: Framing, target: Size) -> Box:
@@ -111,181 +92,20 @@ def _span(mask: npt.NDArray[np.bool_], axis: int, least: float) -> tuple[int, in
     return int(found[0]), int(found[-1]) + 1
 
 
-@dataclass(frozen=True)
-class Fit:
-    """Where a box of an image of size `source` lies inside the frame `target`.
-
-    The box, which may leave the image and is all of it by default, is scaled to `scaled`, the
-    largest size of its aspect that the frame holds (rounded to whole pixels), and its upper left
-    pixel put at `top`, `left`, so that it is in the middle. Coordinates are (x, y) in pixels,
-    pixel centres at integers.
-
-    Raises:
-        InputError: the box does not touch the image.
-    """
-
-    source: Size
-    target: Size
-    box: Box | None = None
-
-    def __post_init__(self) -> None:
-        box, source = self._box, self.source
-        if min(box.top + box.height, source.height) <= max(box.top, 0) or min(
-            box.left + box.width, source.width
-        ) <= max(box.left, 0):
-            raise InputError(
-                Code.ARGUMENT_INVALID,
-                f"{box} does not touch the photo",
-                expected=f"a box that shows some of {source} pixels",
-            )
-
-    @property
-    def _box(self) -> Box:
-        return self.box or Box(0, 0, self.source.height, self.source.width)
-
-    @property
-    def scaled(self) -> Size:
-        """The size that the box has inside the frame."""
-        box = self._box
-        factor = min(self.target.height / box.height, self.target.width / box.width)
-        return Size(max(1, round(box.height * factor)), max(1, round(box.width * factor)))
-
-    @property
-    def top(self) -> int:
-        """Rows of padding above the box."""
-        return (self.target.height - self.scaled.height) // 2
-
-    @property
-    def left(self) -> int:
-        """Columns of padding to the left of the box."""
-        return (self.target.width - self.scaled.width) // 2
-
-    @property
-    def scale(self) -> tuple[float, float]:
-        """Frame pixels per source pixel along x and y; they differ by the rounding of `scaled`."""
-        return self.scaled.width / self._box.width, self.scaled.height / self._box.height
-
-    @property
-    def is_identity(self) -> bool:
-        """Whether the image fills the frame pixel for pixel."""
-        whole = Box(0, 0, self.source.height, self.source.width)
-        return self.source == self.target and self._box == whole
-
-    def window(self) -> tuple[tuple[slice, slice], Fit]:
-        """Rows and columns of the image that the box shows, and the fit of that part alone."""
-        box, source = self._box, self.source
-        top, left = max(0, box.top), max(0, box.left)
-        bottom = min(source.height, box.top + box.height)
-        right = min(source.width, box.left + box.width)
-        part = Box(box.top - top, box.left - left, box.height, box.width)
-        fit = Fit(Size(bottom - top, right - left), self.target, part)
-        return (slice(top, bottom), slice(left, right)), fit
-
-    def to_target(self, x: _C, y: _C) -> tuple[_C, _C]:
-        """Source coordinates, numbers or arrays, in the frame."""
-        (scale_x, scale_y), box = self.scale, self._box
-        return (
-            (x - box.left + 0.5) * scale_x - 0.5 + self.left,
-            (y - box.top + 0.5) * scale_y - 0.5 + self.top,
-        )
-
-    def to_source(self, x: _C, y: _C) -> tuple[_C, _C]:
-        """Frame coordinates, numbers or arrays, in the source image."""
-        (scale_x, scale_y), box = self.scale, self._box
-        return (
-            (x - self.left + 0.5) / scale_x - 0.5 + box.left,
-            (y - self.top + 0.5) / scale_y - 0.5 + box.top,
-        )
-
-    def photo(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """A photo, uint8 [H,W,3] of size `source`, in the frame.
-
-        Scaled down by area, up linearly; the edges are repeated into the padding and where the
-        box leaves the photo, so that a network sees no border there.
-        """
-        if self.is_identity:
-            return image
-        scaled = resize(_cut(image, self._box, cv2.BORDER_REPLICATE), self.scaled)
-        return np.asarray(cv2.copyMakeBorder(scaled, *self._padding(), cv2.BORDER_REPLICATE))
-
-    def map(self, labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """A map, uint8 [H,W] or [H,W,C] of size `source`, in the frame.
-
-        Scaled by nearest neighbours, as a mean of labels is no label; 0 in the padding and where
-        the box leaves the map.
-        """
-        if self.is_identity:
-            return labels
-        scaled = cv2.resize(
-            _cut(labels, self._box, cv2.BORDER_CONSTANT),
-            (self.scaled.width, self.scaled.height),
-            interpolation=cv2.INTER_NEAREST_EXACT,
-        )
-        return np.asarray(
-            cv2.copyMakeBorder(scaled, *self._padding(), cv2.BORDER_CONSTANT, value=(0, 0, 0, 0))
-        )
-
-    def crop(self, framed: npt.NDArray[_S]) -> npt.NDArray[_S]:
-        """The part of a framed array [h,w,...] that is the box, not padding: a view."""
-        return framed[
-            self.top : self.top + self.scaled.height, self.left : self.left + self.scaled.width
-        ]
-
-    def unfit(self, framed: npt.NDArray[_P]) -> npt.NDArray[_P]:
-        """A framed picture or field [h,w] or [h,w,C] back at size `source`, same dtype.
-
-        Around the box its edges are repeated.
-        """
-        return self._back(resize(self.crop(framed), self._size), cv2.BORDER_REPLICATE)
-
-    def shrink(self, field: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """A field [H,W] of the image at the size `scaled`, which is that of `crop`."""
-        return resize(_cut(field, self._box, cv2.BORDER_REPLICATE), self.scaled)
-
-    def enlarge(
-        self, part: npt.NDArray[np.float32], interpolation: int = cv2.INTER_LINEAR
-    ) -> npt.NDArray[np.float32]:
-        """A field [h,w] or [h,w,C] of size `scaled` back at size `source`; 0 around the box."""
-        return self._back(resize(part, self._size, interpolation), cv2.BORDER_CONSTANT)
-
-    @property
-    def _size(self) -> Size:
-        return Size(self._box.height, self._box.width)
-
-    def _back(self, boxed: npt.NDArray[_P], border: int) -> npt.NDArray[_P]:
-        """What is at the box's size at that of the image, filled by OpenCV's rule `border`."""
-        whole = Box(-self._box.top, -self._box.left, self.source.height, self.source.width)
-        return _cut(boxed, whole, border)
-
-    def _padding(self) -> tuple[int, int, int, int]:
-        bottom = self.target.height - self.scaled.height - self.top
-        right = self.target.width - self.scaled.width - self.left
-        return self.top, bottom, self.left, right
+def unfit(fit: Fit, framed: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """A framed field [h,w,C] back at the photo's size; around the box its edges are repeated."""
+    box = fit.shown
+    boxed: npt.NDArray[np.float32] = resize(fit.crop(framed), Size(box.height, box.width))
+    rows = (np.arange(fit.source.height) - box.top).clip(0, box.height - 1)
+    columns = (np.arange(fit.source.width) - box.left).clip(0, box.width - 1)
+    return np.asarray(boxed[rows[:, None], columns])
 
 
-def _cut(image: npt.NDArray[_P], box: Box, border: int) -> npt.NDArray[_P]:
-    """A box of an image [H,W] or [H,W,C], filled by OpenCV's rule `border` where it leaves it.
-
-    A view where it does not.
-    """
-    height, width = image.shape[:2]
-    above, left = max(0, -box.top), max(0, -box.left)
-    below = max(0, box.top + box.height - height)
-    right = max(0, box.left + box.width - width)
-    inside = image[max(0, box.top) : box.top + box.height, max(0, box.left) : box.left + box.width]
-    if not (above or below or left or right):
-        return inside
-    sides = above, below, left, right
-    return np.asarray(cv2.copyMakeBorder(inside, *sides, border, value=(0, 0, 0, 0)), image.dtype)
-
-
-def resize(
-    image: npt.NDArray[_P], size: Size, interpolation: int = cv2.INTER_LINEAR
-) -> npt.NDArray[_P]:
+def resize(image: npt.NDArray[_P], size: Size) -> npt.NDArray[_P]:
     """A picture or field [h,w] or [h,w,C] at another size, dtype kept: down by area, up linearly.
 
     Half-pixel centres, edges clamped. A size that grows along one axis and shrinks along the
-    other counts as up. `interpolation` is OpenCV's for what goes up.
+    other counts as up.
     """
     height, width = image.shape[:2]
     if (height, width) == (size.height, size.width):
@@ -294,6 +114,6 @@ def resize(
     scaled = cv2.resize(
         image,
         (size.width, size.height),
-        interpolation=cv2.INTER_AREA if down else interpolation,
+        interpolation=cv2.INTER_AREA if down else cv2.INTER_LINEAR,
     )
     return np.asarray(scaled, image.dtype)

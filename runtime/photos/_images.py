@@ -238,6 +238,13 @@ def photo_size(file: Path | BinaryIO) -> tuple[int, int] | None:
 
 def _decode(file: Path | BinaryIO, name: str, photo: bool = False) -> Image.Image:
     """Opens and decodes an image; `info["rawmode"]` says how its pixels are stored."""
+    if isinstance(file, Path) and file.exists() and not file.is_file():
+        # a pipe would be waited for
+        raise InputError(
+            Code.IMAGE_UNREADABLE,
+            f"{name} is {'a folder' if file.is_dir() else 'a pipe or a device'}",
+            expected=_KEPT_PHOTOS if photo else _KEPT,
+        )
     try:
         with Image.open(file, formats=_formats(file, name) if photo else _READ) as image:
             check_side(image.height, image.width, name)

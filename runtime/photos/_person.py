@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final, Literal
 
@@ -35,6 +35,7 @@ from garment_transfer.bundle import (
     label_set,
     replacing,
 )
+from garment_transfer.kernels.fit import Box
 from garment_transfer.runtime.photos._bodies import (
     choose_body,
     hands,
@@ -53,7 +54,7 @@ from garment_transfer.runtime.photos._densepose import (
     decode_densepose,
     describe,
 )
-from garment_transfer.runtime.photos._fit import Box, is_any
+from garment_transfer.runtime.photos._fit import is_any
 from garment_transfer.runtime.photos._images import (
     MAX_SIDE,
     PHOTO_SUFFIXES,
@@ -90,6 +91,8 @@ class Person:
         name: what messages call the person, which is the folder where it was loaded from one.
         protected: bool [H,W], pixels that stay as they are: other people, things in front, hands.
             None for none.
+        confidence: how sure the maps are by class (`CLASSES`), 0 to 1, in the mean over its pixels;
+            empty where they were given.
 
     Raises:
         InputError: an array has another type, shape or range, or shows nobody.
@@ -100,6 +103,7 @@ class Person:
     densepose: npt.NDArray[np.uint8]
     name: str = ""
     protected: npt.NDArray[np.bool_] | None = None
+    confidence: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_image(self.image, "image")
@@ -123,12 +127,12 @@ class Person:
                 f"protected is {self.protected.dtype} {list(self.protected.shape)}",
                 expected=f"bool [{height},{width}]",
             )
-        for field in ("image", "parsing", "densepose", "protected"):
-            array = getattr(self, field)
+        for name in ("image", "parsing", "densepose", "protected"):
+            array = getattr(self, name)
             if array is not None and not _is_immutable(array):
                 array = np.array(array, order="C")
                 array.flags.writeable = False
-                object.__setattr__(self, field, array)
+                object.__setattr__(self, name, array)
 
     @classmethod
     def load(
@@ -273,7 +277,9 @@ class Person:
         name: str,
         array_names: tuple[str, str, str],
         box: Box | None,
+        checked: bool = True,
     ) -> Person:
+        """From arrays; ids that are not `checked` are known not to be resized smoothly."""
         image_name, parsing_name, densepose_name = array_names
         labels = label_set(label_set_name)
         check_image(image, image_name)
@@ -281,7 +287,8 @@ class Person:
         iuv = decode_densepose(densepose, densepose_encoding, name=densepose_name)
         size = image.shape[:2]
         iuv = _to_photo(iuv, size, densepose_name, image_name)
-        ids = _to_photo(checked_ids(parsing, parsing_name), size, parsing_name, image_name)
+        parsing = checked_ids(parsing, parsing_name) if checked else parsing
+        ids = _to_photo(parsing, size, parsing_name, image_name)
         check_body(iuv, densepose_name)
         iuv, others = choose_body(iuv, box, densepose_name)
         parts = np.asarray(cv2.extractChannel(iuv, 0), np.uint8)
@@ -293,6 +300,31 @@ class Person:
         for array in (classes, iuv, protected):
             array.flags.writeable = False  # made here: nobody else has them
         return cls(image, classes, iuv, name, protected if protected.any() else None)
+
+    @classmethod
+    def from_photo(
+        cls,
+        photo: str | os.PathLike[str] | BinaryIO | npt.NDArray[np.uint8],
+        name: str = "",
+        box: Box | None = None,
+    ) -> Person:
+        """The person in a photo, with maps by the network in the package.
+
+        `Pipeline.maps.person` does the same by the network of another bundle.
+
+        Args:
+            photo: a file, by its path or open for reading; or uint8 RGB [H,W,3], in sRGB.
+            name: what messages call the person; the path where it is empty.
+            box: of the person who is meant, roughly, where there are several.
+
+        Raises:
+            InputError: the photo cannot be read, or shows nobody, somebody too small, or several
+                people and `box` chooses none.
+            BackendError: ONNX Runtime cannot run here.
+        """
+        from garment_transfer.runtime._maps import built_in
+
+        return built_in().person(photo, name, box)
 
     def check_view(self, role: str = "person") -> None:
         """Raises InputError unless the person stands upright and is seen from the front.

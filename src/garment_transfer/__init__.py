@@ -12,6 +12,8 @@ say what is wrong with an installation of which packages are missing or damaged.
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -36,6 +38,14 @@ if TYPE_CHECKING:
 
     __version__: str
 
+# These libraries tell their vendors how they are used unless they are told not to before they are
+# loaded. A toolkit for photos of people tells nobody anything; whoever sets the variables, or has
+# imported OpenVINO already, decides otherwise.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+if "openvino" not in sys.modules:
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
 _RUNTIME: Final = ("Person", "Pipeline", "Transfer", "sample_bundle", "sample_people")
 _BUNDLE: Final = (
     "BackendError",
@@ -50,6 +60,9 @@ _BUNDLE: Final = (
 )
 
 
+__all__ = [*_RUNTIME, *_BUNDLE, "__version__"]
+
+
 def __getattr__(name: str) -> object:
     if name == "__version__":
         return importlib.import_module("garment_transfer.bundle").package_version()
@@ -60,4 +73,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_RUNTIME, *_BUNDLE, "__version__"})
+    return sorted(__all__)

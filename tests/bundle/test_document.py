@@ -11,6 +11,7 @@ import pytest
 from garment_transfer import sample_bundle
 from garment_transfer.bundle import (
     CLASSES,
+    MAPS,
     RECORD_VERSION,
     SCHEMA_VERSION,
     Bundle,
@@ -20,10 +21,12 @@ from garment_transfer.bundle import (
     Manifest,
     Number,
     Share,
+    Signature,
     Size,
     _json,
     _labels,
     contract,
+    maps_contract,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -133,19 +136,23 @@ def test_limits() -> None:
 
 
 def test_graphs() -> None:
-    signatures = contract(Size(64, 32))
-    rows = table("The graphs", "graph | inputs | outputs")
-    assert [list(map(unquoted, row)) for row in rows] == [
-        [[stage], [t.name for t in signature.inputs], [t.name for t in signature.outputs]]
-        for stage, signature in signatures.items()
-    ]
-    tensors = {t.name: t for s in signatures.values() for t in (*s.inputs, *s.outputs)}
-    sides: dict[int | str, str] = {64: "H", 32: "W"}
-    rows = table("The graphs", "tensor | dtype | shape | content")
-    assert {row[0]: row[1:3] for row in rows} == {
-        f"`{name}`": [t.dtype, f"[{','.join(sides.get(n, str(n)) for n in t.shape)}]"]
-        for name, t in tensors.items()
-    }
+    size = Size(64, 32)
+    for heading, signatures in (
+        ("The graphs", dict[str, Signature](contract(size))),
+        ("The graph of photos", {MAPS: maps_contract(size)}),
+    ):
+        rows = table(heading, "graph | inputs | outputs")
+        assert [list(map(unquoted, row)) for row in rows] == [
+            [[stage], [t.name for t in signature.inputs], [t.name for t in signature.outputs]]
+            for stage, signature in signatures.items()
+        ]
+        tensors = {t.name: t for s in signatures.values() for t in (*s.inputs, *s.outputs)}
+        sides: dict[int | str, str] = {64: "H", 32: "W"}
+        rows = table(heading, "tensor | dtype | shape | content")
+        assert {row[0]: row[1:3] for row in rows} == {
+            f"`{name}`": [t.dtype, f"[{','.join(sides.get(n, str(n)) for n in t.shape)}]"]
+            for name, t in tensors.items()
+        }
     assert ", ".join(f"`{name}`" for name in CLASSES) in DOCUMENT
 
 

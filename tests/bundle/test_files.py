@@ -2,6 +2,8 @@
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -144,3 +146,37 @@ def test_an_older_folder_is_refused_on_demand(tmp_path: Path) -> None:
         overtaken()
     assert (tmp_path / "other" / "file").read_text() == "was quicker"
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["folder", "other"]
+
+
+_WRITE = """
+import sys, time
+from pathlib import Path
+from garment_transfer.bundle import replacing, replacing_folder
+with replacing(Path("a.png")) as file, replacing_folder(Path("b")) as folder:
+    file.write_text("half")
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_a_killed_process_leaves_goes_at_the_next_run(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _WRITE], stdout=subprocess.PIPE, text=True, cwd=tmp_path
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "writing\n"
+        assert len(os.listdir(tmp_path)) == 2
+        # what is being written stays
+        check = [
+            "-c",
+            "from pathlib import Path; from garment_transfer.bundle import check_writable",
+        ]
+        check[1] += "; check_writable(Path('c'))"
+        subprocess.run([sys.executable, *check], check=True, cwd=tmp_path)
+        assert len(os.listdir(tmp_path)) == 2
+        process.kill()
+        process.wait()
+    assert len(os.listdir(tmp_path)) == 2
+    (tmp_path / ".abcdef01.png").write_text("somebody else's")
+    subprocess.run([sys.executable, *check], check=True, cwd=tmp_path)
+    assert os.listdir(tmp_path) == [".abcdef01.png"]

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import pickle
@@ -7,11 +8,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import msgspec
+import numpy as np
+import onnx
 import pytest
 
 import garment_transfer.bundle as bundle_package
 from garment_transfer import sample_bundle
 from garment_transfer.bundle import (
+    MAPS,
     SCHEMA_VERSION,
     STAGES,
     Accuracy,
@@ -110,7 +114,7 @@ def test_the_contract_chains() -> None:
 
 def test_writing_leaves_nothing_else(own_tiny_bundle: Path) -> None:
     assert sorted(os.listdir(own_tiny_bundle)) == sorted(
-        ["manifest.json", *(f"{stage}.onnx" for stage in STAGES)]
+        ["manifest.json", *(f"{stage}.onnx" for stage in (*STAGES, MAPS))]
     )
 
 
@@ -132,7 +136,7 @@ def test_writing_replaces_only_by_what_is_valid(own_tiny_bundle: Path) -> None:
         write(Size(60, 32))
     assert (own_tiny_bundle / "manifest.json").read_text() == before
     (own_tiny_bundle / "warping.onnx").unlink()
-    with pytest.raises(BundleError, match=r"warping\.onnx is missing; expected parsing\.onnx, "):
+    with pytest.raises(BundleError, match=r"warping\.onnx is missing; expected every graph"):
         write(Size(64, 32))
     assert (own_tiny_bundle / "manifest.json").read_text() == before
 
@@ -185,3 +189,20 @@ def test_errors_survive_pickling_and_say_their_parts() -> None:
     assert type(again) is BundleError
     assert vars(again) == vars(error)
     assert str(again) == str(error)
+
+
+def test_weights_outside_a_graph_are_refused(own_tiny_bundle: Path) -> None:
+    """No hash covers the file that they are in."""
+    graph = own_tiny_bundle / "parsing.onnx"
+    model = onnx.load(graph)
+    weights = np.arange(2048, dtype=np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "unused"))
+    onnx.save(model, graph, save_as_external_data=True, location="weights.bin")
+    manifest = json.loads((own_tiny_bundle / "manifest.json").read_text())
+    manifest["graphs"]["parsing"] |= {
+        "bytes": graph.stat().st_size,
+        "sha256": hashlib.sha256(graph.read_bytes()).hexdigest(),
+    }
+    (own_tiny_bundle / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=r"parsing\.onnx keeps weights in another file"):
+        Bundle.load(own_tiny_bundle)

@@ -67,7 +67,7 @@ def test_render_checks_its_sheet_first(tmp_path, monkeypatch, sheet, count, due)
 def test_constants_that_help_needs_are_the_networks_own():
     assert set(train_module.PRESETS) == set(PRESETS)
     assert train_module.METHOD == METHOD
-    assert set(train_module.METHOD + train_module.SUPERVISED) == set(PHASES)
+    assert {*train_module.METHOD, "maps", *train_module.SUPERVISED} == set(PHASES)
     assert evaluate_module.HELD_OUT_PAIRS == HELD_OUT_PAIRS
     assert tuple(HELD_OUT_SETS) == evaluate_module.HELD_OUT_SETS
 
@@ -107,8 +107,8 @@ def test_evaluate_of_nothing(tmp_path):
     ("option", "name", "due"),
     [
         ("--sheet", "s.txt", "does not name a picture format"),
-        ("--sheet", "none/s.png", "cannot be written"),
-        ("--json", "none/rows.json", "cannot be written"),
+        ("--sheet", "file/s.png", "cannot be written"),
+        ("--json", "file/rows.json", "cannot be written"),
     ],
 )
 def test_evaluate_checks_its_outputs_first(tmp_path, monkeypatch, option, name, due):
@@ -116,6 +116,7 @@ def test_evaluate_checks_its_outputs_first(tmp_path, monkeypatch, option, name, 
         raise AssertionError("the bundle was loaded first")
 
     monkeypatch.setattr(Bundle, "load", load)
+    (tmp_path / "file").write_text("")
     assert due in invoke("evaluate", option, tmp_path / name, code=1)
 
 

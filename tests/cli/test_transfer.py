@@ -1,4 +1,6 @@
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -36,7 +38,7 @@ def test_one_pair(tiny_bundle: Path, people: tuple[Path, Path], tmp_path: Path) 
     output, panel = tmp_path / "out.png", tmp_path / "panel.png"
     result = transfer(tiny_bundle, *people, "-o", output, "--panel", panel)
     assert result.exit_code == 0, result.output
-    assert result.output == ""
+    assert re.fullmatch(rf"{output}: 64x128 pixels in \d+ ms\n", result.output)
     person, owner = map(Person.load, people)
     due = Pipeline.load(tiny_bundle, threads=1).transfer(person, owner)
     assert (np.array(Image.open(output)) == due.image).all()
@@ -120,7 +122,6 @@ def test_options_name_the_maps(
         (("anna", "bob"), "Missing option '-o'"),
         (("--sample",), "Missing option '-o'"),
         (("--pairs", "p.csv", "-o", "x.png"), "--pairs names its own outputs"),
-        (("anna", "bob", "-o", "x.png", "--panel", "x.png"), "name the same file"),
         (("anna", "bob", "-o", "x.png", "--threads", "0"), "--threads"),
         (("anna", "bob", "-o", "x.png", "--resume"), "--batch, --resume and --shard are for"),
         (("--pairs", "p.csv", "--shard", "2"), "'2' is not I/N"),
@@ -142,10 +143,71 @@ def test_unwritable_outputs_fail_before_anything_is_loaded(
 
     monkeypatch.setattr(Pipeline, "load", load)
     others = [] if option == "-o" else ["-o", tmp_path / "out.png"]
-    result = transfer(None, *people, option, tmp_path / "none" / "x.png", *others)
+    result = transfer(None, *people, option, people[0] / "image.png" / "x.png", *others)
     assert result.exit_code == 1
     assert "x.png cannot be written" in result.output
-    assert "create the folder" in result.output
+
+
+def test_an_output_is_no_input_and_no_other_output(
+    tiny_bundle: Path, people: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """By the same path, another spelling of it, a link to the folder or the file, a hard link."""
+    photo = people[0] / "image.png"
+    before = photo.read_bytes()
+    (tmp_path / "link").symlink_to(people[0])
+    (tmp_path / "link.png").symlink_to(people[1] / "parse.png")
+    os.link(photo, tmp_path / "hard.png")
+    for output in (
+        photo,
+        people[0] / ".." / "anna" / "image.png",
+        tmp_path / "link" / "image.png",
+        tmp_path / "link.png",
+        tmp_path / "hard.png",
+    ):
+        result = transfer(tiny_bundle, *people, "-o", output)
+        assert result.exit_code == 1
+        assert "which this run reads" in result.output
+        (tmp_path / "pairs.csv").write_text(
+            f"person,garment_owner,output\nbob,bob,1.png\nanna,bob,{output}\n"
+        )
+        assert (
+            "which this run reads"
+            in transfer(tiny_bundle, "--pairs", tmp_path / "pairs.csv").output
+        )
+    assert photo.read_bytes() == before
+    assert not (tmp_path / "1.png").exists()
+    here = (tmp_path / "x.png", "--panel", tmp_path / "anna" / ".." / "x.png")
+    result = transfer(tiny_bundle, *people, "-o", *here)
+    assert "are one file; give each picture its own" in result.output
+
+
+def test_a_run_that_is_told_to_end_leaves_nothing_half(
+    tiny_bundle: Path, people: tuple[Path, Path], tmp_path: Path
+) -> None:
+    rows = "".join(f"anna,bob,out/{index}.png\n" for index in range(5000))
+    (tmp_path / "pairs.csv").write_text("person,garment_owner,output\n" + rows)
+    command = "from garment_transfer.cli.main import main; main()"
+    arguments = ["transfer", "--pairs", tmp_path / "pairs.csv", "--bundle", tiny_bundle]
+    with subprocess.Popen([sys.executable, "-c", command, *arguments]) as process:
+        try:
+            out = tmp_path / "out"
+            while process.poll() is None and len(list(out.glob("[0-9]*"))) < 3:
+                time.sleep(0.05)
+            process.terminate()
+            assert process.wait(60) == 128 + signal.SIGTERM
+        finally:
+            process.kill()
+    assert list(out.glob(".*")) == []
+    for path in out.iterdir():
+        Image.open(path).load()
+
+
+def test_output_folders_are_made(
+    tiny_bundle: Path, people: tuple[Path, Path], tmp_path: Path
+) -> None:
+    result = transfer(tiny_bundle, *people, "-o", tmp_path / "new" / "folder" / "out.png")
+    assert result.exit_code == 0, result.output
+    assert os.listdir(tmp_path / "new" / "folder") == ["out.png"]
 
 
 def test_pairs(tiny_bundle: Path, people: tuple[Path, Path], tmp_path: Path) -> None:
@@ -165,7 +227,7 @@ def test_a_failing_pair_does_not_stop_the_others(
     pairs.write_text(
         "person,garment_owner,output\n"
         "nobody,bob,1.png\n"
-        "anna,bob,none/2.png\n"
+        "anna,bob,pairs.csv/2.png\n"
         "anna,bob,3.txt\n"
         "anna,bob,4\0.png\n"
         "anna,bob,4.png\n"

@@ -16,7 +16,8 @@ from garment_transfer.kernels import flow_warp as cuda
 from garment_transfer.runtime import sample_bundle
 
 HERE = Path(__file__).parent
-KERNELS = HERE.parents[1] / "kernels/flow_warp"
+ALL_KERNELS = HERE.parents[1] / "kernels"
+KERNELS = ALL_KERNELS / "flow_warp"
 COMPILER = shutil.which(os.environ.get("CXX", "g++"))
 
 pytestmark = pytest.mark.skipif(
@@ -70,6 +71,14 @@ SANITIZERS = {
 def test_cpu_kernel(tmp_path, sanitizer):
     sources = [HERE / "flow_warp_cpu_test.cpp", KERNELS / "flow_warp_cpu.cpp"]
     assert "passed" in run([built(tmp_path, sources, *SANITIZERS[sanitizer])])
+
+
+@pytest.mark.parametrize("sanitizer", SANITIZERS)
+def test_photos_on_random_calls_and_spoilt_ones(tmp_path, sanitizer):
+    names = ("compose/compose_cpu.cpp", "fit/fit_cpu.cpp", "photos/photos.cpp")
+    sources = [HERE / "photos_test.cpp", *(ALL_KERNELS / name for name in names)]
+    program = built(tmp_path, sources, f"-I{ALL_KERNELS / 'photos'}", *SANITIZERS[sanitizer])
+    assert "passed" in run([program, "2000"])
 
 
 @pytest.mark.parametrize("sanitizer", SANITIZERS)

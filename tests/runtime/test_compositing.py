@@ -29,7 +29,7 @@ def fit_of(person: Person, frame: Size = FRAME) -> Fit:
 
 def around(mask: np.ndarray, radius: float, fit: Fit) -> np.ndarray:
     """A mask and what lies within `radius` pixels of the bundle's size around it."""
-    side = 2 * round(radius / max(fit.scale)) + 1
+    side = 2 * int(radius / max(fit.scale) + 0.5) + 1
     return cv2.dilate(mask.astype(np.uint8), np.ones((side, side), np.uint8)) > 0
 
 
@@ -53,6 +53,7 @@ def given_back(person: Person, frame: Size = FRAME) -> Composed:
         transfer_parsing=parsing,
         warped_garment=np.where((parsing == 4)[..., None], image, 0).astype(np.uint8),
         flow=np.zeros((2, frame.height, frame.width), np.float32),
+        with_garment=True,
     )
 
 
@@ -267,12 +268,13 @@ def test_shares_put_a_border_between_pixels_of_the_small_size(make_person: MakeP
     # a garment from column 83 on, which is 3 of 8 columns into the small column 10
     shares[:, 11:, 2], shares[:, 10, 2] = 255, round(255 * 5 / 8)
     shares[..., 0] = 255 - shares[..., 2]
+    parsing = np.where(shares[..., 2] > 127, 4, 0).astype(np.uint8)
     result = compose(
         person,
         person,
         fit,
         fit,
-        **outputs_with(np.zeros((64, 32), np.uint8), np.full((64, 32, 3), 128, np.uint8), 10),
+        **outputs_with(parsing, np.full((64, 32, 3), 128, np.uint8), 10),
         transfer_scores=shares,
     )
     columns = np.arange(256)
@@ -349,7 +351,7 @@ def test_the_rim_of_the_owners_map_is_not_sampled(make_person: MakePerson) -> No
     image[around(person.parsing != 4, 0.75, fit)] = (255, 0, 0)
     owner = Person(image, person.parsing, person.densepose)
     outputs = outputs_with(fit.map(person.parsing), fit.photo(person.image), 10)
-    result = compose(person, owner, fit, fit, **outputs)
+    result = compose(person, owner, fit, fit, **outputs, with_garment=True)
     garment = result.warped_garment[result.parsing == 4]
     assert set(np.unique(garment[:, 1])) <= set(range(10, 91))
     assert (garment == 90).all(axis=1).any()
@@ -362,7 +364,7 @@ def test_an_owners_thin_garment_does_not_vanish(make_person: MakePerson) -> None
     owner = make_person(256, 128, garment=(0.4, 0.425, 0.2, 0.8))
     owner = Person(np.full_like(owner.image, 90), owner.parsing, owner.densepose)
     outputs = outputs_with(fit.map(owner.parsing), fit.photo(person.image), 10)
-    result = compose(person, owner, fit, fit, **outputs)
+    result = compose(person, owner, fit, fit, **outputs, with_garment=True)
     assert (result.warped_garment == 90).any()
 
 

@@ -1,3 +1,4 @@
+import io
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +30,18 @@ def write(tmp_path: Path, text: str) -> Path:
     return path
 
 
+def test_lists_as_spreadsheets_write_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    due = [Pair(tmp_path / "a", tmp_path / "b", tmp_path / "c.png")]
+    for text in (
+        "Output;Note;Person;Garment_Owner\r\nc.png;red;a;b\r\n",
+        "person\tgarment_owner\toutput\na\t b \tc.png\n",
+        " person , garment_owner , output \n a , b , c.png \n",
+    ):
+        assert read_pairs(write(tmp_path, text)) == due
+    monkeypatch.setattr("sys.stdin", io.StringIO("person,garment_owner,output\n/a,/b,/c.png\n"))
+    assert read_pairs(Path("-")) == [Pair(Path("/a"), Path("/b"), Path("/c.png"))]
+
+
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 def test_read(tmp_path: Path, mark: str) -> None:
     path = write(tmp_path, f'{mark}person,garment_owner,output\na, b,out/c.png\n\n/x,"y,z",d.png\n')
@@ -44,9 +57,18 @@ def test_read(tmp_path: Path, mark: str) -> None:
         ("", r"has the header \(none\); expected person,garment_owner,output"),
         ("a,b,c.png\n", r"has the header a,b,c\.png; expected person,garment_owner,output"),
         ("person,garment_owner,output\n", r"lists no pairs; add a line"),
-        ("person,garment_owner,output\na,b\n", r"line 2: .*expected three cells"),
-        ("person,garment_owner,output\na,,c.png\n", r"line 2: .*expected three cells"),
-        ("person,garment_owner,output\na,b,c.png,d\n", r"line 2: .*expected three cells"),
+        (
+            "person,garment_owner,output\na,b\n",
+            r"line 2: .*expected a cell under each of",
+        ),
+        (
+            "person,garment_owner,output\na,,c.png\n",
+            r"line 2: .*expected a cell under each of",
+        ),
+        (
+            "person,garment_owner,output\na,b,c.png,d\n",
+            r"line 2: .*expected a cell under each of",
+        ),
         (
             "person,garment_owner,output\na,b,c.png\nd,e,c.png\n",
             r"line 3: the output c\.png is that of line 2 too; give each pair its own",
@@ -126,7 +148,7 @@ def test_a_failing_pair_costs_its_batch_nothing(
         "wears no upper garment": Pair(pairs[0].person, bare, folder / "a.png"),
         "cannot be read as an image": Pair(broken, pairs[0].person, folder / "b.png"),
         "does not exist": Pair(folder / "nobody", broken, folder / "c.png"),
-        "cannot be written": Pair(pairs[0].person, pairs[0].person, folder / "none" / "d.png"),
+        "cannot be written": Pair(pairs[0].person, pairs[0].person, broken / "meta.json" / "d.png"),
     }
     mixed = [pairs[0], *bad.values(), *pairs[1:]]
     pipeline = Pipeline.load(tiny_bundle, threads=1)
@@ -210,6 +232,11 @@ def test_done_means_newer_than_both_people(pairs: list[Pair]) -> None:
         for file in folder.iterdir():
             os.utime(file, (now - 10, now - 10))
     assert is_done(pair)
+    whole = pair.output.read_bytes()
+    for cut in (b"", whole[:40]):
+        pair.output.write_bytes(cut)
+        assert not is_done(pair)
+    pair.output.write_bytes(whole)
     # what is no part of a person may be newer
     (pair.person / "notes.txt").write_text("later")
     os.utime(pair.person / "notes.txt", (now + 10, now + 10))

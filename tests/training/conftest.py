@@ -16,7 +16,8 @@ SIZE = (64, 64)
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shards")
-    write_shards(folder, range(2), SIZE, workers=1)
+    for views in (False, True):
+        write_shards(folder, range(2), SIZE, workers=1, views=views)
     return folder
 
 

@@ -14,7 +14,7 @@ CONFIGS = Path(__file__).parents[2] / "training" / "configs"
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.stem)
 def test_committed_configurations_are_complete(file):
     config = read_config(file)
-    assert set(config.phases) == set(METHOD)
+    assert set(config.phases) == ({"maps"} if file.stem.startswith("maps") else set(METHOD))
     assert config.weights == Weights()
 
 

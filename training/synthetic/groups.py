@@ -32,6 +32,7 @@ from garment_transfer.training.synthetic.render import (
     true_flow,
 )
 from garment_transfer.training.synthetic.rough import roughen
+from garment_transfer.training.synthetic.views import render_view, view_size
 
 Arrays = dict[str, NDArray[np.generic]]
 
@@ -47,13 +48,15 @@ KEYS: Final = (
 )
 #: Names of the arrays of a group's garments in the shop; see `training_shop`.
 SHOP_KEYS: Final = ("shop_image", "shop_mask", "shop_places")
+#: Names of the arrays of a group's views; see `training_views`.
+VIEW_KEYS: Final = ("view_image", "view_parsing", "view_densepose")
 SHARD_GROUPS: Final = 64
 #: Pairs of each set of the held-out test.
 HELD_OUT_PAIRS: Final = 256
 HeldOut = Literal["A", "B"]
 HELD_OUT_SETS: Final[dict[HeldOut, Distribution]] = {"A": HELD_OUT, "B": HELD_OUT_B}
 #: First spawn key of each use, so that no two draw from one stream.
-_TRAIN_STREAM, _HELD_OUT_STREAM, _ROUGH_STREAM, _SINGLE_STREAM = 1, 2, 3, 4
+_TRAIN_STREAM, _HELD_OUT_STREAM, _ROUGH_STREAM, _SINGLE_STREAM, _VIEW_STREAM = 1, 2, 3, 4, 5
 
 
 def sample_group(
@@ -138,6 +141,19 @@ def training_shop(index: int, size: tuple[int, int] = (256, 192)) -> Arrays:
     }
 
 
+def training_views(index: int, size: tuple[int, int] = (256, 192)) -> Arrays:
+    """Four people of the training distribution, who have nothing to do with each other.
+
+    Returns:
+        Arrays [4, ...] of `view_size(size)`, as `render_view` gives them: `view_image` uint8
+        [4, h, w, 3], `view_parsing` uint8 [4, h, w], `view_densepose` uint8 [4, h, w, 3].
+    """
+    views = [render_view(TRAIN.rng(_VIEW_STREAM, index, k), size) for k in range(4)]
+    return {
+        key: np.stack(maps) for key, maps in zip(VIEW_KEYS, zip(*views, strict=True), strict=True)
+    }
+
+
 def held_out_recipe(index: int, held_out: HeldOut = "A") -> tuple[Body, Body, Garment, Garment]:
     """Person A, owner B, A's own garment, B's garment of held-out pair `index` of a set."""
     if not 0 <= index < HELD_OUT_PAIRS:
@@ -218,6 +234,7 @@ def write_shards(
     groups: range,
     size: tuple[int, int] = (256, 192),
     workers: int = 2,
+    views: bool = False,
 ) -> list[Path]:
     """Render training groups into files that a training loop memory-maps.
 
@@ -231,9 +248,10 @@ def write_shards(
         groups: training group indices, from a multiple of `SHARD_GROUPS` on.
         size: (H, W) in pixels.
         workers: processes that render; 1 renders in this one.
+        views: render `training_views` instead, which lie beside the others.
 
     Returns:
-        The `image` file of every shard of `groups`, in order.
+        The first file (`image`, `view_image`) of every shard of `groups`, in order.
     """
     from tqdm import tqdm
 
@@ -247,6 +265,10 @@ def write_shards(
     ]
     tasks: list[tuple[Callable[[int, tuple[int, int]], Arrays], int, range]] = []
     for shard, indices in shards:
+        if views:
+            if not _complete(folder, shard, VIEW_KEYS, len(indices), view_size(size)):
+                tasks.append((training_views, shard, indices))
+            continue
         if not _complete(folder, shard, KEYS, len(indices), size):
             tasks.append((training_group, shard, indices))
         else:  # it may hold more groups than are asked for, and each has its shop
@@ -269,7 +291,8 @@ def write_shards(
             for key, path in shard_paths(folder, shard, tuple(rendered[0])).items():
                 with replacing(path) as temporary:
                     np.save(temporary, np.stack([arrays[key] for arrays in rendered]))
-    return [shard_paths(folder, shard)["image"] for shard, _ in shards]
+    first = (VIEW_KEYS if views else KEYS)[:1]
+    return [path for shard, _ in shards for path in shard_paths(folder, shard, first).values()]
 
 
 def _complete(

@@ -13,7 +13,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr char kManifest[] = "manifest.json";
-constexpr int kSchemaVersion = 3;
+constexpr int kSchemaVersion = 4;
 constexpr char kFix[] =
     "copy the bundle again from where it came, or write it anew with "
     "`garment-transfer export CHECKPOINT -o BUNDLE`";
@@ -29,7 +29,11 @@ struct Manifest {
   Size size;
   Framing framing;
   std::vector<Graphs> precisions;  // the main one first
+  std::vector<Graph> maps;         // one or none
 };
+
+// The graph that makes the maps of bare photos; stages come before it.
+constexpr std::size_t kMaps = kStages.size();
 
 std::vector<Tensor> tensors(const Field& list) {
   std::vector<Tensor> result;
@@ -45,17 +49,22 @@ std::vector<Tensor> tensors(const Field& list) {
   return result;
 }
 
+Graph graph(const Field& field, const std::string& folder) {
+  Graph read;
+  read.path = folder + "/" + field["file"].matching(kFileForm);
+  read.bytes = field["bytes"].integer(1);
+  read.sha256 = field["sha256"].matching(kSha256Form);
+  read.signature = signature(field);
+  return read;
+}
+
 Graphs graphs(const Field& field, const std::string& precision, const std::string& folder) {
   field.object({kStages[0], kStages[1], kStages[2]});
   Graphs result{precision, {}};
-  for (const auto& [stage, graph] : field.entries()) {
-    graph.object({"file", "bytes", "sha256", "inputs", "outputs"});
-    Graph read;
+  for (const auto& [stage, of_stage] : field.entries()) {
+    of_stage.object({"file", "bytes", "sha256", "inputs", "outputs"});
+    Graph read = graph(of_stage, folder);
     while (stage != kStages[read.stage]) ++read.stage;
-    read.path = folder + "/" + graph["file"].matching(kFileForm);
-    read.bytes = graph["bytes"].integer(1);
-    read.sha256 = graph["sha256"].matching(kSha256Form);
-    read.signature = signature(graph);
     result.graphs.push_back(std::move(read));
   }
   return result;
@@ -70,16 +79,13 @@ Framing framing(const Field& field) {
   return read;
 }
 
-void check_parity(const Field& field) {
-  field.object({kStages[0], kStages[1], kStages[2]});
-  for (const auto& [stage, outputs] : field.entries()) {
-    for (const auto& [name, parity] : outputs.entries(1)) {
-      parity.object({"max_abs_difference", "tolerance", "share_within_tolerance", "inputs"});
-      parity["max_abs_difference"].number(0);
-      parity["tolerance"].number(0);
-      parity["share_within_tolerance"].number(0, 1);
-      parity["inputs"].text();
-    }
+void check_parity(const Field& outputs) {
+  for (const auto& [name, parity] : outputs.entries(1)) {
+    parity.object({"max_abs_difference", "tolerance", "share_within_tolerance", "inputs"});
+    parity["max_abs_difference"].number(0);
+    parity["tolerance"].number(0);
+    parity["share_within_tolerance"].number(0, 1);
+    parity["inputs"].text();
   }
 }
 
@@ -113,7 +119,7 @@ void check_classes(const Field& field) {
 Manifest checked(const Field& field, const std::string& folder) {
   field.object({"schema_version", "name", "producer", "created", "size", "framing", "precision",
                 "opset", "graphs", "parity", "versions", "checkpoint", "classes"},
-               {"variants"});
+               {"variants", "maps"});
   field["schema_version"].integer(kSchemaVersion, kSchemaVersion);
   Manifest manifest;
   manifest.name = field["name"].text();
@@ -129,10 +135,19 @@ Manifest checked(const Field& field, const std::string& folder) {
   const std::string precision = field["precision"].matching(kPrecisionForm);
   field["opset"].integer(16);
   manifest.precisions.push_back(graphs(field["graphs"], precision, folder));
-  check_parity(field["parity"]);
+  field["parity"].object({kStages[0], kStages[1], kStages[2]});
+  for (const auto& [stage, outputs] : field["parity"].entries()) check_parity(outputs);
   for (const auto& [package, version] : field["versions"].entries()) version.string();
   check_checkpoint(field["checkpoint"]);
   check_classes(field["classes"]);
+  if (field.has("maps") && !field["maps"].is_null()) {
+    const Field maps = field["maps"];
+    maps.object({"file", "bytes", "sha256", "inputs", "outputs", "parity", "checkpoint"});
+    check_parity(maps["parity"]);
+    check_checkpoint(maps["checkpoint"]);
+    manifest.maps.push_back(graph(maps, folder));
+    manifest.maps[0].stage = kMaps;
+  }
   if (!field.has("variants")) return manifest;
   field["variants"].object({}, {"float16"});
   for (const auto& [name, variant] : field["variants"].entries()) {
@@ -180,7 +195,8 @@ void check_contract(const std::string& path, const char* kind, const Graph& grap
                     const std::vector<Tensor>& found, const std::vector<Tensor>& expected) {
   if (found == expected) return;
   throw Error(GT_CONTRACT_MISMATCH,
-              path + ": the " + kind + " of graph " + kStages[graph.stage] + " are (" +
+              path + ": the " + kind + " of graph " +
+                  (graph.stage == kMaps ? "maps" : kStages[graph.stage]) + " are (" +
                   text(found) + ")",
               "(" + text(expected) + ") in a bundle of size " + size.text(), kFix);
 }
@@ -266,6 +282,20 @@ Bundle load_bundle(const std::string& folder, const std::string& precision) {
       check_contract(path, "inputs", graph, manifest.size, found.inputs, wanted.inputs);
       check_contract(path, "outputs", graph, manifest.size, found.outputs, wanted.outputs);
     }
+  }
+  const auto labels = [&](const char* name) {
+    return Tensor{name, "uint8", {kBatch, manifest.size.height, manifest.size.width}};
+  };
+  const auto pixels = [&](const char* name) {
+    return Tensor{name, "uint8", {kBatch, manifest.size.height, manifest.size.width, 3}};
+  };
+  for (const Graph& graph : manifest.maps) {
+    check_contract(path, "inputs", graph, manifest.size, graph.signature.inputs,
+                   {pixels("image")});
+    check_contract(path, "outputs", graph, manifest.size, graph.signature.outputs,
+                   {labels("parsing"), pixels("densepose"), labels("parsing_confidence"),
+                    labels("densepose_confidence")});
+    read_verified(graph);
   }
   Bundle bundle{folder, manifest.size, manifest.framing, precision, {}};
   if (precision.empty()) bundle.precision = manifest.precisions[0].precision;

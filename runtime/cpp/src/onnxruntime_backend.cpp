@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -29,6 +30,8 @@ std::string version() { return OrtGetApiBase()->GetVersionString(); }
 Ort::Env& environment() {
   static std::once_flag once;
   std::call_once(once, [] {
+    // it tells its vendor how it is used unless told not to; whoever sets the variable decides
+    setenv("ORT_DISABLE_TELEMETRY", "1", 0);
     const OrtApi* api = OrtGetApiBase()->GetApi(ORT_API_VERSION);
     if (!api) {
       throw Error(GT_BACKEND_UNAVAILABLE, "this is ONNX Runtime " + version(),

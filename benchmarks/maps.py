@@ -1,0 +1,200 @@
+"""How good the maps of bare photos are: beside given ones, and on rendered people, whose are true.
+
+    python -m garment_transfer.benchmarks.maps --people FOLDER --held-out 256 --json maps.json
+
+Of real people, each figure is the agreement with maps that other models gave, which err too. The
+pairs among them are transferred with both, and `garment` says how far the new garments agree.
+"""
+
+import itertools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+import click
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from garment_transfer import InputError, Person, Pipeline, sample_bundle
+from garment_transfer.benchmarks.measuring import write_json
+from garment_transfer.bundle import (
+    BACKGROUND,
+    CLASSES,
+    FACE,
+    GARMENT,
+    HAIR,
+    LOWER,
+    SKIN,
+    Code,
+    Size,
+)
+from garment_transfer.runtime.photos import Box, colour, resize, write_rgb
+
+U8 = npt.NDArray[np.uint8]
+_COLUMNS: Final = (GARMENT, LOWER, HAIR, FACE, SKIN)
+_TORSO: Final = (1, 2)
+
+
+class Agreement:
+    """Counts of how far maps agree with others: IoU by class, and the share of equal parts."""
+
+    def __init__(self) -> None:
+        self._both, self._either = (np.zeros(len(CLASSES), np.int64) for _ in range(2))
+        self._equal: int = 0
+        self._covered: int = 0
+
+    def add(self, parsing: U8, parts: U8, reference: U8, body: U8) -> None:
+        """Maps, and those that count as right, [H,W] each; `body` has parts.
+
+        What the reference leaves without a label on the torso does not count: some label sets
+        leave the neck out.
+        """
+        counted = ~((reference == BACKGROUND) & np.isin(body, _TORSO))
+        for label in range(len(CLASSES)):
+            found, due = (parsing == label) & counted, reference == label
+            self._both[label] += np.count_nonzero(found & due)
+            self._either[label] += np.count_nonzero(found | due)
+        self._equal += int(np.count_nonzero((parts == body) & (body > 0)))
+        self._covered += int(np.count_nonzero(body))
+
+    def row(self, name: str) -> dict[str, Any]:
+        """The figures; None of a class that neither map has."""
+        shares: dict[str, Any] = {
+            CLASSES[c]: float(self._both[c] / self._either[c]) if self._either[c] else None
+            for c in _COLUMNS
+        }
+        return {"name": name, **shares, "parts": float(self._equal / max(self._covered, 1))}
+
+
+@click.command()
+@click.option("--people", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--held-out", type=click.IntRange(0, 256), default=0, help="Pairs of set B.")
+@click.option("--bundle", type=click.Path(path_type=Path), help="The shipped one if not given.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path))
+@click.option("--sheet", type=click.Path(path_type=Path), help="Picture of the people's maps.")
+@click.option("--pairs", "pairs_sheet", type=click.Path(path_type=Path), help="Their transfers.")
+@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
+def main(
+    people: Path | None,
+    held_out: int,
+    bundle: Path | None,
+    json_file: Path | None,
+    sheet: Path | None,
+    pairs_sheet: Path | None,
+    threads: int,
+) -> None:
+    """Compare the maps that a bundle makes of photos with given or true ones."""
+    cv2.setNumThreads(threads)
+    pipeline = Pipeline.load(bundle or sample_bundle(), threads=threads)
+    report: dict[str, Any] = {}
+    if people:
+        folders = sorted(path.parent for path in people.glob("*/meta.json"))
+        given = {folder.name: Person.load(folder) for folder in folders}
+        found = {name: pipeline.maps.person(p.image, name) for name, p in given.items()}
+        rows = []
+        for name, person in given.items():
+            score = Agreement()
+            score.add(*_maps(found[name]), *_maps(person))
+            rows.append(score.row(name) | {"confidence": dict(found[name].confidence)})
+        report["people"] = _print(rows)
+        report["milliseconds"] = _print([_time(pipeline, p.image, n) for n, p in given.items()])
+        if sheet:
+            write_rgb(sheet, _sheet([[_shown(g), _shown(found[n])] for n, g in given.items()]))
+        pairs, pictures = [], []
+        for a, b in itertools.permutations(given, 2):
+            transfers = [pipeline.transfer(them[a], them[b]) for them in (given, found)]
+            worn = [transfer.transfer_parsing == GARMENT for transfer in transfers]
+            iou = np.count_nonzero(worn[0] & worn[1]) / np.count_nonzero(worn[0] | worn[1])
+            pairs.append({"name": f"{a} <- {b}", "garment": iou})
+            photos = [given[a].image, given[b].image, *(t.image for t in transfers)]
+            pictures.append([_fitted(photo) for photo in photos])
+        report["pairs"] = _print(pairs)
+        if pairs_sheet:
+            write_rgb(pairs_sheet, _sheet(pictures))
+    if held_out:
+        score, refused = Agreement(), 0
+        for image, parsing, densepose in _rendered(held_out):
+            parts = densepose[..., 0]
+            x, y, width, height = cv2.boundingRect((parts > 0).astype(np.uint8))
+            try:
+                person = pipeline.maps.person(image)
+            except InputError as error:
+                refused += error.code == Code.BODY_AMBIGUOUS
+                person = pipeline.maps.person(image, box=Box(y, x, height, width))
+            score.add(*_maps(person), parsing, parts)
+        row = score.row(f"{2 * held_out} rendered people of set B") | {"several_people": refused}
+        report["held_out"] = _print([row])
+    if json_file:
+        write_json(json_file, report)
+
+
+def _maps(person: Person) -> tuple[U8, U8]:
+    return person.parsing, person.densepose[..., 0]
+
+
+def _rendered(count: int) -> Iterator[tuple[U8, U8, U8]]:
+    """Both people of held-out pairs: photo, true parsing, DensePose as the tool gives it."""
+    from garment_transfer.training.synthetic import held_out_recipe, render_person
+    from garment_transfer.training.synthetic.views import as_given
+
+    for index in range(count):
+        a, b, own, theirs = held_out_recipe(index, "B")
+        for body, garment in ((a, own), (b, theirs)):
+            person = render_person(body, garment)
+            top, bottom, left, right = person.inside
+            shown = np.s_[top:bottom, left:right]
+            maps = person.image, person.parsing, as_given(person.densepose, 1.0)
+            photo, parsing, densepose = (np.ascontiguousarray(pixels[shown]) for pixels in maps)
+            yield photo, parsing, densepose
+
+
+def _time(pipeline: Pipeline, image: U8, name: str) -> dict[str, Any]:
+    """Milliseconds from pixels to a person, the median of nine."""
+    times = []
+    for _ in range(10):
+        start = time.perf_counter()
+        pipeline.maps.person(image, name)
+        times.append(1000 * (time.perf_counter() - start))
+    return {"name": name, "milliseconds": median(times[1:])}
+
+
+def _fitted(image: U8, height: int = 384) -> U8:
+    return resize(image, Size(height, round(image.shape[1] * height / image.shape[0])))
+
+
+def _shown(person: Person) -> U8:
+    """A photo, its classes and its parts, side by side."""
+    spectrum = cv2.applyColorMap(person.densepose[..., 0] * np.uint8(10), cv2.COLORMAP_TURBO)
+    pictures = [person.image, colour(person.parsing), np.asarray(spectrum[..., ::-1], np.uint8)]
+    return np.hstack([_fitted(np.ascontiguousarray(picture)) for picture in pictures])
+
+
+def _sheet(rows: list[list[U8]]) -> U8:
+    """Rows of pictures of one height, padded to one width."""
+    joined = [np.hstack(row) for row in rows]
+    width = max(row.shape[1] for row in joined)
+    return np.vstack([np.pad(r, ((0, 0), (0, width - r.shape[1]), (0, 0))) for r in joined])
+
+
+def _print(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Prints a table, with the mean of each column; the rows come back, the means last."""
+    columns = [key for key, value in rows[0].items() if isinstance(value, float | int | None)]
+    if len(rows) > 1:
+        means: dict[str, Any] = {"name": "mean"}
+        for key in columns:
+            values = [row[key] for row in rows if row[key] is not None]
+            means[key] = float(np.mean(values)) if values else None
+        rows = [*rows, means]
+    width = max(len(row["name"]) for row in rows)
+    click.echo(" " * width + "".join(f"{key:>14}" for key in columns))
+    for row in rows:
+        cells = ("-" if row[key] is None else f"{row[key]:.3f}" for key in columns)
+        click.echo(f"{row['name']:<{width}}" + "".join(f"{cell:>14}" for cell in cells))
+    return rows
+
+
+if __name__ == "__main__":
+    main()

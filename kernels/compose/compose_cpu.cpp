@@ -1,0 +1,616 @@
+// Compose on the CPU: what is at the bundle's size first, then rows of the photo. Where the transfer
+// changed nothing nearby, a row is copied; the rest is computed pixel by pixel, four classes or the
+// channels of a colour in one vector.
+
+#include "compose_cpu.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+namespace garment_transfer {
+namespace {
+
+using Bytes = std::vector<std::uint8_t>;
+using Whole = int __attribute__((vector_size(16)));
+using Colour = float __attribute__((vector_size(16)));
+using Rgba = std::uint8_t __attribute__((vector_size(4)));
+
+std::size_t area(std::ptrdiff_t height, std::ptrdiff_t width) {
+  return static_cast<std::size_t>(height) * static_cast<std::size_t>(width);
+}
+
+GT_FUNCTION Whole lerp(Whole first, Whole second, int part) {
+  return first + (((second - first) * part + (1 << (kBits - 1))) >> kBits);
+}
+GT_FUNCTION Colour lerp(Colour first, Colour second, float part) {
+  return first + (second - first) * part;
+}
+GT_FUNCTION Colour colour_of(const std::uint8_t* rgb) {
+  return Colour{static_cast<float>(rgb[0]), static_cast<float>(rgb[1]), static_cast<float>(rgb[2]), 0};
+}
+GT_FUNCTION Colour colour_of(Rgba value) { return __builtin_convertvector(value, Colour); }
+
+// `out` is 1 where a pixel of `in` within `reach` on the row is not 0. `line` has room for count + 2
+// reach values. The maximum of runs of twice the length is that of two runs (van Herk's idea, whose
+// steps are vectors here).
+GT_TARGETS void dilate_row(const std::uint8_t* in, std::uint8_t* out, int count, int reach,
+                           std::uint8_t* line) {
+  const int padded = count + 2 * reach, wanted = 2 * reach + 1;
+  std::memset(line, 0, static_cast<std::size_t>(padded));
+  std::memcpy(line + reach, in, static_cast<std::size_t>(count));
+  int length = 1;
+  for (; 2 * length <= wanted; length *= 2) {
+    for (int x = 0; x + length < padded; ++x) line[x] |= line[x + length];
+  }
+  const std::uint8_t* behind = line + wanted - length;
+  for (int x = 0; x < count; ++x) out[x] = line[x] | behind[x];
+}
+
+// Dilates along columns, row by row from the top: which rows last had something.
+class Columns {
+ public:
+  // The rows before `first` are not asked for; `row(y)` gives a row or null where it is empty.
+  template <typename Row>
+  Columns(int first, int height, int width, int reach, const Row& row)
+      : height_(height), reach_(reach), last_(static_cast<std::size_t>(width), -reach - 1) {
+    for (int y = std::max(0, first - reach); y < std::min(height, first + reach); ++y) {
+      add(y, row(y));
+    }
+  }
+
+  // The row y, which follows the one before, in `out`: 1 or 0.
+  template <typename Row>
+  void next(int y, const Row& row, std::uint8_t* out) {
+    if (y + reach_ < height_) add(y + reach_, row(y + reach_));
+    mark(last_.data(), static_cast<int>(last_.size()), y - reach_, out);
+  }
+
+ private:
+  void add(int y, const std::uint8_t* row) {
+    if (row) set(last_.data(), static_cast<int>(last_.size()), y, row);
+  }
+  GT_TARGETS static void set(int* last, int width, int y, const std::uint8_t* row) {
+    for (int x = 0; x < width; ++x) last[x] = row[x] ? y : last[x];
+  }
+  GT_TARGETS static void mark(const int* last, int width, int least, std::uint8_t* out) {
+    for (int x = 0; x < width; ++x) out[x] = last[x] >= least;
+  }
+
+  int height_, reach_;
+  std::vector<int> last_;
+};
+
+// The owner's garment as pixels to sample: premultiplied RGB and 255 inside, 0 around, with a pixel
+// of nothing before and two behind, so that no place is outside.
+struct Layers {
+  int height = 0, width = 0;
+  Bytes pixels;
+  float scale_x, shift_x, scale_y, shift_y;  // from frame coordinates of the person to places here
+
+  std::size_t stride() const { return static_cast<std::size_t>(width + 3) * 4; }
+};
+
+struct Box {
+  int top, left, bottom, right;
+};
+
+GT_TARGETS bool any(const std::uint8_t* row, int count) {
+  std::uint8_t found = 0;
+  for (int x = 0; x < count; ++x) found |= row[x];
+  return found != 0;
+}
+
+// The rows and columns between the first and the last that are not 0; empty where all are.
+Box bounds(const Pixels& mask) {
+  Box out{mask.height, mask.width, 0, 0};
+  Bytes columns(static_cast<std::size_t>(mask.width));
+  for (int y = 0; y < mask.height; ++y) {
+    const std::uint8_t* row = mask.row(y);
+    if (!any(row, mask.width)) continue;
+    out.top = std::min(out.top, y);
+    out.bottom = y + 1;
+    for (std::size_t x = 0; x < columns.size(); ++x) columns[x] |= row[x];
+  }
+  for (int x = 0; x < mask.width; ++x) {
+    if (!columns[static_cast<std::size_t>(x)]) continue;
+    out.left = std::min(out.left, x);
+    out.right = x + 1;
+  }
+  return out;
+}
+
+float finite(float value) { return std::isnan(value) ? kFar : std::clamp(value, -kFar, kFar); }
+
+// How many pixels of the owner's photo one pixel of the person's spans in the garment.
+double owner_pixels_per_pixel(const ComposeCall& call, const std::vector<float>& flow) {
+  const int height = call.parsing.height, width = call.parsing.width;
+  if (height < 2 || width < 2) return 1;
+  const auto slope = [&](int plane, int y, int x, int dy, int dx) {
+    const int y0 = std::max(y - dy, 0), y1 = std::min(y + dy, height - 1);
+    const int x0 = std::max(x - dx, 0), x1 = std::min(x + dx, width - 1);
+    const float* field = flow.data() + plane * area(height, width);
+    return (field[area(y1, width) + x1] - field[area(y0, width) + x0]) /
+           static_cast<float>(y1 - y0 + x1 - x0);
+  };
+  std::vector<float> areas;
+  for (int y = 0; y < height; ++y) {
+    for (int x = 0; x < width; ++x) {
+      if (call.parsing.row(y)[x] != kGarment) continue;
+      const float dx_dx = slope(0, y, x, 0, 1), dx_dy = slope(0, y, x, 1, 0);
+      const float dy_dx = slope(1, y, x, 0, 1), dy_dy = slope(1, y, x, 1, 0);
+      areas.push_back(std::abs((1 + dx_dx) * (1 + dy_dy) - dx_dy * dy_dx));
+    }
+  }
+  if (areas.empty()) return 1;
+  const auto middle = areas.begin() + static_cast<std::ptrdiff_t>(areas.size() / 2);
+  std::nth_element(areas.begin(), middle, areas.end());
+  const auto scale = [](const Fit& fit) {
+    return static_cast<double>(fit.scaled_width) / fit.width *
+           (static_cast<double>(fit.scaled_height) / fit.height);
+  };
+  return std::sqrt(static_cast<double>(*middle)) *
+         std::sqrt(scale(call.fit) / scale(call.owner_fit));
+}
+
+Layers layers_of(const ComposeCall& call, const std::vector<float>& flow,
+                 const ParallelFor& parallel_for) {
+  Layers out;
+  const Pixels& mask = call.garment;
+  const Box box = bounds(mask);
+  if (box.bottom <= box.top) return out;
+  out.height = box.bottom - box.top;
+  out.width = box.right - box.left;
+  // What is not garment reaches a pixel of the frame into the mask, whose border is rough. The photo
+  // ends where it may: what is beyond it is not known to be anything else.
+  const int reach = in_photo(1, call.owner_fit);
+  const int top = std::max(0, box.top - reach), bottom = std::min(mask.height, box.bottom + reach);
+  const int left = std::max(0, box.left - reach), right = std::min(mask.width, box.right + reach);
+  const int rows = bottom - top, width = right - left;
+  Bytes others(area(rows, width));
+  parallel_for(rows, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+    Bytes not_worn(static_cast<std::size_t>(width));
+    Bytes line(static_cast<std::size_t>(width + 2 * reach));
+    for (std::ptrdiff_t y = begin; y < end; ++y) {
+      const std::uint8_t* row = mask.row(static_cast<int>(y) + top) + left;
+      for (std::size_t x = 0; x < not_worn.size(); ++x) not_worn[x] = row[x] == 0;
+      dilate_row(not_worn.data(), others.data() + area(y, width), width, reach, line.data());
+    }
+  });
+  out.pixels.resize(static_cast<std::size_t>(out.height + 3) * out.stride());
+  const auto fill = [&](bool eroded) {
+    std::atomic<bool> filled{false};
+    parallel_for(out.height, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+      const auto row = [&](int y) { return others.data() + area(y, width); };
+      const int shift = box.top - top;
+      Columns columns(static_cast<int>(begin) + shift, rows, width, reach, row);
+      Bytes other(static_cast<std::size_t>(width));
+      bool some = false;
+      for (std::ptrdiff_t i = begin; i < end; ++i) {
+        const int y = static_cast<int>(i) + box.top;
+        columns.next(y - top, row, other.data());
+        const std::uint8_t* from = call.owner.row(y) + 3 * box.left;
+        const std::uint8_t* worn = mask.row(y) + box.left;
+        std::uint8_t* to = out.pixels.data() + area(i + 1, 1) * out.stride() + 4;
+        for (int x = 0; x < out.width; ++x, from += 3, to += 4) {
+          const bool inside = eroded ? !other[static_cast<std::size_t>(x + box.left - left)]
+                                     : worn[x] != 0;
+          if (!inside) continue;
+          some = true;
+          std::memcpy(to, from, 3);
+          to[3] = 255;
+        }
+      }
+      if (some) filled = true;
+    });
+    return filled.load();
+  };
+  if (!fill(true)) fill(false);
+
+  // from the person's frame to the owner's photo, to its part in the layers, to their pixels
+  const Fit &to = call.fit, &from = call.owner_fit;
+  double scale_x = static_cast<double>(from.width) / from.scaled_width;
+  double scale_y = static_cast<double>(from.height) / from.scaled_height;
+  double shift_x = (to.frame_left - from.frame_left + 0.5) * scale_x - 0.5 + from.left - box.left;
+  double shift_y = (to.frame_top - from.frame_top + 0.5) * scale_y - 0.5 + from.top - box.top;
+  const double step = owner_pixels_per_pixel(call, flow);
+  if (step > kMinifying) {
+    const auto smaller = [step](int size) {
+      return std::max(1, static_cast<int>(std::floor(size / step + 0.5)));
+    };
+    Layers small;
+    small.height = smaller(out.height);
+    small.width = smaller(out.width);
+    Bytes pixels(area(small.height, small.width) * 4);
+    shrink_cpu({out.pixels.data() + out.stride() + 4, static_cast<std::ptrdiff_t>(out.stride()),
+                out.height, out.width, 4},
+               small.height, small.width, pixels.data(), parallel_for);
+    small.pixels.resize(static_cast<std::size_t>(small.height + 3) * small.stride());
+    for (int y = 0; y < small.height; ++y) {
+      std::memcpy(small.pixels.data() + area(y + 1, 1) * small.stride() + 4,
+                  pixels.data() + area(y, small.width) * 4, static_cast<std::size_t>(small.width) * 4);
+    }
+    const double ratio_x = static_cast<double>(small.width) / out.width;
+    const double ratio_y = static_cast<double>(small.height) / out.height;
+    scale_x *= ratio_x;
+    scale_y *= ratio_y;
+    shift_x = (shift_x + 0.5) * ratio_x - 0.5;
+    shift_y = (shift_y + 0.5) * ratio_y - 0.5;
+    out = std::move(small);
+  }
+  out.scale_x = static_cast<float>(scale_x);
+  out.scale_y = static_cast<float>(scale_y);
+  out.shift_x = static_cast<float>(shift_x);
+  out.shift_y = static_cast<float>(shift_y);
+  return out;
+}
+
+// A tap with its part as a float too, and the place in the axis.
+struct Place : Tap {
+  explicit Place(const Tap& t)
+      : Tap(t), at(static_cast<float>(t.part) * (1.0f / (1 << kBits))),
+        place(static_cast<float>(t.base) + at) {}
+  float at, place;
+};
+
+// A pixel of the frame: the colour of a picture there and its class.
+struct Small {
+  Rgba picture, garment;  // RGB and 1
+  int label;
+};
+
+// Everything at the bundle's size, the part of the frame that is the photo's box, and where the
+// photo's pixels lie in it.
+class Composing {
+ public:
+  Composing(const ComposeCall& call, const ParallelFor& parallel_for)
+      : call_(call),
+        fit_(call.fit),
+        top_(std::max(0, fit_.top)),
+        left_(std::max(0, fit_.left)),
+        height_(std::min(fit_.source_height, fit_.top + fit_.height) - top_),
+        width_(std::min(fit_.source_width, fit_.left + fit_.width) - left_),
+        rows_(fit_.scaled_height),
+        columns_(fit_.scaled_width),
+        reach_(in_photo(border_width(fit_.target_height), fit_)),
+        sharpness_(sharpness_of(fit_)),
+        flow_(2 * area(fit_.target_height, fit_.target_width)) {
+    std::transform(call.flow, call.flow + flow_.size(), flow_.begin(), finite);
+    layers_ = layers_of(call, flow_, parallel_for);
+    read_frame();
+    score_frame();
+    cells_.resize(static_cast<std::size_t>(columns_) + 2, width_);
+    for (int x = width_ - 1; x >= 0; --x) {
+      const Place at(tap(x + left_ - fit_.left, fit_.width, columns_));
+      places_.push_back(at);
+      cells_[static_cast<std::size_t>(at.base + 1)] = x;
+    }
+    std::reverse(places_.begin(), places_.end());
+    for (std::size_t i = cells_.size() - 1; i-- > 0;) cells_[i] = std::min(cells_[i], cells_[i + 1]);
+  }
+
+  void run(const ParallelFor& parallel_for) {
+    other_.resize(area(height_, width_));
+    share_.resize(area(height_, width_));
+    gone_.resize(area(height_, width_));
+    any_gone_.resize(static_cast<std::size_t>(height_));
+    parallel_for(call_.photo.height, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+      Scratch scratch(*this);
+      for (std::ptrdiff_t y = begin; y < end; ++y) start_row(static_cast<int>(y), scratch);
+    });
+    parallel_for(height_, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+      Scratch scratch(*this);
+      const auto row = [&](int y) -> const std::uint8_t* {
+        return any_gone_[static_cast<std::size_t>(y)] ? gone_.data() + area(y, width_) : nullptr;
+      };
+      Columns columns(static_cast<int>(begin), height_, width_, reach_, row);
+      for (int y = static_cast<int>(begin); y < static_cast<int>(end); ++y) {
+        columns.next(y, row, scratch.vanished.data());
+        draw_row(y, scratch);
+      }
+    });
+  }
+
+ private:
+  struct Scratch {
+    explicit Scratch(const Composing& c)
+        : scores(static_cast<std::size_t>(c.columns_)),
+          kept(scores.size()),
+          flow(2 * scores.size()),
+          changed(scores.size()),
+          line(static_cast<std::size_t>(c.width_ + 2 * c.reach_)),
+          vanished(static_cast<std::size_t>(c.width_)),
+          drawn(vanished.size() + 8) {}
+    std::vector<Whole> scores;
+    std::vector<int> kept;
+    std::vector<float> flow;
+    Bytes changed, line, vanished, drawn;
+  };
+
+  Place row_place(int y) const {
+    return Place(tap(y + top_ - fit_.top, fit_.height, rows_));
+  }
+
+  void read_frame() {
+    small_.resize(area(rows_, columns_));
+    changed_.resize(small_.size());
+    Bytes differs(small_.size()), line(static_cast<std::size_t>(columns_ + 2 * kChangedReach));
+    std::vector<int> from;
+    for (int j = 0; j < columns_; ++j) {
+      const int x = holds_centre(j, fit_.width, columns_) + fit_.left;
+      from.push_back(x >= 0 && x < call_.own.width ? x : -1);
+    }
+    for (int i = 0; i < rows_; ++i) {
+      const int y = holds_centre(i, fit_.height, rows_) + fit_.top;
+      const std::uint8_t* own = y >= 0 && y < call_.own.height ? call_.own.row(y) : nullptr;
+      const std::uint8_t* image = call_.image.row(i + fit_.frame_top) + 3 * fit_.frame_left;
+      const std::uint8_t* warped = call_.warped.row(i + fit_.frame_top) + 3 * fit_.frame_left;
+      const std::uint8_t* labels = call_.parsing.row(i + fit_.frame_top) + fit_.frame_left;
+      Small* to = small_.data() + area(i, columns_);
+      std::uint8_t* differ = differs.data() + area(i, columns_);
+      for (int j = 0; j < columns_; ++j, image += 3, warped += 3) {
+        to[j] = {Rgba{image[0], image[1], image[2], 1}, Rgba{warped[0], warped[1], warped[2], 1},
+                 labels[j]};
+        const int x = from[static_cast<std::size_t>(j)];
+        const int before = own && x >= 0 ? own[x] : 0;  // as in the frame, beyond the photo
+        differ[j] = before != labels[j];
+      }
+      dilate_row(differ, differ, columns_, kChangedReach, line.data());
+    }
+    const auto row = [&](int i) { return differs.data() + area(i, columns_); };
+    Columns along(0, rows_, columns_, kChangedReach, row);
+    for (int i = 0; i < rows_; ++i) along.next(i, row, changed_.data() + area(i, columns_));
+  }
+
+  // Scores of the drawn classes where something changed nearby; the rest to kUnit is the person's.
+  void score_frame() {
+    scores_.assign(small_.size(), Whole{});
+    if (call_.scores.data) {
+      for (int i = 0; i < rows_; ++i) {
+        const std::uint8_t* from = call_.scores.row(i + fit_.frame_top) + 4 * fit_.frame_left;
+        Whole* to = scores_.data() + area(i, columns_);
+        for (int j = 0; j < columns_; ++j, from += 4) {
+          to[j] = Whole{from[0], from[1], from[2], from[3]} * 16;
+        }
+      }
+    } else {
+      for (std::size_t i = 0; i < small_.size(); ++i) {
+        const int k = drawn_index(small_[i].label);
+        if (k >= 0) scores_[i][k] = kUnit;
+      }
+      std::vector<Whole> before = scores_;
+      blur(before.data(), scores_.data(), rows_, columns_, columns_, 1);
+      before = scores_;
+      blur(before.data(), scores_.data(), columns_, rows_, 1, columns_);
+    }
+    kept_.resize(small_.size());
+    for (std::size_t i = 0; i < small_.size(); ++i) {
+      if (!changed_[i]) scores_[i] = Whole{};
+      const Whole& s = scores_[i];
+      kept_[i] = std::max(0, kUnit - (s[0] + s[1] + s[2] + s[3]));
+    }
+  }
+
+  // Along one of two axes: `lines` lines `line_step` apart of `count` values `step` apart.
+  static void blur(const Whole* from, Whole* to, int lines, int count, int line_step, int step) {
+    for (int line = 0; line < lines; ++line) {
+      for (int x = 0; x < count; ++x) {
+        Whole sum = Whole{} + 128;
+        for (int k = 0; k < 5; ++k) {
+          const int at = std::clamp(x + k - 2, 0, count - 1);
+          sum += from[area(line, line_step) + area(at, step)] * kBlur[k];
+        }
+        to[area(line, line_step) + area(x, step)] = sum >> 8;
+      }
+    }
+  }
+
+  // Everything of a row of the photo that is the same whatever its neighbours are: it starts as the
+  // photo's, and gets its classes.
+  void start_row(int y, Scratch& scratch) {
+    const auto width = static_cast<std::size_t>(call_.photo.width);
+    std::uint8_t* const labels = call_.out_parsing + area(y, call_.photo.width);
+    std::memcpy(call_.out_image + 3 * area(y, call_.photo.width), call_.photo.row(y), 3 * width);
+    std::memcpy(labels, call_.own.row(y), width);
+    if (call_.out_warped) {
+      std::memset(call_.out_warped + 3 * area(y, call_.photo.width), 0, 3 * width);
+    }
+    if (y >= top_ && y < top_ + height_) choose_row(y - top_, labels + left_, scratch);
+  }
+
+  GT_TARGETS void choose_row(int y, std::uint8_t* labels, Scratch& scratch) {
+    std::uint8_t* const other = other_.data() + area(y, width_);
+    std::uint8_t* const share = share_.data() + area(y, width_);
+    std::uint8_t* const gone = gone_.data() + area(y, width_);
+    std::memset(share, 0, static_cast<std::size_t>(width_));
+    std::memset(gone, 0, static_cast<std::size_t>(width_));
+    const Place at = row_place(y);
+    const std::size_t first = area(at.first, columns_), second = area(at.second, columns_);
+    std::uint8_t* const changed = scratch.changed.data();
+    for (int j = 0; j < columns_; ++j) {
+      const auto i = static_cast<std::size_t>(j);
+      changed[i] = changed_[first + i] | changed_[second + i];
+      scratch.scores[i] = lerp(scores_[first + i], scores_[second + i], at.part);
+      scratch.kept[i] = garment_transfer::lerp(kept_[first + i], kept_[second + i], at.part);
+    }
+    const std::uint8_t* const kept =
+        call_.kept.data ? call_.kept.row(y + top_) + left_ : nullptr;
+    bool any_gone = false;
+    for (int cell = 0; cell <= columns_; ++cell) {
+      const int a = std::max(cell - 1, 0), b = std::min(cell, columns_ - 1);
+      if (!(changed[a] | changed[b])) continue;
+      const int end = cells_[static_cast<std::size_t>(cell) + 1];
+      for (int x = cells_[static_cast<std::size_t>(cell)]; x < end; ++x) {
+        const int own = labels[x], own_index = drawn_index(own);
+        if (own_index < 0 || (kept && kept[x])) continue;
+        const int part = places_[static_cast<std::size_t>(x)].part;
+        const Whole mixed = lerp(scratch.scores[static_cast<std::size_t>(a)],
+                                 scratch.scores[static_cast<std::size_t>(b)], part);
+        int scores[kDrawn];
+        std::memcpy(scores, &mixed, sizeof scores);
+        scores[own_index] += garment_transfer::lerp(scratch.kept[static_cast<std::size_t>(a)],
+                                                    scratch.kept[static_cast<std::size_t>(b)], part);
+        const Choice choice = choose(scores, sharpness_);
+        labels[x] = choice.label;
+        other[x] = choice.other;
+        share[x] = choice.share;
+        const bool is_gone = own != kBackground && choice.label != own;
+        gone[x] = is_gone;
+        any_gone |= is_gone;
+      }
+    }
+    any_gone_[static_cast<std::size_t>(y)] = any_gone;
+    if (any_gone) dilate_row(gone, gone, width_, reach_, scratch.line.data());
+  }
+
+  GT_TARGETS void draw_row(int y, Scratch& scratch) {
+    const std::uint8_t* const own = call_.own.row(y + top_) + left_;
+    const std::uint8_t* const kept = call_.kept.data ? call_.kept.row(y + top_) + left_ : nullptr;
+    const std::size_t start = area(y + top_, call_.photo.width) + static_cast<std::size_t>(left_);
+    const std::uint8_t* const labels = call_.out_parsing + start;
+    const std::uint8_t* const vanished = scratch.vanished.data();
+    std::uint8_t* const drawn = scratch.drawn.data();
+    for (int x = 0; x < width_; ++x) {
+      const bool rough = (own[x] == kBackground) | (own[x] == kSkin) | (own[x] == kLower);
+      drawn[x] = (labels[x] != own[x]) | (labels[x] == kGarment) | (rough & (vanished[x] != 0));
+    }
+    if (kept) {
+      for (int x = 0; x < width_; ++x) drawn[x] &= kept[x] == 0;
+    }
+    const Place at = row_place(y);
+    bool has_flow = false;
+    for (int x = 0; x < width_;) {
+      std::uint64_t next;  // eight pixels at once; what lies behind the row is 0
+      std::memcpy(&next, drawn + x, sizeof next);
+      if (!next) {
+        x += 8;
+        continue;
+      }
+      const int end = std::min(x + 8, width_);
+      for (; x < end; ++x) {
+        if (!drawn[x]) continue;
+        if (!has_flow) mix_flow(at, scratch.flow.data());
+        has_flow = true;
+        draw(y, x, at, own[x], labels[x], vanished[x] != 0, scratch.flow.data(), start);
+      }
+    }
+  }
+
+  GT_FUNCTION void mix_flow(const Place& at, float* flow) const {
+    for (int plane = 0; plane < 2; ++plane) {
+      const float* from = flow_.data() + area(plane * fit_.target_height, fit_.target_width) +
+                          area(fit_.frame_top, fit_.target_width) + fit_.frame_left;
+      const float* first = from + area(at.first, fit_.target_width);
+      const float* second = from + area(at.second, fit_.target_width);
+      for (int j = 0; j < columns_; ++j) {
+        flow[plane * columns_ + j] = garment_transfer::lerp(first[j], second[j], at.at);
+      }
+    }
+  }
+
+  GT_FUNCTION void draw(int y, int x, const Place& row, int own, int label, bool vanished,
+                        const float* flow, std::size_t start) const {
+    const std::size_t i = area(y, width_) + static_cast<std::size_t>(x);
+    const auto to = 3 * (start + static_cast<std::size_t>(x));
+    const Place& column = places_[static_cast<std::size_t>(x)];
+    Colour colour = colour_of_class(label, own, vanished, row, column, flow, y, x);
+    if (call_.out_warped && label == kGarment) put(colour, call_.out_warped + to);
+    if (share_[i]) {
+      const Colour beside = colour_of_class(other_[i], own, vanished, row, column, flow, y, x);
+      colour = lerp(colour, beside, static_cast<float>(share_[i]) * (1.0f / kWhole));
+    }
+    put(colour, call_.out_image + to);
+  }
+
+  GT_FUNCTION static void put(const Colour& colour, std::uint8_t* to) {
+    for (int c = 0; c < 3; ++c) {
+      // the conversion rounds down what is not negative
+      to[c] = static_cast<std::uint8_t>(std::clamp(colour[c], 0.0f, 255.0f) + 0.5f);
+    }
+  }
+
+  GT_FUNCTION Colour colour_of_class(int label, int own, bool vanished, const Place& row,
+                                     const Place& column, const float* flow, int y, int x) const {
+    if (label == kGarment) return garment(row, column, flow);
+    if (label == own && !vanished) {
+      return colour_of(call_.photo.row(y + top_) + 3 * (x + left_));
+    }
+    return painted(label, row, column);
+  }
+
+  // The graphs' colour of a class, with nothing of another in it, or where it has none whatever the
+  // graphs have there.
+  GT_FUNCTION Colour painted(int label, const Place& row, const Place& column) const {
+    const Small* corners[] = {&small_[area(row.first, columns_) + static_cast<std::size_t>(column.first)],
+                              &small_[area(row.second, columns_) + static_cast<std::size_t>(column.first)],
+                              &small_[area(row.first, columns_) + static_cast<std::size_t>(column.second)],
+                              &small_[area(row.second, columns_) + static_cast<std::size_t>(column.second)]};
+    Colour all[4], inside[4];
+    for (int k = 0; k < 4; ++k) {
+      all[k] = colour_of(corners[k]->picture);
+      inside[k] = label == kGarment ? colour_of(corners[k]->garment) : all[k];
+      if (corners[k]->label != label) inside[k] = Colour{};
+    }
+    const Colour found = lerp(lerp(inside[0], inside[1], row.at), lerp(inside[2], inside[3], row.at),
+                              column.at);
+    if (found[3] > kLeastShare) return found / found[3];
+    return lerp(lerp(all[0], all[1], row.at), lerp(all[2], all[3], row.at), column.at);
+  }
+
+  // The garment of its owner's photo, sampled by the flow; the graphs' where the photo shows little.
+  GT_FUNCTION Colour garment(const Place& row, const Place& column, const float* flow) const {
+    if (!layers_.height) return painted(kGarment, row, column);
+    const float dx = garment_transfer::lerp(flow[column.first], flow[column.second], column.at);
+    const float dy = garment_transfer::lerp(flow[columns_ + column.first],
+                                            flow[columns_ + column.second], column.at);
+    const float x = place_in((column.place + dx) * layers_.scale_x + layers_.shift_x, layers_.width);
+    const float y = place_in((row.place + dy) * layers_.scale_y + layers_.shift_y, layers_.height);
+    const float whole_x = std::floor(x), whole_y = std::floor(y);
+    const std::uint8_t* first = layers_.pixels.data() +
+                                static_cast<std::size_t>(whole_y + 1) * layers_.stride() +
+                                static_cast<std::size_t>(whole_x + 1) * 4;
+    const auto at = [](const std::uint8_t* from) {
+      Rgba value;
+      std::memcpy(&value, from, sizeof value);
+      return colour_of(value);
+    };
+    const std::uint8_t* second = first + layers_.stride();
+    const Colour found = lerp(lerp(at(first), at(second), y - whole_y),
+                              lerp(at(first + 4), at(second + 4), y - whole_y), x - whole_x);
+    const float share = found[3] * (1.0f / 255);
+    const float opacity = (share - kWeak) * (1 / (kStrong - kWeak));
+    const Colour sampled = found / std::max(share, kWeak);
+    if (opacity >= 1) return sampled;
+    const Colour graphs = painted(kGarment, row, column);
+    return opacity <= 0 ? graphs : lerp(graphs, sampled, opacity);
+  }
+
+  GT_FUNCTION static float place_in(float place, int size) {
+    return std::clamp(place, -1.0f, static_cast<float>(size));
+  }
+
+  const ComposeCall& call_;
+  const Fit& fit_;
+  int top_, left_, height_, width_;  // the part of the photo that the box shows
+  int rows_, columns_;               // the part of the frame that is the box
+  int reach_, sharpness_;
+  std::vector<float> flow_;
+  Layers layers_;
+  std::vector<Small> small_;
+  Bytes changed_;
+  std::vector<Whole> scores_;
+  std::vector<int> kept_;
+  std::vector<Place> places_;  // of the photo's columns
+  std::vector<int> cells_;     // the first column of the photo behind each of the frame's
+  Bytes other_, share_, gone_, any_gone_;
+};
+
+}  // namespace
+
+void compose_cpu(const ComposeCall& call, const ParallelFor& parallel_for) {
+  Composing(call, parallel_for).run(parallel_for);
+}
+
+}  // namespace garment_transfer

@@ -1,0 +1,390 @@
+"""What Compose computes, in NumPy and OpenCV; compose.h and compose_cpu.cpp compute the same.
+
+Classes are decided by whole numbers. Colours are float32, in the order of operations of the C++.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from garment_transfer.bundle import BACKGROUND, GARMENT, LOWER, SKIN, Size, border_width
+from garment_transfer.kernels.fit import BITS, Fit, Pixels, Taps, Whole, lerp, nearest, shrink, taps
+
+Floats = npt.NDArray[np.float32]
+Places = npt.NDArray[np.intp]
+
+# What a transfer may draw anew: hair, face and legs stay, as the graph contract says.
+_DRAWN: Final = (BACKGROUND, SKIN, GARMENT, LOWER)
+
+# What the scores of a pixel sum to: 255, and four bits more for what lies between two pixels.
+_UNIT: Final = 16 * 255
+
+# 256 times a Gaussian of 0.8 pixels, which turns the stairs of a label border into a curve.
+_BLUR: Final = (6, 58, 128, 58, 6)
+
+# The transfer's own classes count this far, in pixels of the bundle's size, around what it changed:
+# nearer, the person's old border would pull the new one to itself.
+_CHANGED_REACH: Final = 2
+
+# The share that another class has in a pixel, in parts of this.
+_WHOLE: Final = 256
+
+# The sampled garment fades into the graph's own between these shares of the owner's mask.
+_WEAK, _STRONG = np.float32(0.25), np.float32(0.75)
+
+# A region's colour is the graphs' in it where it has at least this share of what is around.
+_LEAST_SHARE: Final = np.float32(1e-3)
+
+# Above this many owner's pixels per person's pixel, bilinear sampling alone would skip some.
+_MINIFYING: Final = 1.5
+
+# What stands for a flow that is not finite, in pixels: off every photo, so that the graph's own
+# garment shows there.
+_FAR: Final = 1e5
+
+
+class Composed(NamedTuple):
+    """A finished photo.
+
+    Attributes:
+        image: uint8 RGB [H,W,3].
+        parsing: uint8 [H,W], ids of the seven classes.
+        warped_garment: uint8 RGB [H,W,3], 0 outside the garment; None where it was not wanted.
+    """
+
+    image: Pixels
+    parsing: Pixels
+    warped_garment: Pixels | None
+
+
+class _Places(NamedTuple):
+    """n pixels of the photo's window, and where they lie in the frame.
+
+    Attributes:
+        pixels: [n], counted row by row.
+        corners: four of [n], the surrounding pixels of the part of the frame that is the box,
+            counted row by row: upper left, lower left, upper right, lower right.
+        part: y and x, [n,1] whole numbers.
+        place: x and y, float32 [n].
+    """
+
+    pixels: Places
+    corners: tuple[Places, ...]
+    part: tuple[Whole, Whole]
+    place: tuple[Floats, Floats]
+
+    def some(self, chosen: Places) -> _Places:
+        """Those that are chosen."""
+        return _Places(
+            self.pixels[chosen],
+            tuple(corner[chosen] for corner in self.corners),
+            (self.part[0][chosen], self.part[1][chosen]),
+            (self.place[0][chosen], self.place[1][chosen]),
+        )
+
+    def whole(self, field: Whole) -> Whole:
+        """A field of whole numbers [h*w,C] between its pixels, [n,C]."""
+        a, b, c, d = (field[corner] for corner in self.corners)
+        return lerp(lerp(a, b, self.part[0]), lerp(c, d, self.part[0]), self.part[1])
+
+    def mixed(self, field: Floats) -> Floats:
+        """A field of colours [h*w,C] between its pixels, [n,C]."""
+        y, x = (part.astype(np.float32) * np.float32(2.0**-BITS) for part in self.part)
+        a, b, c, d = (field[corner] for corner in self.corners)
+        return _mix(_mix(a, b, y), _mix(c, d, y), x)
+
+
+def _mix(first: Floats, second: Floats, part: Floats) -> Floats:
+    return first + (second - first) * part
+
+
+def define(
+    given: Mapping[str, Pixels | None],
+    fit: Fit,
+    owner_fit: Fit,
+    flow: Floats,
+    with_garment: bool,
+) -> Composed:
+    """The definition of `compose.compose`, whose arrays `given` has by the names of the C call."""
+    pictures = {name: array for name, array in given.items() if array is not None}
+    window = fit.window
+    photo, own = pictures["photo"][window], pictures["own"][window]
+    stays = pictures["kept"][window] > 0 if "kept" in pictures else np.zeros(own.shape, bool)
+    of_frame = pictures.keys() & {"image", "parsing", "warped", "scores"}
+    frame = {name: np.ascontiguousarray(fit.crop(pictures[name])) for name in of_frame}
+    flow = np.clip(np.nan_to_num(flow, nan=_FAR), -_FAR, _FAR)
+    rows, columns = (
+        taps(np.arange(part.start, part.stop) - start, large, small)
+        for part, start, large, small in zip(
+            window,
+            (fit.shown.top, fit.shown.left),
+            (fit.shown.height, fit.shown.width),
+            (fit.scaled.height, fit.scaled.width),
+            strict=True,
+        )
+    )
+
+    # which class, and which share of which other one
+    changed: Pixels = cv2.dilate(
+        (nearest(fit, pictures["own"]) != frame["parsing"]).astype(np.uint8),
+        np.ones((2 * _CHANGED_REACH + 1,) * 2, np.uint8),
+    ).astype(np.uint8, copy=False)
+    places = _near(rows, columns, changed, ~stays & np.isin(own, _DRAWN))
+    fields = _scores(frame, changed > 0)
+    parsing = np.array(own, order="C")
+    other, share = np.zeros_like(parsing), np.zeros(parsing.shape, np.int64)
+    chosen = _choose(places.whole(fields), parsing.ravel()[places.pixels], _sharpness(fit))
+    np.put(parsing, places.pixels, chosen[0])
+    np.put(other, places.pixels, chosen[1])
+    np.put(share, places.pixels, chosen[2])
+
+    # which pixels get another colour than the photo's
+    gone = (own != BACKGROUND) & (parsing != own)
+    side = 2 * _in_photo(border_width(fit.target.height), fit) + 1
+    vanished = cv2.dilate(gone.astype(np.uint8), np.ones((side, side), np.uint8)) > 0
+    rim = vanished & np.isin(own, (BACKGROUND, SKIN, LOWER))
+    drawn = ((parsing != own) | (parsing == GARMENT) | rim) & ~stays
+    places = _near(rows, columns, np.ones_like(changed), drawn)
+
+    def colours(labels: Pixels, places: _Places) -> Floats:
+        """Those of each pixel's class in `labels` [n], float32 [n,3]."""
+        result = np.empty((len(labels), 3), np.float32)
+        for label in _DRAWN:
+            chosen = np.flatnonzero(labels == label)
+            here = places.some(chosen)
+            if label == GARMENT:
+                result[chosen] = _garment(pictures, frame, here, fit, owner_fit, flow)
+            else:
+                kept = (own.ravel()[here.pixels] == label) & ~vanished.ravel()[here.pixels]
+                result[chosen[kept]] = photo.reshape(-1, 3)[here.pixels[kept]]
+                painted = np.flatnonzero(~kept)
+                result[chosen[painted]] = _painted(frame, label, here.some(painted))
+        return result
+
+    labels = parsing.ravel()[places.pixels]
+    found = colours(labels, places)
+    whole = Composed(
+        np.array(pictures["photo"], order="C"),
+        np.array(pictures["own"], order="C"),
+        np.zeros_like(pictures["photo"], order="C") if with_garment else None,
+    )
+    if whole.warped_garment is not None:
+        worn = np.flatnonzero(labels == GARMENT)
+        _put(whole.warped_garment[window], places.pixels[worn], found[worn])
+    shares = share.ravel()[places.pixels]
+    mixed = np.flatnonzero(shares)
+    beside = colours(other.ravel()[places.pixels[mixed]], places.some(mixed))
+    part = shares[mixed, None].astype(np.float32) * np.float32(1 / _WHOLE)
+    found[mixed] = _mix(found[mixed], beside, part)
+    _put(whole.image[window], places.pixels, found)
+    whole.parsing[window] = parsing
+    return whole
+
+
+def _put(picture: Pixels, index: Places, colours: Floats) -> None:
+    """Puts colours [n,3] into a picture [H,W,3] at pixels that are counted row by row."""
+    rounded = (np.clip(colours, 0, 255) + np.float32(0.5)).astype(np.uint8)
+    picture[np.divmod(index, picture.shape[1])] = rounded
+
+
+def _near(rows: Taps, columns: Taps, changed: Pixels, wanted: npt.NDArray[np.bool_]) -> _Places:
+    """The pixels that are wanted, bool [H,W], and have a changed one among those around."""
+    either = changed[rows.first] | changed[rows.second]
+    either = either[:, columns.first] | either[:, columns.second]
+    index = np.flatnonzero((either > 0) & wanted)
+    y, x = np.divmod(index, wanted.shape[1])
+    width = changed.shape[1]
+    corners = [
+        row[y] * width + column[x]
+        for column in (columns.first, columns.second)
+        for row in (rows.first, rows.second)
+    ]
+    bits, below = np.float32(2.0**-BITS), (1 << BITS) - 1
+    place = (
+        (axis.place >> BITS).astype(np.float32) + (axis.place & below).astype(np.float32) * bits
+        for axis in (columns, rows)
+    )
+    along_x, along_y = place
+    return _Places(
+        index,
+        tuple(corners),
+        (rows.part[y, None], columns.part[x, None]),
+        (along_x[x], along_y[y]),
+    )
+
+
+def _scores(frame: Mapping[str, Pixels], changed: npt.NDArray[np.bool_]) -> Whole:
+    """How much each drawn class, and the class that the person has, claim pixels: [h*w,5].
+
+    Where the transfer changed nothing nearby all is the person's, so that the classes at the
+    photo's size stay what they are.
+    """
+    if "scores" in frame:
+        scores = 16 * frame["scores"].astype(np.int64)
+    else:
+        scores = _UNIT * (frame["parsing"][..., None] == _DRAWN).astype(np.int64)
+        for axis in (1, 0):
+            edges = [(2, 2) if i == axis else (0, 0) for i in range(3)]
+            padded = np.pad(scores, edges, mode="edge")
+            length = scores.shape[axis]
+            sums = [
+                weight * padded.take(range(k, k + length), axis) for k, weight in enumerate(_BLUR)
+            ]
+            scores = (np.sum(sums, axis=0) + 128) >> 8
+    scores *= changed[..., None]
+    own = np.maximum(_UNIT - scores.sum(axis=2, keepdims=True), 0)
+    return np.concatenate([scores, own], axis=2).reshape(-1, 5)
+
+
+def _choose(scores: Whole, own: Pixels, sharpness: int) -> tuple[Pixels, Pixels, Whole]:
+    """The class of the highest score, the next one, and its share in the pixel's colour.
+
+    `scores` are [n,5] and `own` [n]. The share falls from a half to nothing with the lead of the
+    first, over about a pixel of the photo.
+    """
+    n = np.arange(len(scores))
+    scores, person = scores[:, :4].copy(), scores[:, 4]
+    scores[n, np.searchsorted(_DRAWN, own)] += person
+    best, label = scores[:, 0], np.zeros(len(scores), np.int64)
+    second, other = np.full_like(best, -_UNIT), label
+    for k in range(1, 4):
+        score = scores[:, k]
+        leads, follows = score > best, score > second
+        second = np.where(leads, best, np.where(follows, score, second))
+        other = np.where(leads, label, np.where(follows, k, other))
+        best, label = np.where(leads, score, best), np.where(leads, k, label)
+    lead = np.minimum(best - second, 2 * _UNIT)
+    share = np.maximum(_WHOLE // 2 - ((lead * sharpness + (1 << 15)) >> 16), 0)
+    ids = np.array(_DRAWN, np.uint8)
+    return ids[label], ids[other], share
+
+
+def _sharpness(fit: Fit) -> int:
+    """How fast a share falls with the lead, in 2**-16: with the pixels of the photo per frame's."""
+    large, small = max(_ratios(fit), key=lambda ratio: ratio[0] / ratio[1])
+    steepest = 63  # beyond it products of 32 bits overflow
+    least = (_WHOLE << 16) // _UNIT
+    found = (_WHOLE << 16) * large // (_UNIT * small)
+    return min(max(found, least), steepest * (_WHOLE << 16) // _UNIT)
+
+
+def _in_photo(radius: int, fit: Fit) -> int:
+    """`radius` pixels of the frame in pixels of the photo, halves rounded up, or all of it."""
+    large, small = min(_ratios(fit), key=lambda ratio: ratio[0] / ratio[1])
+    longest = max(fit.source.height, fit.source.width)
+    return min((2 * radius * large + small) // (2 * small), longest)
+
+
+def _ratios(fit: Fit) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Pixels of the photo per pixel of the frame along both axes, as fractions."""
+    return (fit.shown.width, fit.scaled.width), (fit.shown.height, fit.scaled.height)
+
+
+def _painted(frame: Mapping[str, Pixels], label: int, places: _Places) -> Floats:
+    """The graphs' colours of a class with nothing of another in them, float32 [n,3].
+
+    Out of the class's reach whatever the graphs have there.
+    """
+    image = frame["image"].reshape(-1, 3).astype(np.float32)
+    inside = (frame["parsing"].reshape(-1, 1) == label).astype(np.float32)
+    source = frame["warped"].reshape(-1, 3) if label == GARMENT else image
+    found = places.mixed(np.concatenate([source * inside, inside], axis=1))
+    share = found[:, 3:]
+    colours = np.asarray(found[:, :3] / np.maximum(share, _LEAST_SHARE), np.float32)
+    beyond = np.flatnonzero(share <= _LEAST_SHARE)
+    colours[beyond] = places.some(beyond).mixed(image)
+    return colours
+
+
+def _garment(
+    pictures: Mapping[str, Pixels],
+    frame: Mapping[str, Pixels],
+    places: _Places,
+    fit: Fit,
+    owner_fit: Fit,
+    flow: Floats,
+) -> Floats:
+    """The garment, float32 [n,3], of its owner's photo where that shows it, else the graphs'.
+
+    The photo is premultiplied by the owner's garment mask, so that no background bleeds in; its
+    share falls to 0 where little of the mask is hit. The mask is a pixel of the bundle's size
+    narrower than the garment's map, whose border shows some of what is around it.
+    """
+    painted = _painted(frame, GARMENT, places)
+    mask = (pictures["owner_garment"] > 0).astype(np.uint8)
+    if not mask.any():
+        return painted
+    left, top, width, height = cv2.boundingRect(mask)
+    side = 2 * _in_photo(1, owner_fit) + 1
+    inner = np.asarray(cv2.erode(mask, np.ones((side, side), np.uint8)), np.uint8)
+    mask = inner if inner.any() else mask
+    box = np.s_[top : top + height, left : left + width]
+    layers = np.dstack([pictures["owner_photo"][box] * mask[box][..., None], 255 * mask[box]])
+
+    # from the person's frame to the owner's photo, to its part in the layers, to their pixels
+    starts = (
+        (fit.left, owner_fit.left, owner_fit.shown.left - left),
+        (
+            fit.top,
+            owner_fit.top,
+            owner_fit.shown.top - top,
+        ),
+    )
+    scales = [large / small for large, small in _ratios(owner_fit)]
+    shifts = [
+        (to - from_ + 0.5) * scale - 0.5 + start
+        for (to, from_, start), scale in zip(starts, scales, strict=True)
+    ]
+    step = _owner_pixels_per_pixel(fit, owner_fit, pictures["parsing"], flow)
+    if step > _MINIFYING:
+        small = Size(*(max(1, math.floor(length / step + 0.5)) for length in (height, width)))
+        layers = shrink(layers, small)
+        ratios = small.width / width, small.height / height
+        scales = [scale * ratio for scale, ratio in zip(scales, ratios, strict=True)]
+        shifts = [(shift + 0.5) * ratio - 0.5 for shift, ratio in zip(shifts, ratios, strict=True)]
+    moved = places.mixed(fit.crop(flow.transpose(1, 2, 0)).reshape(-1, 2))
+    x, y = (
+        ((place + moved[:, axis]) * np.float32(scales[axis]) + np.float32(shifts[axis])).clip(
+            -1, layers.shape[1 - axis]
+        )
+        for axis, place in enumerate(places.place)
+    )
+
+    # a pixel of nothing before and two behind, so that no place is outside
+    padded = np.pad(layers, ((1, 2), (1, 2), (0, 0)))
+    whole_x, whole_y = np.floor(x), np.floor(y)
+    first = (whole_y.astype(np.intp) + 1) * padded.shape[1] + whole_x.astype(np.intp) + 1
+    pixels = padded.reshape(-1, 4)
+    a, b, c, d = (
+        pixels[first + offset].astype(np.float32)
+        for offset in (0, padded.shape[1], 1, padded.shape[1] + 1)
+    )
+    part_x, part_y = (x - whole_x)[:, None], (y - whole_y)[:, None]
+    found = _mix(_mix(a, b, part_y), _mix(c, d, part_y), part_x)
+    share = found[:, 3:] * np.float32(1 / 255)
+    opacity = (share - _WEAK) * np.float32(1 / (_STRONG - _WEAK))
+    sampled = found[:, :3] / np.maximum(share, _WEAK)
+    return np.where(opacity >= 1, sampled, _mix(painted, sampled, np.clip(opacity, 0, 1)))
+
+
+def _owner_pixels_per_pixel(fit: Fit, owner_fit: Fit, parsing: Pixels, flow: Floats) -> float:
+    """How many pixels of the owner's photo one pixel of the person's spans in the garment.
+
+    The median over the garment of the length scale of p + flow(p), times the scales of the fits.
+    """
+    region = parsing == GARMENT
+    if not region.any() or min(parsing.shape) < 2:
+        return 1.0
+    dx_dy, dx_dx = np.gradient(flow[0])
+    dy_dy, dy_dx = np.gradient(flow[1])
+    areas = np.abs((1 + dx_dx) * (1 + dy_dy) - dx_dy * dy_dx)[region]
+    middle = len(areas) // 2
+    stretch = math.sqrt(np.partition(areas, middle)[middle])
+    scale, owner_scale = (s[0] * s[1] for s in (fit.scale, owner_fit.scale))
+    return stretch * math.sqrt(scale / owner_scale)

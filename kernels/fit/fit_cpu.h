@@ -1,0 +1,32 @@
+// Fit on the CPU.
+
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "../parallel.h"
+#include "fit.h"
+
+namespace garment_transfer {
+
+// 8-bit pixels of `channels` values, whose rows are `stride` bytes apart, up or down.
+struct Pixels {
+  const std::uint8_t* data;
+  std::ptrdiff_t stride;
+  int height, width, channels;
+
+  const std::uint8_t* row(int y) const { return data + y * stride; }
+};
+
+// A photo in the frame, [target_height, target_width, channels], as `fit_photo` of __init__.py.
+void fit_photo_cpu(const Pixels& image, const Fit& fit, std::uint8_t* out,
+                   const ParallelFor& parallel_for);
+// A map in the frame, as `fit_map`; a thread more would take longer to start.
+void fit_map_cpu(const Pixels& labels, const Fit& fit, std::uint8_t* out);
+
+// Means over the area of each of height x width pixels, which the image has at least, contiguous.
+void shrink_cpu(const Pixels& image, int height, int width, std::uint8_t* out,
+                const ParallelFor& parallel_for);
+
+}  // namespace garment_transfer

@@ -1,0 +1,164 @@
+"""Fit and Compose in C++, by ctypes: the library `garment_transfer_photos`, if it was built."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from garment_transfer import kernels
+
+if TYPE_CHECKING:
+    from garment_transfer.kernels.fit import Fit
+
+_LOG: Final = logging.getLogger(__name__)
+
+Pixels = npt.NDArray[np.uint8]
+
+#: What the statuses of photos.h say; all but the last would be a mistake of the callers here.
+_FAULTS: Final = (
+    "a pointer is missing",
+    "sizes do not agree",
+    "rows overlap",
+    "the box does not fit",
+    "memory overlaps",
+    "there is no memory left",
+)
+
+
+class _Picture(ctypes.Structure):
+    """`GtPicture` of photos.h."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("stride", ctypes.c_int64),
+        ("height", ctypes.c_int32),
+        ("width", ctypes.c_int32),
+        ("channels", ctypes.c_int32),
+    )
+
+
+class _Fit(ctypes.Structure):
+    """`GtFit` of photos.h."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_int32)
+        for name in (
+            *("source_height", "source_width", "top", "left", "height", "width"),
+            *("scaled_height", "scaled_width", "frame_top", "frame_left"),
+            *("target_height", "target_width"),
+        )
+    )
+
+
+class _Compose(ctypes.Structure):
+    """`GtCompose` of photos.h."""
+
+    _fields_ = (
+        *((name, _Picture) for name in ("photo", "own", "kept", "owner_photo", "owner_garment")),
+        ("fit", _Fit),
+        ("owner_fit", _Fit),
+        *((name, _Picture) for name in ("image", "parsing", "warped", "scores")),
+        *((name, ctypes.c_void_p) for name in ("flow", "out_image", "out_parsing", "out_warped")),
+        ("threads", ctypes.c_int32),
+    )
+
+
+class Library:
+    """The functions of photos.h on NumPy arrays, whose types and shapes the callers have checked.
+
+    They run on as many threads as OpenCV does (`cv2.setNumThreads`).
+    """
+
+    def __init__(self, path: str) -> None:
+        self._functions = ctypes.CDLL(path)
+
+    def fit(self, fit: Fit, image: Pixels, is_map: bool) -> Pixels:
+        """A photo or a map in the frame: `Fit.photo` and `Fit.map`."""
+        picture, _image = _picture(image)
+        shape = (fit.target.height, fit.target.width, *image.shape[2:])
+        out = np.empty(shape, np.uint8)
+        common = ctypes.byref(picture), ctypes.byref(_fit(fit)), ctypes.c_void_p(out.ctypes.data)
+        if is_map:
+            _check(self._functions.gt_fit_map(*common))
+        else:
+            threads = ctypes.c_int32(cv2.getNumThreads())
+            _check(self._functions.gt_fit_photo(*common, threads))
+        return out
+
+    def compose(
+        self,
+        pictures: dict[str, Pixels | None],
+        fits: tuple[Fit, Fit],
+        flow: npt.NDArray[np.float32],
+        with_garment: bool,
+    ) -> tuple[Pixels, Pixels, Pixels | None]:
+        """`compose.compose`: `pictures` by the names of `_Compose`, fits of person and owner.
+
+        Returns the image, its classes, and the garment if it is asked for.
+        """
+        photo = pictures["photo"]
+        assert photo is not None
+        height, width = photo.shape[:2]
+        image = np.empty((height, width, 3), np.uint8)
+        parsing = np.empty((height, width), np.uint8)
+        garment = np.empty_like(image) if with_garment else None
+        flow = np.ascontiguousarray(flow, np.float32)
+        given = {name: _picture(array) for name, array in pictures.items()}
+        call = _Compose(
+            **{name: picture for name, (picture, _) in given.items()},
+            fit=_fit(fits[0]),
+            owner_fit=_fit(fits[1]),
+            flow=flow.ctypes.data,
+            out_image=image.ctypes.data,
+            out_parsing=parsing.ctypes.data,
+            out_warped=None if garment is None else garment.ctypes.data,
+            threads=cv2.getNumThreads(),
+        )
+        _check(self._functions.gt_compose(ctypes.byref(call)))
+        return image, parsing, garment
+
+
+@cache
+def load() -> Library | None:
+    """The library, loaded; None where it was not built or does not load, which is logged once."""
+    path = kernels.photos_library()
+    reason = "it was not built: install garment-transfer again where there is a C++ compiler"
+    if path is not None:
+        try:
+            return Library(str(path))
+        except OSError as error:
+            reason = str(error)
+    _LOG.warning("finished photos take several times as long without their C++ library: %s", reason)
+    return None
+
+
+def _picture(array: Pixels | None) -> tuple[_Picture, Pixels | None]:
+    """An array's memory and the array that it is: a copy where its pixels are not side by side."""
+    if array is None:
+        return _Picture(), None
+    channels = array.shape[2] if array.ndim == 3 else 1
+    row = array.shape[1] * channels
+    beside = (channels, 1)[: array.ndim - 1] if array.ndim == 3 else (1,)
+    if array.strides[1:] != beside or abs(array.strides[0]) < row:
+        array = np.ascontiguousarray(array)
+    return _Picture(array.ctypes.data, array.strides[0], *array.shape[:2], channels), array
+
+
+def _fit(fit: Fit) -> _Fit:
+    box, scaled = fit.shown, fit.scaled
+    return _Fit(
+        *(fit.source.height, fit.source.width, box.top, box.left, box.height, box.width),
+        *(scaled.height, scaled.width, fit.top, fit.left, fit.target.height, fit.target.width),
+    )
+
+
+def _check(status: Any) -> None:
+    if status:
+        error = MemoryError if status == len(_FAULTS) else ValueError
+        raise error(f"the photos' library: {_FAULTS[status - 1]}")

@@ -1,0 +1,203 @@
+"""Fit and Compose in C++ against their definitions, which NumPy runs."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from garment_transfer import kernels
+from garment_transfer.bundle import Size
+from garment_transfer.kernels import photos
+from garment_transfer.kernels.compose import Composed, compose
+from garment_transfer.kernels.fit import Box, Fit, fit_map, fit_photo
+
+pytestmark = pytest.mark.skipif(
+    kernels.photos_library() is None, reason="the photos' library is not built: no C++ compiler"
+)
+
+sides = st.integers(1, 70)
+# blocks, as people have, and noise; few classes, and ids that are none
+roughness = st.sampled_from([1, 3, 9])
+
+
+@st.composite
+def fits(draw: st.DrawFn, target: Size) -> Fit:
+    """A photo with a box that is all of it, part of it, or leaves it."""
+    source = Size(draw(sides), draw(sides))
+    height, width = draw(st.integers(1, 90)), draw(st.integers(1, 90))
+    box = Box(
+        draw(st.integers(1 - height, source.height - 1)),
+        draw(st.integers(1 - width, source.width - 1)),
+        height,
+        width,
+    )
+    return Fit(source, target, draw(st.sampled_from([None, box])))
+
+
+def noise(random: np.random.Generator, size: Size, values: int, block: int = 1) -> np.ndarray:
+    coarse = random.integers(
+        0, values, (-(-size.height // block), -(-size.width // block)), np.uint8
+    )
+    return np.kron(coarse, np.ones((block, block), np.uint8))[: size.height, : size.width]
+
+
+def picture(random: np.random.Generator, size: Size, channels: int = 3) -> np.ndarray:
+    return random.integers(0, 256, (size.height, size.width, channels), np.uint8)
+
+
+def in_other_memory(random: np.random.Generator, array: np.ndarray) -> np.ndarray:
+    """The same values, with rows apart, upside down, or column by column."""
+    way = random.integers(5)
+    if way == 0:
+        return np.asfortranarray(array)
+    if way == 1:
+        return np.ascontiguousarray(array[::-1])[::-1]
+    if way == 2:
+        return np.ascontiguousarray(array[:, ::-1])[:, ::-1]
+    if way == 3:
+        return np.pad(array, [(1, 1), (2, 3)] + [(0, 0)] * (array.ndim - 2))[1:-1, 2:-3]
+    return array
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data(), seed=st.integers(0, 2**32 - 1))
+def test_fit_is_its_definition(data: st.DataObject, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    fit = data.draw(fits(Size(data.draw(sides), data.draw(sides))))
+    for image in (picture(random, fit.source), picture(random, fit.source, 1)[..., 0]):
+        given_image = in_other_memory(random, image)
+        assert (fit.photo(given_image) == fit_photo(fit, image)).all()
+        assert (fit.map(given_image) == fit_map(fit, image)).all()
+
+
+def call(data: st.DataObject, random: np.random.Generator) -> tuple[tuple, dict]:
+    """Random arguments of `compose`."""
+    frame = Size(data.draw(st.integers(1, 24)), data.draw(st.integers(1, 24)))
+    fit, owner_fit = data.draw(fits(frame)), data.draw(fits(frame))
+    values = data.draw(st.sampled_from([7, 7, 256]))
+    reach = data.draw(st.sampled_from([0.5, 4, 100]))
+    flow = (reach * random.standard_normal((2, frame.height, frame.width))).astype(np.float32)
+    odd = data.draw(st.sampled_from([None, np.nan, np.inf, -np.inf, 1e30]))
+    if odd is not None:
+        flow[random.random(flow.shape) < 0.1] = odd
+    garment = noise(random, owner_fit.source, data.draw(st.integers(1, 3)), data.draw(roughness))
+    arrays = [
+        picture(random, fit.source),
+        noise(random, fit.source, values, data.draw(roughness)),
+        picture(random, owner_fit.source),
+        garment > 0,
+    ]
+    with_scores, with_kept = data.draw(st.booleans()), data.draw(st.booleans())
+    named = {
+        "image": picture(random, frame),
+        "transfer_parsing": noise(random, frame, values, data.draw(st.sampled_from([1, 4]))),
+        "warped_garment": picture(random, frame),
+        "transfer_scores": picture(random, frame, 4) if with_scores else None,
+        "kept": noise(random, fit.source, 3, 5) == 0 if with_kept else None,
+    }
+    return (*arrays, fit, owner_fit), {**named, "flow": flow}
+
+
+@pytest.fixture(scope="module")
+def by_definition() -> Callable[..., Composed]:
+    """`compose` as where no library was built."""
+
+    def run(*arrays: object, **named: object) -> Composed:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(photos, "load", lambda: None)
+            return compose(*arrays, **named)
+
+    return run
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data(), seed=st.integers(0, 2**32 - 1))
+def test_compose_is_its_definition(
+    by_definition: Callable[..., Composed], data: st.DataObject, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    arrays, named = call(data, random)
+    due = by_definition(*arrays, **named, with_garment=True)
+
+    def moved(value: object) -> object:
+        return in_other_memory(random, value) if isinstance(value, np.ndarray) else value
+
+    found = compose(
+        *map(moved, arrays),
+        **{name: value if name == "flow" else moved(value) for name, value in named.items()},
+        with_garment=True,
+    )
+    assert (found.parsing == due.parsing).all()
+    for name in ("image", "warped_garment"):
+        difference = np.abs(getattr(found, name).astype(int) - getattr(due, name))
+        assert difference.max() <= 1, name
+    assert compose(*arrays, **named).warped_garment is None
+
+
+def test_any_number_of_threads_draws_one_picture() -> None:
+    random = np.random.default_rng(5)
+    size, frame = Size(300, 200), Size(64, 48)
+    fit = Fit(size, frame)
+    arrays = (picture(random, size), noise(random, size, 7, 25), picture(random, size))
+    named = {
+        "image": picture(random, frame),
+        "transfer_parsing": noise(random, frame, 7, 8),
+        "warped_garment": picture(random, frame),
+        "flow": random.standard_normal((2, 64, 48)).astype(np.float32),
+    }
+    found = []
+    before = cv2.getNumThreads()
+    try:
+        for threads in (1, 2, 5):
+            cv2.setNumThreads(threads)
+            found.append(compose(*arrays, noise(random, size, 1) == 0, fit, fit, **named))
+    finally:
+        cv2.setNumThreads(before)
+    assert (found[0].image != arrays[0]).any()
+    for other in found[1:]:
+        assert (other.image == found[0].image).all()
+        assert (other.parsing == found[0].parsing).all()
+
+
+def test_what_does_not_agree_is_refused() -> None:
+    random = np.random.default_rng(0)
+    size = Size(20, 10)
+    fit = Fit(size, Size(8, 4))
+    photo, parsing = picture(random, size), noise(random, size, 7)
+    named = {
+        "image": picture(random, fit.target),
+        "transfer_parsing": noise(random, fit.target, 7),
+        "warped_garment": picture(random, fit.target),
+        "flow": np.zeros((2, 8, 4), np.float32),
+    }
+    arrays = (photo, parsing, photo, parsing == 4, fit, fit)
+    with pytest.raises(ValueError, match=r"own is uint8 \[10, 20\]; expected uint8 \[20, 10\]"):
+        compose(photo, parsing.T, *arrays[2:], **named)
+    with pytest.raises(ValueError, match=r"flow is float64"):
+        compose(*arrays, **{**named, "flow": named["flow"].astype(float)})
+    with pytest.raises(ValueError, match="expected one size"):
+        compose(*arrays[:5], Fit(size, Size(4, 4)), **named)
+
+
+def test_without_a_library_it_is_said_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = tmp_path / "library.so"
+    broken.write_bytes(b"no library")
+    photos.load.cache_clear()
+    try:
+        for found, reason in ((None, "was not built"), (broken, "library.so")):
+            photos.load.cache_clear()
+            monkeypatch.setattr(kernels, "photos_library", lambda found=found: found)
+            with caplog.at_level(logging.WARNING):
+                assert photos.load() is None
+                assert photos.load() is None
+            (record,) = caplog.records
+            assert reason in record.getMessage()
+            caplog.clear()
+    finally:
+        photos.load.cache_clear()

@@ -1,0 +1,162 @@
+"""Bare photos: who is found in them, what is refused, and that every way takes them.
+
+The tiny bundle's graph reads classes and parts off the colours of a photo, so the truth is known.
+"""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from garment_transfer.bundle import Bundle, BundleError, Code, InputError
+from garment_transfer.cli.main import main
+from garment_transfer.runtime import Maps, Person, Pipeline, panel, pictures_of, sample_people
+from garment_transfer.runtime.photos import Box
+
+#: Top, bottom, left and right of rectangles in shares of a figure, with class and part.
+_FIGURE = (
+    ((0.0, 0.18, 0.35, 0.65), 2, 23),
+    ((0.18, 0.6, 0.25, 0.75), 4, 2),
+    ((0.18, 0.5, 0.05, 0.25), 4, 16),
+    ((0.18, 0.5, 0.75, 0.95), 4, 15),
+    ((0.5, 0.62, 0.05, 0.25), 3, 3),
+    ((0.5, 0.62, 0.75, 0.95), 3, 4),
+    ((0.6, 1.0, 0.25, 0.75), 5, 9),
+)
+
+
+def coded(
+    size: tuple[int, int], *figures: tuple[int, int, int], sure: int = 250
+) -> tuple[np.ndarray, np.ndarray]:
+    """A photo with figures (top, left, height) of half their height in width; and its classes."""
+    image = np.zeros((*size, 3), np.uint8)
+    classes = np.zeros(size, np.uint8)
+    image[..., 2] = sure
+    for top, left, height in figures:
+        for (y0, y1, x0, x1), label, part in _FIGURE:
+            rows = slice(top + round(y0 * height), top + round(y1 * height))
+            columns = slice(left + round(x0 * height / 2), left + round(x1 * height / 2))
+            image[rows, columns, :2] = 36 * label + 18, 10 * part + 5
+            classes[rows, columns] = label
+    return image, classes
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.count_nonzero(a & b) / np.count_nonzero(a | b))
+
+
+@pytest.fixture(scope="module")
+def maps(tiny_bundle: Path) -> Maps:
+    return Maps.load(tiny_bundle, threads=1)
+
+
+@pytest.mark.parametrize("figure", [(10, 20, 300), (200, 260, 150), (120, 30, 250), (0, 0, 400)])
+def test_somebody_is_found_wherever_they_are(maps: Maps, figure: tuple[int, int, int]) -> None:
+    image, classes = coded((400, 360), figure)
+    person = maps.person(image)
+    for label in (2, 4, 5):
+        assert iou(person.parsing == label, classes == label) > 0.75
+    assert iou(person.densepose[..., 0] > 0, classes > 0) > 0.85
+    assert set(np.unique(person.densepose[..., 1:])) == {0, 100}
+    assert person.confidence["garment"] == pytest.approx(250 / 255, abs=0.01)
+
+
+def refusal(maps: Maps, image: np.ndarray, box: Box | None = None) -> tuple[Code, str]:
+    with pytest.raises(InputError) as error:
+        maps.person(image, "anna.jpg", box)
+    return error.value.code, str(error.value)
+
+
+def test_what_is_refused_is_refused_in_words(maps: Maps) -> None:
+    code, words = refusal(maps, coded((300, 200))[0])
+    assert code == Code.BODY_MISSING
+    assert "anna.jpg shows nobody" in words
+    code, words = refusal(maps, coded((400, 300), (100, 100, 90))[0])
+    assert code == Code.BODY_MISSING
+    assert "too small: from head to hips about" in words
+    assert refusal(maps, coded((300, 400), (10, 20, 280), (10, 220, 270))[0])[0] == (
+        Code.BODY_AMBIGUOUS
+    )
+
+
+def test_of_two_people_the_one_in_the_box(maps: Maps) -> None:
+    image, classes = coded((300, 400), (10, 20, 280), (10, 220, 270))
+    for left in (20, 220):
+        person = maps.person(image, box=Box(10, left, 280, 140))
+        mine = np.zeros(classes.shape, bool)
+        mine[:, left : left + 140] = True
+        assert iou(person.parsing == 4, (classes == 4) & mine) > 0.85
+        assert not (person.densepose[..., 0] > 0)[~mine].any()
+
+
+def test_doubtful_maps_are_told_of(maps: Maps, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    maps.person(coded((300, 200), (10, 20, 280))[0])
+    assert not caplog.records
+    person = maps.person(coded((300, 200), (10, 20, 280), sure=120)[0], "anna.jpg")
+    assert "anna.jpg: its maps are doubtful (confidence 0.47" in caplog.text
+    assert person.confidence["garment"] == pytest.approx(120 / 255, abs=0.01)
+
+
+def test_a_bundle_without_the_graph_says_what_to_do(own_tiny_bundle: Path) -> None:
+    manifest = own_tiny_bundle / "manifest.json"
+    text = manifest.read_text()
+    manifest.write_text(text[: text.index(',\n  "maps"')] + "\n}\n")
+    (own_tiny_bundle / "maps.onnx").unlink()
+    pipeline = Pipeline.load(own_tiny_bundle, threads=1)
+    with pytest.raises(BundleError, match=r"no graph maps.*garment-transfer prepare") as error:
+        _ = pipeline.maps
+    assert error.value.code == Code.GRAPH_MISSING
+
+
+def test_every_backend_of_the_cpu_gives_the_same(tiny_bundle: Path) -> None:
+    image, _ = coded((128, 64), (0, 0, 128))
+    first, second = (
+        Maps.load(Bundle.load(tiny_bundle), name, threads=1).person(image)
+        for name in ("onnxruntime", "openvino")
+    )
+    assert (first.parsing == second.parsing).all()
+    assert (first.densepose == second.densepose).all()
+
+
+def test_photos_in_place_of_folders(tiny_bundle: Path, tmp_path: Path) -> None:
+    """The command, lists of pairs, the panel and `prepare` take them."""
+    for name, figure in (("anna", (10, 20, 280)), ("bob", (30, 40, 260))):
+        Image.fromarray(coded((300, 200), figure)[0]).save(tmp_path / f"{name}.png")
+    anna, bob, output = (str(tmp_path / n) for n in ("anna.png", "bob.png", "out.png"))
+    options = ["--bundle", str(tiny_bundle), "--threads", "1"]
+
+    def run(*arguments: str) -> None:
+        result = CliRunner().invoke(main, [*arguments])
+        assert result.exit_code == 0, result.output
+
+    pipeline = Pipeline.load(tiny_bundle, threads=1)
+    people = pipeline.person(anna), pipeline.person(bob)
+    due = pipeline.transfer(*people)
+    assert pictures_of(*people) == 7
+    assert panel(*people, due).shape == (300, 7 * 200, 3)
+    run("transfer", anna, bob, "-o", output, *options)
+    assert (np.array(Image.open(output)) == due.image).all()
+    (tmp_path / "list.csv").write_text("person,garment_owner,output\nanna.png,bob.png,listed.png\n")
+    for again in ([], ["--resume"]):
+        run("transfer", "--pairs", str(tmp_path / "list.csv"), *again, *options)
+        assert (np.array(Image.open(tmp_path / "listed.png")) == due.image).all()
+
+
+def test_the_network_in_the_package_finds_the_people_in_the_package(tmp_path: Path) -> None:
+    for folder in sample_people():
+        given = Person.load(folder)
+        (photo,) = folder.glob("image.*")
+        person = Person.from_photo(photo)
+        assert person.name == str(photo)
+        assert iou(person.parsing == 4, given.parsing == 4) > 0.9
+        assert iou(person.densepose[..., 0] > 0, given.densepose[..., 0] > 0) > 0.8
+        target = tmp_path / folder.name
+        result = CliRunner().invoke(main, ["prepare", str(photo), "-o", str(target)])
+        assert result.exit_code == 0, result.output
+        prepared = Person.load(target)
+        assert (prepared.parsing == person.parsing).mean() > 0.999
+        assert (prepared.densepose == person.densepose).mean() > 0.999

@@ -1,0 +1,126 @@
+"""Nothing leaves the machine: no look-up of a host, no connection, no file in the home folder."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+#: Stands between a program and libc, and writes down whom it wants to reach.
+_WATCH = r"""
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+static void note(const char *what) {
+  int file = open(getenv("WATCH_LOG"), O_WRONLY | O_APPEND | O_CREAT, 0600);
+  if (file < 0 || write(file, what, strlen(what)) < 0 || write(file, "\n", 1) < 0) abort();
+  close(file);
+}
+
+int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints,
+                struct addrinfo **found) {
+  int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **) =
+      dlsym(RTLD_NEXT, "getaddrinfo");
+  if (node && strcmp(node, "localhost") && strcmp(node, "127.0.0.1")) note(node);
+  return real(node, service, hints, found);
+}
+
+int connect(int fd, const struct sockaddr *address, socklen_t length) {
+  int (*real)(int, const struct sockaddr *, socklen_t) = dlsym(RTLD_NEXT, "connect");
+  if (address->sa_family == AF_INET) {
+    struct in_addr host = ((const struct sockaddr_in *)address)->sin_addr;
+    if (ntohl(host.s_addr) >> 24 != 127) note(inet_ntoa(host));
+  }
+  return real(fd, address, length);
+}
+"""
+
+#: ONNX Runtime looks its vendor up some 25 seconds after it was loaded.
+_SECONDS = 32
+
+_TRANSFERS = """
+import time
+from garment_transfer import Person, Pipeline, sample_bundle, sample_people
+people = [Person.load(folder) for folder in sample_people()]
+for backend in {backends}:
+    Pipeline.load(sample_bundle(), backend, threads=1).transfer(*people)
+time.sleep({seconds})
+"""
+
+_COMMAND = "from garment_transfer.cli.main import main; main()"
+
+
+@pytest.fixture
+def watch(tmp_path: Path) -> Path:
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("needs Linux and a C compiler")
+    source = tmp_path / "watch.c"
+    source.write_text(_WATCH)
+    library = tmp_path / "watch.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    return library
+
+
+def start(watch: Path, home: Path, arguments: list[str], **environment: str) -> subprocess.Popen:
+    home.mkdir()
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("ORT_", "GRADIO_", "XDG_", "HF_"))
+    }
+    watched = {"HOME": str(home), "LD_PRELOAD": str(watch), "WATCH_LOG": f"{home}.log"}
+    return subprocess.Popen(
+        [sys.executable, "-c", *arguments],
+        env=inherited | watched | environment,
+        cwd=home.parent,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def test_nothing_leaves_the_machine(watch: Path, tmp_path: Path) -> None:
+    backends = ["onnxruntime", *(["openvino"] if find_spec("openvino") else [])]
+    transfers = _TRANSFERS.format(backends=backends, seconds=_SECONDS)
+    programs = {
+        "transfers": start(watch, tmp_path / "transfers", [transfers]),
+        "doctor": start(watch, tmp_path / "doctor", [_COMMAND, "doctor"]),
+        # who asks for it has it, and the watch would see it
+        "allowed": start(watch, tmp_path / "allowed", [transfers], ORT_DISABLE_TELEMETRY="0"),
+    }
+    if find_spec("gradio"):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        page = [_COMMAND, "demo", "--port", port, "--threads", "1"]
+        programs["demo"] = start(watch, tmp_path / "demo", page)
+    try:
+        for name in ("transfers", "doctor", "allowed"):
+            assert programs[name].wait(_SECONDS + 240) == 0, name
+        if "demo" in programs:
+            assert programs["demo"].poll() is None
+    finally:
+        for program in programs.values():
+            program.terminate()
+            program.wait()
+    for name in programs:
+        home, log = tmp_path / name, Path(f"{tmp_path / name}.log")
+        reached = log.read_text() if log.exists() else ""
+        left = [path for path in home.rglob("*") if path.is_file()]
+        if name != "allowed":
+            assert (reached, left) == ("", []), name
+        elif tuple(map(int, version("onnxruntime").split(".")[:2])) >= (1, 29):
+            assert reached
+            assert left
