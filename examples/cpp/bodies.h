@@ -1,5 +1,5 @@
-// Whose body a photo is about, and what in it stays whatever is worn: what runtime/photos/_bodies.py
-// does in Python, which says why.
+// Whose body a photo is about, and what in it stays whatever is worn: what
+// runtime/photos/_bodies.py does in Python, which says why.
 
 #pragma once
 
@@ -24,8 +24,8 @@ cv::Mat choose_body(const cv::Mat& iuv, const std::optional<cv::Rect>& box, cons
 cv::Mat somebody_else(const cv::Mat& image, const cv::Mat& classes, const cv::Mat& parts,
                       const cv::Mat& others);
 
-// Where things in front of a person are, those of `things` and holes in the clothes; the maps become
-// what is beneath.
+// Where things in front of a person are, those of `things` and holes in the clothes; the maps
+// become what is beneath.
 cv::Mat in_front(cv::Mat& classes, cv::Mat& iuv, const cv::Mat& things);
 
 // A photo at the bundle's size with the garment's own colours where things hide it; `classes` are

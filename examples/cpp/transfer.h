@@ -10,9 +10,9 @@
 namespace example {
 
 // Puts the garment that `owner` wears on `person`: RGB 8UC3 at the person's size, by a session on
-// `pipeline`, and with `threads` for fitting and composing photos. Warns on the standard error stream where one of them is small. Throws InputError when
-// one is not seen upright and from the front, the owner wears none, or the result cannot be right;
-// garment_transfer::Error when a graph fails.
+// `pipeline`; `threads` are what fits and composes photos. Warns on the standard error stream where
+// one of them is small. Throws InputError when one is not seen upright and from the front, the owner
+// wears no garment, or the result cannot be right; garment_transfer::Error when a graph fails.
 cv::Mat transfer(const garment_transfer::Pipeline& pipeline, garment_transfer::Session& session,
                  const Person& person, const Person& owner, int threads);
 
