@@ -384,7 +384,10 @@ def _read(
             )
     if len(files) == 1:
         return pipeline.maps.person(files[0], who)
-    return Person.from_files(*files, *label_set_and_encoding, who)
+    label_set, encoding = label_set_and_encoding
+    assert label_set is not None  # of maps none is missing
+    assert encoding is not None
+    return Person.from_files(files[0], files[1], files[2], label_set, encoding, who)
 
 
 def _megapixels(file: BinaryIO) -> float:
