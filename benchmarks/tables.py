@@ -220,6 +220,17 @@ def flow_warp() -> str:
     return _markdown(rows)
 
 
+def compose() -> str:
+    """Fit and Compose beside their definitions."""
+    return _markdown(
+        {
+            "median ms": f"{row['pair']}, {row['size']}, {row['drawn']:.0%} drawn",
+            **{way: number(ms, "{:.1f}") for way, ms in row["median_ms"].items()},
+        }
+        for row in _read("compose")["rows"]
+    )
+
+
 def triton() -> str:
     """Triton's Python backend beside the pipeline in a loop."""
     report = _read("triton")
@@ -334,6 +345,7 @@ TABLES: dict[str, Callable[[], str]] = {
         batches,
         published,
         flow_warp,
+        compose,
         triton,
         serve,
         ablation,

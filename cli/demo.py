@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from garment_transfer.cli.options import THREADS_HELP, set_opencv_threads
+from garment_transfer.cli.options import THREADS, THREADS_HELP, set_opencv_threads
 
 
 @click.command("demo")
@@ -19,7 +19,7 @@ from garment_transfer.cli.options import THREADS_HELP, set_opencv_threads
     show_default=True,
     help="Inference backend; given more than once, they are timed side by side.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help=THREADS_HELP)
+@click.option("--threads", type=THREADS, help=THREADS_HELP)
 @click.option(
     "--render",
     type=click.IntRange(min=0),

@@ -80,6 +80,7 @@ def _findings() -> dict[str, Any]:
         "backends": backends,
         "driver": driver,
         "engines": engines,
+        "photos_library": _photos_library() if whole else None,
         "bundle_problem": bundle_problem,
         "extras": {extra: _packages_of(extra) for extra in _EXTRAS},
         "can_transfer": whole
@@ -186,6 +187,13 @@ def _engines() -> dict[str, Any]:
     return {"gpu": gpu, "backends": backends, "plugin": str(library) if library else None}
 
 
+def _photos_library() -> str | None:
+    """Where the library of Fit and Compose is; None where there is none that loads."""
+    from garment_transfer.kernels import photos, photos_library
+
+    return str(photos_library()) if photos.load() else None
+
+
 def _bundle_problem() -> str:
     """What is wrong with the bundle in the package; empty where nothing is."""
     from garment_transfer.bundle import Bundle, BundleError
@@ -272,6 +280,12 @@ def _describe(findings: dict[str, Any]) -> str:
     if findings["engines"]:
         lines += _describe_engines(findings["engines"])
     if findings["backends"]:
+        library = findings["photos_library"]
+        lines.append(
+            f"Fit and Compose in C++: {library or 'none; photos take several times as long'}"
+        )
+        if library is None:
+            lines.append("  fix: install garment-transfer again where there is a C++ compiler")
         lines.append(f"bundle in the package: {findings['bundle_problem'] or 'whole'}")
     for extra, packages in findings["extras"].items():
         absent = [package for package, version in packages.items() if version is None]

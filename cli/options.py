@@ -42,6 +42,8 @@ class Parsed(click.ParamType, Generic[T]):
             self.fail(f"{value}: {error}", param, ctx)
 
 
+#: As `backends.MAX_THREADS`, which `--help` has no time to import.
+THREADS: Final = click.IntRange(1, 1024)
 THREADS_HELP: Final = (
     "Threads; default: as many as affinity, the container's share of time and the cores allow."
 )

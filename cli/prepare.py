@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from garment_transfer.cli.options import BOX, BOX_HELP, THREADS_HELP, set_opencv_threads
+from garment_transfer.cli.options import BOX, BOX_HELP, THREADS, THREADS_HELP, set_opencv_threads
 from garment_transfer.runtime import model_kinds
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--densepose", type=_PATH, help="ONNX DensePose model, with --parser.")
 @click.option("--densepose-kind", help=f"Its kind: {', '.join(model_kinds('densepose'))}.")
 @click.option("--box", type=BOX, help=BOX_HELP)
-@click.option("--threads", type=click.IntRange(min=1), help=THREADS_HELP)
+@click.option("--threads", type=THREADS, help=THREADS_HELP)
 def command(
     photo: Path,
     folder: Path,

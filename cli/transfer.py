@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from garment_transfer.cli.options import BOX, BOX_HELP, SHARD, THREADS_HELP, set_opencv_threads
+from garment_transfer.cli.options import (
+    BOX,
+    BOX_HELP,
+    SHARD,
+    THREADS,
+    THREADS_HELP,
+    set_opencv_threads,
+)
 
 if TYPE_CHECKING:
     from garment_transfer.bundle import Precision
@@ -63,7 +70,7 @@ _PROGRESS = 5.0
     is_flag=True,
     help="Build TensorRT engines that are missing or do not fit this machine.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help=THREADS_HELP)
+@click.option("--threads", type=THREADS, help=THREADS_HELP)
 @click.option(
     "--quality",
     type=click.IntRange(1, 100),

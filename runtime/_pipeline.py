@@ -15,14 +15,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final, TypeGuard, TypeVar, overload
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from garment_transfer.bundle import (
     CLASSES,
     FRAMING,
-    GARMENT,
     NUM_PARTS,
     STAGES,
     BackendError,
@@ -60,6 +58,7 @@ from garment_transfer.runtime.photos import (
     check_plausible,
     compose,
     fit_person,
+    uncovered,
 )
 
 _LOG: Final = logging.getLogger(__name__)
@@ -91,6 +90,11 @@ class Transfer:
     timings: Mapping[str, float]
     _compose: Callable[..., Composed] = field(repr=False)
 
+    def __repr__(self) -> str:
+        height, width = self.transfer_parsing.shape
+        took = sum(self.timings.values())
+        return f"<Transfer, {width}x{height} pixels in {took:.0f} ms>"
+
     @functools.cached_property
     def warped_garment(self) -> npt.NDArray[np.uint8]:
         """The garment as worn now, uint8 RGB [H,W,3], 0 around it; made when it is asked for."""
@@ -108,6 +112,7 @@ class Pipeline:
         self._chain = engines if isinstance(engines, Chain) else None
         self._engines = {} if isinstance(engines, Chain) else dict(engines)
         self._maps = functools.partial(Maps.load, bundle)
+        self.backend = "the engines that were given"
         self._closed = False
         self._under_way = 0
         self._changed = threading.Condition()
@@ -148,6 +153,7 @@ class Pipeline:
             _LOG.info("backend %s: %s", backend, reason)
         found = find_backend(backend)
         pipeline = cls(bundle, found.load(bundle, precision, options))
+        pipeline.backend = backend
         pipeline._maps = functools.partial(Maps.load, bundle, backend, **options)
         return pipeline
 
@@ -162,6 +168,11 @@ class Pipeline:
         self._engines = {}
         if self._chain is not None:
             self._chain.close()
+
+    def __repr__(self) -> str:
+        manifest = self.bundle.manifest
+        state = ", closed" if self._closed else ""
+        return f"<Pipeline of {manifest.name} at {self.size} on {self.backend}{state}>"
 
     def __enter__(self) -> Pipeline:
         return self
@@ -245,6 +256,15 @@ class Pipeline:
                 fix="repeat an owner for each person who tries the garment on",
             )
         for index, (person, owner) in enumerate(zip(people, garment_owners, strict=True)):
+            for someone in (person, owner):
+                if not isinstance(someone, Person):
+                    raise InputError(
+                        Code.ARRAY_INVALID,
+                        f"a person is a {type(someone).__name__}",
+                        expected="Person",
+                        fix="Person.load(folder), Person.from_photo(file) and Person.from_arrays() "
+                        "make one",
+                    )
             number = f" {index}" if len(people) > 1 else ""
             person.check_view(f"person{number}")
             owner.check_view(f"garment owner{number}")
@@ -540,15 +560,12 @@ def stage_inputs(
 
 def _fitted(role: str, person: Person, fit: Fit) -> dict[str, npt.NDArray[np.uint8]]:
     """Photo and maps of one person in the frame, by the contract's names."""
-    image = fit.photo(person.image)
+    image, parsing = fit.photo(person.image), fit.map(person.parsing)
     if person.protected is not None:
-        # a bag over the garment is no part of its pattern
-        hidden = fit.map((person.protected & (person.parsing == GARMENT)).astype(np.uint8))
-        if hidden.any():
-            image = np.asarray(cv2.inpaint(image, hidden, 3, cv2.INPAINT_TELEA), np.uint8)
+        image = uncovered(image, parsing, fit.map(person.protected.view(np.uint8)))
     return {
         f"{role}_image": image,
-        f"{role}_parsing": fit.map(person.parsing),
+        f"{role}_parsing": parsing,
         f"{role}_densepose": fit.map(person.densepose),
     }
 

@@ -103,6 +103,29 @@ GT_TARGETS bool any(const std::uint8_t* row, int count) {
   return found != 0;
 }
 
+// RGBA of RGB where `inside` is not 0.
+GT_TARGETS void premultiply(const std::uint8_t* __restrict rgb,
+                            const std::uint8_t* __restrict inside, int count,
+                            std::uint8_t* __restrict rgba) {
+  for (int x = 0; x < count; ++x) {
+    const std::uint8_t mask = inside[x] ? 255 : 0;
+    for (int c = 0; c < 3; ++c) rgba[4 * x + c] = rgb[3 * x + c] & mask;
+    rgba[4 * x + 3] = mask;
+  }
+}
+
+// 1 where a pixel gets another colour than the photo's, if it may: its class is another one, or
+// garment, or one that may still show what vanished beside it.
+GT_TARGETS void mark_drawn(const std::uint8_t* __restrict own, const std::uint8_t* __restrict labels,
+                           const std::uint8_t* __restrict vanished, int count,
+                           std::uint8_t* __restrict drawn) {
+  for (int x = 0; x < count; ++x) {
+    const std::uint8_t o = own[x], l = labels[x];
+    const std::uint8_t rough = (o == kBackground) | (o == kSkin) | (o == kLower);
+    drawn[x] = static_cast<std::uint8_t>((l != o) | (l == kGarment) | (rough & (vanished[x] != 0)));
+  }
+}
+
 // The rows and columns between the first and the last that are not 0; empty where all are.
 Box bounds(const Pixels& mask) {
   Box out{mask.height, mask.width, 0, 0};
@@ -194,14 +217,14 @@ Layers layers_of(const ComposeCall& call, const std::vector<float>& flow,
         const std::uint8_t* from = call.owner.row(y) + 3 * box.left;
         const std::uint8_t* worn = mask.row(y) + box.left;
         std::uint8_t* to = out.pixels.data() + area(i + 1, 1) * out.stride() + 4;
-        for (int x = 0; x < out.width; ++x, from += 3, to += 4) {
-          const bool inside = eroded ? !other[static_cast<std::size_t>(x + box.left - left)]
-                                     : worn[x] != 0;
-          if (!inside) continue;
-          some = true;
-          std::memcpy(to, from, 3);
-          to[3] = 255;
+        std::uint8_t* const inside = other.data() + box.left - left;
+        if (eroded) {
+          for (int x = 0; x < out.width; ++x) inside[x] = inside[x] == 0;
+        } else {
+          std::memcpy(inside, worn, static_cast<std::size_t>(out.width));
         }
+        some |= any(inside, out.width);
+        premultiply(from, inside, out.width, to);
       }
       if (some) filled = true;
     });
@@ -472,10 +495,7 @@ class Composing {
     const std::uint8_t* const labels = call_.out_parsing + start;
     const std::uint8_t* const vanished = scratch.vanished.data();
     std::uint8_t* const drawn = scratch.drawn.data();
-    for (int x = 0; x < width_; ++x) {
-      const bool rough = (own[x] == kBackground) | (own[x] == kSkin) | (own[x] == kLower);
-      drawn[x] = (labels[x] != own[x]) | (labels[x] == kGarment) | (rough & (vanished[x] != 0));
-    }
+    mark_drawn(own, labels, vanished, width_, drawn);
     if (kept) {
       for (int x = 0; x < width_; ++x) drawn[x] &= kept[x] == 0;
     }
@@ -524,11 +544,11 @@ class Composing {
     put(colour, call_.out_image + to);
   }
 
-  GT_FUNCTION static void put(const Colour& colour, std::uint8_t* to) {
-    for (int c = 0; c < 3; ++c) {
-      // the conversion rounds down what is not negative
-      to[c] = static_cast<std::uint8_t>(std::clamp(colour[c], 0.0f, 255.0f) + 0.5f);
-    }
+  GT_FUNCTION static void put(Colour colour, std::uint8_t* to) {
+    colour = colour > 0.0f ? colour : Colour{};
+    colour = colour < 255.0f ? colour : Colour{} + 255.0f;
+    const Whole rounded = __builtin_convertvector(colour + 0.5f, Whole);
+    for (int c = 0; c < 3; ++c) to[c] = static_cast<std::uint8_t>(rounded[c]);
   }
 
   GT_FUNCTION Colour colour_of_class(int label, int own, bool vanished, const Place& row,
@@ -543,20 +563,29 @@ class Composing {
   // The graphs' colour of a class, with nothing of another in it, or where it has none whatever the
   // graphs have there.
   GT_FUNCTION Colour painted(int label, const Place& row, const Place& column) const {
-    const Small* corners[] = {&small_[area(row.first, columns_) + static_cast<std::size_t>(column.first)],
-                              &small_[area(row.second, columns_) + static_cast<std::size_t>(column.first)],
-                              &small_[area(row.first, columns_) + static_cast<std::size_t>(column.second)],
-                              &small_[area(row.second, columns_) + static_cast<std::size_t>(column.second)]};
-    Colour all[4], inside[4];
+    const Small *first = &small_[area(row.first, columns_)],
+                *second = &small_[area(row.second, columns_)];
+    const Small* corners[] = {first + column.first, second + column.first, first + column.second,
+                              second + column.second};
+    const auto mixed = [&](const Colour(&c)[4]) {
+      return lerp(lerp(c[0], c[1], row.at), lerp(c[2], c[3], row.at), column.at);
+    };
+    Colour colours[4];
+    bool all_inside = true, all_outside = true;
     for (int k = 0; k < 4; ++k) {
-      all[k] = colour_of(corners[k]->picture);
-      inside[k] = label == kGarment ? colour_of(corners[k]->garment) : all[k];
-      if (corners[k]->label != label) inside[k] = Colour{};
+      const bool inside = corners[k]->label == label;
+      const Rgba pixel = label == kGarment ? corners[k]->garment : corners[k]->picture;
+      colours[k] = inside ? colour_of(pixel) : Colour{};
+      all_inside &= inside;
+      all_outside &= !inside;
     }
-    const Colour found = lerp(lerp(inside[0], inside[1], row.at), lerp(inside[2], inside[3], row.at),
-                              column.at);
-    if (found[3] > kLeastShare) return found / found[3];
-    return lerp(lerp(all[0], all[1], row.at), lerp(all[2], all[3], row.at), column.at);
+    if (!all_outside) {
+      const Colour found = mixed(colours);
+      if (all_inside) return found;
+      if (found[3] > kLeastShare) return found / found[3];
+    }
+    for (int k = 0; k < 4; ++k) colours[k] = colour_of(corners[k]->picture);
+    return mixed(colours);
   }
 
   // The garment of its owner's photo, sampled by the flow; the graphs' where the photo shows little.

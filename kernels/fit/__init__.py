@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -183,7 +184,7 @@ def fit_photo(fit: Fit, image: Pixels) -> Pixels:
             (box.left, box.width, fit.source.width),
         )
     )
-    part = image[rows[:, None], columns]
+    part = np.ascontiguousarray(image[rows[:, None], columns])
     if scaled.height <= box.height and scaled.width <= box.width:
         small = shrink(part, scaled)
     else:
@@ -223,21 +224,28 @@ def nearest(fit: Fit, labels: Pixels) -> Pixels:
 
 
 def shrink(image: Pixels, size: Size) -> Pixels:
-    """An image [H,W,C] at a smaller size, the mean over each pixel's area, halves rounded up."""
-    total = image.shape[0] * image.shape[1]
-    sums = _area_sums(_area_sums(image.astype(np.int64), size.height, 0), size.width, 1)
-    return ((2 * sums + total) // (2 * total)).astype(np.uint8)
+    """An image [H,W] or [H,W,C] at a smaller size, the mean over each pixel's area.
+
+    Halves are rounded up.
+    """
+    height, width = image.shape[:2]
+    # sums of all that is above and to the left, of which 53 bits hold any photo's
+    sums = np.asarray(cv2.integral(image, sdepth=cv2.CV_64F))
+    sums = _along(sums, size.height).astype(np.int64)
+    sums = _along(sums.swapaxes(0, 1), size.width).swapaxes(0, 1)
+    means = np.diff(np.diff(sums, axis=0), axis=1)
+    total = height * width
+    return ((2 * means + total) // (2 * total)).astype(np.uint8)
 
 
-def _area_sums(values: Whole, count: int, axis: int) -> Whole:
-    """Sums over `count` equal parts of an axis, in parts of a pixel, of which it has `count`."""
-    values = np.moveaxis(values, axis, 0)
-    length = len(values)
-    sums = np.concatenate([np.zeros_like(values[:1]), np.cumsum(values, axis=0)])
+def _along(sums: npt.NDArray[_S], count: int) -> npt.NDArray[_S]:
+    """Running sums where an axis is cut into `count` parts, times `count`, which is whole again."""
+    length = len(sums) - 1
     whole, part = np.divmod(np.arange(count + 1) * length, count)
-    shape = (-1, *(1 for _ in values.shape[1:]))
-    upto = sums[whole] * count + part.reshape(shape) * values[whole.clip(max=length - 1)]
-    return np.moveaxis(np.diff(upto, axis=0), 0, axis)
+    part = part.reshape(-1, *(1 for _ in sums.shape[1:]))
+    return np.asarray(
+        sums[whole] * (count - part) + sums[(whole + 1).clip(max=length)] * part, sums.dtype
+    )
 
 
 @dataclass(frozen=True)

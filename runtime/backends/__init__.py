@@ -31,7 +31,11 @@ from garment_transfer.bundle import (
     differences,
     list_engines,
 )
-from garment_transfer.runtime.backends._threads import default_threads as default_threads
+from garment_transfer.runtime.backends._threads import (
+    MAX_THREADS as MAX_THREADS,
+    Threads as Threads,
+    default_threads as default_threads,
+)
 
 if TYPE_CHECKING:
     from garment_transfer.runtime.cuda import Chain

@@ -5,6 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta
+
+#: Threads of a graph. More than any machine has cores make a runtime start them for minutes.
+MAX_THREADS = 1024
+Threads = Annotated[int, Meta(ge=1, le=MAX_THREADS)]
 
 
 def default_threads(root: Path = Path("/")) -> int | None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from garment_transfer.bundle import (
     MAPS,
@@ -24,6 +24,7 @@ from garment_transfer.kernels import onnxruntime_library
 from garment_transfer.runtime.backends import (
     Arrays,
     Status,
+    Threads,
     check_signature,
     default_threads,
     given_text,
@@ -48,7 +49,7 @@ class Options(Struct, frozen=True, kw_only=True):
     of profiles begin, one per stage, that `OnnxRuntimeEngine.end_profiling` writes.
     """
 
-    threads: Annotated[int, Meta(ge=1)] | None = None
+    threads: Threads | None = None
     kernel: bool = True
     profile: str = ""
 

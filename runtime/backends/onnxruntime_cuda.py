@@ -20,7 +20,7 @@ from msgspec import Meta, Struct
 from garment_transfer.bundle import STAGES, BackendError, Bundle, Code, InputError, Signature
 from garment_transfer.kernels import has_cuda_kernels, onnxruntime_library
 from garment_transfer.kernels.driver import INSTALL
-from garment_transfer.runtime.backends import Status, check_signature, onnxruntime as cpu
+from garment_transfer.runtime.backends import Status, Threads, check_signature, onnxruntime as cpu
 from garment_transfer.runtime.cuda import Chain, CudaDevice
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Options(Struct, frozen=True, kw_only=True):
 
     device: Annotated[int, Meta(ge=0)] = 0
     sessions: Annotated[int, Meta(ge=1)] = 8
-    threads: Annotated[int, Meta(ge=1)] | None = None
+    threads: Threads | None = None
     cuda_graph: bool = False
 
 

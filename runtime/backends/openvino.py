@@ -11,11 +11,11 @@ import importlib
 import queue
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from garment_transfer.bundle import (
     STAGES,
@@ -30,6 +30,7 @@ from garment_transfer.bundle import (
 from garment_transfer.runtime.backends import (
     Arrays,
     Status,
+    Threads,
     check_signature,
     default_threads,
     given_text,
@@ -52,7 +53,7 @@ class Options(Struct, frozen=True, kw_only=True):
     time their layers.
     """
 
-    threads: Annotated[int, Meta(ge=1)] | None = None
+    threads: Threads | None = None
     inference_precision: Literal["float32", "default"] = "float32"
     profiling: bool = False
 

@@ -134,6 +134,10 @@ class Person:
                 array.flags.writeable = False
                 object.__setattr__(self, name, array)
 
+    def __repr__(self) -> str:
+        height, width = self.parsing.shape
+        return f"<Person {self.name or 'without a name'}, {width}x{height} pixels>"
+
     @classmethod
     def load(
         cls,

@@ -106,6 +106,19 @@ def test_what_engines_can_be_built(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("shipped")
+@pytest.mark.parametrize("loads", [False, True])
+def test_the_library_of_fit_and_compose(monkeypatch: pytest.MonkeyPatch, loads: bool) -> None:
+    from garment_transfer import kernels
+    from garment_transfer.kernels import photos
+
+    monkeypatch.setattr(kernels, "photos_library", lambda: Path("/lib/photos.so"))
+    monkeypatch.setattr(photos, "load", lambda: photos if loads else None)
+    output = CliRunner().invoke(main, ["doctor"]).output
+    assert ("Fit and Compose in C++: /lib/photos.so" in output) == loads
+    assert ("again where there is a C++ compiler" in output) != loads
+
+
+@pytest.mark.usefixtures("shipped")
 def test_a_gpu_and_a_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
     from garment_transfer import kernels
     from garment_transfer.runtime import cuda

@@ -1,3 +1,4 @@
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -11,8 +12,15 @@ import numpy as np
 import pytest
 
 from garment_transfer.bundle import BackendError, Bundle, Code, InputError, border_width
+from garment_transfer.cli.options import THREADS
 from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people, stage_inputs
-from garment_transfer.runtime.backends import Arrays, HostEngine, choose_backend, onnxruntime
+from garment_transfer.runtime.backends import (
+    MAX_THREADS,
+    Arrays,
+    HostEngine,
+    choose_backend,
+    onnxruntime,
+)
 
 MakePerson = Callable[..., Person]
 
@@ -310,3 +318,24 @@ def test_the_shipped_bundle_transfers_real_people(
     reserved = np.isin(person.parsing, (1, 2, 6))
     assert (transfer.image[reserved] == person.image[reserved]).all()
     assert np.isfinite(transfer.flow).all()
+
+
+def test_one_line_each(tiny_bundle: Path, make_person: MakePerson) -> None:
+    person = make_person()
+    with Pipeline.load(tiny_bundle, threads=1) as pipeline:
+        assert repr(pipeline) == "<Pipeline of tiny at 64x32 on onnxruntime>"
+        assert re.fullmatch(
+            r"<Transfer, 32x64 pixels in \d+ ms>", repr(pipeline.transfer(person, person))
+        )
+    assert repr(pipeline).endswith(", closed>")
+    assert repr(person) == "<Person without a name, 32x64 pixels>"
+
+
+def test_what_is_no_person_and_no_number_of_threads(tiny_bundle: Path) -> None:
+    pipeline = Pipeline.load(tiny_bundle, threads=1)
+    with pytest.raises(InputError, match=r"a person is a str; expected Person; Person\.load"):
+        pipeline.transfer("anna", "bob")  # type: ignore[arg-type]
+    for threads in (2.5, "2", True, 0, MAX_THREADS + 1, 10**20):
+        with pytest.raises(InputError, match="threads"):
+            Pipeline.load(tiny_bundle, threads=threads)
+    assert THREADS.max == MAX_THREADS
