@@ -438,13 +438,22 @@ def _outcome(pipeline: Any, folder: Path) -> tuple[str, str]:
 def _faults(pipeline: Any, folder: Path, due: Any, person: Any, result: Any) -> Iterator[str]:
     from garment_transfer.runtime import Person as Someone
 
+    stays = np.zeros(result.transfer_parsing.shape, bool)
+    if (folder / "stays.png").exists():
+        stays = np.asarray(Image.open(folder / "stays.png")) > 0
+        moved = (result.image[stays] != person.image[stays]).any(axis=1)
+        if moved.size and moved.mean() > _MOVED:
+            yield f"{moved.mean():.1%} of what has to stay changed"
     if "place" in due:
         roles = ("person of reference", "owner of reference")
         reference = pipeline.transfer(*(Someone.load(folder / role) for role in roles))
         top, left, height, width = due["place"]
         place = np.s_[top : top + height, left : left + width]
         yield from _differs(
-            result.transfer_parsing[place], reference.transfer_parsing, due.get("iou", _AS_CROPPED)
+            result.transfer_parsing[place],
+            reference.transfer_parsing,
+            ~stays[place],
+            due.get("iou", _AS_CROPPED),
         )
         if "photo" in due:
             off = float(np.abs(result.image.astype(float) - reference.image).mean())
@@ -452,17 +461,12 @@ def _faults(pipeline: Any, folder: Path, due: Any, person: Any, result: Any) -> 
                 yield f"the picture is {off:.1f} levels off"
     if (folder / "truth.png").exists():
         truth = np.asarray(Image.open(folder / "truth.png"))
-        yield from _differs(result.transfer_parsing, truth, due.get("iou", _AS_TRUE))
-    if (folder / "stays.png").exists():
-        stays = np.asarray(Image.open(folder / "stays.png")) > 0
-        if stays.any():
-            moved = float((result.image[stays] != person.image[stays]).any(axis=1).mean())
-            if moved > _MOVED:
-                yield f"{moved:.1%} of what has to stay changed"
+        yield from _differs(result.transfer_parsing, truth, ~stays, due.get("iou", _AS_TRUE))
 
 
-def _differs(found: U8, due: U8, least: float) -> Iterator[str]:
-    a, b = found == _GARMENT, due == _GARMENT
+def _differs(found: U8, due: U8, counted: npt.NDArray[np.bool_], least: float) -> Iterator[str]:
+    """Why garments differ where they are counted: not where something else is in front."""
+    a, b = (found == _GARMENT) & counted, (due == _GARMENT) & counted
     overlap = float((a & b).sum() / max((a | b).sum(), 1))
     if overlap < least:
         yield f"garment IoU {overlap:.3f}, due {least}"

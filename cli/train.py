@@ -28,7 +28,7 @@ METHOD = (
     "regrowth",
 )
 SUPERVISED = ("supervised-parsing", "supervised-warping", "supervised-regrowth")
-PRESETS = ("lite", "full", "lite-body", "lite-without-stn")
+PRESETS = ("lite", "full", "lite-without-stn")
 
 _AT_LEAST_1 = click.IntRange(min=1)
 

@@ -59,7 +59,7 @@ PRESETS = {
             flow_widths=(24, 32, 48, 64, 40),
             part_width=8,
         ),
-        RegrowthConfig(widths=(20, 32, 48, 64), blocks=(0, 1, 1, 1), head_width=24),
+        RegrowthConfig(widths=(20, 32, 48, 64), blocks=(0, 1, 1, 1), head_width=24, part_width=6),
     ),
     "full": Preset(
         ParsingConfig(
@@ -91,11 +91,6 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "try_on_parsing": TryOnParsingNetwork,
     "try_on_warping": WarpingNetwork,
 }
-
-# what is trained to be the next `lite`: regrowth sees the body
-PRESETS["lite-body"] = replace(
-    PRESETS["lite"], regrowth=replace(PRESETS["lite"].regrowth, part_width=6)
-)
 
 # the ablation that `evaluate` sets beside the method
 PRESETS["lite-without-stn"] = replace(

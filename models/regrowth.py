@@ -2,10 +2,10 @@
 
 Fang et al. (arXiv 2401.12433) infer the skin from the arm pixels that survive, the target shape
 and the rest of the parsing. Here the surviving colours are first continued over the whole
-picture without a network (`push_pull`), skin from skin, lower garment from lower garment,
-background from background, and a small U-Net adds what that cannot know: shading, borders,
-fingers. A bare continuation already has the right colour on people unlike those trained on.
-Where the network sees the body, by DensePose, it also knows where a limb turns away from the light.
+picture without a network, skin from skin, lower garment from lower garment, background from
+background, and a small U-Net adds what that cannot know: shading, borders, fingers. A bare
+continuation already has the right colour on people unlike those trained on. By DensePose the
+network knows where a limb turns away from the light.
 """
 
 from dataclasses import dataclass
@@ -40,14 +40,13 @@ from garment_transfer.models.layers import (
 class RegrowthConfig:
     """Widths of the regrowth U-Net from 1/2 to 1/16 of the size, and of its head.
 
-    `part_width` is the length of the vector that stands for a DensePose part; with 0 the network
-    does not see DensePose.
+    `part_width` is the length of the vector that stands for a DensePose part.
     """
 
     widths: tuple[int, int, int, int]
     blocks: tuple[int, int, int, int]
     head_width: int
-    part_width: int = 0
+    part_width: int
 
 
 class RegrowthNetwork(nn.Module):
@@ -56,11 +55,8 @@ class RegrowthNetwork(nn.Module):
     def __init__(self, config: RegrowthConfig) -> None:
         super().__init__()
         widths = config.widths
-        inputs = 3 + 3 + len(CLASSES) + 3
-        self.parts: nn.Embedding | None = None
-        if config.part_width:
-            self.parts = nn.Embedding(NUM_PARTS, config.part_width)
-            inputs += config.part_width + 2
+        self.parts = nn.Embedding(NUM_PARTS, config.part_width)
+        inputs = 3 + 3 + len(CLASSES) + 3 + config.part_width + 2
         self.encoder = Encoder(inputs, widths, config.blocks)
         self.decoder = nn.ModuleList(
             [Conv(widths[i + 1] + widths[i], widths[i]) for i in reversed(range(3))]
@@ -99,10 +95,12 @@ class RegrowthNetwork(nn.Module):
         kept = stays * (1 - garment) * (1 - vanished * rough)
         painted = (1 - kept) * (1 - garment)
 
-        # the face has the person's skin colour, but eyes and lips too: it counts little
-        skin_now = now[:, SKIN : SKIN + 1]
-        skin = _continue(photo, skin_now * (1 - vanished) + 0.05 * now[:, FACE : FACE + 1])
-        lower = _continue(photo, now[:, LOWER : LOWER + 1] * (1 - vanished))
+        # the face has the person's skin colour, but its rim shows hair
+        skin_now, face = now[:, SKIN : SKIN + 1], now[:, FACE : FACE + 1]
+        inner = 1 - dilate(1 - face, 1)
+        skin = _continue(photo, skin_now * (1 - vanished) + 0.2 * inner, mostly=0.012)
+        lower_now = now[:, LOWER : LOWER + 1] * (1 - vanished)
+        lower = _mirrored(photo, lower_now, _continue(photo, lower_now))
         inside = dilate(1 - background_now, radius)
         background = _continue(photo, background_now * (1.001 - inside))
         base = skin * skin_then + lower * lower_then
@@ -114,10 +112,8 @@ class RegrowthNetwork(nn.Module):
         visible = photo * torch.maximum(kept, unlabelled)
         known = visible + (1 - torch.maximum(kept, unlabelled)) * base * painted
         known = known + image_to_float(warped_garment) * garment
-        planes = [known, base, then, kept, unlabelled, skin_now]
-        if self.parts is not None:
-            planes.append(densepose_planes(self.parts, person_densepose))
-
+        body = densepose_planes(self.parts, person_densepose)
+        planes = [known, base, then, kept, unlabelled, skin_now, body]
         features = self.encoder(torch.cat(planes, dim=1))
         x = features[-1]
         for layer, skip in zip(self.decoder, reversed(features[:-1]), strict=True):
@@ -144,7 +140,7 @@ class RegrowthNetwork(nn.Module):
         Args:
             person_image, warped_garment: uint8 [N,H,W,3].
             person_parsing, transfer_parsing: uint8 [N,H,W].
-            person_densepose: uint8 [N,H,W,3], IUV; ignored where `part_width` is 0.
+            person_densepose: uint8 [N,H,W,3], IUV.
 
         Returns:
             uint8 [N,H,W,3]: the person's own pixels where the class stays, the warped garment
@@ -156,8 +152,38 @@ class RegrowthNetwork(nn.Module):
         return float_to_image(image)
 
 
-def _continue(photo: Tensor, weight: Tensor) -> Tensor:
-    """`photo` continued from where `weight` is positive; at half the size, since it is smooth."""
+def _continue(photo: Tensor, weight: Tensor, mostly: float = 0.0) -> Tensor:
+    """`photo` continued from where `weight` is positive; at half the size, since it is smooth.
+
+    With `mostly`, from what has the chromaticity of most of it, give or take so much: of skin,
+    without eyes, lips, beard and cloth that is labelled skin. Its shade counts, since what is
+    painted is shaded too.
+    """
     known = F.avg_pool2d(weight, 2)
     colour = F.avg_pool2d(photo * weight, 2) / known.clamp_min(1e-6)
+    if mostly:
+        chroma = colour / (colour.sum(dim=1, keepdim=True) + 0.1)
+        likeness = known
+        for _ in range(4):
+            total = likeness.sum(dim=(2, 3), keepdim=True).clamp_min(1e-6)
+            mode = (chroma * likeness).sum(dim=(2, 3), keepdim=True) / total
+            distance = (chroma - mode).square().sum(dim=1, keepdim=True)
+            likeness = known * torch.exp(-distance / (2 * mostly**2))
+        # where nothing is like the rest, the rest is all there is
+        known = likeness + 1e-4 * known
     return upsample2x(push_pull(colour, known))
+
+
+def _mirrored(photo: Tensor, region: Tensor, otherwise: Tensor) -> Tensor:
+    """`photo` mirrored at the upper end of a region [N,1,H,W] of 0 and 1, column by column.
+
+    A lower garment goes on above its visible end with the same cloth, in about the same light.
+    Where the mirror image shows anything else than the region it is `otherwise`.
+    """
+    height = photo.shape[-2]
+    rows = torch.arange(height, device=photo.device).view(1, 1, height, 1)
+    top = torch.where(region > 0, rows, height).amin(dim=2, keepdim=True)
+    source = (2 * top - 1 - rows).clamp(0, height - 1).expand(-1, -1, -1, photo.shape[-1])
+    shown = torch.gather(region, 2, source)
+    cloth = torch.gather(photo, 2, source.expand(-1, photo.shape[1], -1, -1))
+    return otherwise + shown * (cloth - otherwise)

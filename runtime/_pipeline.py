@@ -15,14 +15,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final, TypeGuard, TypeVar, overload
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from garment_transfer.bundle import (
     CLASSES,
     FRAMING,
-    GARMENT,
     NUM_PARTS,
     STAGES,
     BackendError,
@@ -60,6 +58,7 @@ from garment_transfer.runtime.photos import (
     check_plausible,
     compose,
     fit_person,
+    uncovered,
 )
 
 _LOG: Final = logging.getLogger(__name__)
@@ -561,15 +560,12 @@ def stage_inputs(
 
 def _fitted(role: str, person: Person, fit: Fit) -> dict[str, npt.NDArray[np.uint8]]:
     """Photo and maps of one person in the frame, by the contract's names."""
-    image = fit.photo(person.image)
+    image, parsing = fit.photo(person.image), fit.map(person.parsing)
     if person.protected is not None:
-        # a bag over the garment is no part of its pattern
-        hidden = fit.map((person.protected & (person.parsing == GARMENT)).astype(np.uint8))
-        if hidden.any():
-            image = np.asarray(cv2.inpaint(image, hidden, 3, cv2.INPAINT_TELEA), np.uint8)
+        image = uncovered(image, parsing, fit.map(person.protected.view(np.uint8)))
     return {
         f"{role}_image": image,
-        f"{role}_parsing": fit.map(person.parsing),
+        f"{role}_parsing": parsing,
         f"{role}_densepose": fit.map(person.densepose),
     }
 

@@ -23,9 +23,14 @@ from PIL import Image
 
 from garment_transfer.bundle import (
     ENGINES,
+    FACE,
     FRAMING,
+    GARMENT,
+    HAIR,
+    LOWER,
     MAPS,
     RECORD_VERSION,
+    SKIN,
     STAGES,
     Batch,
     Bundle,
@@ -41,7 +46,7 @@ from garment_transfer.bundle import (
     write_record,
 )
 from garment_transfer.cli.main import main
-from garment_transfer.runtime.photos import Person
+from garment_transfer.runtime.photos import Box, Person
 
 REAL_SAMPLES = Path(__file__).parents[1] / ".." / "shared" / "real_samples"
 
@@ -278,6 +283,58 @@ def make_person(
     return Person.from_arrays(image, parsing, densepose)
 
 
+RED, GREY = (200, 30, 30), (120, 120, 120)
+
+
+class Scene:
+    """A photo in the making, with its maps; people are drawn into it one over the other."""
+
+    def __init__(self, height: int = 256, width: int = 384) -> None:
+        rng = np.random.default_rng(0)
+        self.image = (np.array(GREY) + rng.integers(-9, 9, (height, width, 3))).astype(np.uint8)
+        self.classes = np.zeros((height, width), np.uint8)
+        self.iuv = np.zeros((height, width, 3), np.uint8)
+
+    def box(self, x: float, y: float, w: float, h: float, part: int, label: int, colour) -> None:
+        place = np.s_[max(0, round(y)) : round(y + h), max(0, round(x)) : round(x + w)]
+        self.image[place], self.classes[place], self.iuv[place] = colour, label, (part, 90, 90)
+
+    def person(self, x: float, colour=RED, size: float = 1.0, covered: bool = True) -> Scene:
+        """Somebody whose middle is at column `x`, in a garment with sleeves to the elbow."""
+
+        def box(left, top, w, h, part, label, colour):
+            part = part if covered else 0
+            self.box(x + size * left, 10 + size * top, size * w, size * h, part, label, colour)
+
+        skin = (225, 180, 150)
+        box(-16, 0, 32, 10, 23, HAIR, (60, 40, 20))
+        box(-16, 10, 32, 30, 24, FACE, skin)
+        for side, upper, fore, hand in ((-1, 16, 20, 3), (1, 15, 19, 4)):
+            left = -46 if side < 0 else 30
+            box(left, 45, 16, 45, upper, GARMENT, colour)
+            box(left, 90, 16, 40, fore, SKIN, skin)
+            box(left, 130, 16, 20, hand, SKIN, skin)
+        box(-30, 40, 60, 90, 2, GARMENT, colour)
+        box(-30, 130, 60, 80, 9, LOWER, (40, 40, 60))
+        return self
+
+    def load(self, box: Box | None = None, labels: str = "classes7") -> Person:
+        return Person.from_arrays(self.image, self.classes, self.iuv, labels, box=box)
+
+    def save(self, folder: Path, labels: str = "classes7") -> Path:
+        """Writes the person's folder, whose `classes` are ids of `labels`; returns it."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, array in (
+            ("image", self.image),
+            ("parse", self.classes),
+            ("densepose", self.iuv),
+        ):
+            Image.fromarray(array).save(folder / f"{name}.png")
+        meta = {"parse": labels, "densepose": "iuv-png"}
+        (folder / "meta.json").write_text(json.dumps(meta))
+        return folder
+
+
 def save_person(person: Person, folder: Path, **meta: str) -> Path:
     """Writes a person's folder in this package's own label set and encoding; returns it."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -359,6 +416,12 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _make_person() -> Callable[..., Person]:
     """`make_person(height, width, garment=, seed=)`: a person of rectangles."""
     return make_person
+
+
+@pytest.fixture(scope="session", name="new_scene")
+def _new_scene() -> Callable[..., Scene]:
+    """`new_scene(height, width)`: a photo in the making, into which its `person` draws people."""
+    return Scene
 
 
 @pytest.fixture(scope="session", name="save_person")

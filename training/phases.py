@@ -19,7 +19,7 @@ docstrings say what is done here and why.
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, TypeVar
 
 import torch
@@ -61,6 +61,7 @@ from garment_transfer.models.warping import (
 )
 from garment_transfer.runtime.photos import COLOURS
 from garment_transfer.training.data import Batch, Fields, Photos, Snapshots, Transfers
+from garment_transfer.training.lighting import relit
 from garment_transfer.training.losses import (
     Content,
     Scalars,
@@ -615,7 +616,11 @@ def _regrown(
 def _regrowth(
     network: RegrowthNetwork, batch: Photos, knowledge: Knowledge
 ) -> tuple[Tensor, Scalars]:
-    """Arms erased from a photo as by longer sleeves grow back: the photo is the truth."""
+    """Arms erased from a photo as by longer sleeves grow back: the photo is the truth.
+
+    In another light, since rendered skin has less contrast than that of photos.
+    """
+    batch = replace(batch, person_image=relit(batch.person_image, batch.person_reference))
     _, image, painted, skin = _regrown(network, batch, knowledge)
     return painting_loss(image, image_to_float(batch.person_image), painted, skin)
 

@@ -1,16 +1,16 @@
 #include "person.h"
 
-#include <array>
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <photos.h>
 #include <set>
 #include <vector>
 
+#include "fitting.h"
 #include "labels.h"
 
 namespace example {
@@ -27,6 +27,9 @@ constexpr double kMinShare = 0.001;
 // A map may have another size than its photo when the aspects agree within this share.
 constexpr double kAspectTolerance = 0.01;
 
+// The least that a garment covers, as a share of the torso's area.
+constexpr double kLeastGarment = 0.1;
+
 // The id that parsers give pixels they do not decide on, in every label set.
 constexpr int kIgnored = 255;
 
@@ -36,6 +39,8 @@ struct LabelSet {
   std::set<int> whole_body;
   // Faces down to the collar: skin where DensePose has the torso.
   std::set<int> with_neck;
+  // Things that a person carries.
+  std::set<int> in_front;
 };
 
 const std::map<std::string, LabelSet>& label_sets() {
@@ -52,6 +57,7 @@ const std::map<std::string, LabelSet>& label_sets() {
       for (const auto& each : set["ids"]) one.classes[each["id"]] = classes.at(each["class"]);
       one.whole_body = set["whole_body"].get<std::set<int>>();
       one.with_neck = set.value("with_neck", std::set<int>());
+      one.in_front = set.value("in_front", std::set<int>());
       one.classes.emplace(kIgnored, kBackground);
     }
     return read;
@@ -59,16 +65,22 @@ const std::map<std::string, LabelSet>& label_sets() {
   return sets;
 }
 
+std::string names_of_label_sets() {
+  std::string names;
+  for (const auto& [name, set] : label_sets()) names += (names.empty() ? "" : ", ") + name;
+  return names;
+}
+
 // The first row below the hips; -1 where no leg is in sight. It is the cut with the fewest torso
 // pixels below it and leg pixels above it.
-int hip_row(const cv::Mat& densepose) {
-  std::vector<long> torso(static_cast<std::size_t>(densepose.rows)), legs = torso;
+int hip_row(const cv::Mat& parts) {
+  std::vector<long> torso(static_cast<std::size_t>(parts.rows)), legs = torso;
   long torso_below = 0, leg_count = 0;
-  for (int y = 0; y < densepose.rows; ++y) {
-    const auto* row = densepose.ptr<cv::Vec3b>(y);
+  for (int y = 0; y < parts.rows; ++y) {
+    const unsigned char* row = parts.ptr(y);
     const auto at = static_cast<std::size_t>(y);
-    for (int x = 0; x < densepose.cols; ++x) {
-      const int part = row[x][0];
+    for (int x = 0; x < parts.cols; ++x) {
+      const int part = row[x];
       torso[at] += part == 1 || part == 2;
       legs[at] += part >= 7 && part <= 14;
     }
@@ -78,7 +90,7 @@ int hip_row(const cv::Mat& densepose) {
   if (!leg_count) return -1;
   long legs_above = 0, least = torso_below;
   int best = 0;
-  for (int y = 0; y < densepose.rows; ++y) {
+  for (int y = 0; y < parts.rows; ++y) {
     legs_above += legs[static_cast<std::size_t>(y)];
     torso_below -= torso[static_cast<std::size_t>(y)];
     if (legs_above + torso_below < least) {
@@ -89,17 +101,19 @@ int hip_row(const cv::Mat& densepose) {
   return best;
 }
 
-cv::Mat to_classes(const cv::Mat& ids, const std::string& set_name, const cv::Mat& densepose,
-                   const std::string& name) {
+const LabelSet& label_set(const std::string& set_name) {
   const auto found = label_sets().find(set_name);
   if (found == label_sets().end()) {
-    std::string names;
-    for (const auto& [each, set] : label_sets()) names += (names.empty() ? "" : ", ") + each;
-    throw InputError("label_set_unknown",
-                     "unknown label set '" + set_name + "'; expected one of " + names);
+    throw InputError("label_set_unknown", "unknown label set '" + set_name +
+                                              "'; expected one of " + names_of_label_sets());
   }
-  const LabelSet& set = found->second;
-  const int hip = set.whole_body.empty() ? -1 : hip_row(densepose);
+  return found->second;
+}
+
+cv::Mat to_classes(const cv::Mat& ids, const std::string& set_name, const cv::Mat& parts,
+                   const std::string& name) {
+  const LabelSet& set = label_set(set_name);
+  const int hip = set.whole_body.empty() ? -1 : hip_row(parts);
   cv::Mat classes(ids.size(), CV_8U);
   for (int y = 0; y < ids.rows; ++y) {
     for (int x = 0; x < ids.cols; ++x) {
@@ -112,7 +126,7 @@ cv::Mat to_classes(const cv::Mat& ids, const std::string& set_name, const cv::Ma
                              "lost: a palette turned into grey levels, a lossy format, or smooth "
                              "resizing; take the map as the parser wrote it");
       }
-      const int part = densepose.at<cv::Vec3b>(y, x)[0];
+      const int part = parts.at<unsigned char>(y, x);
       int value = entry->second;
       if (hip >= 0 && y >= hip && set.whole_body.count(id)) value = kLower;
       if ((part == 1 || part == 2) && set.with_neck.count(id)) value = kSkin;
@@ -135,15 +149,7 @@ cv::Mat to_photo(const cv::Mat& map, cv::Size size, const std::string& name,
                          ": the aspects differ, so one of them was cropped or turned; make both "
                          "from the same photo");
   }
-  GtFit fit{map.rows, map.cols, 0, 0, map.rows, map.cols, size.height, size.width, 0, 0,
-            size.height, size.width};
-  const GtPicture from{map.data, static_cast<int64_t>(map.step[0]), map.rows, map.cols,
-                       map.channels()};
-  cv::Mat result(size, map.type());
-  if (gt_fit_map(&from, &fit, result.data) != GT_PHOTOS_OK) {
-    throw std::runtime_error(name + " cannot be brought to the size of " + photo);
-  }
-  return result;
+  return nearest(map, size);
 }
 
 void check_densepose(const cv::Mat& densepose, const std::string& name) {
@@ -167,6 +173,10 @@ void check_densepose(const cv::Mat& densepose, const std::string& name) {
   }
 }
 
+std::string who(const Person& person, const std::string& role) {
+  return person.name.empty() ? role : role + " " + person.name;
+}
+
 std::string content_of(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
   if (!file) {
@@ -184,10 +194,23 @@ Person read_person(const PersonFiles& files, int max_side) {
   const cv::Mat densepose =
       read_rgb_map(files.densepose.bytes, files.densepose.name, max_side);
   check_densepose(densepose, files.densepose.name);
-  person.densepose = to_photo(densepose, size, files.densepose.name, files.photo.name);
+  cv::Mat others, parts;
+  cv::Mat iuv = choose_body(to_photo(densepose, size, files.densepose.name, files.photo.name),
+                            files.box, files.densepose.name, others);
+  cv::extractChannel(iuv, parts, 0);
   const cv::Mat ids = to_photo(read_indices(files.parse.bytes, files.parse.name, max_side), size,
                                files.parse.name, files.photo.name);
-  person.parsing = to_classes(ids, files.label_set, person.densepose, files.parse.name);
+  cv::Mat classes = to_classes(ids, files.label_set, parts, files.parse.name);
+  others = somebody_else(person.image, classes, parts, others);
+  classes.setTo(kBackground, others);
+  cv::Mat things = cv::Mat::zeros(size, CV_8U);
+  for (const int id : label_set(files.label_set).in_front) things |= ids == id;
+  things = in_front(classes, iuv, things);
+  check_densepose(iuv, "densepose");  // of who was chosen
+  person.parsing = classes;
+  person.densepose = iuv;
+  person.is_protected = others | things | hands(classes, parts);
+  person.name = files.name;
   return person;
 }
 
@@ -201,6 +224,7 @@ void check_encoding(const std::string& encoding, const std::string& where) {
 PersonFiles read_folder(const std::string& name) {
   const fs::path folder = name;
   PersonFiles files;
+  files.name = name;
   nlohmann::json meta;
   const fs::path meta_path = folder / "meta.json";
   try {
@@ -228,14 +252,31 @@ PersonFiles read_folder(const std::string& name) {
   return files;
 }
 
-void check_garment(const Person& person, const std::string& name) {
+void check_view(const Person& person, const std::string& role) {
+  cv::Mat parts;
+  cv::extractChannel(person.densepose, parts, 0);
+  const std::string reason = view_fault(parts);
+  if (reason.empty()) return;
+  throw InputError("view_unsupported",
+                   who(person, role) + " " + reason +
+                       "; expected somebody upright and seen from the front; choose another photo, "
+                       "and check that the DensePose map is this photo's own");
+}
+
+void check_garment(const Person& person, const std::string& role) {
   const int count = cv::countNonZero(person.parsing == kGarment);
-  if (count < kMinShare * double(person.parsing.total())) {
+  cv::Mat parts;
+  cv::extractChannel(person.densepose, parts, 0);
+  const int torso = cv::countNonZero(is_any(parts, {1, 2}));
+  if (count < std::max(kMinShare * double(person.parsing.total()), kLeastGarment * torso)) {
     throw InputError("garment_missing",
-                     name + " wears no upper garment: " + std::to_string(count) + " pixels of " +
-                         std::to_string(person.parsing.total()) +
-                         " have class 4 (garment); expected at least 0.1%; choose a photo that "
-                         "shows one, and check that the label set is the parse map's own");
+                     who(person, role) + " wears no upper garment: " + std::to_string(count) +
+                         " pixels of " + std::to_string(person.parsing.total()) +
+                         " have class 4 (garment), and " + std::to_string(torso) +
+                         " are torso; expected at least 0.1% of the photo and 10% of the torso's "
+                         "area; choose a photo that shows one, and check that the label set is the "
+                         "parse map's own (" +
+                         names_of_label_sets() + ")");
   }
 }
 

@@ -3,8 +3,10 @@
 #pragma once
 
 #include <opencv2/core.hpp>
+#include <optional>
 #include <string>
 
+#include "bodies.h"
 #include "images.h"
 
 namespace example {
@@ -12,12 +14,13 @@ namespace example {
 // Photos and maps may be this many pixels high or wide, as in Python.
 constexpr int kMaxSide = 8192;
 
-enum Class { kBackground, kHair, kFace, kSkin, kGarment, kLower, kLegs, kClasses };
-
 struct Person {
   cv::Mat image;      // RGB 8UC3
   cv::Mat parsing;    // 8UC1, the seven classes
   cv::Mat densepose;  // 8UC3: part 0..24, U and V scaled to 0..255
+  // 8UC1, 255 for pixels that stay as they are: other people, things in front, hands.
+  cv::Mat is_protected;
+  std::string name;  // what messages call the person
 };
 
 // The bytes of a person's files, what messages call each, and the label set of the parse map.
@@ -27,6 +30,9 @@ struct PersonFiles {
   };
   File photo, parse, densepose;
   std::string label_set;
+  std::string name;
+  // Of the person who is meant, roughly, where DensePose shows several.
+  std::optional<cv::Rect> box;
 };
 
 // Throws InputError for what cannot be used.
@@ -39,7 +45,11 @@ void check_encoding(const std::string& encoding, const std::string& where);
 // label set and the encoding.
 PersonFiles read_folder(const std::string& folder);
 
+// Throws InputError unless the person stands upright and is seen from the front; `role` is what the
+// message calls the person, beside the name.
+void check_view(const Person& person, const std::string& role);
+
 // Throws InputError unless the person wears an upper garment that can be given away.
-void check_garment(const Person& person, const std::string& name);
+void check_garment(const Person& person, const std::string& role);
 
 }  // namespace example

@@ -176,12 +176,12 @@ example::PersonFiles files_of(const httplib::Request& request, const std::string
   if (request.has_file(role + "_encoding")) {
     example::check_encoding(field("encoding"), role + "_encoding");
   }
-  return {file("image"), file("parsing"), file("densepose"), field("label_set")};
+  return {file("image"), file("parsing"), file("densepose"), field("label_set"), {}, {}};
 }
 
 // Answers a request for a transfer that holds a slot.
 void transfer(const httplib::Request& request, httplib::Response& response, int max_side,
-              Sessions& sessions, garment_transfer::Size size) {
+              Sessions& sessions, const garment_transfer::Pipeline& pipeline) {
   if (!request.is_multipart_form_data()) {
     return refuse(response, 400, "body_invalid", "the body is not multipart/form-data");
   }
@@ -189,7 +189,7 @@ void transfer(const httplib::Request& request, httplib::Response& response, int 
     const example::PersonFiles person = files_of(request, "person");
     const example::PersonFiles owner = files_of(request, "garment");
     response.set_content(sessions.with([&](garment_transfer::Session& session) {
-      return example::write_png(example::transfer(session, size,
+      return example::write_png(example::transfer(pipeline, session,
                                                   example::read_person(person, max_side),
                                                   example::read_person(owner, max_side), 1));
     }), "image/png");
@@ -235,7 +235,7 @@ void serve(const std::string& bundle, const std::string& host, int wish) {
     const auto start = Clock::now();
     if (metrics.pending.fetch_add(1) < settings.max_pending) {
       try {
-        transfer(request, response, settings.max_side, sessions, pipeline.size());
+        transfer(request, response, settings.max_side, sessions, pipeline);
       } catch (const std::exception& error) {
         std::cerr << "Error: " << error.what() << std::endl;
         const auto* known = dynamic_cast<const garment_transfer::Error*>(&error);

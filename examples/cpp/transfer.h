@@ -9,10 +9,11 @@
 
 namespace example {
 
-// Puts the garment that `owner` wears on `person`: RGB 8UC3 at the person's size. `threads` are what
-// fits and composes photos. Throws InputError when the owner wears none, garment_transfer::Error
-// when a graph fails.
-cv::Mat transfer(garment_transfer::Session& session, garment_transfer::Size size,
+// Puts the garment that `owner` wears on `person`: RGB 8UC3 at the person's size, by a session on
+// `pipeline`; `threads` are what fits and composes photos. Warns on the standard error stream where
+// one of them is small. Throws InputError when one is not seen upright and from the front, the owner
+// wears no garment, or the result cannot be right; garment_transfer::Error when a graph fails.
+cv::Mat transfer(const garment_transfer::Pipeline& pipeline, garment_transfer::Session& session,
                  const Person& person, const Person& owner, int threads);
 
 }  // namespace example

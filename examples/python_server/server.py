@@ -275,7 +275,10 @@ async def transfer(
         "garment owner",
         limit,
     )
-    owner.check_garment("the")  # here, because it would fail its whole batch
+    # here, because they would fail the whole batch
+    person.check_view("the")
+    owner.check_view("the")
+    owner.check_garment("the")
     result = await state.batcher.transfer(person, owner)
     for stage, milliseconds in result.timings.items():
         _STAGES.labels(stage).observe(milliseconds / 1000)
@@ -339,7 +342,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     pipeline.transfer(*map(Person.load, sample_people()))
     app.state.codecs = anyio.CapacityLimiter(_CODECS)
     if pipeline.bundle.manifest.maps is not None:
-        pipeline.person(next(sample_people()[0].glob("image.*")))
+        with contextlib.suppress(InputError):  # a bundle of one's own may see others there
+            pipeline.person(next(sample_people()[0].glob("image.*")))
     app.state.pipeline = pipeline
     app.state.batcher = Batcher(
         pipeline, settings.max_batch, settings.max_wait_ms / 1000, _BATCHES.observe
@@ -358,11 +362,17 @@ def _read(
 ) -> Person:
     """One person out of the uploads; their pixels are counted before any is decoded."""
     maps = (*uploads[1:], *label_set_and_encoding)
-    if None in maps and any(maps):
+    missing = [
+        f"{who.split()[0]}_{field}"
+        for field, given in zip(
+            ("parsing", "densepose", "label_set", "encoding"), maps, strict=True
+        )
+        if given is None
+    ]
+    if 0 < len(missing) < len(maps):
         raise HTTPException(
             422,
-            f"{who} has some of parsing, densepose, label_set and encoding; give all four, or the "
-            "photo alone",
+            f"{who} lacks {', '.join(missing)}; give all four of its maps, or the photo alone",
         )
     files = [upload.file for upload in uploads if upload]
     for file, what in zip(files, ("image", "parsing", "densepose"), strict=False):
@@ -374,7 +384,10 @@ def _read(
             )
     if len(files) == 1:
         return pipeline.maps.person(files[0], who)
-    return Person.from_files(*files, *label_set_and_encoding, who)
+    label_set, encoding = label_set_and_encoding
+    assert label_set is not None  # of maps none is missing
+    assert encoding is not None
+    return Person.from_files(files[0], files[1], files[2], label_set, encoding, who)
 
 
 def _megapixels(file: BinaryIO) -> float:

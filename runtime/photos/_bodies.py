@@ -186,8 +186,8 @@ def hands(classes: npt.NDArray[np.uint8], parts: npt.NDArray[np.uint8]) -> _Mask
     left, top, width, height = cv2.boundingRect(found.view(np.uint8))
     part = (slice(top, top + height), slice(left, left + width))
     side = 2 * round(_RIM * math.sqrt(_torso_area(parts))) + 1
-    bare = (found[part] & (classes[part] == SKIN)).astype(np.uint8)
-    if bare.any():
+    if width:
+        bare = (found[part] & (classes[part] == SKIN)).astype(np.uint8)
         square = np.ones((side, side), np.uint8)
         found[part] = cv2.erode(bare, square, borderType=cv2.BORDER_CONSTANT, borderValue=0) > 0
     return found
@@ -310,6 +310,27 @@ def in_front(
         missing = hidden & ~body
         iuv[missing] = _of_nearest(iuv, body)[missing]
     return beneath, iuv, found
+
+
+def uncovered(
+    image: npt.NDArray[np.uint8], classes: npt.NDArray[np.uint8], things: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.uint8]:
+    """A photo with the garment's own colours where things hide it: a bag is no part of its pattern.
+
+    Args:
+        image: uint8 RGB [h,w,3].
+        classes: uint8 [h,w], the seven classes, those beneath the things.
+        things: uint8 [h,w], 1 where things are.
+    """
+    garment = classes == GARMENT
+    # a pixel more, where the scaled photo shows some of the thing
+    hidden = garment & (cv2.dilate(things, np.ones((3, 3), np.uint8)) > 0)
+    shown = garment & ~hidden
+    if not hidden.any() or not shown.any():
+        return image
+    image = image.copy()
+    image[hidden] = _of_nearest(image, shown)[hidden]
+    return image
 
 
 def _holes(classes: npt.NDArray[np.uint8], parts: npt.NDArray[np.uint8]) -> _Mask | None:

@@ -181,7 +181,7 @@ def test_checkpoint_is_found_by_its_hash(tiny_bundle, tmp_path):
         (["--batch", "0"], "whole numbers of at least 1"),
         (["--clients", "1,x"], "whole numbers of at least 1"),
         (["--backends", "tpu"], "unknown backend 'tpu'"),
-        (["--json", "/no/such/folder/r.json"], "cannot be written"),
+        (["--json", "/dev/null/r.json"], "cannot be written"),
         (["--plot", "r.doc"], "does not name a picture format"),
         (["--checkpoint", "none"], "does not exist"),
     ],

@@ -161,6 +161,13 @@ TEST(Lifetime, SessionsKeepWhatTheyNeed) {
   EXPECT_EQ(differing(one, session.run(one.given(size))), "");
 }
 
+TEST(Bundle, FramingIsTheManifests) {
+  const gt::Framing framing = pipeline().framing();
+  EXPECT_EQ(framing.parts, 0x1FF879Eu);  // 1 to 4, 7 to 10, 15 to 24
+  EXPECT_EQ(framing.legs, 1.2);
+  EXPECT_EQ(framing.margin, 0.04);
+}
+
 TEST(BadInput, NullPointers) {
   gt_pipeline* loaded = nullptr;
   gt_session* session = nullptr;
@@ -173,6 +180,12 @@ TEST(BadInput, NullPointers) {
   EXPECT_EQ(gt_pipeline_size(nullptr, &side, &side), GT_ARGUMENT_INVALID);
   EXPECT_EQ(gt_pipeline_size(tiny().get(), nullptr, &side), GT_ARGUMENT_INVALID);
   EXPECT_EQ(gt_pipeline_size(tiny().get(), &side, nullptr), GT_ARGUMENT_INVALID);
+  std::uint32_t parts = 0;
+  double share = 0;
+  EXPECT_EQ(gt_pipeline_framing(nullptr, &parts, &share, &share), GT_ARGUMENT_INVALID);
+  EXPECT_EQ(gt_pipeline_framing(tiny().get(), nullptr, &share, &share), GT_ARGUMENT_INVALID);
+  EXPECT_EQ(gt_pipeline_framing(tiny().get(), &parts, nullptr, &share), GT_ARGUMENT_INVALID);
+  EXPECT_EQ(gt_pipeline_framing(tiny().get(), &parts, &share, nullptr), GT_ARGUMENT_INVALID);
   EXPECT_EQ(gt_pipeline_description(nullptr), nullptr);
   EXPECT_EQ(gt_session_create(nullptr, &session), GT_ARGUMENT_INVALID);
   EXPECT_EQ(gt_session_create(tiny().get(), nullptr), GT_ARGUMENT_INVALID);

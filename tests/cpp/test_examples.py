@@ -13,22 +13,24 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from garment_transfer.bundle import LABEL_SETS, Size
-from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people, stage_inputs
-from garment_transfer.runtime.photos import Fit, compose
+from garment_transfer.bundle import GARMENT, LABEL_SETS, SKIN
+from garment_transfer.runtime import InputError, Person, Pipeline, sample_bundle, sample_people
+from garment_transfer.runtime.photos import Box
 
 Build = Callable[..., Path]
 Run = Callable[..., str]
 MakePerson = Callable[..., Person]
 SavePerson = Callable[..., Path]
+NewScene = Callable[..., Any]
 
 FIELDS = {"image": "image", "parsing": "parse", "densepose": "densepose"}
 
@@ -44,13 +46,7 @@ def pipeline() -> Pipeline:
 
 
 def pythons_picture(pipeline: Pipeline, person: Path, owner: Path) -> np.ndarray:
-    """What the examples make: of whole photos, in which nothing is protected."""
-    one, other = (replace(Person.load(folder), protected=None) for folder in (person, owner))
-    inputs = stage_inputs(one, other, pipeline.size, None)
-    outputs = pipeline.run({name: array[None] for name, array in inputs.items()})
-    used = ("image", "transfer_parsing", "warped_garment", "flow")
-    fits = (Fit(Size(*someone.parsing.shape), pipeline.size) for someone in (one, other))
-    return compose(one, other, *fits, **{name: outputs[name][0] for name in used}).image
+    return pipeline.transfer(Person.load(person), Person.load(owner)).image
 
 
 def test_command_line_gives_pythons_picture(
@@ -73,23 +69,106 @@ def test_command_line_gives_pythons_picture(
         assert np.array_equal(found, pythons_picture(pipeline, person, owner))
 
 
+BLUE = (30, 60, 200)
+
+
+def test_command_line_reads_people_as_python_does(
+    programs: Path, pipeline: Pipeline, new_scene: NewScene, tmp_path: Path
+) -> None:
+    """Small in a wide photo, others beside, a bag in front of either, one of two bodies."""
+    scenes = {
+        "owner": (new_scene(300, 200).person(97, BLUE), "classes7"),
+        "small": (new_scene(333, 601).person(421, size=0.7), "classes7"),
+        "two": (new_scene().person(101).person(280, BLUE), "classes7"),
+    }
+    for name, distance in (("apart", 120), ("touching", 92)):
+        scene = new_scene().person(131 + distance, BLUE, covered=False).person(131)
+        scenes[name] = scene, "classes7"
+    with_bag = new_scene(300, 240).person(110)
+    to_atr = np.array([0, 2, 11, 14, 4, 6], np.uint8)
+    bag = cv2.line(np.zeros((300, 240), np.uint8), (85, 55), (135, 145), 1, 9) > 0
+    with_bag.classes = np.where(bag, np.uint8(16), to_atr[with_bag.classes])
+    with_bag.image[bag], with_bag.iuv[bag] = (250, 0, 250), 0
+    scenes["bag"] = with_bag, "atr18"
+    for name, (scene, labels) in scenes.items():
+        scene.save(tmp_path / name, labels)
+    for person in map(tmp_path.joinpath, scenes):
+        giver = tmp_path / ("bag" if person.name == "owner" else "owner")
+        box, options = None, []
+        if person.name == "two":
+            box, options = Box(10, 230, 210, 100), ["--person-box", "230,10,330,220"]
+        output = tmp_path / "cpp.png"
+        command = [programs / "garment_transfer_cli", *options]
+        ran = subprocess.run(
+            [*command, sample_bundle(), person, giver, output], capture_output=True, text=True
+        )
+        assert ran.returncode == 0, ran.stderr
+        assert ("147 pixels high in the photo" in ran.stderr) == (person.name == "small")
+        someone = Person.load(person, box=box)
+        expected = pipeline.transfer(someone, Person.load(giver)).image
+        found = np.asarray(Image.open(output))
+        assert np.array_equal(found, expected)
+        if someone.protected is not None:
+            assert (found[someone.protected] == someone.image[someone.protected]).all()
+
+
+def test_command_line_refuses_as_python_does(
+    programs: Path, pipeline: Pipeline, new_scene: NewScene, tmp_path: Path
+) -> None:
+    """Two bodies, from behind, lying, hardly a garment: with the same message."""
+    good = new_scene().person(190).save(tmp_path / "good")
+    behind = new_scene().person(190)
+    behind.iuv[behind.iuv[..., 0] == 2] = (1, 90, 90)
+    lying = new_scene().person(190)
+    for name in ("image", "classes", "iuv"):
+        setattr(lying, name, np.ascontiguousarray(np.rot90(getattr(lying, name))))
+    bare = new_scene().person(190)
+    bare.classes[bare.classes == GARMENT] = SKIN
+    bare.classes[60:66, 160:220] = GARMENT
+    scenes = {
+        "two": new_scene().person(100).person(280, BLUE), "behind": behind, "lying": lying,
+        "bare": bare,
+    }  # fmt: skip
+    for name, scene in scenes.items():
+        folder = scene.save(tmp_path / name)
+        with pytest.raises(InputError) as error:
+            pipeline.transfer(Person.load(good), Person.load(folder))
+        ran = subprocess.run(
+            [programs / "garment_transfer_cli", sample_bundle(), good, folder, tmp_path / "o.png"],
+            capture_output=True,
+            text=True,
+        )
+        assert ran.returncode == 1
+        expected = str(error.value).replace("--person-box, --owner-box, `prepare --box` or box=",
+                                            "--person-box or --owner-box")  # fmt: skip
+        assert ran.stderr == f"Error: {expected}\n"
+        assert not (tmp_path / "o.png").exists()
+    usage = [programs / "garment_transfer_cli", "--person-box", "9,9,9,20", "b", "p", "o", "out"]
+    assert subprocess.run(usage, capture_output=True).returncode == 2
+
+
+def test_nothing_is_left_in_the_home_folder(programs: Path, run: Run, tmp_path: Path) -> None:
+    """ONNX Runtime keeps an identifier there for its vendor, unless it is told not to."""
+    home = tmp_path / "home"
+    home.mkdir()
+    command = [programs / "garment_transfer_cli", sample_bundle(), *sample_people()]
+    run([*command, tmp_path / "out.png"], HOME=str(home), XDG_CACHE_HOME=str(home / "cache"))
+    assert list(home.rglob("*")) == []
+
+
 @pytest.mark.parametrize("label_set", sorted(LABEL_SETS))
 @pytest.mark.parametrize("palette", [False, True])
 def test_label_sets_are_pythons(
     programs: Path, run: Run, pipeline: Pipeline, make_person: MakePerson,
     save_person: SavePerson, tmp_path: Path, label_set: str, palette: bool,
 ) -> None:  # fmt: skip
-    """Ids of a set, in stripes down the body, so that whole-body garments cross the hips.
-
-    Those of things in front of a body are left out: the examples take them for background.
-    """
+    """Every id of a set, in stripes down the body, so that whole-body garments cross the hips."""
     person = make_person(256, 192, seed=3)
     folder = save_person(person, tmp_path / "p", parse=label_set)
-    labels = LABEL_SETS[label_set]
-    ids = np.array(sorted(labels.classes.keys() - labels.in_front), np.uint8)
+    ids = np.array(sorted(LABEL_SETS[label_set].classes), np.uint8)
     parse = np.tile(ids[np.arange(192) * len(ids) // 192], (256, 1))
     densepose = person.densepose.copy()
-    densepose[:140, 20:170, 0] = 1
+    densepose[:140, 20:170, 0] = 2
     densepose[140:, 20:170, 0] = 9
     Image.fromarray(densepose).save(folder / "densepose.png")
     image = Image.fromarray(parse)

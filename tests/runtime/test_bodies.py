@@ -1,7 +1,9 @@
 """Whose body a photo is about, others in it, things in front, views, and results that cannot be."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,55 +16,22 @@ from garment_transfer.cli.main import main
 from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people
 from garment_transfer.runtime.photos import Box, check_plausible, choose_body
 
-RED, BLUE, GREY = (200, 30, 30), (30, 60, 200), (120, 120, 120)
 HAIR, FACE, SKIN, GARMENT, LOWER = 1, 2, 3, 4, 5
+BLUE = (30, 60, 200)
+
+#: `new_scene(height, width)`: a photo to draw people into, see tests/conftest.py.
+NewScene = Callable[..., Any]
 
 
-class Scene:
-    """A photo in the making, with its maps; people are drawn into it one over the other."""
-
-    def __init__(self, height: int = 256, width: int = 384) -> None:
-        rng = np.random.default_rng(0)
-        self.image = (np.array(GREY) + rng.integers(-9, 9, (height, width, 3))).astype(np.uint8)
-        self.classes = np.zeros((height, width), np.uint8)
-        self.iuv = np.zeros((height, width, 3), np.uint8)
-
-    def box(self, x: float, y: float, w: float, h: float, part: int, label: int, colour) -> None:
-        place = np.s_[max(0, round(y)) : round(y + h), max(0, round(x)) : round(x + w)]
-        self.image[place], self.classes[place], self.iuv[place] = colour, label, (part, 90, 90)
-
-    def person(self, x: float, colour=RED, size: float = 1.0, covered: bool = True) -> "Scene":
-        """Somebody whose middle is at column `x`, in a garment with sleeves to the elbow."""
-
-        def box(left, top, w, h, part, label, colour):
-            part = part if covered else 0
-            self.box(x + size * left, 10 + size * top, size * w, size * h, part, label, colour)
-
-        skin = (225, 180, 150)
-        box(-16, 0, 32, 10, 23, HAIR, (60, 40, 20))
-        box(-16, 10, 32, 30, 24, FACE, skin)
-        for side, upper, fore, hand in ((-1, 16, 20, 3), (1, 15, 19, 4)):
-            left = -46 if side < 0 else 30
-            box(left, 45, 16, 45, upper, GARMENT, colour)
-            box(left, 90, 16, 40, fore, SKIN, skin)
-            box(left, 130, 16, 20, hand, SKIN, skin)
-        box(-30, 40, 60, 90, 2, GARMENT, colour)
-        box(-30, 130, 60, 80, 9, LOWER, (40, 40, 60))
-        return self
-
-    def load(self, box: Box | None = None, labels: str = "classes7") -> Person:
-        return Person.from_arrays(self.image, self.classes, self.iuv, labels, box=box)
-
-
-def test_two_bodies_are_refused_until_a_box_chooses() -> None:
-    scene = Scene().person(100).person(280, BLUE)
+def test_two_bodies_are_refused_until_a_box_chooses(new_scene: NewScene) -> None:
+    scene = new_scene().person(100).person(280, BLUE)
     with pytest.raises(
         InputError, match=r"shows 2 people, in the boxes 54,10,146,220 and 234,10,326"
     ):
         scene.load()
     left, right = scene.load(Box(0, 40, 200, 120)), scene.load(Box(20, 230, 200, 80))
     assert left.densepose[:, 200:].max() == right.densepose[:, :200].max() == 0
-    alone = Scene().person(280, BLUE)
+    alone = new_scene().person(280, BLUE)
     assert (right.densepose == alone.iuv).all()
     # who was not chosen takes no part and stays, clothes and skin and all
     assert (right.parsing == alone.classes).all()
@@ -72,22 +41,22 @@ def test_two_bodies_are_refused_until_a_box_chooses() -> None:
         scene.load(Box(0, 370, 9, 10))
 
 
-def test_bodies_that_touch_in_densepose_are_two() -> None:
-    scene = Scene().person(150).person(150 + 92, BLUE)
+def test_bodies_that_touch_in_densepose_are_two(new_scene: NewScene) -> None:
+    scene = new_scene().person(150).person(150 + 92, BLUE)
     with pytest.raises(InputError) as error:
         scene.load()
     assert error.value.code is Code.BODY_AMBIGUOUS
     chosen = scene.load(Box(0, 200, 256, 90))
-    alone = Scene().person(242, BLUE)
+    alone = new_scene().person(242, BLUE)
     assert (chosen.densepose == alone.iuv).all(axis=2).mean() > 0.98
 
 
-def test_a_body_in_pieces_is_one() -> None:
-    strap = Scene().person(190)
+def test_a_body_in_pieces_is_one(new_scene: NewScene) -> None:
+    strap = new_scene().person(190)
     cv2.line(strap.iuv, (150, 50), (235, 230), (0, 0, 0), 9)
-    hair = Scene().person(190)
+    hair = new_scene().person(190)
     hair.iuv[46:56, 150:230] = 0
-    rail = Scene().person(190)
+    rail = new_scene().person(190)
     rail.iuv[120:150] = 0
     for scene in (strap, hair, rail):
         found, others = choose_body(scene.iuv, None, "")
@@ -95,17 +64,17 @@ def test_a_body_in_pieces_is_one() -> None:
         assert not others.any()
 
 
-def test_a_passer_by_is_left_out() -> None:
-    found, others = choose_body(Scene().person(120).person(300, BLUE, size=0.4).iuv, None, "")
-    assert (found == Scene().person(120).iuv).all()
-    assert (others == (Scene().person(300, BLUE, size=0.4).iuv[..., 0] > 0)).mean() > 0.999
+def test_a_passer_by_is_left_out(new_scene: NewScene) -> None:
+    found, others = choose_body(new_scene().person(120).person(300, BLUE, size=0.4).iuv, None, "")
+    assert (found == new_scene().person(120).iuv).all()
+    assert (others == (new_scene().person(300, BLUE, size=0.4).iuv[..., 0] > 0)).mean() > 0.999
 
 
 @pytest.mark.parametrize("distance", [110, 92, 70])
-def test_somebody_whom_densepose_leaves_out_stays(distance: int) -> None:
+def test_somebody_whom_densepose_leaves_out_stays(new_scene: NewScene, distance: int) -> None:
     """Apart, touching, and half hidden behind the person."""
-    scene = Scene().person(150 + distance, BLUE, covered=False).person(150)
-    alone = Scene().person(150)
+    scene = new_scene().person(150 + distance, BLUE, covered=False).person(150)
+    alone = new_scene().person(150)
     person = scene.load()
     other = (scene.classes > 0) & (alone.classes == 0)
     assert person.protected is not None
@@ -116,8 +85,8 @@ def test_somebody_whom_densepose_leaves_out_stays(distance: int) -> None:
     assert (person.parsing[other & person.protected] == 0).all()
 
 
-def test_wide_clothes_are_ones_own() -> None:
-    scene = Scene().person(190)
+def test_wide_clothes_are_ones_own(new_scene: NewScene) -> None:
+    scene = new_scene().person(190)
     # a tenth of the torso wider than DensePose on either side, and a skirt
     for left in (134, 234):
         scene.classes[60:120, left : left + 12] = GARMENT
@@ -126,10 +95,10 @@ def test_wide_clothes_are_ones_own() -> None:
     assert (person.parsing == scene.classes).all()
 
 
-def test_things_in_front_stay_and_hide_the_maps_beneath() -> None:
+def test_things_in_front_stay_and_hide_the_maps_beneath(new_scene: NewScene) -> None:
     to_atr = np.array([0, 2, 11, 14, 4, 6], np.uint8)
     for hole in (False, True):
-        scene = Scene().person(190)
+        scene = new_scene().person(190)
         bag = np.zeros(scene.classes.shape, np.uint8)
         cv2.line(bag, (165, 55), (215, 125), 1, 7)
         whole = scene.classes.copy()
@@ -145,8 +114,8 @@ def test_things_in_front_stay_and_hide_the_maps_beneath() -> None:
         assert (person.densepose[..., 0][over > 0] == parts[over > 0]).mean() > 0.97
 
 
-def test_a_hole_in_the_clothes_is_a_thing_and_a_speck_is_none() -> None:
-    scene = Scene().person(190)
+def test_a_hole_in_the_clothes_is_a_thing_and_a_speck_is_none(new_scene: NewScene) -> None:
+    scene = new_scene().person(190)
     scene.classes[80:105, 180:195] = 0  # a phone
     scene.classes[120:124, 200:204] = 0  # what parsers leave
     scene.classes[46:60, 178:202] = 0  # a neck without a label, below the face
@@ -158,27 +127,30 @@ def test_a_hole_in_the_clothes_is_a_thing_and_a_speck_is_none() -> None:
     assert not person.protected[46:60, 178:202].any()
 
 
-def test_bare_hands_stay_less_their_borders() -> None:
-    person = Scene().person(190).load()
+def test_bare_hands_stay_less_their_borders(new_scene: NewScene) -> None:
+    person = new_scene().person(190).load()
     hands = np.isin(person.densepose[..., 0], (3, 4))
     assert person.protected is not None
     assert not (person.protected & ~hands).any()
     assert person.protected[145:155, 149:155].all()
     assert not person.protected[141, 146]
+    covered = new_scene().person(190)
+    covered.classes[covered.classes == SKIN] = GARMENT
+    assert covered.load().protected is None
 
 
-def turned(scene: Scene, quarter_turns: int) -> Scene:
+def turned(scene: Any, quarter_turns: int) -> Any:
     for name in ("image", "classes", "iuv"):
         array = np.rot90(getattr(scene, name), quarter_turns)
         setattr(scene, name, np.ascontiguousarray(array))
     return scene
 
 
-def test_views_that_cannot_be_served() -> None:
-    front = Scene().person(190).load()
+def test_views_that_cannot_be_served(new_scene: NewScene) -> None:
+    front = new_scene().person(190).load()
     front.check_view()
     for share, view in ((0.05, None), (0.35, "from the side"), (0.9, "from behind")):
-        scene = Scene().person(190)
+        scene = new_scene().person(190)
         columns = np.s_[50:140, 160 : 160 + round(60 * share)]
         scene.iuv[columns] = (1, 90, 90)
         person = scene.load()
@@ -192,8 +164,8 @@ def test_views_that_cannot_be_served() -> None:
         assert error.value.code is Code.VIEW_UNSUPPORTED
     for turns in (1, 2, 3):
         with pytest.raises(InputError, match="person does not stand upright"):
-            turned(Scene().person(190), turns).load().check_view()
-    headless = Scene().person(190)
+            turned(new_scene().person(190), turns).load().check_view()
+    headless = new_scene().person(190)
     headless.iuv[:50] = 0
     headless.load().check_view()
     with pytest.raises(InputError, match="upright"):
@@ -235,8 +207,8 @@ def test_results_that_cannot_be() -> None:
         check_plausible(pair, hardly, "")
 
 
-def test_an_owner_with_next_to_no_garment() -> None:
-    scene = Scene().person(190)
+def test_an_owner_with_next_to_no_garment(new_scene: NewScene) -> None:
+    scene = new_scene().person(190)
     scene.classes[scene.classes == GARMENT] = SKIN
     scene.classes[60:66, 160:220] = GARMENT
     with pytest.raises(InputError, match=r"wears no upper garment: 360 pixels .* 5400 are torso"):
@@ -333,11 +305,9 @@ def test_what_is_protected_comes_back(pipeline: Pipeline, people: list[Person]) 
     assert magenta.mean() < 0.002
 
 
-def test_the_commands_take_boxes(tmp_path: Path, tiny_bundle: Path) -> None:
-    scene = Scene().person(100).person(280, BLUE)
-    for name, array in (("image", scene.image), ("parse", scene.classes), ("densepose", scene.iuv)):
-        Image.fromarray(array).save(tmp_path / f"{name}.png")
-    (tmp_path / "meta.json").write_text('{"parse": "classes7", "densepose": "iuv-png"}')
+def test_the_commands_take_boxes(new_scene: NewScene, tmp_path: Path, tiny_bundle: Path) -> None:
+    scene = new_scene().person(100).person(280, BLUE)
+    scene.save(tmp_path)
     both = ["transfer", str(tmp_path), str(tmp_path), "-o", str(tmp_path / "out.png")]
     both += ["--bundle", str(tiny_bundle), "--threads", "1"]
     result = CliRunner().invoke(main, both)

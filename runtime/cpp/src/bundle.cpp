@@ -27,6 +27,7 @@ struct Graphs {
 struct Manifest {
   std::string name;
   Size size;
+  Framing framing;
   std::vector<Graphs> precisions;  // the main one first
   std::vector<Graph> maps;         // one or none
 };
@@ -69,11 +70,13 @@ Graphs graphs(const Field& field, const std::string& precision, const std::strin
   return result;
 }
 
-void check_framing(const Field& field) {
+Framing framing(const Field& field) {
   field.object({"parts", "legs", "margin"});
-  for (const Field& part : field["parts"].items(1)) part.integer(1, 24);
-  field["legs"].number(0, 10);
-  field["margin"].number(0, 1);
+  Framing read;
+  for (const Field& part : field["parts"].items(1)) read.parts |= 1u << part.integer(1, 24);
+  read.legs = field["legs"].number(0, 10);
+  read.margin = field["margin"].number(0, 1);
+  return read;
 }
 
 void check_parity(const Field& outputs) {
@@ -128,7 +131,7 @@ Manifest checked(const Field& field, const std::string& folder) {
   const Field size = field["size"];
   size.object({"height", "width"});
   manifest.size = {size["height"].integer(32, 8192, 32), size["width"].integer(32, 8192, 32)};
-  check_framing(field["framing"]);
+  manifest.framing = framing(field["framing"]);
   const std::string precision = field["precision"].matching(kPrecisionForm);
   field["opset"].integer(16);
   manifest.precisions.push_back(graphs(field["graphs"], precision, folder));
@@ -294,7 +297,7 @@ Bundle load_bundle(const std::string& folder, const std::string& precision) {
                     labels("densepose_confidence")});
     read_verified(graph);
   }
-  Bundle bundle{folder, manifest.size, precision, {}};
+  Bundle bundle{folder, manifest.size, manifest.framing, precision, {}};
   if (precision.empty()) bundle.precision = manifest.precisions[0].precision;
   bool found = false;
   std::string have;

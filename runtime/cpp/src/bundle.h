@@ -55,9 +55,17 @@ struct Graph {
   std::vector<char> content;
 };
 
+// Which part of a photo the graphs see: Framing of bundle/_contract.py.
+struct Framing {
+  std::uint32_t parts = 0;  // bit i for DensePose part i
+  double legs = 0;
+  double margin = 0;
+};
+
 struct Bundle {
   std::string path;
   Size size;
+  Framing framing;
   std::string precision;
   std::array<Graph, 3> graphs;
 };

@@ -27,6 +27,7 @@ namespace garment_transfer::internal {
 // What sessions share and keep alive.
 struct Loaded {
   Size size;
+  Framing framing;
   std::unique_ptr<Backend> backend;
   std::string description;
 };
@@ -190,6 +191,7 @@ std::shared_ptr<Loaded> load(const char* bundle_path, const gt_pipeline_options*
   auto loaded = std::make_shared<Loaded>();
   Bundle bundle = load_bundle(bundle_path, text_of(given.precision));
   loaded->size = bundle.size;
+  loaded->framing = bundle.framing;
   loaded->backend = load_backend(backend, std::move(bundle), options);
   loaded->description = loaded->backend->description();
   return loaded;
@@ -380,6 +382,16 @@ gt_status gt_pipeline_size(const gt_pipeline* pipeline, int32_t* height, int32_t
     const gt::Size size = gt::not_null(pipeline, "pipeline")->loaded->size;
     *gt::not_null(height, "height") = static_cast<int32_t>(size.height);
     *gt::not_null(width, "width") = static_cast<int32_t>(size.width);
+  });
+}
+
+gt_status gt_pipeline_framing(const gt_pipeline* pipeline, uint32_t* parts, double* legs,
+                              double* margin) {
+  return gt::guarded([&] {
+    const gt::Framing& framing = gt::not_null(pipeline, "pipeline")->loaded->framing;
+    *gt::not_null(parts, "parts") = framing.parts;
+    *gt::not_null(legs, "legs") = framing.legs;
+    *gt::not_null(margin, "margin") = framing.margin;
   });
 }
 

@@ -215,6 +215,13 @@ GT_API gt_status gt_pipeline_load(const char* bundle, const gt_pipeline_options*
 /* The bundle's image size in pixels. */
 GT_API gt_status gt_pipeline_size(const gt_pipeline* pipeline, int32_t* height, int32_t* width);
 
+/* Which part of a photo the graphs see, by the bundle's manifest: the box of the DensePose parts i
+ * whose bits 1 << i are set in *parts; of the legs only what lies above *legs times the distance from
+ * the top of the body to the end of the torso; with *margin of its height around it. examples/cpp
+ * frames photos so. */
+GT_API gt_status gt_pipeline_framing(const gt_pipeline* pipeline, uint32_t* parts, double* legs,
+                                     double* margin);
+
 /* One line on what runs it: the backend and its version, and what runs FlowWarp. Lives as long as
  * the pipeline; null for a null pipeline. */
 GT_API const char* gt_pipeline_description(const gt_pipeline* pipeline);

@@ -48,6 +48,13 @@ struct Size {
   std::int32_t width = 0;
 };
 
+// Which part of a photo the graphs see, as in gt_pipeline_framing.
+struct Framing {
+  std::uint32_t parts = 0;
+  double legs = 0;
+  double margin = 0;
+};
+
 // gt_pipeline_options with defaults; an empty `flow_warp_library` is looked for.
 struct Options {
   std::string backend;
@@ -84,6 +91,12 @@ class Pipeline {
     Size size;
     check(gt_pipeline_size(get(), &size.height, &size.width));
     return size;
+  }
+
+  Framing framing() const {
+    Framing framing;
+    check(gt_pipeline_framing(get(), &framing.parts, &framing.legs, &framing.margin));
+    return framing;
   }
 
   // One line on what runs it.
