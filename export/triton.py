@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
+import msgspec
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
@@ -143,6 +144,7 @@ def _python_model(
     for key, value in (("backend", backend), ("threads", threads), ("precision", precision)):
         if value is not None:
             config.parameters[key].string_value = str(value)
+    _tell_framing(config, bundle)
     files = {"model.py": Path(__file__).with_name("triton_model.py")}
     for path in sorted(bundle.path.rglob("*")):
         inside = path.relative_to(bundle.path)
@@ -150,8 +152,14 @@ def _python_model(
         if path.is_file() and not any(part.startswith(".") for part in inside.parts):
             files[f"bundle/{inside}"] = path
     person, owner = map(Person.load, sample_people())
-    inputs = stage_inputs(person, owner, size)
+    inputs = stage_inputs(person, owner, size, bundle.manifest.framing)
     return _Model(config, files, {key: array.tobytes() for key, array in inputs.items()})
+
+
+def _tell_framing(config: ModelConfig, bundle: Bundle) -> None:
+    """Writes the rule by which clients cut photos into a model's configuration, as JSON."""
+    rule = msgspec.json.encode(bundle.manifest.framing)
+    config.parameters["framing"].string_value = rule.decode()
 
 
 def _ensemble(
@@ -165,6 +173,7 @@ def _ensemble(
     signatures = contract(bundle.manifest.size)
     config = _config(name, chained(signatures.values()), serving)
     config.platform = "ensemble"
+    _tell_framing(config, bundle)
     models = [_Model(config)]
     for stage, signature in signatures.items():
         config.ensemble_scheduling.step.add(

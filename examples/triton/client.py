@@ -9,9 +9,10 @@ back into the person's photo, with the garment sampled from its owner's, is the 
 from pathlib import Path
 
 import click
+import msgspec
 import tritonclient.grpc as triton
 
-from garment_transfer.bundle import FRAMING, Size
+from garment_transfer.bundle import Framing, Size
 from garment_transfer.runtime import Person, stage_inputs
 from garment_transfer.runtime.photos import compose, fit_person, write_rgb
 
@@ -32,15 +33,16 @@ def main(person: Path, garment_owner: Path, output: Path, url: str, model: str) 
         config = client.get_model_config(model).config
         height, width = next(i.dims[:2] for i in config.input if i.name == "person_image")
         size = Size(height, width)
+        rule = msgspec.json.decode(config.parameters["framing"].string_value, type=Framing)
         inputs = []
-        for name, array in stage_inputs(receiver, owner, size, FRAMING).items():
+        for name, array in stage_inputs(receiver, owner, size, rule).items():
             inputs.append(triton.InferInput(name, [1, *array.shape], "UINT8"))
             inputs[-1].set_data_from_numpy(array[None])
         result = client.infer(model, inputs)
     composed = compose(
         receiver,
         owner,
-        *(fit_person(each.densepose, FRAMING, size) for each in (receiver, owner)),
+        *(fit_person(each.densepose, rule, size) for each in (receiver, owner)),
         image=result.as_numpy("image")[0],
         transfer_parsing=result.as_numpy("transfer_parsing")[0],
         warped_garment=result.as_numpy("warped_garment")[0],

@@ -135,7 +135,7 @@ def define(
         (nearest(fit, pictures["own"]) != frame["parsing"]).astype(np.uint8),
         np.ones((2 * _CHANGED_REACH + 1,) * 2, np.uint8),
     ).astype(np.uint8, copy=False)
-    places = _near(rows, columns, changed, ~stays & np.isin(own, _DRAWN))
+    places = _places(rows, columns, fit.scaled.width, ~stays & _is_any(own, _DRAWN), changed)
     fields = _scores(frame, changed > 0)
     parsing = np.array(own, order="C")
     other, share = np.zeros_like(parsing), np.zeros(parsing.shape, np.int64)
@@ -148,9 +148,9 @@ def define(
     gone = (own != BACKGROUND) & (parsing != own)
     side = 2 * _in_photo(border_width(fit.target.height), fit) + 1
     vanished = cv2.dilate(gone.astype(np.uint8), np.ones((side, side), np.uint8)) > 0
-    rim = vanished & np.isin(own, (BACKGROUND, SKIN, LOWER))
+    rim = vanished & _is_any(own, (BACKGROUND, SKIN, LOWER))
     drawn = ((parsing != own) | (parsing == GARMENT) | rim) & ~stays
-    places = _near(rows, columns, np.ones_like(changed), drawn)
+    places = _places(rows, columns, fit.scaled.width, drawn)
 
     def colours(labels: Pixels, places: _Places) -> Floats:
         """Those of each pixel's class in `labels` [n], float32 [n,3]."""
@@ -187,30 +187,43 @@ def define(
     return whole
 
 
+def _is_any(labels: Pixels, classes: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    table = np.zeros(256, bool)
+    table[list(classes)] = True
+    return table[labels]
+
+
 def _put(picture: Pixels, index: Places, colours: Floats) -> None:
     """Puts colours [n,3] into a picture [H,W,3] at pixels that are counted row by row."""
     rounded = (np.clip(colours, 0, 255) + np.float32(0.5)).astype(np.uint8)
     picture[np.divmod(index, picture.shape[1])] = rounded
 
 
-def _near(rows: Taps, columns: Taps, changed: Pixels, wanted: npt.NDArray[np.bool_]) -> _Places:
-    """The pixels that are wanted, bool [H,W], and have a changed one among those around."""
-    either = changed[rows.first] | changed[rows.second]
-    either = either[:, columns.first] | either[:, columns.second]
-    index = np.flatnonzero((either > 0) & wanted)
+def _places(
+    rows: Taps,
+    columns: Taps,
+    width: int,
+    wanted: npt.NDArray[np.bool_],
+    changed: Pixels | None = None,
+) -> _Places:
+    """The pixels that are wanted, bool [H,W], and have a changed one of the frame around.
+
+    `width` is that of the part of the frame that is the box.
+    """
+    if changed is not None:
+        either = changed[rows.first] | changed[rows.second]
+        wanted = wanted & ((either[:, columns.first] | either[:, columns.second]) > 0)
+    index = np.flatnonzero(wanted)
     y, x = np.divmod(index, wanted.shape[1])
-    width = changed.shape[1]
     corners = [
         row[y] * width + column[x]
         for column in (columns.first, columns.second)
         for row in (rows.first, rows.second)
     ]
-    bits, below = np.float32(2.0**-BITS), (1 << BITS) - 1
-    place = (
-        (axis.place >> BITS).astype(np.float32) + (axis.place & below).astype(np.float32) * bits
+    along_x, along_y = (
+        axis.base.astype(np.float32) + axis.part.astype(np.float32) * np.float32(2.0**-BITS)
         for axis in (columns, rows)
     )
-    along_x, along_y = place
     return _Places(
         index,
         tuple(corners),
@@ -226,9 +239,9 @@ def _scores(frame: Mapping[str, Pixels], changed: npt.NDArray[np.bool_]) -> Whol
     photo's size stay what they are.
     """
     if "scores" in frame:
-        scores = 16 * frame["scores"].astype(np.int64)
+        scores = 16 * frame["scores"].astype(np.int32)
     else:
-        scores = _UNIT * (frame["parsing"][..., None] == _DRAWN).astype(np.int64)
+        scores = _UNIT * (frame["parsing"][..., None] == _DRAWN).astype(np.int32)
         for axis in (1, 0):
             edges = [(2, 2) if i == axis else (0, 0) for i in range(3)]
             padded = np.pad(scores, edges, mode="edge")
@@ -236,7 +249,7 @@ def _scores(frame: Mapping[str, Pixels], changed: npt.NDArray[np.bool_]) -> Whol
             sums = [
                 weight * padded.take(range(k, k + length), axis) for k, weight in enumerate(_BLUR)
             ]
-            scores = (np.sum(sums, axis=0) + 128) >> 8
+            scores = np.asarray(sum(sums) + 128) >> 8
     scores *= changed[..., None]
     own = np.maximum(_UNIT - scores.sum(axis=2, keepdims=True), 0)
     return np.concatenate([scores, own], axis=2).reshape(-1, 5)
@@ -249,16 +262,16 @@ def _choose(scores: Whole, own: Pixels, sharpness: int) -> tuple[Pixels, Pixels,
     first, over about a pixel of the photo.
     """
     n = np.arange(len(scores))
-    scores, person = scores[:, :4].copy(), scores[:, 4]
-    scores[n, np.searchsorted(_DRAWN, own)] += person
-    best, label = scores[:, 0], np.zeros(len(scores), np.int64)
+    person = scores[:, 4]
+    scores[n, np.searchsorted(_DRAWN, np.arange(256))[own]] += person
+    best, label = scores[:, 0], np.zeros(len(scores), np.uint8)
     second, other = np.full_like(best, -_UNIT), label
     for k in range(1, 4):
         score = scores[:, k]
         leads, follows = score > best, score > second
         second = np.where(leads, best, np.where(follows, score, second))
-        other = np.where(leads, label, np.where(follows, k, other))
-        best, label = np.where(leads, score, best), np.where(leads, k, label)
+        other = np.where(leads, label, np.where(follows, np.uint8(k), other))
+        best, label = np.where(leads, score, best), np.where(leads, np.uint8(k), label)
     lead = np.minimum(best - second, 2 * _UNIT)
     share = np.maximum(_WHOLE // 2 - ((lead * sharpness + (1 << 15)) >> 16), 0)
     ids = np.array(_DRAWN, np.uint8)
@@ -316,10 +329,9 @@ def _garment(
     share falls to 0 where little of the mask is hit. The mask is a pixel of the bundle's size
     narrower than the garment's map, whose border shows some of what is around it.
     """
-    painted = _painted(frame, GARMENT, places)
     mask = (pictures["owner_garment"] > 0).astype(np.uint8)
     if not mask.any():
-        return painted
+        return _painted(frame, GARMENT, places)
     left, top, width, height = cv2.boundingRect(mask)
     side = 2 * _in_photo(1, owner_fit) + 1
     inner = np.asarray(cv2.erode(mask, np.ones((side, side), np.uint8)), np.uint8)
@@ -368,9 +380,12 @@ def _garment(
     part_x, part_y = (x - whole_x)[:, None], (y - whole_y)[:, None]
     found = _mix(_mix(a, b, part_y), _mix(c, d, part_y), part_x)
     share = found[:, 3:] * np.float32(1 / 255)
-    opacity = (share - _WEAK) * np.float32(1 / (_STRONG - _WEAK))
-    sampled = found[:, :3] / np.maximum(share, _WEAK)
-    return np.where(opacity >= 1, sampled, _mix(painted, sampled, np.clip(opacity, 0, 1)))
+    opacity = ((share - _WEAK) * np.float32(1 / (_STRONG - _WEAK))).clip(0, 1)
+    colours = np.asarray(found[:, :3] / np.maximum(share, _WEAK), np.float32)
+    weak = np.flatnonzero(opacity < 1)
+    painted = _painted(frame, GARMENT, places.some(weak))
+    colours[weak] = _mix(painted, colours[weak], opacity[weak])
+    return colours
 
 
 def _owner_pixels_per_pixel(fit: Fit, owner_fit: Fit, parsing: Pixels, flow: Floats) -> float:

@@ -23,7 +23,8 @@ _C = TypeVar("_C", float, npt.NDArray[np.floating])
 _S = TypeVar("_S", bound=np.generic)
 
 Pixels = npt.NDArray[np.uint8]
-Whole = npt.NDArray[np.int64]
+Whole = npt.NDArray[np.int32]
+Places = npt.NDArray[np.int64]
 
 #: Places between two pixels of a frame, as a power of two, and what a colour is multiplied with so
 #: that scaling up along one axis does not round it.
@@ -176,33 +177,28 @@ class Fit:
 
 def fit_photo(fit: Fit, image: Pixels) -> Pixels:
     """The definition of `Fit.photo`."""
-    box, scaled = fit.shown, fit.scaled
-    rows, columns = (
-        np.arange(start, start + length).clip(0, size - 1)
-        for start, length, size in (
-            (box.top, box.height, fit.source.height),
-            (box.left, box.width, fit.source.width),
-        )
+    box, scaled, (rows, columns) = fit.shown, fit.scaled, fit.window
+    part: Pixels = cv2.copyMakeBorder(  # type: ignore[assignment]
+        image[rows, columns],
+        rows.start - box.top,
+        box.top + box.height - rows.stop,
+        columns.start - box.left,
+        box.left + box.width - columns.stop,
+        cv2.BORDER_REPLICATE,
     )
-    part = np.ascontiguousarray(image[rows[:, None], columns])
     if scaled.height <= box.height and scaled.width <= box.width:
         small = shrink(part, scaled)
     else:
         y = taps(np.arange(scaled.height), scaled.height, box.height)
         x = taps(np.arange(scaled.width), scaled.width, box.width)
-        finer = np.atleast_3d(part).astype(np.int64) << _FINER
+        finer = np.atleast_3d(part).astype(np.int32) << _FINER
         finer = lerp(finer[y.first], finer[y.second], y.part[:, None, None])
         finer = lerp(finer[:, x.first], finer[:, x.second], x.part[:, None])
         finer = (finer + (1 << (_FINER - 1))) >> _FINER
         small = finer.astype(np.uint8).reshape(scaled.height, scaled.width, *image.shape[2:])
-    framed_rows, framed_columns = (
-        (np.arange(length) - start).clip(0, size - 1)
-        for length, start, size in (
-            (fit.target.height, fit.top, scaled.height),
-            (fit.target.width, fit.left, scaled.width),
-        )
-    )
-    return small[framed_rows[:, None], framed_columns]
+    sides = fit.target.height - fit.top - scaled.height, fit.target.width - fit.left - scaled.width
+    framed = cv2.copyMakeBorder(small, fit.top, sides[0], fit.left, sides[1], cv2.BORDER_REPLICATE)
+    return np.asarray(framed, np.uint8)
 
 
 def fit_map(fit: Fit, labels: Pixels) -> Pixels:
@@ -255,25 +251,25 @@ class Taps:
     Attributes:
         first: int64 [n], the pixel before.
         second: int64 [n], the one behind it.
-        part: int64 [n], how far the place is from the first to the second, in 2**-BITS.
-        place: int64 [n], the place in the small axis, in 2**-BITS of a pixel.
+        part: int32 [n], how far the place is from the first to the second, in 2**-BITS.
+        base: int64 [n], the pixel before, which may be -1.
     """
 
-    first: Whole
-    second: Whole
+    first: Places
+    second: Places
     part: Whole
-    place: Whole
+    base: Places
 
 
-def taps(x: Whole, large: int, small: int) -> Taps:
+def taps(x: npt.NDArray[np.integer], large: int, small: int) -> Taps:
     """Where the pixels `x` of an axis of `large` pixels lie in the same axis of `small` ones."""
-    place = (((2 * x + 1) * small - large) << BITS) // (2 * large)
+    place = (((2 * x.astype(np.int64) + 1) * small - large) << BITS) // (2 * large)
     first = place >> BITS
     return Taps(
         first.clip(0, small - 1),
         (first + 1).clip(0, small - 1),
-        place & ((1 << BITS) - 1),
-        place,
+        (place & ((1 << BITS) - 1)).astype(np.int32),
+        first,
     )
 
 

@@ -147,6 +147,15 @@ def test_command_line_refuses_as_python_does(
     assert subprocess.run(usage, capture_output=True).returncode == 2
 
 
+def test_nothing_is_left_in_the_home_folder(programs: Path, run: Run, tmp_path: Path) -> None:
+    """ONNX Runtime keeps an identifier there for its vendor, unless it is told not to."""
+    home = tmp_path / "home"
+    home.mkdir()
+    command = [programs / "garment_transfer_cli", sample_bundle(), *sample_people()]
+    run([*command, tmp_path / "out.png"], HOME=str(home), XDG_CACHE_HOME=str(home / "cache"))
+    assert list(home.rglob("*")) == []
+
+
 @pytest.mark.parametrize("label_set", sorted(LABEL_SETS))
 @pytest.mark.parametrize("palette", [False, True])
 def test_label_sets_are_pythons(

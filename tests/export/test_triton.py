@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnxruntime
 import pytest
@@ -73,6 +74,7 @@ def test_python(bundle: Bundle, tmp_path: Path) -> None:
     assert {name: value.string_value for name, value in config.parameters.items()} == {
         "backend": "onnxruntime",
         "threads": "2",
+        "framing": msgspec.json.encode(bundle.manifest.framing).decode(),
     }
     assert [warm_up.batch_size for warm_up in config.model_warmup] == [1, 4]
     for warm_up in config.model_warmup:
@@ -100,6 +102,7 @@ def test_python_on_a_gpu(put: Callable[..., EngineSet], bundle: Bundle, tmp_path
     assert {name: value.string_value for name, value in config.parameters.items()} == {
         "backend": "tensorrt",
         "precision": "float32",
+        "framing": msgspec.json.encode(bundle.manifest.framing).decode(),
     }
     copy = folder / "1" / "bundle" / "engines" / "tensorrt-sm89-float32"
     assert (copy / "warping.plan").read_bytes() == b"warping for 8.9"
