@@ -107,7 +107,7 @@ def main(
         for a, b in itertools.permutations(given, 2):
             transfers = [pipeline.transfer(them[a], them[b]) for them in (given, found)]
             worn = [transfer.transfer_parsing == GARMENT for transfer in transfers]
-            iou = np.count_nonzero(worn[0] & worn[1]) / np.count_nonzero(worn[0] | worn[1])
+            iou = float((worn[0] & worn[1]).sum() / (worn[0] | worn[1]).sum())
             pairs.append({"name": f"{a} <- {b}", "garment": iou})
             photos = [given[a].image, given[b].image, *(t.image for t in transfers)]
             pictures.append([_fitted(photo) for photo in photos])

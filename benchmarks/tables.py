@@ -139,6 +139,23 @@ def real() -> str:
     )
 
 
+def maps() -> str:
+    """Maps of bare photos beside those that other models gave, and beside the truth."""
+    found = _read("maps")
+
+    def share(row: Mapping[str, Any], key: str) -> str:
+        return "-" if row[key] is None else f"{row[key]:.3f}"
+
+    return _markdown(
+        {
+            "IoU of the maps of a bare photo": row["name"],
+            **{key: share(row, key) for key in ("garment", "lower", "hair", "face", "skin")},
+            "equal parts": share(row, "parts"),
+        }
+        for row in (*found["people"], *found["held_out"])
+    )
+
+
 def photos() -> str:
     """Photos as people have them, by kind, before they were framed and checked, and now."""
     results = [_read("photos-before")["kinds"], _read("photos")["kinds"]]
@@ -340,6 +357,7 @@ TABLES: dict[str, Callable[[], str]] = {
         borders,
         real,
         skin,
+        maps,
         photos,
         latency,
         batches,
