@@ -1,6 +1,7 @@
 """Wheels in pieces."""
 
 import random
+import re
 import subprocess
 import sys
 import zipfile
@@ -61,4 +62,5 @@ def test_install_needs_none_of_the_package(tmp_path: Path) -> None:
     run = [sys.executable, "-X", "importtime", wheels.__file__, "install", "--help"]
     imported = subprocess.run(run, capture_output=True, text=True, check=True, cwd=tmp_path).stderr
     assert "click" in imported
-    assert "garment_transfer" not in imported
+    # an editable install has a finder of its own, whose name ends so
+    assert not re.search(r"\| +garment_transfer", imported)
