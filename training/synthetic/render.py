@@ -419,11 +419,13 @@ def _paint_skin(body: Body, c: Floats) -> Floats:
 
 
 def _mottled(colour: Floats, body: Body, places: Floats) -> Floats:
-    """Skin colours [P, 3] as photos show them: warmer, and never quite even."""
+    """Skin colours [P, 3] as photos show them: warmer, never quite even, limbs unlike the face."""
     rng = np.random.default_rng([body.seed, 4])
     spots = texture.tileable_noise(rng, 128, (14.0, 14.0), 1.5)
     n = texture.remap(spots, (places[:, 0] + places[:, 1]) * 500, places[:, 2] * 500, wrap=True)
-    return colour * np.array([1.0, 0.92, 0.84], np.float32) * (1 + 0.025 * n[:, None])
+    tint = 1 + 0.025 * n
+    tint *= np.where(_is_face(places), np.float32(1), np.float32(body.limbs))
+    return colour * np.array([1.0, 0.92, 0.84], np.float32) * tint[:, None]
 
 
 def _chart_coordinates(
