@@ -151,6 +151,8 @@ def command(
     engines = find_backend("onnxruntime").load(loaded, None, {"threads": threads})
     assert isinstance(engines, Mapping)  # no chain: on a CPU
     pipeline = Pipeline(loaded, engines)
+    load_maps = find_backend("onnxruntime").load_maps
+    maps = load_maps(loaded, {"threads": threads}) if loaded.manifest.maps and load_maps else None
     size = (pipeline.size.height, pipeline.size.width)
     real = {folder.name: Person.load(folder) for folder in folders}
     for person in real.values():
@@ -185,7 +187,7 @@ def command(
                 shown.append([*given, *made, pair["true_image"]])
 
         given = rendered(which, pairs, size)
-        rows = evaluate_held_out(pipeline, given, networks["warping"], keep)
+        rows = evaluate_held_out(pipeline, given, networks["warping"], keep, maps)
         click.echo(f"set {which}")
         held_out[which] |= {"rows": _print(rows), "flow": flows.rows()}
         _print_classes(rows)

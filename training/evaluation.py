@@ -24,6 +24,7 @@ from garment_transfer.models.layers import HAND_PARTS, TORSO_PARTS
 from garment_transfer.models.parsing import REASONED
 from garment_transfer.models.warping import WarpingNetwork
 from garment_transfer.runtime import Pipeline, Transfer, stage_inputs
+from garment_transfer.runtime.backends import HostEngine
 from garment_transfer.runtime.photos import Composed, Fit, Person, compose, resize
 from garment_transfer.training.data import mirror
 
@@ -272,6 +273,7 @@ def evaluate_held_out(
     pairs: Iterable[Arrays],
     without_stn: nn.Module | None = None,
     each: Callable[[Arrays, dict[str, NDArray]], None] = lambda pair, outputs: None,
+    maps: HostEngine | None = None,
 ) -> list[dict[str, float | str]]:
     """The method and its baselines on rendered pairs with truth.
 
@@ -280,6 +282,7 @@ def evaluate_held_out(
         pairs: as `garment_transfer.training.synthetic.held_out_pair` gives them.
         without_stn: the warping network of preset `lite-without-stn`, for its row.
         each: called with every pair and the graphs' outputs for it.
+        maps: the graph `maps`, for the row of photos without other maps than its own.
 
     Returns:
         A row per method; the first is named "method".
@@ -296,6 +299,7 @@ def evaluate_held_out(
         inputs = {name: np.stack([pair[name] for pair in batch]) for name in INPUTS}
         outputs = pipeline.run(inputs)
         labels = outputs["transfer_parsing"]
+        bare = pipeline.run({**inputs, **_maps_of(inputs, maps)}) if maps else None
         warped = {
             "garment filled with its mean colour": [_mean_colour(pair) for pair in batch],
             "garment moved by the best affine": [_best_affine(pair) for pair in batch],
@@ -307,12 +311,23 @@ def evaluate_held_out(
             own = {name: value[i] for name, value in outputs.items()}
             each(pair, own)
             count("method", own["image"], own["transfer_parsing"], pair)
+            if bare is not None:
+                count("photos alone", bare["image"][i], bare["transfer_parsing"][i], pair)
             count("person unchanged", pair["person_image"], pair["person_parsing"], pair)
             region = own["transfer_parsing"] == GARMENT
             for name, garments in warped.items():
                 image = np.where(region[..., None], garments[i], own["image"])
                 count(name, image, own["transfer_parsing"], pair)
     return [score.row(name) for name, score in scores.items()]
+
+
+def _maps_of(inputs: Arrays, maps: HostEngine) -> dict[str, NDArray]:
+    """The maps that a bundle's own graph makes of both photos, by the names of `INPUTS`."""
+    found: dict[str, NDArray] = {}
+    for role in ("person", "garment"):
+        made = maps.run({"image": inputs[f"{role}_image"]})
+        found |= {f"{role}_{name}": made[name] for name in ("parsing", "densepose")}
+    return found
 
 
 def _mean_colour(pair: Arrays) -> NDArray[np.uint8]:
