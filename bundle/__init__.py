@@ -63,6 +63,7 @@ from garment_transfer.bundle._labels import (
 )
 from garment_transfer.bundle._manifest import (
     MANIFEST as MANIFEST,
+    PRECISIONS as PRECISIONS,
     SCHEMA_VERSION as SCHEMA_VERSION,
     Accuracy as Accuracy,
     Bundle as Bundle,
@@ -71,6 +72,7 @@ from garment_transfer.bundle._manifest import (
     Graphs as Graphs,
     Manifest as Manifest,
     MapsGraph as MapsGraph,
+    OtherPrecision as OtherPrecision,
     Parity as Parity,
     Precision as Precision,
     Variant as Variant,

@@ -11,7 +11,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, TypeAlias, get_args
 
 from msgspec import Meta, Struct, structs
 
@@ -60,7 +60,12 @@ _FIX: Final = (
     "`garment-transfer export CHECKPOINT -o BUNDLE`"
 )
 
-Precision = Literal["float32", "float16"]
+Precision: TypeAlias = Literal["float32", "float16", "int8"]
+
+#: Precisions of graphs that lie beside the main ones.
+OtherPrecision: TypeAlias = Literal["float16", "int8"]
+
+PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
 
 
 class GraphFile(Struct, frozen=True, forbid_unknown_fields=True):
@@ -110,7 +115,8 @@ class Accuracy(Struct, frozen=True, forbid_unknown_fields=True):
     `different_labels` is the share of labels of `transfer_parsing` that differ, PSNRs are in dB
     over all samples (capped at 100 for equal ones), `flow_difference` is the largest difference
     of `flow` in pixels. `largest_activation` is the largest magnitude that any tensor inside the
-    variant's graphs took; float16 ends at 65504.
+    float16 graphs took, where float16 ends at 65504; of int8 graphs, the largest that an 8-bit
+    tensor holds.
     """
 
     different_labels: Share
@@ -171,7 +177,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
         tuple[str, ...], Meta(description="Names of the classes in the order of their ids.")
     ]
     variants: Annotated[
-        dict[Literal["float16"], Variant],
+        dict[OtherPrecision, Variant],
         Meta(description="The same stages in other precisions."),
     ] = {}
     maps: Annotated[
@@ -305,7 +311,7 @@ def write_manifest(
     checkpoint: Checkpoint,
     precision: Precision = "float32",
     producer: Producer | None = None,
-    accuracy: Mapping[Literal["float16"], Accuracy] | None = None,
+    accuracy: Mapping[OtherPrecision, Accuracy] | None = None,
     maps: tuple[Mapping[str, Parity], Checkpoint] | None = None,
 ) -> Manifest:
     """Writes `manifest.json` for the graphs `<stage>.onnx` that already lie in `folder`.

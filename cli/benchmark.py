@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from garment_transfer.bundle import PRECISIONS
 from garment_transfer.cli.options import COUNTS
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--checkpoint", type=_PATH, help="Checkpoint of the bundle, for the torch rows.")
 @click.option(
     "--precision",
-    type=click.Choice(["float32", "float16"]),
+    type=click.Choice(PRECISIONS),
     help="Of the bundle's graphs; default: its main one.",
 )
 @click.option("--json", "json_file", type=_PATH, help="Write the result here.")

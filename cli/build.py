@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from garment_transfer.bundle import PRECISIONS
 from garment_transfer.cli.options import BATCH
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--precision",
-    type=click.Choice(["float32", "float16"]),
+    type=click.Choice(PRECISIONS),
     default="float32",
     show_default=True,
     help="Which of the bundle's graphs are built.",

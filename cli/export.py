@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from garment_transfer.bundle import PRECISIONS
 from garment_transfer.cli.options import SIZE
 
 if TYPE_CHECKING:
-    from garment_transfer.bundle import Size
+    from garment_transfer.bundle import OtherPrecision, Precision, Size
 
 
 @click.command("export", context_settings={"show_default": True})
@@ -30,9 +31,10 @@ if TYPE_CHECKING:
 @click.option("--factory", help="package.module:function that makes networks from CHECKPOINT.")
 @click.option(
     "--precision",
-    type=click.Choice(["float32", "float16"]),
-    default="float32",
-    help="float16 adds float16 graphs beside the float32 ones.",
+    "precisions",
+    type=click.Choice(PRECISIONS),
+    multiple=True,
+    help="float16 and int8 add such graphs beside the float32 ones; may be given twice.",
 )
 @click.option(
     "--autocast",
@@ -47,16 +49,17 @@ def command(
     people: Path | None,
     maps: Path | None,
     factory: str | None,
-    precision: str,
+    precisions: tuple[Precision, ...],
     autocast: bool,
 ) -> None:
     """Export CHECKPOINT to a bundle: ONNX graphs, compared with torch, and a manifest."""
-    if autocast and precision != "float16":
+    if autocast and "float16" not in precisions:
         raise click.UsageError("--autocast makes float16 graphs: add --precision float16")
     from garment_transfer.bundle import MAPS
     from garment_transfer.export.autocast import convert_by_autocast
-    from garment_transfer.export.bundle import export_bundle, load_factory
+    from garment_transfer.export.bundle import Converter, export_bundle, load_factory
     from garment_transfer.export.float16 import convert_by_list
+    from garment_transfer.export.int8 import convert_to_int8
     from garment_transfer.models.checkpoint import load_checkpoint
     from garment_transfer.runtime import sample_people, stage_inputs
     from garment_transfer.runtime.photos import Person
@@ -67,14 +70,17 @@ def command(
         raise click.UsageError(
             f"{people} holds no people: each is a folder with image, maps and meta.json"
         )
-    converter = convert_by_autocast if autocast else convert_by_list
+    converters: dict[OtherPrecision, Converter] = {
+        "float16": convert_by_autocast if autocast else convert_by_list,
+        "int8": convert_to_int8,
+    }
     bundle = export_bundle(
         checkpoint,
         output,
         size=size,
         people=[stage_inputs(a, b, size) for a in loaded for b in loaded],
         factory=load_factory(factory) if factory else load_checkpoint,
-        converter=converter if precision == "float16" else None,
+        converters={name: make for name, make in converters.items() if name in precisions},
         maps=maps,
         report=click.echo,
     )

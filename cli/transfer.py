@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from garment_transfer.bundle import PRECISIONS
 from garment_transfer.cli.options import (
     BOX,
     BOX_HELP,
@@ -62,7 +63,7 @@ _PROGRESS = 5.0
 )
 @click.option(
     "--precision",
-    type=click.Choice(["float32", "float16"]),
+    type=click.Choice(PRECISIONS),
     help="Precision of the graphs or engines; default: the bundle's main one.",
 )
 @click.option(

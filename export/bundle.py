@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -32,6 +33,7 @@ from garment_transfer.bundle import (
     Code,
     ExportError,
     Framing,
+    OtherPrecision,
     OutputError,
     Parity,
     Signature,
@@ -45,7 +47,7 @@ from garment_transfer.bundle import (
     sha256_of,
     write_manifest,
 )
-from garment_transfer.export.float16 import Emulation
+from garment_transfer.export import float16, int8
 from garment_transfer.export.flow_warp import OPSET, attach_flow_warp
 from garment_transfer.export.passes import (
     align_channels,
@@ -76,15 +78,11 @@ TOLERANCE: Final = {
 _LABELS: Final = ("transfer_parsing", "parsing")
 SHARE_WITHIN_TOLERANCE: Final = 0.999
 
-#: What float16 graphs have to reach against float32: share of labels that differ, dB of `image`.
-MOST_DIFFERENT_LABELS: Final = 0.002
-LEAST_PSNR: Final = 40.0
-
 #: A checkpoint's path to the preset's name and the networks by stage.
 Factory = Callable[[Path], tuple[str, dict[str, nn.Module]]]
 
-#: Turns a stage's float32 graph into its float16 graph, given its inputs for every sample.
-Float16Converter = Callable[[Stage, onnx.ModelProto, Sequence[Arrays]], onnx.ModelProto]
+#: Turns a stage's float32 graph into that of another precision, given its inputs for every sample.
+Converter = Callable[[Stage, onnx.ModelProto, Sequence[Arrays]], onnx.ModelProto]
 
 
 def export_bundle(
@@ -95,7 +93,7 @@ def export_bundle(
     framing: Framing = FRAMING,
     people: Sequence[Mapping[str, npt.NDArray[np.generic]]] = (),
     factory: Factory = load_checkpoint,
-    converter: Float16Converter | None = None,
+    converters: Mapping[OtherPrecision, Converter] = MappingProxyType({}),
     maps: Path | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> Bundle:
@@ -110,8 +108,9 @@ def export_bundle(
             (`person_image`, `person_parsing`, ... without a batch axis); random ones are added.
         factory: what makes networks of the contract from `checkpoint`; this package's own by
             default. Anybody's networks can be exported so.
-        converter: adds float16 graphs, which it makes: `float16.convert_by_list` or
-            `autocast.convert_by_autocast`.
+        converters: what makes graphs of other precisions, which are added: for float16
+            `float16.convert_by_list` or `autocast.convert_by_autocast`, for int8
+            `int8.convert_to_int8`, which gets `people` alone.
         maps: a checkpoint that has the weights of the graph `maps`, where `checkpoint` itself has
             none; without any the bundle has no such graph.
         report: gets a line per step.
@@ -119,8 +118,8 @@ def export_bundle(
     Raises:
         ExportError: a stage is missing, a graph differs from its network by more than
             `TOLERANCE` on more than 0.1 % of the pixels of any sample, a layer of a float16 graph
-            takes values on a sample that float16 does not hold, or the float16 graphs miss
-            `MOST_DIFFERENT_LABELS` or `LEAST_PSNR`.
+            takes values on a sample that float16 does not hold, or the graphs of another
+            precision miss its `MOST_DIFFERENT_LABELS` or `LEAST_PSNR`.
         OutputError: `output` cannot be written or holds something else.
     """
     if size.height % 32 or size.width % 32:
@@ -156,6 +155,8 @@ def export_bundle(
         {k: v[None] for k, v in one.items()} for one in (*people, *_random_people(size))
     ]
     description = f"{len(people)} pairs of people and {len(samples) - len(people)} random ones"
+    # ranges of activations are those of people; without any, random ones have to do
+    calibration = {"int8": samples[: len(people)] or samples}
     parity: dict[str, dict[str, Parity]] = {}
     with replacing_folder(output) as folder:
         # each stage is compared on what torch's stages before it gave, so that a difference is its
@@ -168,9 +169,10 @@ def export_bundle(
             onnx.save(model, file)
             report(f"{stage}: comparing with torch")
             parity[stage] = _compare(file, network, signature, samples, description)
-            if converter:
-                report(f"{stage}: converting to float16")
-                onnx.save(converter(stage, model, samples), folder / f"{stage}.float16.onnx")
+            for precision, converter in converters.items():
+                report(f"{stage}: converting to {precision}")
+                converted = converter(stage, model, calibration.get(precision, samples))
+                onnx.save(converted, folder / f"{stage}.{precision}.onnx")
         found = None
         if MAPS in seeing:
             report(f"{MAPS}: exporting and comparing with torch")
@@ -183,10 +185,12 @@ def export_bundle(
             ]
             own = _compare(folder / f"{MAPS}.onnx", network, signature, photos, description)
             found = own, _source(maps or checkpoint, preset, {MAPS: network})
-        accuracy = None
-        if converter:
-            report("comparing float16 with float32")
-            accuracy = _accuracy(folder, size, samples, description)
+        accuracy: dict[OtherPrecision, Accuracy] = {}
+        for precision in converters:
+            report(f"comparing {precision} with float32")
+            compared = calibration.get(precision, samples)
+            inputs = description if compared is samples else f"{len(compared)} pairs of people"
+            accuracy[precision] = _accuracy(folder, size, precision, compared, inputs)
         write_manifest(
             folder,
             name=output.name,
@@ -198,7 +202,7 @@ def export_bundle(
                 module.__name__: str(module.__version__) for module in (torch, onnx, onnxruntime)
             },
             checkpoint=_source(checkpoint, preset, {stage: networks[stage] for stage in STAGES}),
-            accuracy={"float16": accuracy} if accuracy else None,
+            accuracy=accuracy,
             maps=found,
         )
     return Bundle.load(output)
@@ -214,7 +218,7 @@ def _is_bundle(folder: Path) -> bool:
     """Whether a folder holds a bundle and nothing else, so that replacing it loses nothing."""
     if not folder.is_dir():
         return False
-    graphs = {f"{stage}{suffix}.onnx" for stage in STAGES for suffix in ("", ".float16")}
+    graphs = {f"{stage}{suffix}.onnx" for stage in STAGES for suffix in ("", ".float16", ".int8")}
     graphs.add(f"{MAPS}.onnx")
     names = {path.name for path in folder.iterdir()}
     # one that lacks a graph is replaced too: that is how it is repaired
@@ -348,13 +352,21 @@ def _compare(
     return parity
 
 
-def _accuracy(folder: Path, size: Size, samples: Sequence[Arrays], description: str) -> Accuracy:
-    """Run the float16 graphs in a row, each on what those before it gave, against float32."""
-    stages = {}
+def _accuracy(
+    folder: Path,
+    size: Size,
+    precision: OtherPrecision,
+    samples: Sequence[Arrays],
+    description: str,
+) -> Accuracy:
+    """The graphs of a precision in a row, each on what those before it gave, against float32."""
+    stages: dict[Stage, float16.Emulation | int8.Session] = {}
     for stage in STAGES:
-        file = folder / f"{stage}.float16.onnx"
+        file = folder / f"{stage}.{precision}.onnx"
         onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])  # it loads as it is
-        stages[stage] = Emulation(onnx.load(file))
+        runner = float16.Emulation if precision == "float16" else int8.Session
+        stages[stage] = runner(onnx.load(file))
+    limits = float16 if precision == "float16" else int8
     errors: dict[str, list[float]] = {"image": [], "warped_garment": [], "transfer_parsing": []}
     flow_difference, largest = 0.0, 0.0
     for sample in samples:
@@ -382,18 +394,20 @@ def _accuracy(folder: Path, size: Size, samples: Sequence[Arrays], description: 
         inputs=f"{description}, through all three graphs",
     )
     if (
-        accuracy.different_labels > MOST_DIFFERENT_LABELS
-        or accuracy.image_psnr < LEAST_PSNR
+        accuracy.different_labels > limits.MOST_DIFFERENT_LABELS
+        or accuracy.image_psnr < limits.LEAST_PSNR
         or not np.isfinite(flow_difference)
     ):
         raise ExportError(
             Code.EXPORT_INACCURATE,
-            f"the float16 graphs differ from float32 in {accuracy.different_labels:.4%} of labels, "
+            f"the {precision} graphs differ from float32 in {accuracy.different_labels:.4%} of "
+            "labels, "
             f"image has a PSNR of {accuracy.image_psnr:.1f} dB and flow differs by up to "
             f"{flow_difference:.4g} pixels, so nothing was written",
-            expected=f"at most {MOST_DIFFERENT_LABELS:.1%} of labels, at least {LEAST_PSNR:.0f} dB "
+            expected=f"at most {limits.MOST_DIFFERENT_LABELS:.1%} of labels, at least "
+            f"{limits.LEAST_PSNR:.0f} dB "
             "and a finite flow",
-            fix="take modules out of export/float16.json, or export with --precision float32",
+            fix="export without it, or take modules out of export/float16.json where it is float16",
         )
     return accuracy
 

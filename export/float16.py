@@ -46,6 +46,10 @@ _EXACT: Final = MOVING | {"MaxPool", "Relu"}
 #: Inputs that are float32 whatever the node's precision, by operator.
 _ALWAYS_FLOAT32: Final = {"Resize": (1, 2), OP_TYPE: (1, 2, 3)}
 
+#: What float16 graphs have to reach against float32: share of labels that differ, dB of `image`.
+MOST_DIFFERENT_LABELS: Final = 0.002
+LEAST_PSNR: Final = 40.0
+
 _FIX: Final = "take its module out of export/float16.json"
 
 

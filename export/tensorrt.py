@@ -21,6 +21,8 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Final
 
+import onnx
+
 from garment_transfer.bundle import (
     DEFAULT_OPTIMIZATION_LEVEL,
     ENGINES,
@@ -56,6 +58,7 @@ from garment_transfer.bundle import (
     sha256_of,
     write_record,
 )
+from garment_transfer.export.int8 import for_tensorrt
 from garment_transfer.kernels import tensorrt_library
 from garment_transfer.runtime.backends.tensorrt import (
     engines_here,
@@ -141,7 +144,7 @@ def build_engines(
             plan, plugins = builder.build(
                 stage,
                 bundle.graph_path(stage, precision),
-                bundle.read_graph(stage, precision),
+                _in_its_form(bundle.read_graph(stage, precision), precision),
                 graphs[stage].signature,
                 functools.partial(progress, stage),
                 interrupted,
@@ -176,6 +179,14 @@ def build_engines(
         )
         write_record(temporary, record)
     return EngineSet(bundle, folder, record)
+
+
+def _in_its_form(graph: bytes, precision: Precision) -> bytes:
+    """A graph as TensorRT takes it: those of int8 have other zero points than in the bundle."""
+    if precision != "int8":
+        return graph
+    converted: bytes = for_tensorrt(onnx.load_from_string(graph)).SerializeToString()
+    return converted
 
 
 def copy_bundle(bundle: Bundle, output: Path) -> Bundle:

@@ -135,8 +135,8 @@ class Pipeline:
             bundle: the bundle or its folder.
             backend: one of `backends.BACKENDS`, or "auto" for what `backends.choose_backend`
                 chooses; the choice and its reason are logged.
-            precision: "float32" or "float16", in which the bundle has to have graphs (and for
-                TensorRT engines); None is the bundle's main one.
+            precision: "float32", "float16" or "int8", in which the bundle has to have graphs
+                (and for TensorRT engines); None is the bundle's main one.
             options: those of the backend, by the fields of `Options` in its module:
                 `threads` on a CPU, `device` and `sessions` on a GPU, and its own.
 

@@ -212,7 +212,8 @@ def test_evaluate_writes_rows_and_a_sheet(tmp_path):
         method = found["rows"][0]
         assert method["name"] == "method"
         assert {"garment_iou", "skin_iou", "changed_ssim", "garment_psnr_db"} <= set(method)
-        assert len(found["rows"]) == 6
+        assert [row["name"] for row in found["rows"]][:2] == ["method", "photos alone"]
+        assert len(found["rows"]) == 7
         assert found["flow"][0]["pairs"] == 2
         assert {"flow_px", "owner_cm", "person_cm"} <= set(found["flow"][0])
     # person, owner, warped garment, result, truth

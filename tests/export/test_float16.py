@@ -22,7 +22,8 @@ from garment_transfer.bundle import STAGES, Bundle, Code, ExportError, Size, Sta
 from garment_transfer.cli.main import main
 from garment_transfer.export import float16
 from garment_transfer.export.autocast import convert_by_autocast
-from garment_transfer.export.bundle import LEAST_PSNR, MOST_DIFFERENT_LABELS, export_bundle
+from garment_transfer.export.bundle import export_bundle
+from garment_transfer.export.float16 import LEAST_PSNR, MOST_DIFFERENT_LABELS
 from garment_transfer.export.passes import module_of, types_of
 from garment_transfer.models.presets import build
 
@@ -249,7 +250,7 @@ def test_a_float16_that_is_inaccurate_is_not_written(
             tmp_path / "bundle",
             size=Size(32, 32),
             factory=lambda path: ("tiny", networks),
-            converter=convert,
+            converters={"float16": convert},
         )
     assert raised.value.code == Code.EXPORT_INACCURATE
     assert list(tmp_path.iterdir()) == []

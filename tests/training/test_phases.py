@@ -39,7 +39,7 @@ from garment_transfer.training.trainer import TrainingConfig, TrainingError, ope
 def config(data, output, phase, **changes):
     return TrainingConfig(
         phase=phase, preset="lite", data=data, output=output, batch=2, average=0.5,
-        **{"steps": 10, **changes},
+        **{"steps": 40 if "regrowth" in phase else 10, **changes},
     )  # fmt: skip
 
 
@@ -61,7 +61,7 @@ def loss_and_gradient(phase, batch, weights=None):
 
 @pytest.fixture(scope="module")
 def run(shards, tmp_path_factory):
-    """A run folder with all phases of the method, ten steps each."""
+    """A run folder with all phases of the method, a few steps each."""
     folder = tmp_path_factory.mktemp("run")
     for phase in METHOD:
         train(config(shards, folder, phase))
@@ -70,7 +70,7 @@ def run(shards, tmp_path_factory):
 
 @pytest.mark.parametrize("phase", list(PHASES))
 def test_a_phase_lowers_its_loss(run, shards, tmp_path, phase):
-    own = config(shards, tmp_path, phase, seed=9)
+    own = config(shards, tmp_path, phase)
     batches = list(itertools.islice(open_data(own), 4))
     result = run / f"{phase}.safetensors" if phase in METHOD else train(own)
     trained = load_checkpoint(result)[1]
@@ -87,7 +87,7 @@ def test_a_phase_lowers_its_loss(run, shards, tmp_path, phase):
     if before:
         start = load_checkpoint(run / f"{before}.safetensors")[1]
     else:
-        torch.manual_seed(0 if phase in METHOD else 9)
+        torch.manual_seed(own.seed)
         start = {PHASES[phase].network: build_network("lite", PHASES[phase].network)}
 
     def loss(network):

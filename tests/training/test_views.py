@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from garment_transfer.bundle import CLASSES, FACE, NUM_PARTS, SKIN
 from garment_transfer.training.synthetic.people import TRAIN, sample_body, sample_garment
@@ -43,10 +42,11 @@ def test_densepose_as_given_covers_the_body_and_little_more(views: list[View]) -
 
 
 def test_limbs_darken_all_skin_but_the_face() -> None:
-    body, garment = sample_body(np.random.default_rng(11)), sample_garment(np.random.default_rng(12))
-    light, dark = (
-        render_person(replace(body, limbs=limbs), garment, SIZE) for limbs in (1.0, 0.5)
+    body, garment = (
+        sample_body(np.random.default_rng(11)),
+        sample_garment(np.random.default_rng(12)),
     )
+    light, dark = (render_person(replace(body, limbs=limbs), garment, SIZE) for limbs in (1.0, 0.5))
     np.testing.assert_array_equal(light.parsing, dark.parsing)
     skin, face = (light.albedo[light.parsing == label] for label in (SKIN, FACE))
     darker, same = (dark.albedo[light.parsing == label] for label in (SKIN, FACE))

@@ -149,7 +149,7 @@ Manifest checked(const Field& field, const std::string& folder) {
     manifest.maps[0].stage = kMaps;
   }
   if (!field.has("variants")) return manifest;
-  field["variants"].object({}, {"float16"});
+  field["variants"].object({}, {"float16", "int8"});
   for (const auto& [name, variant] : field["variants"].entries()) {
     variant.object({"graphs", "accuracy"});
     check_accuracy(variant["accuracy"]);

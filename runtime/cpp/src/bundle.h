@@ -80,7 +80,7 @@ inline constexpr char kSha256Form[] = "[0-9a-f]{64}";
 inline constexpr char kFileForm[] = "[A-Za-z0-9_-][A-Za-z0-9_.-]*";
 inline constexpr char kTimeForm[] =
     R"(\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d+)?(Z|[+-]\d{2}:\d{2}))";
-inline constexpr char kPrecisionForm[] = "float32|float16";
+inline constexpr char kPrecisionForm[] = "float32|float16|int8";
 
 // The inputs and outputs of a graph or an engine, checked. Throws InvalidJson.
 Signature signature(const Field& field);

@@ -118,7 +118,7 @@ typedef struct gt_pipeline_options {
    * operators, 2 ms a transfer slower on a CPU. */
   const char* flow_warp_library;
 
-  /* "float32" or "float16" where the bundle has such graphs; default: its main precision. */
+  /* "float32", "float16" or "int8" where the bundle has such graphs; default: its main precision. */
   const char* precision;
 } gt_pipeline_options;
 
