@@ -27,6 +27,16 @@ constexpr float kWeak = 0.25f, kStrong = 0.75f;
 constexpr float kLeastShare = 1e-3f;
 constexpr double kMinifying = 1.5;
 constexpr float kFar = 1e5f;
+constexpr int kPatchSides[2] = {32, 16};   // of a patch of grain, the better first
+constexpr int kPatches = 9;                // that are compared
+constexpr int kMostGrain = 12;             // levels
+
+// Which of `count` differences a pixel gets: any, so that nothing of the patch is repeated.
+GT_FUNCTION unsigned scattered(int y, int x, unsigned count) {
+  unsigned mixed = static_cast<unsigned>(y) * 0x9E3779B1u + static_cast<unsigned>(x) * 0x85EBCA77u;
+  mixed = (mixed ^ (mixed >> 15)) * 0x2C1B3C6Du;
+  return (mixed ^ (mixed >> 13)) % count;
+}
 
 // The class of a pixel, the next best one, and its share in the pixel's colour, in 1 / kWhole.
 struct Choice {

@@ -7,7 +7,9 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 namespace garment_transfer {
@@ -284,6 +286,109 @@ struct Small {
   int label;
 };
 
+// What a patch of the photo has that the frame is too small for; no side where there is none.
+struct Grain {
+  int side = 0;
+  std::vector<std::int8_t> levels;
+
+  GT_FUNCTION void add(int y, int x, Colour* colour) const {
+    if (!side) return;
+    const auto count = static_cast<unsigned>(side * side);
+    const std::int8_t* at = levels.data() + 3 * static_cast<std::size_t>(scattered(y, x, count));
+    *colour += Colour{static_cast<float>(at[0]), static_cast<float>(at[1]),
+                      static_cast<float>(at[2]), 0};
+  }
+};
+
+// The differences of a patch's pixels from the mean of the `radius` around, edges repeated; their sum.
+int differences(const Pixels& photo, int top, int left, int side, int radius, std::int8_t* out) {
+  const int width = 3 * (side + 2 * radius), around = 2 * radius + 1, whole = around * around;
+  std::vector<int> sums(static_cast<std::size_t>(width)), columns;
+  const auto row = [&](int y) { return photo.row(std::clamp(y, 0, photo.height - 1)); };
+  for (int x = left - radius; x < left + side + radius; ++x) {
+    columns.push_back(3 * std::clamp(x, 0, photo.width - 1));
+  }
+  const auto add = [&](int y, int sign) {
+    const std::uint8_t* const from = row(y);
+    for (int x = 0; x < width; ++x) {
+      sums[static_cast<std::size_t>(x)] += sign * from[columns[static_cast<std::size_t>(x / 3)] + x % 3];
+    }
+  };
+  for (int y = top - radius; y < top + radius; ++y) add(y, 1);
+  int total = 0;
+  for (int y = top; y < top + side; ++y) {
+    add(y + radius, 1);
+    for (int c = 0; c < 3; ++c) {
+      int sum = 0;
+      for (int x = 0; x < 2 * radius; ++x) sum += sums[static_cast<std::size_t>(3 * x + c)];
+      for (int x = 0; x < side; ++x) {
+        sum += sums[static_cast<std::size_t>(3 * (x + 2 * radius) + c)];
+        const int pixel = row(y)[columns[static_cast<std::size_t>(x + radius)] + c];
+        const int level = pixel - (2 * sum + whole) / (2 * whole);
+        const int kept = std::clamp(level, -kMostGrain, kMostGrain);
+        out[3 * ((y - top) * side + x) + c] = static_cast<std::int8_t>(kept);
+        total += std::abs(kept);
+        sum -= sums[static_cast<std::size_t>(3 * x + c)];
+      }
+    }
+    add(y - radius, -1);
+  }
+  return total;
+}
+
+// `_grain` of definition.py; `seen` has rows x columns, 1 where the class is there and stays.
+Grain grain_of(const Pixels& photo, const Bytes& seen, const Fit& fit) {
+  const int rows = fit.scaled_height, columns = fit.scaled_width;
+  const bool wide = 1ll * fit.width * rows <= 1ll * fit.height * columns;
+  const long long large = wide ? fit.width : fit.height, small = wide ? columns : rows;
+  Grain out;
+  if (2 * large < 3 * small) return out;
+  std::vector<int> found;
+  // how many pixels of the class begin at one and go right, and how many such runs go down
+  Bytes right(seen.size());
+  for (const int side : kPatchSides) {
+    const auto cells = static_cast<int>((side * small + large - 1) / large + 2);
+    if (cells > 255) continue;
+    for (int i = 0; i < rows; ++i) {
+      int run = 0;
+      for (int j = columns; j-- > 0;) {
+        const std::size_t at = area(i, columns) + static_cast<std::size_t>(j);
+        run = seen[at] ? run + 1 : 0;
+        right[at] = run >= cells;
+      }
+    }
+    for (int i = 0; i + cells <= rows; ++i) {
+      for (int j = 0; j < columns; ++j) {
+        int down = 0;
+        while (down < cells && right[area(i + down, columns) + static_cast<std::size_t>(j)]) ++down;
+        if (down == cells) found.push_back(i * columns + j);
+      }
+    }
+    if (found.empty()) continue;
+    out.side = side;
+    break;
+  }
+  if (!out.side) return out;
+  const int radius = in_photo(1, fit);
+  const std::size_t size = 3 * area(out.side, out.side);
+  std::vector<std::int8_t> patches(kPatches * size);
+  std::pair<int, int> amounts[kPatches];
+  for (int k = 0; k < kPatches; ++k) {
+    const int index = found[static_cast<std::size_t>(k) * (found.size() - 1) / (kPatches - 1)];
+    const auto start = [](int i, int length, int scaled) {
+      return static_cast<int>((i + 1ll) * length / scaled);
+    };
+    const int top = fit.top + start(index / columns, fit.height, rows);
+    const int left = fit.left + start(index % columns, fit.width, columns);
+    std::int8_t* const patch = patches.data() + static_cast<std::size_t>(k) * size;
+    amounts[k] = {differences(photo, top, left, out.side, radius, patch), k};
+  }
+  std::sort(amounts, amounts + kPatches);
+  const auto* const middle = patches.data() + static_cast<std::size_t>(amounts[kPatches / 3].second) * size;
+  out.levels.assign(middle, middle + size);
+  return out;
+}
+
 // Everything at the bundle's size, the part of the frame that is the photo's box, and where the
 // photo's pixels lie in it.
 class Composing {
@@ -359,6 +464,7 @@ class Composing {
   void read_frame() {
     small_.resize(area(rows_, columns_));
     changed_.resize(small_.size());
+    Bytes skin(small_.size()), lower(small_.size());
     Bytes differs(small_.size()), line(static_cast<std::size_t>(columns_ + 2 * kChangedReach));
     std::vector<int> from;
     for (int j = 0; j < columns_; ++j) {
@@ -379,12 +485,17 @@ class Composing {
         const int x = from[static_cast<std::size_t>(j)];
         const int before = own && x >= 0 ? own[x] : 0;  // as in the frame, beyond the photo
         differ[j] = before != labels[j];
+        const std::size_t at = area(i, columns_) + static_cast<std::size_t>(j);
+        skin[at] = !differ[j] && before == kSkin;
+        lower[at] = !differ[j] && before == kLower;
       }
       dilate_row(differ, differ, columns_, kChangedReach, line.data());
     }
     const auto row = [&](int i) { return differs.data() + area(i, columns_); };
     Columns along(0, rows_, columns_, kChangedReach, row);
     for (int i = 0; i < rows_; ++i) along.next(i, row, changed_.data() + area(i, columns_));
+    skin_ = grain_of(call_.photo, skin, fit_);
+    lower_ = grain_of(call_.photo, lower, fit_);
   }
 
   // Scores of the drawn classes where something changed nearby; the rest to kUnit is the person's.
@@ -557,7 +668,9 @@ class Composing {
     if (label == own && !vanished) {
       return colour_of(call_.photo.row(y + top_) + 3 * (x + left_));
     }
-    return painted(label, row, column);
+    Colour colour = painted(label, row, column);
+    if (label != kBackground) (label == kSkin ? skin_ : lower_).add(y + top_, x + left_, &colour);
+    return colour;
   }
 
   // The graphs' colour of a class, with nothing of another in it, or where it has none whatever the
@@ -634,6 +747,7 @@ class Composing {
   std::vector<Place> places_;  // of the photo's columns
   std::vector<int> cells_;     // the first column of the photo behind each of the frame's
   Bytes other_, share_, gone_, any_gone_;
+  Grain skin_, lower_;
 };
 
 }  // namespace

@@ -44,6 +44,15 @@ _LEAST_SHARE: Final = np.float32(1e-3)
 # Above this many owner's pixels per person's pixel, bilinear sampling alone would skip some.
 _MINIFYING: Final = 1.5
 
+# Classes whose painted pixels get the photo's grain: the graphs' picture is the blurrier one.
+_GRAINED: Final = (SKIN, LOWER)
+
+# Sides of a patch of grain in pixels of the photo, the best first; how many are compared, and the
+# largest difference of a level that is still grain.
+_PATCH_SIDES: Final = (32, 16)
+_PATCHES: Final = 9
+_MOST_GRAIN: Final = 12
+
 # What stands for a flow that is not finite, in pixels: off every photo, so that the graph's own
 # garment shows there.
 _FAR: Final = 1e5
@@ -152,6 +161,12 @@ def define(
     drawn = ((parsing != own) | (parsing == GARMENT) | rim) & ~stays
     places = _places(rows, columns, fit.scaled.width, drawn)
 
+    before = nearest(fit, pictures["own"])
+    grains = {
+        label: _grain(pictures["photo"], (before == label) & (frame["parsing"] == label), fit)
+        for label in _GRAINED
+    }
+
     def colours(labels: Pixels, places: _Places) -> Floats:
         """Those of each pixel's class in `labels` [n], float32 [n,3]."""
         result = np.empty((len(labels), 3), np.float32)
@@ -165,6 +180,11 @@ def define(
                 result[chosen[kept]] = photo.reshape(-1, 3)[here.pixels[kept]]
                 painted = np.flatnonzero(~kept)
                 result[chosen[painted]] = _painted(frame, label, here.some(painted))
+                grain = grains.get(label)
+                if grain is not None:
+                    y, x = np.divmod(here.pixels[painted], own.shape[1])
+                    y, x = y + window[0].start, x + window[1].start
+                    result[chosen[painted]] += grain[_scattered(y, x, len(grain))]
         return result
 
     labels = parsing.ravel()[places.pixels]
@@ -313,6 +333,66 @@ def _painted(frame: Mapping[str, Pixels], label: int, places: _Places) -> Floats
     beyond = np.flatnonzero(share <= _LEAST_SHARE)
     colours[beyond] = places.some(beyond).mixed(image)
     return colours
+
+
+def _grain(photo: Pixels, seen: npt.NDArray[np.bool_], fit: Fit) -> Floats | None:
+    """What a patch of the photo has that the frame is too small for, float32 [n,3] in levels.
+
+    That is how far its n pixels are from the mean over a pixel of the frame around. Of the patches
+    that lie in a class, some are looked at, and a calm one is taken, which has grain and no edges.
+    None where the photo is hardly larger than the frame, or no patch fits in.
+
+    Args:
+        photo: uint8 RGB [H,W,3].
+        seen: bool [h,w] of the part of the frame that is the box: the class is there and stays.
+        fit: where the photo lies in the frame.
+    """
+    large, small = min(_ratios(fit), key=lambda ratio: ratio[0] / ratio[1])
+    if 2 * large < 3 * small:
+        return None
+    for side in _PATCH_SIDES:
+        cells = (side * small + large - 1) // large + 2  # a pixel of the class around the patch
+        within = cv2.erode(
+            seen.astype(np.uint8),
+            np.ones((cells, cells), np.uint8),
+            anchor=(0, 0),
+            borderType=cv2.BORDER_CONSTANT,
+            borderValue=0.0,
+        )
+        found = np.flatnonzero(within)
+        if len(found):
+            break
+    else:
+        return None
+    radius = _in_photo(1, fit)
+    area = (2 * radius + 1) ** 2
+    patches = []
+    for index in found[np.arange(_PATCHES) * (len(found) - 1) // (_PATCHES - 1)].tolist():
+        i, j = divmod(index, seen.shape[1])
+        top = fit.shown.top + (i + 1) * fit.shown.height // fit.scaled.height - radius
+        left = fit.shown.left + (j + 1) * fit.shown.width // fit.scaled.width - radius
+        rows, columns = (
+            np.arange(start, start + side + 2 * radius).clip(0, length - 1)
+            for start, length in ((top, photo.shape[0]), (left, photo.shape[1]))
+        )
+        patch = photo[rows[:, None], columns]
+        # whole numbers, which float64 holds exactly
+        sums = cv2.boxFilter(patch, cv2.CV_64F, (2 * radius + 1,) * 2, normalize=False)
+        inner = np.s_[radius : radius + side, radius : radius + side]
+        mean = (2 * sums[inner].astype(np.int64) + area) // (2 * area)
+        patches.append((patch[inner] - mean).clip(-_MOST_GRAIN, _MOST_GRAIN))
+    amounts = [int(np.abs(patch).sum()) for patch in patches]
+    calm = np.argsort(amounts, kind="stable")[_PATCHES // 3]
+    return patches[calm].astype(np.float32).reshape(-1, 3)
+
+
+def _scattered(y: Places, x: Places, count: int) -> Places:
+    """Which of `count` differences a pixel gets: any, so that nothing of the patch is repeated."""
+    mixed = y.astype(np.uint32) * np.uint32(0x9E3779B1) + x.astype(np.uint32) * np.uint32(
+        0x85EBCA77
+    )
+    mixed = (mixed ^ (mixed >> 15)) * np.uint32(0x2C1B3C6D)
+    return (mixed ^ (mixed >> 13)).astype(np.intp) % count
 
 
 def _garment(

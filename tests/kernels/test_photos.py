@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from garment_transfer import kernels
-from garment_transfer.bundle import Size
+from garment_transfer.bundle import GARMENT, LOWER, SKIN, Size
 from garment_transfer.kernels import photos
 from garment_transfer.kernels.compose import Composed, compose
 from garment_transfer.kernels.fit import Box, Fit, fit_map, fit_photo
@@ -136,6 +136,41 @@ def test_compose_is_its_definition(
         difference = np.abs(getattr(found, name).astype(int) - getattr(due, name))
         assert difference.max() <= 1, name
     assert compose(*arrays, **named).warped_garment is None
+
+
+@pytest.mark.parametrize(("label", "scale"), [(SKIN, 4), (LOWER, 3), (SKIN, 2)])
+def test_painted_skin_and_cloth_have_the_photo_s_grain(
+    by_definition: Callable[..., Composed], label: int, scale: int
+) -> None:
+    """A garment on the right gives way to what the left half shows, which has noise."""
+    random = np.random.default_rng(3)
+    frame = Size(48, 64)
+    size = Size(scale * 48, scale * 64)
+    fit = Fit(size, frame)
+    tone = np.array([190, 150, 120])
+    photo = (tone + random.normal(0, 4, (size.height, size.width, 3))).round().astype(np.uint8)
+    own = np.full((size.height, size.width), label, np.uint8)
+    own[:, size.width // 2 :] = GARMENT
+    found, due = (
+        run(
+            *(photo, own, photo, own == GARMENT, fit, fit),
+            image=np.tile(tone.astype(np.uint8), (48, 64, 1)),
+            transfer_parsing=np.full((48, 64), label, np.uint8),
+            warped_garment=np.zeros((48, 64, 3), np.uint8),
+            flow=np.zeros((2, 48, 64), np.float32),
+        ).image.astype(int)
+        for run in (compose, by_definition)
+    )
+    assert np.abs(found - due).max() <= 1
+    painted = found[:, size.width // 2 + 4 * scale :]
+    assert 0.6 * 4 < painted.std() / np.sqrt(1 + (tone.std() / 4) ** 2) < 1.4 * 4
+    np.testing.assert_allclose(painted.mean(axis=(0, 1)), tone, atol=1)
+    # nothing is repeated: a patch of grain is like no other place
+    patch = painted[8:24, 8:24] - tone
+    places = cv2.matchTemplate(
+        (painted - tone).astype(np.float32), patch.astype(np.float32), cv2.TM_CCOEFF_NORMED
+    )
+    assert np.sort(places.ravel())[-2] < 0.5
 
 
 def test_any_number_of_threads_draws_one_picture() -> None:
