@@ -147,6 +147,8 @@ def read_indices(
         wide = np.array(image)
         if wide.min() >= 0 and wide.max() <= IGNORED:
             return wide.astype(np.uint8)
+    elif image.mode == "1":
+        return np.array(image).astype(np.uint8)
     elif image.mode == "L":
         levels: npt.NDArray[np.uint8] = np.array(image)
         return np.asarray(levels // _SPREAD.get(image.info["rawmode"], 1), np.uint8)
@@ -264,9 +266,9 @@ def _decode(file: Path | BinaryIO, name: str, photo: bool = False) -> Image.Imag
         raise _too_large(name, "absurdly large") from None
     except _BROKEN as error:
         # Pillow names an open file by its address in memory.
-        reason = (
-            "cannot identify image file" if isinstance(error, UnidentifiedImageError) else error
-        )
+        reason = getattr(error, "strerror", None) or error
+        if isinstance(error, UnidentifiedImageError):
+            reason = "cannot identify image file"
         raise InputError(
             Code.IMAGE_UNREADABLE,
             f"{name} cannot be read as an image ({_extent(file)}: {reason})",

@@ -13,6 +13,7 @@ Neither the label set nor the encoding can be told from the pixels, so both are 
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 from collections.abc import Collection, Mapping
@@ -165,10 +166,11 @@ class Person:
                 expected="a person, which is a folder with image.*, parse.png, densepose.* and "
                 "meta.json",
             )
-        label_set, encoding = read_meta(folder / "meta.json", label_set, densepose_encoding)
         image = _find(folder, "image", PHOTO_SUFFIXES)
-        parsing = _find_parse(folder)
+        parsing = _find(folder, "parse", (".png",))
         densepose = _find(folder, "densepose", (".npy", *PICTURE_SUFFIXES))
+        meta = _named(folder, "meta", (".json",)) or [folder / "meta.json"]
+        label_set, encoding = read_meta(meta[0], label_set, densepose_encoding)
         return cls.from_files(
             image, parsing, densepose, label_set, encoding, name=str(folder), box=box
         )
@@ -380,10 +382,13 @@ def read_meta(
     meta = _Meta()
     if path.exists():
         try:
-            meta = msgspec.json.decode(path.read_bytes(), type=_Meta)
+            # some editors begin UTF-8 files with a mark
+            content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+            meta = msgspec.json.decode(content, type=_Meta)
         except (OSError, RecursionError, UnicodeDecodeError, msgspec.DecodeError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise InputError(
-                Code.META_INVALID, f"{path} cannot be read ({error})", expected=_META
+                Code.META_INVALID, f"{path} cannot be read ({reason})", expected=_META
             ) from error
     return (
         _name(path, "parse", meta.parse, label_set, LABEL_SETS),
@@ -429,7 +434,9 @@ def _name(
             Code.LABEL_SET_UNKNOWN if key == "parse" else Code.DENSEPOSE_ENCODING_UNKNOWN,
             f"{path if given is None else _OPTIONS[key]}: unknown name {name!r}",
             expected=expected,
-            fix=f"name the one that the files use in {path} or with {_OPTIONS[key]}",
+            fix=f"name the one that the files use, there or with {_OPTIONS[key]}"
+            if given is None
+            else "name the one that the files use",
         )
     return name
 
@@ -459,41 +466,40 @@ def _to_photo(
     return np.asarray(resized, np.uint8)
 
 
+def _named(folder: Path, stem: str, suffixes: tuple[str, ...]) -> list[Path]:
+    """The files of a stem with one of the suffixes, in small letters or capitals."""
+    found = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.stem.lower() == stem and path.suffix.lower() in suffixes
+    ]
+    # a folder of such a name is told of where there is nothing else
+    return [path for path in found if not path.is_dir()] or found
+
+
 def _find(folder: Path, stem: str, suffixes: tuple[str, ...]) -> Path:
     """The one file of a stem with one of the suffixes."""
-    entries = sorted(folder.iterdir())
-    files = [path for path in entries if path.stem == stem and path.suffix.lower() in suffixes]
+    files = _named(folder, stem, suffixes)
     if len(files) == 1:
         return files[0]
+    name = f"{stem}.png" if suffixes == (".png",) else stem
     expected = f"{stem} with one of {', '.join(suffixes)}"
     if not files:
+        entries = sorted(folder.iterdir())
+        others = [path for path in entries if path.stem.lower() == stem]
+        if name != stem:
+            expected = "the map as a PNG" + ", as lossy formats change ids" * bool(others)
         raise InputError(
             Code.PERSON_INCOMPLETE,
-            f"{folder} has no {stem}; there is: {_listed(entries)}",
+            f"{folder} has no {name}; there is: {_listed(others or entries)}",
             expected=expected,
             fix="add the file",
         )
     raise InputError(
         Code.PERSON_AMBIGUOUS,
-        f"{folder} has more than one {stem}: {_listed(files)}",
+        f"{folder} has more than one {name}: {_listed(files)}",
         expected=f"one {expected}",
         fix="remove all but one",
-    )
-
-
-def _find_parse(folder: Path) -> Path:
-    """`parse.png`; InputError says what is there instead."""
-    path = folder / "parse.png"
-    if os.path.lexists(path):
-        return path
-    entries = sorted(folder.iterdir())
-    others = [other for other in entries if other.stem.lower() == "parse"]
-    raise InputError(
-        Code.PERSON_INCOMPLETE,
-        f"{folder} has no parse.png; there is: {_listed(others or entries)}",
-        expected="the parse map as a PNG of that name"
-        + (", as lossy formats change ids" if others else ""),
-        fix="add it as the parser wrote it",
     )
 
 

@@ -239,6 +239,7 @@ def test_a_failing_pair_does_not_stop_the_others(
     assert "1.png: " in result.output
     assert "nobody does not exist" in result.output
     assert "2.png cannot be written" in result.output
+    assert result.output.count("2.png") == 1
     assert "3.txt does not name a picture format" in result.output
     assert sorted(os.listdir(tmp_path)) == ["4.png", "anna", "bob", "pairs.csv"]
 

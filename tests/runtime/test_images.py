@@ -473,7 +473,7 @@ def test_palette_files_of_few_bits(tmp_path: Path, bits: int) -> None:
     assert (read_indices(tmp_path / "parse.png") == ids).all()
 
 
-@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("bits", [1, 2, 4])
 def test_grey_files_of_few_bits_keep_their_ids(tmp_path: Path, bits: int) -> None:
     import struct
     import zlib
