@@ -53,7 +53,7 @@ def decode_densepose(
     except KeyError:
         raise InputError(
             Code.DENSEPOSE_ENCODING_UNKNOWN,
-            f"unknown DensePose encoding {encoding!r}",
+            f"{name}: unknown DensePose encoding {encoding!r}",
             expected=f"one of {', '.join(ENCODINGS)}",
             fix='name the one the file uses in meta.json ("densepose") or with --densepose / '
             "densepose_encoding=",

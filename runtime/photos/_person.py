@@ -287,7 +287,7 @@ class Person:
     ) -> Person:
         """From arrays; ids that are not `checked` are known not to be resized smoothly."""
         image_name, parsing_name, densepose_name = array_names
-        labels = label_set(label_set_name)
+        labels = label_set(label_set_name, parsing_name)
         check_image(image, image_name)
         check_uint8(parsing, (None, None), parsing_name, "label ids [H,W]")
         iuv = decode_densepose(densepose, densepose_encoding, name=densepose_name)
