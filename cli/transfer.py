@@ -231,7 +231,7 @@ def _transfer_all(
                 if bar.disable and time.monotonic() - said > _PROGRESS:  # a log has no bar
                     said = time.monotonic()
                     click.echo(f"{done} of {len(pairs)} pairs in {said - start:.0f} s", err=True)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):  # SIGTERM ends it as Ctrl-C does
             bar.close()
             click.echo(
                 f"stopped after {done} of {len(pairs)} pairs; --resume goes on with the others",

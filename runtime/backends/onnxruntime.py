@@ -219,9 +219,9 @@ def available() -> Status:
         warp = (
             f"FlowWarp by standard operators, with which the networks of a transfer take about 7 % "
             f"longer, because {without}: install a C++ compiler and ONNX Runtime's headers (Debian "
-            "13's libonnxruntime-dev), then garment-transfer again; with Debian 12, in a copy of the "
-            "repository, `ONNXRUNTIME_ROOT=$(.ci/onnxruntime_headers DIR) pip install .` brings "
-            "them and installs"
+            "13's libonnxruntime-dev), then garment-transfer again; on Debian 12 "
+            "`ONNXRUNTIME_ROOT=$(.ci/onnxruntime_headers DIR) pip install .` in a copy of the "
+            "repository does both"
         )
     return Status(
         "onnxruntime",

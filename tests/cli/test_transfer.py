@@ -188,7 +188,8 @@ def test_a_run_that_is_told_to_end_leaves_nothing_half(
     (tmp_path / "pairs.csv").write_text("person,garment_owner,output\n" + rows)
     command = "from garment_transfer.cli.main import main; main()"
     arguments = ["transfer", "--pairs", tmp_path / "pairs.csv", "--bundle", tiny_bundle]
-    with subprocess.Popen([sys.executable, "-c", command, *arguments]) as process:
+    log = (tmp_path / "log").open("w+")
+    with subprocess.Popen([sys.executable, "-c", command, *arguments], stderr=log) as process:
         try:
             out = tmp_path / "out"
             while process.poll() is None and len(list(out.glob("[0-9]*"))) < 3:
@@ -197,6 +198,8 @@ def test_a_run_that_is_told_to_end_leaves_nothing_half(
             assert process.wait(60) == 128 + signal.SIGTERM
         finally:
             process.kill()
+    log.seek(0)
+    assert re.search(r"stopped after \d+ of 5000 pairs; --resume goes on", log.read())
     assert list(out.glob(".*")) == []
     for path in out.iterdir():
         Image.open(path).load()
