@@ -119,7 +119,7 @@ def label_set(name: str, of: str = "") -> LabelSet:
     """The label set of a name. Raises InputError, which says `of` what, where there is none."""
     try:
         return LABEL_SETS[name]
-    except KeyError:
+    except (KeyError, TypeError):  # not a name at all
         raise InputError(
             Code.LABEL_SET_UNKNOWN,
             f"{of and f'{of}: '}unknown label set {name!r}",

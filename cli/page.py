@@ -128,7 +128,7 @@ def page(pipelines: Mapping[str, Pipeline], people: Sequence[Person]) -> gr.Bloc
             transfer.image,
             _on_white(colour(parsing), parsing != BACKGROUND),
             _on_white(transfer.warped_garment, parsing == GARMENT),
-            _flow_picture(transfer, pipeline.fit(person)),
+            flow_picture(transfer, pipeline.fit(person)),
             _times(transfers, pipeline.size),
         )
 
@@ -287,7 +287,7 @@ def _on_white(picture: _Image, where: npt.NDArray[np.bool_]) -> _Image:
     return np.where(where[..., None], picture, np.uint8(255))
 
 
-def _flow_picture(transfer: Transfer, fit: Fit) -> _Image:
+def flow_picture(transfer: Transfer, fit: Fit) -> _Image:
     """The flow in the garment, at the photo's size, with its colour wheel in a corner."""
     height, width = transfer.transfer_parsing.shape
     flow = unfit(fit, transfer.flow.transpose(1, 2, 0))
@@ -296,6 +296,8 @@ def _flow_picture(transfer: Transfer, fit: Fit) -> _Image:
     longest = float(np.percentile(lengths, 90)) if lengths.size else 1.0
     picture = _on_white(flow_colours(flow, longest), garment)
     side = min(height, width) // 5
+    if not side:
+        return picture
     margin = side // 6
     picture[height - side - margin : height - margin, width - side - margin : width - margin] = (
         flow_wheel(side)

@@ -50,7 +50,7 @@ def decode_densepose(
     """
     try:
         decode = ENCODINGS[encoding]
-    except KeyError:
+    except (KeyError, TypeError):  # not a name at all
         raise InputError(
             Code.DENSEPOSE_ENCODING_UNKNOWN,
             f"{name}: unknown DensePose encoding {encoding!r}",

@@ -12,6 +12,7 @@ import functools
 import io
 import logging
 import struct
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -71,6 +72,9 @@ _SRGB: Final = ImageCms.createProfile("sRGB")
 
 _KEPT: Final = "a whole PNG, JPEG, WebP or BMP file that you may read"
 _KEPT_PHOTOS: Final = "a whole PNG, JPEG, WebP, AVIF, HEIC, GIF or BMP file that you may read"
+
+# It is said in the log where it matters, and costs a command's user two lines of Python.
+warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning, r"PIL\.")
 
 # What Pillow's decoders raise on broken files, beside OSError.
 _BROKEN: Final = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error)
@@ -457,7 +461,11 @@ def write_rgb(path: Path, image: npt.NDArray[np.uint8], quality: int = QUALITY) 
     _check_suffix(path)
     check_written_side(path, *image.shape[:2])
     with replacing(path) as temporary:
-        Image.fromarray(image).save(temporary, quality=quality, **_saying_srgb(path.suffix, image))
+        # by the format: where `path` is a link, `temporary` has the suffix of what it leads to
+        kind = Image.registered_extensions()[path.suffix.lower()]
+        Image.fromarray(image).save(
+            temporary, kind, quality=quality, **_saying_srgb(path.suffix, image)
+        )
 
 
 def png_bytes(image: npt.NDArray[np.uint8]) -> bytes:

@@ -76,6 +76,9 @@ _MAX_NPY: Final = 3 * 8 * MAX_SIDE**2
 # The least that a garment covers, as a share of the torso's area.
 _LEAST_GARMENT: Final = 0.1
 
+# The least of the body that DensePose shows on which a parse map has something.
+_LEAST_COVERED: Final = 0.1
+
 _META: Final = '{"parse": LABEL_SET, "densepose": ENCODING}'
 
 
@@ -223,7 +226,7 @@ class Person:
         pixels.flags.writeable = False  # nobody else has it, so it need not be copied
         return cls._build(
             pixels,
-            read_indices(parsing_file, parsing_name, LABEL_SETS.get(label_set)),
+            read_indices(parsing_file, parsing_name, LABEL_SETS.get(str(label_set))),
             _read_npy(densepose_file, densepose_name)
             if is_npy
             else read_rgb(densepose_file, densepose_name),
@@ -299,6 +302,7 @@ class Person:
         iuv, others = choose_body(iuv, box, densepose_name)
         parts = np.asarray(cv2.extractChannel(iuv, 0), np.uint8)
         classes = to_classes(ids, labels, parts, name=parsing_name)
+        _check_covered(classes, parts, parsing_name, densepose_name)
         others = somebody_else(image, classes, parts, others)
         classes[others] = BACKGROUND
         classes, iuv, things = in_front(classes, iuv, is_any(ids, labels.in_front))
@@ -475,6 +479,22 @@ def _named(folder: Path, stem: str, suffixes: tuple[str, ...]) -> list[Path]:
     ]
     # a folder of such a name is told of where there is nothing else
     return [path for path in found if not path.is_dir()] or found
+
+
+def _check_covered(
+    classes: npt.NDArray[np.uint8], parts: npt.NDArray[np.uint8], parsing: str, densepose: str
+) -> None:
+    """Raises InputError where a parse map has next to nothing on the body that DensePose shows."""
+    body = parts > 0
+    share = np.count_nonzero(classes[body]) / np.count_nonzero(body)
+    if share < _LEAST_COVERED:
+        raise InputError(
+            Code.BODY_MISSING,
+            f"{parsing} has something other than background on {share:.0%} of the body that "
+            f"{densepose} shows",
+            expected=f"at least {_LEAST_COVERED:.0%}",
+            fix="make both maps from the same photo",
+        )
 
 
 def _find(folder: Path, stem: str, suffixes: tuple[str, ...]) -> Path:

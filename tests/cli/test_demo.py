@@ -18,6 +18,8 @@ from garment_transfer import Person, Pipeline, sample_bundle, sample_people
 
 pytest.importorskip("gradio", reason="the extra demo is not installed")
 
+from garment_transfer.cli.page import flow_picture
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
@@ -188,3 +190,14 @@ def test_two_bare_photos_on_a_phone(page: Any) -> None:
     result = changed(page, "result", lambda: page.locator("#transfer").press("Enter"))
     expected = Pipeline.load(sample_bundle(), threads=1).transfer(*people)
     assert (result == expected.image).all()
+
+
+def test_a_photo_of_a_few_pixels(tiny_bundle: Path, make_person: Callable[..., Person]) -> None:
+    """There is no room for the wheel of the flow's colours."""
+    pipeline = Pipeline.load(tiny_bundle, threads=1)
+    pixels = np.full((4, 3), 4, np.uint8)
+    tiny = Person.from_arrays(
+        np.zeros((4, 3, 3), np.uint8), pixels, np.dstack([pixels // 2, pixels, pixels])
+    )
+    transfer = pipeline.transfer(tiny, make_person())
+    assert flow_picture(transfer, pipeline.fit(tiny)).shape == (4, 3, 3)

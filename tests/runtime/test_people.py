@@ -431,6 +431,21 @@ def test_person_without_a_body(folder: Path, make_person: MakePerson) -> None:
         Person.load(folder)
 
 
+def test_a_parse_map_that_shows_nobody(make_person: MakePerson) -> None:
+    given = arrays(make_person)
+    for nothing in (0, 255):
+        given["parsing"][:] = nothing
+        with pytest.raises(InputError, match=r"on 0% of the body that .*make both maps") as error:
+            Person.from_arrays(**given)
+        assert error.value.code == Code.BODY_MISSING
+
+
+def test_names_that_are_no_text(make_person: MakePerson) -> None:
+    for option in ("label_set", "densepose_encoding"):
+        with pytest.raises(InputError, match=r"unknown .* \['classes7'\]; expected one of"):
+            Person.from_arrays(**arrays(make_person), **{option: ["classes7"]})
+
+
 def test_open_files_give_the_person_of_their_folder(
     make_person: MakePerson, save_person: SavePerson, tmp_path: Path
 ) -> None:
