@@ -433,7 +433,7 @@ def _name(
             expected=expected,
             fix=f"write {_META} into it, or give {_OPTIONS[key]}",
         )
-    if name not in available:
+    if not isinstance(name, str) or name not in available:
         raise InputError(
             Code.LABEL_SET_UNKNOWN if key == "parse" else Code.DENSEPOSE_ENCODING_UNKNOWN,
             f"{path if given is None else _OPTIONS[key]}: unknown name {name!r}",

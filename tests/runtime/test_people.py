@@ -440,7 +440,12 @@ def test_a_parse_map_that_shows_nobody(make_person: MakePerson) -> None:
         assert error.value.code == Code.BODY_MISSING
 
 
-def test_names_that_are_no_text(make_person: MakePerson) -> None:
+def test_names_that_are_no_text(make_person: MakePerson, folder: Path) -> None:
+    for wrong in (7, ["classes7"]):
+        with pytest.raises(InputError, match="unknown name"):
+            Person.load(folder, label_set=wrong)
+    with pytest.raises(InputError, match="the photo is a int; expected a path"):
+        Person.from_photo(7)
     for option in ("label_set", "densepose_encoding"):
         with pytest.raises(InputError, match=r"unknown .* \['classes7'\]; expected one of"):
             Person.from_arrays(**arrays(make_person), **{option: ["classes7"]})
