@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from garment_transfer.cli.main import main
-from garment_transfer.runtime import Person, Pipeline, sample_people
+from garment_transfer.runtime import Person, Pipeline
 
 MakePerson = Callable[..., Person]
 SavePerson = Callable[..., Path]
@@ -313,15 +313,6 @@ def test_a_bad_list_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
     result = transfer(tmp_path / "no bundle", "--pairs", tmp_path / "none.csv")
     assert result.exit_code == 1
     assert "none.csv cannot be read" in result.output
-
-
-def test_sample(tmp_path: Path) -> None:
-    result = transfer(
-        None, "--sample", "-o", tmp_path / "out.png", "--panel", tmp_path / "panel.png"
-    )
-    assert result.exit_code == 0, result.output
-    person = Person.load(sample_people()[0])
-    assert np.array(Image.open(tmp_path / "out.png")).shape == person.image.shape
 
 
 def test_options_reach_the_backend(
