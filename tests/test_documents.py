@@ -116,9 +116,10 @@ def clone(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def environment() -> dict[str, str]:
+def environment(clone: Path) -> dict[str, str]:
     folder = Path(sys.executable).parent
-    return {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+    path = f"{folder}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "TMPDIR": str(clone)}
 
 
 @pytest.mark.parametrize(("document", "code"), SHELL, ids=[code[:40] for _, code in SHELL])
@@ -134,7 +135,7 @@ def test_shell(document: str, code: str, clone: Path) -> None:
     done = subprocess.run(
         ["bash", "-ec", STAND_INS + code],
         cwd=clone,
-        env=environment(),
+        env=environment(clone),
         capture_output=True,
         text=True,
     )
@@ -208,7 +209,10 @@ def server(clone: Path) -> Any:
     (code,) = (code for _, code in SHELL if "uvicorn" in code)
     command = code.replace("uvicorn ", f"exec python -m uvicorn --port {port} ")
     with subprocess.Popen(
-        ["bash", "-ec", STAND_INS + command], cwd=clone, env=environment(), start_new_session=True
+        ["bash", "-ec", STAND_INS + command],
+        cwd=clone,
+        env=environment(clone),
+        start_new_session=True,
     ) as process:
         try:
             for _ in range(600):
