@@ -158,7 +158,7 @@ def _refusal(error: Exception) -> Response:
     headers: Mapping[str, str] | None = None
     if isinstance(error, HTTPException):
         status, detail, headers = error.status_code, error.detail, error.headers
-        code = _NOT_HERE.get(status) or _REFUSALS[status][0]
+        code = _NOT_HERE.get(status) or _REFUSALS.get(status, ("http_error",))[0]
     elif isinstance(error, RequestValidationError):
         status, code = 422, _REFUSALS[422][0]
         faults = ((each["loc"][-1], each["type"], each["msg"]) for each in error.errors())
