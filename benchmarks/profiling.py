@@ -8,6 +8,7 @@ milliseconds.
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 import time
 from collections import defaultdict
@@ -40,6 +41,11 @@ if TYPE_CHECKING:
     from cuda.bindings.driver import CUevent
 
 Layers = Iterable[tuple[str, str, float]]
+
+_LOG: Final = logging.getLogger(__name__)
+
+#: What runs where FlowWarp's kernel is not there.
+_STANDARD: Final = "onnxruntime-standard"
 
 #: Calls before the timed ones, at most as many as those.
 _WARM_UP: Final = 3
@@ -164,7 +170,11 @@ def profile_row(
         )
     row = known[name]
     checkpoint = find_checkpoint(bundle, checkpoint)
-    if reason := unavailable(row, bundle, checkpoint):
+    reason = unavailable(row, bundle, checkpoint)
+    if reason and row.load.get("kernel") and not unavailable(known[_STANDARD], bundle, checkpoint):
+        _LOG.warning("%s is profiled in place of %s: %s", _STANDARD, name, reason)
+        row, reason = known[_STANDARD], ""
+    if reason:
         raise BackendError(Code.BACKEND_UNAVAILABLE, f"{name} cannot run here: {reason}")
     spans: list[Span] = []
     if row.backend == "torch":

@@ -211,7 +211,7 @@ def unavailable(row: Row, bundle: Bundle, checkpoint: Path | None) -> str:
 
         problem = kernel_problem()
         if problem:
-            return f"FlowWarp's kernel: {problem}; `garment-transfer doctor` says what fixes it"
+            return f"FlowWarp: {problem}; `garment-transfer doctor` says what fixes it"
     return "" if row.plugin is None else _plugin_problem(row, bundle)
 
 

@@ -233,7 +233,7 @@ def _is_of_another(error: OSError, temporary: Path) -> bool:
 def _cannot_write(path: Path, error: OSError) -> OutputError:
     return OutputError(
         Code.OUTPUT_UNWRITABLE,
-        f"{path} cannot be written: {error.strerror or error} (folder {path.parent})",
+        f"{path} cannot be written: {error.strerror or error}",
         fix="free some space, or choose another place"
         if error.errno in (errno.ENOSPC, errno.EDQUOT)
         else "choose a path that you may write to",

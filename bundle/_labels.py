@@ -115,14 +115,14 @@ LABEL_SETS: Final[Mapping[str, LabelSet]] = {
 }
 
 
-def label_set(name: str) -> LabelSet:
-    """The label set of a name. Raises InputError where there is none."""
+def label_set(name: str, of: str = "") -> LabelSet:
+    """The label set of a name. Raises InputError, which says `of` what, where there is none."""
     try:
         return LABEL_SETS[name]
-    except KeyError:
+    except (KeyError, TypeError):  # not a name at all
         raise InputError(
             Code.LABEL_SET_UNKNOWN,
-            f"unknown label set {name!r}",
+            f"{of and f'{of}: '}unknown label set {name!r}",
             expected=f"one of {', '.join(sorted(LABEL_SETS))}",
             fix='name the one the parse map uses in meta.json ("parse") or with --label-set / '
             "label_set=",

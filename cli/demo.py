@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 
 import click
@@ -55,12 +57,18 @@ def command(
     set_opencv_threads(threads)
     options = {} if threads is None else {"threads": threads}
     pipelines = {name: Pipeline.load(bundle, name, precision=None, **options) for name in backends}
-    blocks = page(pipelines, [*built_in_people(), *rendered])
-    try:
-        launch(blocks, host, port, in_browser)
-    except OSError as error:
-        raise click.UsageError(
-            f"{host}:{port} cannot be listened on; give another --port"
-        ) from error
-    click.echo(f"http://{host}:{port} is ready; Ctrl-C ends it")
-    blocks.block_thread()
+    # Gradio keeps uploads and pictures as files: here, and gone with the page
+    with tempfile.TemporaryDirectory(prefix="garment-transfer-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        blocks = page(pipelines, [*built_in_people(), *rendered])
+        try:
+            launch(blocks, host, port, in_browser)
+        except OSError as error:
+            raise click.ClickException(
+                f"{host}:{port} cannot be listened on; give another --port"
+            ) from error
+        click.echo(f"http://{host}:{port} is ready; Ctrl-C ends it")
+        try:
+            blocks.block_thread()
+        finally:
+            blocks.close(verbose=False)

@@ -52,6 +52,15 @@ _FLOW: Final = (
     "strong colour is far.</div>"
 )
 
+# Gradio calls the photos to choose from "Thumbnail 1 of 6" for both.
+_GROUPS: Final = """() => {
+  for (const [id, name] of [["person-choice", "Person"], ["owner-choice", "Garment owner"]]) {
+    const group = document.getElementById(id);
+    group.setAttribute("role", "group");
+    group.setAttribute("aria-label", name);
+  }
+}"""
+
 _Image = npt.NDArray[np.uint8]
 
 # What changes nothing on the page, for `gr.skip`.
@@ -82,7 +91,13 @@ def launch(blocks: gr.Blocks, host: str, port: int, in_browser: bool) -> None:
     """Serves the page from another thread. OSError where the port is taken."""
     # Fonts of the reader's machine: the page asks no other server for anything.
     fonts = ["system-ui", "sans-serif"]
-    theme = gr.themes.Default(font=fonts, font_mono=["monospace"], primary_hue="teal")
+    theme = gr.themes.Default(font=fonts, font_mono=["monospace"], primary_hue="teal").set(
+        # white on the usual one is too pale to read
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_800",
+    )
     blocks.launch(
         server_name=host,
         server_port=port,
@@ -95,6 +110,7 @@ def launch(blocks: gr.Blocks, host: str, port: int, in_browser: bool) -> None:
         footer_links=[],
         max_file_size="64mb",
         ssr_mode=False,
+        js=_GROUPS,
     )
 
 
@@ -112,7 +128,7 @@ def page(pipelines: Mapping[str, Pipeline], people: Sequence[Person]) -> gr.Bloc
             transfer.image,
             _on_white(colour(parsing), parsing != BACKGROUND),
             _on_white(transfer.warped_garment, parsing == GARMENT),
-            _flow_picture(transfer, pipeline.fit(person)),
+            flow_picture(transfer, pipeline.fit(person)),
             _times(transfers, pipeline.size),
         )
 
@@ -143,8 +159,8 @@ def page(pipelines: Mapping[str, Pipeline], people: Sequence[Person]) -> gr.Bloc
         with gr.Row():
             chosen = [_choice(title, people, start, elem_id) for title, start, elem_id in _ROLES]
             with gr.Column(min_width=260):
-                _html("<h3>Result</h3>")
-                outputs: list[gr.Component] = [_picture(image, "result", _LARGE, True)]
+                _html("<h2>Result</h2>")
+                outputs: list[gr.Component] = [_picture(image, "result", "Result", _LARGE, True)]
                 button = gr.Button("Transfer", variant="primary", size="lg", elem_id="transfer")
         with gr.Row():
             for title, picture, elem_id, note in (
@@ -153,11 +169,11 @@ def page(pipelines: Mapping[str, Pipeline], people: Sequence[Person]) -> gr.Bloc
                 ("Flow", flow, "flow", _FLOW),
             ):
                 with gr.Column(min_width=200):
-                    _html(f"<h3>{title}</h3>")
-                    outputs.append(_picture(picture, elem_id, _SMALL))
+                    _html(f"<h2>{title}</h2>")
+                    outputs.append(_picture(picture, elem_id, title, _SMALL))
                     _html(note)
             with gr.Column(min_width=200):
-                _html("<h3>Time</h3>")
+                _html("<h2>Time</h2>")
                 outputs.append(_html(times, "times", "times"))
         with gr.Accordion("Your own photos", open=False, elem_id="own"), gr.Row():
             for (title, _, elem_id), (state, photo) in zip(_ROLES, chosen, strict=True):
@@ -170,9 +186,10 @@ def _html(text: str, elem_id: str | None = None, elem_class: str = "text") -> gr
     return gr.HTML(text, elem_id=elem_id, padding=False, elem_classes=["text", elem_class])
 
 
-def _picture(image: _Image, elem_id: str, height: int, save: bool = False) -> gr.Image:
+def _picture(image: _Image, elem_id: str, title: str, height: int, save: bool = False) -> gr.Image:
     return gr.Image(
         image,
+        alt_text=title,
         show_label=False,
         interactive=False,
         height=height,
@@ -188,8 +205,8 @@ def _choice(
 ) -> tuple[gr.State, gr.Image]:
     """A column with somebody's photo, and everybody's small ones to choose another."""
     with gr.Column(min_width=260):
-        _html(f"<h3>{title}</h3>")
-        photo = _picture(people[start].image, elem_id, _LARGE)
+        _html(f"<h2>{title}</h2>")
+        photo = _picture(people[start].image, elem_id, title, _LARGE)
         gallery = gr.Gallery(
             [person.image for person in people],
             show_label=False,
@@ -217,9 +234,9 @@ def _upload(title: str, state: gr.State, photo: gr.Image, elem_id: str, pipeline
     """A column in which a photo of the reader's own, or one with maps, takes the chosen's place."""
     by_meta = "as meta.json says"
     with gr.Column(min_width=260):
-        _html(f"<h3>{title}</h3>")
+        _html(f"<h2>{title}</h2>")
         files = gr.File(
-            label="A photo; or image.*, parse.png, densepose.*, meta.json",
+            label=f"{title}: a photo; or image.*, parse.png, densepose.*, meta.json",
             file_count="multiple",
             type="filepath",
             height=150,
@@ -230,9 +247,10 @@ def _upload(title: str, state: gr.State, photo: gr.Image, elem_id: str, pipeline
                 [by_meta, *sorted(LABEL_SETS)], label="Label set of the parsing"
             )
             encoding = gr.Dropdown([by_meta, *sorted(ENCODINGS)], label="DensePose encoding")
-        button = gr.Button("Use these", elem_id=f"{elem_id}-use")
+        button = gr.Button(f"Use as {title.lower()}", elem_id=f"{elem_id}-use")
         seen = gr.Image(
             label="Maps made of the photo",
+            alt_text=f"{title}: maps made of the photo",
             visible=False,
             interactive=False,
             height=_SMALL,
@@ -269,7 +287,7 @@ def _on_white(picture: _Image, where: npt.NDArray[np.bool_]) -> _Image:
     return np.where(where[..., None], picture, np.uint8(255))
 
 
-def _flow_picture(transfer: Transfer, fit: Fit) -> _Image:
+def flow_picture(transfer: Transfer, fit: Fit) -> _Image:
     """The flow in the garment, at the photo's size, with its colour wheel in a corner."""
     height, width = transfer.transfer_parsing.shape
     flow = unfit(fit, transfer.flow.transpose(1, 2, 0))
@@ -278,6 +296,8 @@ def _flow_picture(transfer: Transfer, fit: Fit) -> _Image:
     longest = float(np.percentile(lengths, 90)) if lengths.size else 1.0
     picture = _on_white(flow_colours(flow, longest), garment)
     side = min(height, width) // 5
+    if not side:
+        return picture
     margin = side // 6
     picture[height - side - margin : height - margin, width - side - margin : width - margin] = (
         flow_wheel(side)

@@ -39,8 +39,9 @@ def command(
 
     The maps are those that `transfer` makes of a bare photo, to look at or to mend, or by other
     models those of --parser and --densepose. A kind says how photos go into a published model and
-    what comes out (docs/prepare.md has where they are from). For others a JSON file beside the
-    model says it: parser.json for parser.onnx.
+    what comes out (docs/prepare.md has where they are from); `--parser schp-lip` alone is the file
+    schp-lip.onnx of that kind. For others a JSON file beside the model says it: parser.json for
+    parser.onnx.
     """
     if bool(parser) != bool(densepose):
         raise click.UsageError("Give --parser and --densepose, or neither.")
@@ -48,6 +49,8 @@ def command(
 
     set_opencv_threads(threads)
     if parser and densepose:
+        parser, parser_kind = _by_name(parser, parser_kind, "parsing")
+        densepose, densepose_kind = _by_name(densepose, densepose_kind, "densepose")
         person = prepare(
             photo,
             folder,
@@ -59,3 +62,11 @@ def command(
         person = prepare_photo(photo, folder, box)
     height, width = person.parsing.shape
     click.echo(f"{folder}: a person of {width}x{height} pixels")
+
+
+def _by_name(model: Path, kind: str | None, task: str) -> tuple[Path, str | None]:
+    """The file and the kind of a model that may be called by its kind."""
+    named = kind is None and model.stem in model_kinds(task)
+    if not named or model.with_suffix(".json").exists():
+        return model, kind
+    return model.with_suffix(".onnx"), model.stem

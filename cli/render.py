@@ -58,8 +58,6 @@ def command(
         sheet.parent.mkdir(parents=True, exist_ok=True)
         check_output(sheet)
         check_written_side(sheet, -(-count // columns) * size.height, columns * size.width)
-    if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
 
     from tqdm import tqdm
 
@@ -73,6 +71,8 @@ def command(
         single_recipe,
     )
 
+    if output is not None:  # not before the packages are known to be there
+        output.mkdir(parents=True, exist_ok=True)
     pictures = []
     for index in tqdm(range(count), unit="person", disable=None):
         person, rng = render_single(seed, index, (size.height, size.width))

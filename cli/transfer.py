@@ -222,11 +222,16 @@ def _transfer_all(
                 if outcome.error:
                     failed += 1
                     bar.clear()
-                    click.echo(f"Error: {outcome.pair.output}: {outcome.error}", err=True)
+                    said_by = (
+                        ""
+                        if str(outcome.pair.output) in str(outcome.error)
+                        else f"{outcome.pair.output}: "
+                    )
+                    click.echo(f"Error: {said_by}{outcome.error}", err=True)
                 if bar.disable and time.monotonic() - said > _PROGRESS:  # a log has no bar
                     said = time.monotonic()
                     click.echo(f"{done} of {len(pairs)} pairs in {said - start:.0f} s", err=True)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):  # SIGTERM ends it as Ctrl-C does
             bar.close()
             click.echo(
                 f"stopped after {done} of {len(pairs)} pairs; --resume goes on with the others",

@@ -126,8 +126,14 @@ class Maps:
         elif isinstance(photo, str | os.PathLike):
             name = name or str(photo)
             image = read_photo(Path(photo))
-        else:
+        elif hasattr(photo, "read"):
             image = read_photo(photo, f"image of {name}" if name else "image")
+        else:
+            raise InputError(
+                Code.ARRAY_INVALID,
+                f"the photo is a {type(photo).__name__}",
+                expected="a path, a file open for reading, or uint8 RGB [H,W,3]",
+            )
         name = name or "the photo"
         found = self.find(image, name, box)
         person = Person._build(

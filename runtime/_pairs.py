@@ -69,7 +69,8 @@ def read_pairs(path: Path) -> list[Pair]:
         rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise invalid(
-            f"{path} cannot be read as a list of pairs ({error})",
+            f"{path} cannot be read as a list of pairs "
+            f"({getattr(error, 'strerror', None) or error})",
             expected=f"a UTF-8 CSV file with the header {header}",
         ) from error
     if not set(COLUMNS) <= set(names):
@@ -170,7 +171,7 @@ def is_done(pair: Pair) -> bool:
             file.stat().st_mtime_ns < written
             for source in (pair.person, pair.garment_owner)
             for file in ([source] if source.is_file() else source.iterdir())
-            if source.is_file() or file.name.startswith(_FILES_OF_A_PERSON)
+            if source.is_file() or file.name.lower().startswith(_FILES_OF_A_PERSON)
         )
     # What is wrong with a person is for the transfer to say; a path may hold a NUL character, and
     # Pillow raises SyntaxError too.

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -530,6 +531,115 @@ def spoil(bundle: Path, case: dict[str, Any]) -> None:
         if change in case:
             file = bundle / case[change]
             file.write_bytes(edit(file.read_bytes()))
+
+
+#: What servers are asked: method, path, what else goes with it, status and code of the answer.
+_REQUESTS: tuple[tuple[str, str, dict[str, Any], int, str], ...] = (
+    ("GET", "/health/live", {}, 200, ""),
+    ("GET", "/health/ready", {}, 200, ""),
+    ("GET", "/metrics", {}, 200, ""),
+    ("HEAD", "/health/live", {}, 200, ""),
+    ("HEAD", "/metrics", {}, 200, ""),
+    ("OPTIONS", "/health/live", {}, 204, ""),
+    ("OPTIONS", "/transfer", {}, 204, ""),
+    ("GET", "/nothing", {}, 404, "not_found"),
+    ("OPTIONS", "/nothing", {}, 404, "not_found"),
+    ("DELETE", "/health/live", {}, 405, "method_not_allowed"),
+    ("GET", "/transfer", {}, 405, "method_not_allowed"),
+    ("POST", "/transfer", {}, 200, ""),
+    ("POST", "/transfer", {"content": b"{}"}, 400, "body_invalid"),
+    ("POST", "/transfer", {"content": b"xx", "type": "multipart/form-data"}, 400, "body_invalid"),
+    (
+        "POST",
+        "/transfer",
+        {"content": b"xx", "type": "multipart/form-data; boundary=x"},
+        400,
+        "body_invalid",
+    ),
+    ("POST", "/transfer", {"field": ("person_image", None)}, 422, "fields_invalid"),
+    ("POST", "/transfer", {"field": ("garment_densepose", None)}, 422, "fields_invalid"),
+    ("POST", "/transfer", {"field": ("person_image", b"GIF89a")}, 422, "image_unreadable"),
+    ("POST", "/transfer", {"field": ("person_label_set", "coco")}, 422, "label_set_unknown"),
+    (
+        "POST",
+        "/transfer",
+        {"field": ("garment_encoding", "tiff")},
+        422,
+        "densepose_encoding_unknown",
+    ),
+    ("POST", "/transfer", {"field": ("person_image", None), "large": True}, 413, "too_large"),
+)
+
+
+def check_interface(
+    url: str, document: dict[str, Any], fields: dict[str, Any], too_large: int
+) -> None:
+    """A server's answers to good and bad requests are those of the OpenAPI document.
+
+    Args:
+        url: where it listens.
+        document: the one that `examples/python_server` generates.
+        fields: the form of a transfer that works.
+        too_large: bytes, more than a body may have.
+    """
+    import httpx
+
+    counted: Counter[int] = Counter()
+    with httpx.Client(base_url=url, timeout=60) as client:
+
+        def metrics() -> Counter[int]:
+            lines = re.findall(r'requests_total{status="(\d+)"} (\d+)', client.get("/metrics").text)
+            return Counter({int(status): int(count) for status, count in lines})
+
+        before = metrics()
+        for method, path, given, status, code in _REQUESTS:
+            name, value = given.get("field", ("", None))
+            form = {**fields, **({name: value} if name else {})}
+            if given.get("large"):
+                form["person_image"] = bytes(too_large)
+            parts = {
+                field: (field if isinstance(content, bytes) else None, content)
+                for field, content in form.items()
+                if content is not None
+            }
+            body = {"files": parts} if method == "POST" else {}
+            if "content" in given:
+                body = {"content": given["content"]}
+            headers = {"Content-Type": given["type"]} if "type" in given else {}
+            answer = client.request(method, path, headers=headers, **body)
+            about = (method, path, given, answer.status_code, answer.text[:300])
+            assert answer.status_code == status, about
+            counted[status] += method == "POST"
+            if path in document["paths"]:
+                described = document["paths"][path].get(method.lower(), {"responses": {}})
+                if described["responses"]:
+                    assert str(status) in described["responses"], about
+                methods = {each.upper() for each in document["paths"][path]}
+                methods |= {"OPTIONS", *["HEAD"] * ("GET" in methods)}
+                if status in (204, 405):
+                    assert set(answer.headers["Allow"].split(", ")) == methods, about
+            if code:
+                assert answer.headers["Content-Type"] == "application/json", about
+                assert set(answer.json()) == {"detail", "code"}, about
+                assert answer.json()["code"] == code, about
+                assert len(answer.json()["detail"]) > 10, about
+            elif method == "HEAD":
+                whole = client.get(path)
+                assert answer.content == b""
+                assert answer.headers["Content-Type"] == whole.headers["Content-Type"]
+            elif method == "POST":
+                assert answer.headers["Content-Type"] == "image/png"
+                assert answer.content.startswith(b"\x89PNG")
+        assert metrics() - before == +counted
+        text = client.get("/metrics").text
+        for name in ("request_seconds_count", "request_seconds_sum", "pending"):
+            assert f"\ngarment_transfer_{name} " in text
+
+
+@pytest.fixture(scope="session", name="check_interface")
+def _check_interface() -> Callable[..., None]:
+    """`check_interface` of this file."""
+    return check_interface
 
 
 @pytest.fixture(scope="session")

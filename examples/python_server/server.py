@@ -11,8 +11,9 @@ import functools
 import logging
 import math
 import os
+import re
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Final
 
@@ -23,17 +24,18 @@ import prometheus_client
 import psutil
 from batcher import Batcher
 from fastapi import APIRouter, FastAPI, Form, Request, Response, UploadFile
-from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
+from fastapi_offline import FastAPIOffline
 from prometheus_client import multiprocess
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import Message
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from garment_transfer import (
+    Code,
     GarmentTransferError,
     InputError,
     Person,
@@ -42,7 +44,7 @@ from garment_transfer import (
     sample_bundle,
     sample_people,
 )
-from garment_transfer.bundle import LABEL_SETS
+from garment_transfer.bundle import LABEL_SETS, Bundle, BundleError
 from garment_transfer.runtime.backends import default_threads
 from garment_transfer.runtime.photos import ENCODINGS, photo_size, png_bytes
 
@@ -77,7 +79,19 @@ _REFUSALS: Final = {
     413: ("too_large", "the request, or an image in it, is too large"),
     422: ("fields_invalid", "a field is missing; other codes: a photo or a map cannot be used"),
     429: ("busy", "all slots are taken; `Retry-After` says when to send it again"),
+    500: ("internal_error", "the server failed, and its log says why; other codes: a graph failed"),
 }
+_NOT_HERE: Final = {404: "not_found", 405: "method_not_allowed", 503: "not_ready"}
+
+# What fixes these here, where the package speaks of its own options.
+_FIXES: Final = {
+    Code.LABEL_SET_UNKNOWN: "name the parse map's own in person_label_set or garment_label_set",
+    Code.LABEL_SET_MISMATCH: "name the parse map's own label set in person_label_set or "
+    "garment_label_set, and send the map as the parser wrote it",
+    Code.DENSEPOSE_ENCODING_UNKNOWN: "name the file's own in person_encoding or garment_encoding",
+    Code.BODY_AMBIGUOUS: "crop the photo and its maps to the person who is meant",
+}
+_FILE_OF_SOMEBODY: Final = re.compile(r"\b(image|parsing|densepose) of (person|garment)( owner)?\b")
 
 # Threads that decode and encode pictures; each keeps memory of its own.
 _CODECS: Final = 2
@@ -85,34 +99,39 @@ _CODECS: Final = 2
 _Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
+_Count = Annotated[int, msgspec.Meta(ge=1)]
+_Positive = Annotated[float, msgspec.Meta(gt=0)]
+
+
 class Settings(msgspec.Struct, frozen=True, rename=lambda name: f"GARMENT_TRANSFER_{name.upper()}"):
     """Settings of each worker; `GARMENT_TRANSFER_MAX_BATCH=4` sets `max_batch`, and so on."""
 
     bundle: str = ""  #: folder; empty for the one in the package
     backend: str = "onnxruntime"
-    threads: int = 1  #: of each graph; 0 for a backend that has none
-    max_batch: int = 4  #: pairs in a batch
-    max_wait_ms: float = 5.0  #: how long the first pair of a batch waits for others
-    max_pending: int = 32  #: requests at a time; one more is answered 429
-    max_body_mb: float = 32.0  #: megabytes of a request; more is answered 413
-    max_megapixels: float = 4.0  #: of the photo and of each map; more is answered 413
-    upload_seconds: float = 30.0  #: for the body to arrive; longer is answered 408
+    threads: Annotated[int, msgspec.Meta(ge=0)] = 1  #: of each graph; 0 for a backend without
+    max_batch: _Count = 4  #: pairs in a batch
+    max_wait_ms: Annotated[float, msgspec.Meta(ge=0)] = 5.0  #: how long a batch waits for others
+    max_pending: _Count = 32  #: requests at a time; one more is answered 429
+    max_uploads: _Count = 256  #: bodies that arrive at a time; one more ends the oldest with 408
+    max_body_mb: _Positive = 32.0  #: megabytes of a request; more is answered 413
+    max_megapixels: _Positive = 4.0  #: of the photo and of each map; more is answered 413
+    upload_seconds: _Positive = 30.0  #: for the body to arrive; longer is answered 408
 
     @classmethod
     def from_environment(cls) -> "Settings":
-        """The environment's settings; msgspec.ValidationError names one of another type."""
+        """The environment's settings; msgspec.ValidationError names one that it cannot have."""
         return msgspec.convert(dict(os.environ), cls, strict=False)
 
 
 class Refusal(BaseModel):
     """The answer to a request that gets no picture."""
 
-    detail: str | list[dict[str, Any]]  #: what is wrong and what to do; of fields, a list
+    detail: str  #: what is wrong, what was expected and what to do
     code: str  #: which way to fail it is; values are stable
 
 
 class _TransferRoute(APIRoute):
-    """A route that counts its answers, and gives refusals a code."""
+    """A route that counts its answers, and gives refusals their shape."""
 
     def get_route_handler(self) -> _Handler:
         handle = super().get_route_handler()
@@ -123,7 +142,7 @@ class _TransferRoute(APIRoute):
                 response = await _admit(request, handle)
             except (GarmentTransferError, HTTPException, RequestValidationError) as error:
                 response = _refusal(error)
-            except Exception:
+            except Exception:  # `_on_error` answers it, and uvicorn logs it
                 _REQUESTS.labels(500).inc()
                 raise
             if response.status_code == 200:
@@ -134,28 +153,75 @@ class _TransferRoute(APIRoute):
         return counted
 
 
-def _refusal(error: GarmentTransferError | HTTPException | RequestValidationError) -> Response:
+def _refusal(error: Exception) -> Response:
+    """The answer to a request that gets no picture: JSON of `Refusal`."""
+    headers: Mapping[str, str] | None = None
     if isinstance(error, HTTPException):
-        content = {"detail": error.detail, "code": _REFUSALS[error.status_code][0]}
-        return JSONResponse(content, error.status_code, error.headers)
-    if isinstance(error, RequestValidationError):
-        content = {"detail": jsonable_encoder(error.errors()), "code": _REFUSALS[422][0]}
-        return JSONResponse(content, 422)
-    if not isinstance(error, InputError):
+        status, detail, headers = error.status_code, error.detail, error.headers
+        code = _NOT_HERE.get(status) or _REFUSALS.get(status, ("http_error",))[0]
+    elif isinstance(error, RequestValidationError):
+        status, code = 422, _REFUSALS[422][0]
+        faults = ((each["loc"][-1], each["type"], each["msg"]) for each in error.errors())
+        detail = "; ".join(
+            f"{field} is missing" if kind == "missing" else f"{field}: {message}"
+            for field, kind, message in faults
+        )
+    elif isinstance(error, InputError):
+        status, code = 422, error.code
+        expected = error.expected and f"expected {error.expected}"
+        fix = _FIXES.get(error.code, error.fix)
+        detail = "; ".join(filter(None, (error.what, expected, fix)))
+        detail = _FILE_OF_SOMEBODY.sub(r"\2_\1", detail)
+    elif isinstance(error, GarmentTransferError):
         _log.error("a transfer failed", exc_info=error)
-    content = {"detail": str(error), "code": error.code}
-    return JSONResponse(content, 422 if isinstance(error, InputError) else 500)
+        status, code, detail = 500, error.code, str(error)
+    else:  # the log has its traceback
+        status, code, detail = 500, _REFUSALS[500][0], _REFUSALS[500][1].partition(";")[0]
+    return JSONResponse({"detail": detail, "code": code}, status, headers)
+
+
+def _paths(request: Request) -> dict[str, Any]:
+    """The paths of the OpenAPI document and their methods."""
+    paths: dict[str, Any] = request.app.openapi()["paths"]
+    return paths
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    """Answers what no route of a transfer has answered, and OPTIONS."""
+    if isinstance(error, HTTPException) and error.status_code == 404:
+        error = HTTPException(404, f"there is nothing here; there is {', '.join(_paths(request))}")
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        methods = {method.upper() for method in _paths(request).get(request.url.path, ["get"])}
+        allowed = ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
+        allow = {"Allow": f"{allowed}, OPTIONS"}
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=allow)
+        error = HTTPException(405, f"{request.method} is not allowed here; {allowed} is", allow)
+    return _refusal(error)
+
+
+class _Head:
+    """Answers HEAD as GET; uvicorn leaves the body out."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
+        await self._app(scope, receive, send)
 
 
 async def _admit(request: Request, handle: _Handler) -> Response:
-    """Answers a request while a slot is held for it; HTTPException where it gets none."""
+    """Answers a request whose body has arrived while a slot is held for it."""
     state = request.app.state
+    if not request.headers.get("Content-Type", "").startswith("multipart/form-data"):
+        raise HTTPException(400, "the body is not multipart/form-data; send the files as a form")
     upload = _limited(request)
     try:
-        if state.pending >= state.settings.max_pending:
-            # Many clients look at the answer only after they have sent everything.
-            async for _ in upload.stream():
-                pass
+        full = state.pending >= state.settings.max_pending
+        await _receive(upload, parse=not full)
+        if full or state.pending >= state.settings.max_pending:
             seconds = math.ceil(state.pending * state.batcher.seconds_per_pair)
             raise HTTPException(
                 429,
@@ -166,33 +232,57 @@ async def _admit(request: Request, handle: _Handler) -> Response:
         state.pending += 1
         try:
             with _PENDING.track_inprogress():
-                await upload.form(max_files=6, max_fields=4)
                 return await _while_connected(request, handle(upload))
         finally:
             state.pending -= 1
     except ClientDisconnect:
         return Response(status_code=_CLIENT_LEFT)
+    finally:
+        await upload.close()
+
+
+async def _receive(upload: Request, parse: bool) -> None:
+    """Waits for a request's body, as a form or to be thrown away; HTTPException 408 if too long.
+
+    A body that arrives holds no slot, so slow clients keep nobody from one. Of more than
+    `max_uploads` the oldest makes way.
+    """
+    settings: Settings = upload.app.state.settings
+    uploads: dict[asyncio.Timeout, None] = upload.app.state.uploads
+    try:
+        async with asyncio.timeout(settings.upload_seconds) as timer:
+            uploads[timer] = None
+            if len(uploads) > settings.max_uploads:
+                oldest = next(iter(uploads))
+                del uploads[oldest]
+                oldest.reschedule(0)
+            try:
+                if parse:
+                    await upload.form(max_files=6, max_fields=4)
+                else:  # many clients look at the answer only after they have sent everything
+                    async for _ in upload.stream():
+                        pass
+            finally:
+                uploads.pop(timer, None)
+    except TimeoutError:
+        why = f"the request did not arrive within {settings.upload_seconds:g} seconds, or made way"
+        raise HTTPException(408, f"{why} for others; send smaller files") from None
 
 
 def _limited(request: Request) -> Request:
-    """The request with a body that ends in 413 once it is too large, and in 408 once it is late."""
-    settings: Settings = request.app.state.settings
-    late = asyncio.get_running_loop().time() + settings.upload_seconds
+    """The request with a body that ends in 413 once it is too large."""
+    most: float = request.app.state.settings.max_body_mb
     size = 0
 
     async def receive() -> Message:
         nonlocal size
-        try:
-            async with asyncio.timeout_at(late):
-                message = await request.receive()
-        except TimeoutError:
-            why = f"the request did not arrive within {settings.upload_seconds:g} seconds"
-            raise HTTPException(408, f"{why}; send smaller files") from None
-        size += len(message.get("body", b""))
-        if max(size, int(request.headers.get("Content-Length", 0))) > settings.max_body_mb * 1e6:
-            why = f"the request has more than {settings.max_body_mb:g} MB"
-            raise HTTPException(413, f"{why}; send smaller files")
-        return message
+        # before anything is read where the length is told
+        if int(request.headers.get("Content-Length", 0)) <= most * 1e6:
+            message = await request.receive()
+            size += len(message.get("body", b""))
+            if size <= most * 1e6:
+                return message
+        raise HTTPException(413, f"the request has more than {most:g} MB; send smaller files")
 
     return Request(request.scope, receive)
 
@@ -230,7 +320,6 @@ _plain = APIRouter()
     response_class=Response,
     responses={
         200: {"content": {"image/png": {}}, "description": "The person in the other garment."},
-        500: {"model": Refusal, "description": "A graph failed."},
         **{
             status: {"model": Refusal, "description": f"`{code}`: {why}."}
             for status, (code, why) in _REFUSALS.items()
@@ -294,7 +383,9 @@ async def live() -> dict[str, str]:
     return {"status": "live"}
 
 
-@_plain.get("/health/ready")
+@_plain.get(
+    "/health/ready", responses={503: {"model": Refusal, "description": "`not_ready`: it stops."}}
+)
 async def ready(request: Request) -> dict[str, str]:
     """The pipeline is loaded and takes batches."""
     if not request.app.state.batcher.alive:
@@ -317,14 +408,24 @@ def metrics() -> Response:
 
 def create_app() -> FastAPI:
     """The application, as the environment sets it; uvicorn calls this in every worker."""
-    app = FastAPI(
+    try:
+        settings = Settings.from_environment()
+        bundle = Bundle.load(settings.bundle or sample_bundle())
+    except (BundleError, msgspec.ValidationError) as error:
+        raise SystemExit(f"Error: {error}") from None
+    app = FastAPIOffline(
+        redoc_url=None,
         title="garment-transfer",
         version=__version__,
         description="Two photos in, one out: the second person's upper garment on the first.",
         lifespan=_lifespan,
     )
-    app.state.settings = Settings.from_environment()
+    app.state.settings, app.state.bundle = settings, bundle
     app.state.pending = 0
+    app.state.uploads = {}
+    app.add_middleware(_Head)
+    for kind in (HTTPException, Exception):
+        app.add_exception_handler(kind, _on_error)
     app.include_router(_transfers)
     app.include_router(_plain)
     return app
@@ -337,8 +438,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     _forget_dead_workers()
     options = {"threads": settings.threads} if settings.threads else {}
     cv2.setNumThreads(settings.threads or default_threads() or -1)  # -1: its own choice
-    bundle = settings.bundle or sample_bundle()
-    pipeline = Pipeline.load(bundle, settings.backend, precision=None, **options)
+    pipeline = Pipeline.load(app.state.bundle, settings.backend, precision=None, **options)
     pipeline.transfer(*map(Person.load, sample_people()))
     app.state.codecs = anyio.CapacityLimiter(_CODECS)
     if pipeline.bundle.manifest.maps is not None:
@@ -372,15 +472,15 @@ def _read(
     if 0 < len(missing) < len(maps):
         raise HTTPException(
             422,
-            f"{who} lacks {', '.join(missing)}; give all four of its maps, or the photo alone",
+            f"the form lacks {', '.join(missing)}; send them, or the photo alone",
         )
     files = [upload.file for upload in uploads if upload]
     for file, what in zip(files, ("image", "parsing", "densepose"), strict=False):
         if _megapixels(file) > max_megapixels:
             raise HTTPException(
                 413,
-                f"{what} of {who} has more than {max_megapixels:g} megapixels; scale the photo and "
-                "its maps down first",
+                f"{who.split()[0]}_{what} has more than {max_megapixels:g} megapixels; scale the "
+                "photo and its maps down first",
             )
     if len(files) == 1:
         return pipeline.maps.person(files[0], who)

@@ -217,9 +217,11 @@ def available() -> Status:
     warp = "FlowWarp by its kernel"
     if without:
         warp = (
-            f"FlowWarp by standard operators, which takes about 2 ms a transfer longer, because "
-            f"{without}: install a C++ compiler and ONNX Runtime's headers (Debian's "
-            "libonnxruntime-dev, or ONNXRUNTIME_ROOT), then install garment-transfer again"
+            f"FlowWarp by standard operators, with which the networks of a transfer take about 7 % "
+            f"longer, because {without}: install a C++ compiler and ONNX Runtime's headers (Debian "
+            "13's libonnxruntime-dev), then garment-transfer again; on Debian 12 "
+            "`ONNXRUNTIME_ROOT=$(.ci/onnxruntime_headers DIR) pip install .` in a copy of the "
+            "repository does both"
         )
     return Status(
         "onnxruntime",

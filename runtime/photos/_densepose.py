@@ -50,10 +50,10 @@ def decode_densepose(
     """
     try:
         decode = ENCODINGS[encoding]
-    except KeyError:
+    except (KeyError, TypeError):  # not a name at all
         raise InputError(
             Code.DENSEPOSE_ENCODING_UNKNOWN,
-            f"unknown DensePose encoding {encoding!r}",
+            f"{name}: unknown DensePose encoding {encoding!r}",
             expected=f"one of {', '.join(ENCODINGS)}",
             fix='name the one the file uses in meta.json ("densepose") or with --densepose / '
             "densepose_encoding=",

@@ -12,6 +12,7 @@ import functools
 import io
 import logging
 import struct
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -71,6 +72,9 @@ _SRGB: Final = ImageCms.createProfile("sRGB")
 
 _KEPT: Final = "a whole PNG, JPEG, WebP or BMP file that you may read"
 _KEPT_PHOTOS: Final = "a whole PNG, JPEG, WebP, AVIF, HEIC, GIF or BMP file that you may read"
+
+# It is said in the log where it matters, and costs a command's user two lines of Python.
+warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning, r"PIL\.")
 
 # What Pillow's decoders raise on broken files, beside OSError.
 _BROKEN: Final = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error)
@@ -147,6 +151,8 @@ def read_indices(
         wide = np.array(image)
         if wide.min() >= 0 and wide.max() <= IGNORED:
             return wide.astype(np.uint8)
+    elif image.mode == "1":
+        return np.array(image).astype(np.uint8)
     elif image.mode == "L":
         levels: npt.NDArray[np.uint8] = np.array(image)
         return np.asarray(levels // _SPREAD.get(image.info["rawmode"], 1), np.uint8)
@@ -264,9 +270,9 @@ def _decode(file: Path | BinaryIO, name: str, photo: bool = False) -> Image.Imag
         raise _too_large(name, "absurdly large") from None
     except _BROKEN as error:
         # Pillow names an open file by its address in memory.
-        reason = (
-            "cannot identify image file" if isinstance(error, UnidentifiedImageError) else error
-        )
+        reason = getattr(error, "strerror", None) or error
+        if isinstance(error, UnidentifiedImageError):
+            reason = "cannot identify image file"
         raise InputError(
             Code.IMAGE_UNREADABLE,
             f"{name} cannot be read as an image ({_extent(file)}: {reason})",
@@ -455,7 +461,11 @@ def write_rgb(path: Path, image: npt.NDArray[np.uint8], quality: int = QUALITY) 
     _check_suffix(path)
     check_written_side(path, *image.shape[:2])
     with replacing(path) as temporary:
-        Image.fromarray(image).save(temporary, quality=quality, **_saying_srgb(path.suffix, image))
+        # by the format: where `path` is a link, `temporary` has the suffix of what it leads to
+        kind = Image.registered_extensions()[path.suffix.lower()]
+        Image.fromarray(image).save(
+            temporary, kind, quality=quality, **_saying_srgb(path.suffix, image)
+        )
 
 
 def png_bytes(image: npt.NDArray[np.uint8]) -> bytes:

@@ -13,6 +13,7 @@ Neither the label set nor the encoding can be told from the pixels, so both are 
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 from collections.abc import Collection, Mapping
@@ -74,6 +75,9 @@ _MAX_NPY: Final = 3 * 8 * MAX_SIDE**2
 
 # The least that a garment covers, as a share of the torso's area.
 _LEAST_GARMENT: Final = 0.1
+
+# The least of the body that DensePose shows on which a parse map has something.
+_LEAST_COVERED: Final = 0.1
 
 _META: Final = '{"parse": LABEL_SET, "densepose": ENCODING}'
 
@@ -165,10 +169,11 @@ class Person:
                 expected="a person, which is a folder with image.*, parse.png, densepose.* and "
                 "meta.json",
             )
-        label_set, encoding = read_meta(folder / "meta.json", label_set, densepose_encoding)
         image = _find(folder, "image", PHOTO_SUFFIXES)
-        parsing = _find_parse(folder)
+        parsing = _find(folder, "parse", (".png",))
         densepose = _find(folder, "densepose", (".npy", *PICTURE_SUFFIXES))
+        meta = _named(folder, "meta", (".json",)) or [folder / "meta.json"]
+        label_set, encoding = read_meta(meta[0], label_set, densepose_encoding)
         return cls.from_files(
             image, parsing, densepose, label_set, encoding, name=str(folder), box=box
         )
@@ -221,7 +226,7 @@ class Person:
         pixels.flags.writeable = False  # nobody else has it, so it need not be copied
         return cls._build(
             pixels,
-            read_indices(parsing_file, parsing_name, LABEL_SETS.get(label_set)),
+            read_indices(parsing_file, parsing_name, LABEL_SETS.get(str(label_set))),
             _read_npy(densepose_file, densepose_name)
             if is_npy
             else read_rgb(densepose_file, densepose_name),
@@ -285,7 +290,7 @@ class Person:
     ) -> Person:
         """From arrays; ids that are not `checked` are known not to be resized smoothly."""
         image_name, parsing_name, densepose_name = array_names
-        labels = label_set(label_set_name)
+        labels = label_set(label_set_name, parsing_name)
         check_image(image, image_name)
         check_uint8(parsing, (None, None), parsing_name, "label ids [H,W]")
         iuv = decode_densepose(densepose, densepose_encoding, name=densepose_name)
@@ -297,6 +302,7 @@ class Person:
         iuv, others = choose_body(iuv, box, densepose_name)
         parts = np.asarray(cv2.extractChannel(iuv, 0), np.uint8)
         classes = to_classes(ids, labels, parts, name=parsing_name)
+        _check_covered(classes, parts, parsing_name, densepose_name)
         others = somebody_else(image, classes, parts, others)
         classes[others] = BACKGROUND
         classes, iuv, things = in_front(classes, iuv, is_any(ids, labels.in_front))
@@ -380,10 +386,13 @@ def read_meta(
     meta = _Meta()
     if path.exists():
         try:
-            meta = msgspec.json.decode(path.read_bytes(), type=_Meta)
+            # some editors begin UTF-8 files with a mark
+            content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+            meta = msgspec.json.decode(content, type=_Meta)
         except (OSError, RecursionError, UnicodeDecodeError, msgspec.DecodeError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise InputError(
-                Code.META_INVALID, f"{path} cannot be read ({error})", expected=_META
+                Code.META_INVALID, f"{path} cannot be read ({reason})", expected=_META
             ) from error
     return (
         _name(path, "parse", meta.parse, label_set, LABEL_SETS),
@@ -424,12 +433,14 @@ def _name(
             expected=expected,
             fix=f"write {_META} into it, or give {_OPTIONS[key]}",
         )
-    if name not in available:
+    if not isinstance(name, str) or name not in available:
         raise InputError(
             Code.LABEL_SET_UNKNOWN if key == "parse" else Code.DENSEPOSE_ENCODING_UNKNOWN,
             f"{path if given is None else _OPTIONS[key]}: unknown name {name!r}",
             expected=expected,
-            fix=f"name the one that the files use in {path} or with {_OPTIONS[key]}",
+            fix=f"name the one that the files use, there or with {_OPTIONS[key]}"
+            if given is None
+            else "name the one that the files use",
         )
     return name
 
@@ -459,41 +470,56 @@ def _to_photo(
     return np.asarray(resized, np.uint8)
 
 
+def _named(folder: Path, stem: str, suffixes: tuple[str, ...]) -> list[Path]:
+    """The files of a stem with one of the suffixes, in small letters or capitals."""
+    found = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.stem.lower() == stem and path.suffix.lower() in suffixes
+    ]
+    # a folder of such a name is told of where there is nothing else
+    return [path for path in found if not path.is_dir()] or found
+
+
+def _check_covered(
+    classes: npt.NDArray[np.uint8], parts: npt.NDArray[np.uint8], parsing: str, densepose: str
+) -> None:
+    """Raises InputError where a parse map has next to nothing on the body that DensePose shows."""
+    body = parts > 0
+    share = np.count_nonzero(classes[body]) / np.count_nonzero(body)
+    if share < _LEAST_COVERED:
+        raise InputError(
+            Code.BODY_MISSING,
+            f"{parsing} has something other than background on {share:.0%} of the body that "
+            f"{densepose} shows",
+            expected=f"at least {_LEAST_COVERED:.0%}",
+            fix="make both maps from the same photo",
+        )
+
+
 def _find(folder: Path, stem: str, suffixes: tuple[str, ...]) -> Path:
     """The one file of a stem with one of the suffixes."""
-    entries = sorted(folder.iterdir())
-    files = [path for path in entries if path.stem == stem and path.suffix.lower() in suffixes]
+    files = _named(folder, stem, suffixes)
     if len(files) == 1:
         return files[0]
+    name = f"{stem}.png" if suffixes == (".png",) else stem
     expected = f"{stem} with one of {', '.join(suffixes)}"
     if not files:
+        entries = sorted(folder.iterdir())
+        others = [path for path in entries if path.stem.lower() == stem]
+        if name != stem:
+            expected = "the map as a PNG" + ", as lossy formats change ids" * bool(others)
         raise InputError(
             Code.PERSON_INCOMPLETE,
-            f"{folder} has no {stem}; there is: {_listed(entries)}",
+            f"{folder} has no {name}; there is: {_listed(others or entries)}",
             expected=expected,
             fix="add the file",
         )
     raise InputError(
         Code.PERSON_AMBIGUOUS,
-        f"{folder} has more than one {stem}: {_listed(files)}",
+        f"{folder} has more than one {name}: {_listed(files)}",
         expected=f"one {expected}",
         fix="remove all but one",
-    )
-
-
-def _find_parse(folder: Path) -> Path:
-    """`parse.png`; InputError says what is there instead."""
-    path = folder / "parse.png"
-    if os.path.lexists(path):
-        return path
-    entries = sorted(folder.iterdir())
-    others = [other for other in entries if other.stem.lower() == "parse"]
-    raise InputError(
-        Code.PERSON_INCOMPLETE,
-        f"{folder} has no parse.png; there is: {_listed(others or entries)}",
-        expected="the parse map as a PNG of that name"
-        + (", as lossy formats change ids" if others else ""),
-        fix="add it as the parser wrote it",
     )
 
 

@@ -10,6 +10,7 @@ from garment_transfer.benchmarks.rows import ROWS
 from garment_transfer.bundle import BackendError, Bundle, InputError
 from garment_transfer.cli.main import main
 from garment_transfer.runtime import sample_bundle
+from garment_transfer.runtime.backends import onnxruntime
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +107,14 @@ def test_host_and_device_share_a_time_line():
         ("warping", 2, pytest.approx(2000, abs=0.1)),
         ("k", 2, pytest.approx(2000, abs=0.1)),
     ]
+
+
+def test_without_flow_warp_s_kernel(monkeypatch, caplog):
+    monkeypatch.setattr(onnxruntime, "onnxruntime_library", lambda: None)
+    result = CliRunner().invoke(main, ["profile", "--transfers", "1"])
+    assert result.exit_code == 0, result.output
+    assert "ONNX Runtime, standard operators" in result.output
+    assert "onnxruntime-standard is profiled in place of onnxruntime: " in caplog.text
 
 
 def test_bad_input(tiny_bundle):

@@ -1,5 +1,6 @@
 """The page of `garment-transfer demo`, in a real browser."""
 
+import os
 import shutil
 import socket
 import subprocess
@@ -17,25 +18,62 @@ from garment_transfer import Person, Pipeline, sample_bundle, sample_people
 
 pytest.importorskip("gradio", reason="the extra demo is not installed")
 
+from garment_transfer.cli.page import flow_picture
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
+#: Texts whose contrast with what is behind them is below 4.5, and controls without a name.
+_FAULTS = """() => {
+  const luminance = (colour) => colour.match(/[\\d.]+/g).slice(0, 3).map((level) => {
+    const share = level / 255;
+    return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+  }).reduce((sum, share, i) => sum + share * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = (element) => {
+    for (let e = element; e; e = e.parentElement) {
+      const colour = getComputedStyle(e).backgroundColor;
+      if (!/, 0\\)$/.test(colour)) return colour;
+    }
+    return "rgb(255, 255, 255)";
+  };
+  const faults = [];
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let text; (text = texts.nextNode()); ) {
+    const element = text.parentElement;
+    if (!text.data.trim() || !element.checkVisibility({visibilityProperty: true})) continue;
+    const pair = [getComputedStyle(element).color, behind(element)].map(luminance);
+    const ratio = (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
+    if (ratio < 4.5) faults.push(`${text.data.trim()}: ${ratio.toFixed(1)}`);
+  }
+  for (const e of document.querySelectorAll("button, input:not([type=file]), select, textarea")) {
+    const name = e.ariaLabel || e.innerText || e.title || e.labels?.length ||
+      e.querySelector("img")?.alt;
+    if (!name && e.checkVisibility()) faults.push(e.outerHTML);
+  }
+  return faults;
+}"""
+
+
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    """The page, served by the command."""
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The page, served by the command; fails at its end if files are left."""
+    temporary = tmp_path_factory.mktemp("temporary")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     address = f"http://127.0.0.1:{port}"
     main = "from garment_transfer.cli.main import main; main()"
     command = [sys.executable, "-c", main, "demo", "--threads", "1", "--port", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
         try:
             assert server.stdout is not None
             assert server.stdout.readline() == f"{address} is ready; Ctrl-C ends it\n"
             yield address
+            assert list(temporary.rglob("*.*"))
         finally:
             server.terminate()
+    assert [path for path in temporary.rglob("*") if path.is_file()] == []
 
 
 @pytest.fixture
@@ -86,12 +124,14 @@ def test_choose_a_pair_and_press(page: Any) -> None:
     assert (picture(page, "owner") == owner.image).all()
     first = picture(page, "result")
     # The other way round: the owner in the person's garment.
-    chosen = changed(page, "person", page.locator("#person-choice img").nth(1).click)
+    by_keyboard = page.get_by_role("group", name="Person").get_by_role("button").nth(1)
+    chosen = changed(page, "person", lambda: by_keyboard.press("Enter"))
     assert (chosen == owner.image).all()
     chosen = changed(page, "owner", page.locator("#owner-choice img").nth(0).click)
     assert (chosen == person.image).all()
     screen = page.locator("#result img").screenshot()
-    result = changed(page, "result", page.locator("#transfer").click)
+    button = page.get_by_role("button", name="Transfer", exact=True)
+    result = changed(page, "result", lambda: button.press("Enter"))
     expected = Pipeline.load(sample_bundle(), threads=1).transfer(owner, person)
     assert (result == expected.image).all()
     assert not np.array_equal(result, first)
@@ -131,3 +171,33 @@ def test_own_files(page: Any, tmp_path: Path) -> None:
     upload(files)
     shown = changed(page, "person", page.locator("#person-use").click)
     assert (shown == Person.load(sample_people()[1]).image).all()
+
+
+def test_two_bare_photos_on_a_phone(page: Any) -> None:
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.get_by_role("button", name="Your own photos").press("Enter")
+    people = []
+    for role, folder in zip(("person", "owner"), reversed(sample_people()), strict=True):
+        photo = next(folder.glob("image.*"))
+        people.append(Person.from_photo(photo))
+        page.locator(f"#{role}-files input[type=file]").set_input_files(photo)
+        page.locator(f"#{role}-files").get_by_text(photo.stem).first.wait_for()
+        page.locator(f"#{role}-use").press("Enter")
+        page.locator(f"#{role}-maps img").wait_for()  # what the network made of the photo
+        assert (picture(page, role) == people[-1].image).all()
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    assert page.evaluate(_FAULTS) == []
+    result = changed(page, "result", lambda: page.locator("#transfer").press("Enter"))
+    expected = Pipeline.load(sample_bundle(), threads=1).transfer(*people)
+    assert (result == expected.image).all()
+
+
+def test_a_photo_of_a_few_pixels(tiny_bundle: Path, make_person: Callable[..., Person]) -> None:
+    """There is no room for the wheel of the flow's colours."""
+    pipeline = Pipeline.load(tiny_bundle, threads=1)
+    pixels = np.full((4, 3), 4, np.uint8)
+    tiny = Person.from_arrays(
+        np.zeros((4, 3, 3), np.uint8), pixels, np.dstack([pixels // 2, pixels, pixels])
+    )
+    transfer = pipeline.transfer(tiny, make_person())
+    assert flow_picture(transfer, pipeline.fit(tiny)).shape == (4, 3, 3)

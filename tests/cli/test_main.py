@@ -96,6 +96,15 @@ def test_debug_and_defects_show_the_traceback(
     assert CliRunner().invoke(main, arguments).exception is error
 
 
+def test_rendering_that_cannot_begin_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "garment_transfer.training.synthetic", None)
+    result = CliRunner().invoke(main, ["render", "-o", str(tmp_path / "people")])
+    assert result.exit_code == 1
+    assert not (tmp_path / "people").exists()
+
+
 def test_a_command_whose_import_lacks_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
     def import_module(name: str) -> None:
         raise ModuleNotFoundError("No module named 'anny'", name="anny")

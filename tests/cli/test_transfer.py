@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from garment_transfer.cli.main import main
-from garment_transfer.runtime import Person, Pipeline, sample_people
+from garment_transfer.runtime import Person, Pipeline
 
 MakePerson = Callable[..., Person]
 SavePerson = Callable[..., Path]
@@ -188,7 +188,8 @@ def test_a_run_that_is_told_to_end_leaves_nothing_half(
     (tmp_path / "pairs.csv").write_text("person,garment_owner,output\n" + rows)
     command = "from garment_transfer.cli.main import main; main()"
     arguments = ["transfer", "--pairs", tmp_path / "pairs.csv", "--bundle", tiny_bundle]
-    with subprocess.Popen([sys.executable, "-c", command, *arguments]) as process:
+    log = (tmp_path / "log").open("w+")
+    with subprocess.Popen([sys.executable, "-c", command, *arguments], stderr=log) as process:
         try:
             out = tmp_path / "out"
             while process.poll() is None and len(list(out.glob("[0-9]*"))) < 3:
@@ -197,6 +198,8 @@ def test_a_run_that_is_told_to_end_leaves_nothing_half(
             assert process.wait(60) == 128 + signal.SIGTERM
         finally:
             process.kill()
+    log.seek(0)
+    assert re.search(r"stopped after \d+ of 5000 pairs; --resume goes on", log.read())
     assert list(out.glob(".*")) == []
     for path in out.iterdir():
         Image.open(path).load()
@@ -239,6 +242,7 @@ def test_a_failing_pair_does_not_stop_the_others(
     assert "1.png: " in result.output
     assert "nobody does not exist" in result.output
     assert "2.png cannot be written" in result.output
+    assert result.output.count("2.png") == 1
     assert "3.txt does not name a picture format" in result.output
     assert sorted(os.listdir(tmp_path)) == ["4.png", "anna", "bob", "pairs.csv"]
 
@@ -309,15 +313,6 @@ def test_a_bad_list_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
     result = transfer(tmp_path / "no bundle", "--pairs", tmp_path / "none.csv")
     assert result.exit_code == 1
     assert "none.csv cannot be read" in result.output
-
-
-def test_sample(tmp_path: Path) -> None:
-    result = transfer(
-        None, "--sample", "-o", tmp_path / "out.png", "--panel", tmp_path / "panel.png"
-    )
-    assert result.exit_code == 0, result.output
-    person = Person.load(sample_people()[0])
-    assert np.array(Image.open(tmp_path / "out.png")).shape == person.image.shape
 
 
 def test_options_reach_the_backend(

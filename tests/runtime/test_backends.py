@@ -150,6 +150,7 @@ def test_without_the_kernel_the_function_body_serves(
     assert "FlowWarp by standard operators" in details
     assert ("its kernel is not built" if library is None else "does not load") in details
     assert "libonnxruntime-dev" in details
+    assert "7 % longer" in details
     assert backend.load(Bundle.load(tiny_bundle), None, backend.Options(threads=1))
 
 

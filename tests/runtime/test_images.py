@@ -473,7 +473,7 @@ def test_palette_files_of_few_bits(tmp_path: Path, bits: int) -> None:
     assert (read_indices(tmp_path / "parse.png") == ids).all()
 
 
-@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("bits", [1, 2, 4])
 def test_grey_files_of_few_bits_keep_their_ids(tmp_path: Path, bits: int) -> None:
     import struct
     import zlib
@@ -617,16 +617,17 @@ def test_the_longest_name_that_the_file_system_takes(tmp_path: Path) -> None:
         check_output(tmp_path / ("a" * 252 + ".png"))
 
 
-def test_a_link_stays_and_its_target_is_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["target.png", "without_suffix"])
+def test_a_link_stays_and_its_target_is_written(tmp_path: Path, name: str) -> None:
     (tmp_path / "there").mkdir()
-    link, target = tmp_path / "link.png", tmp_path / "there" / "target.png"
-    link.symlink_to(Path("there") / "target.png")
+    link, target = tmp_path / "link.png", tmp_path / "there" / name
+    link.symlink_to(Path("there") / name)
     for value in (7, 8):  # the target is not there at first
         check_output(link)
         write_rgb(link, np.full((2, 2, 3), value, np.uint8))
         assert link.is_symlink()
         assert (read_rgb(target) == value).all()
-    assert os.listdir(tmp_path / "there") == ["target.png"]
+    assert os.listdir(tmp_path / "there") == [name]
     (tmp_path / "circle.png").symlink_to("circle.png")
     with pytest.raises(OutputError, match=r"circle\.png cannot be written"):
         check_output(tmp_path / "circle.png")

@@ -1,3 +1,4 @@
+import codecs
 import contextlib
 import io
 import json
@@ -107,6 +108,29 @@ def test_photos_of_every_suffix(folder: Path, make_person: MakePerson, suffix: s
     image.save(folder / f"image.{suffix}", kind, quality=95)
     found = Person.load(folder).image.astype(float)
     assert np.abs(found - make_person().image).mean() < 12  # noise, and few colours in GIF
+
+
+def test_names_as_other_systems_write_them(folder: Path, make_person: MakePerson) -> None:
+    """Capitals, a byte order mark, and folders that are called like files."""
+    for name in ("image.png", "parse.png", "densepose.png", "meta.json"):
+        (folder / name).rename(folder / name.upper())
+    meta = folder / "META.JSON"
+    meta.write_bytes(codecs.BOM_UTF8 + meta.read_bytes())
+    (folder / "image.jpg").mkdir()
+    (folder / "densepose.npy").mkdir()
+    assert (Person.load(folder).parsing == make_person().parsing).all()
+    shutil.copy(folder / "IMAGE.PNG", folder / "image.webp")
+    with pytest.raises(InputError, match=r"more than one image: IMAGE\.PNG, image\.webp"):
+        Person.load(folder)
+
+
+@pytest.mark.parametrize("name", ["image.png", "parse.png", "densepose.png", "meta.json"])
+def test_a_folder_in_place_of_a_file(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    (folder / name).mkdir()
+    with pytest.raises(InputError, match=r"is a folder|\(Is a directory\)") as error:
+        Person.load(folder)
+    assert str(error.value).count(str(folder)) == 1
 
 
 @pytest.mark.parametrize("label_set", ["cihp20", "atr18"])
@@ -405,6 +429,26 @@ def test_person_without_a_body(folder: Path, make_person: MakePerson) -> None:
         InputError, match=rf"{re.escape(str(folder))}/densepose\.png shows a person"
     ):
         Person.load(folder)
+
+
+def test_a_parse_map_that_shows_nobody(make_person: MakePerson) -> None:
+    given = arrays(make_person)
+    for nothing in (0, 255):
+        given["parsing"][:] = nothing
+        with pytest.raises(InputError, match=r"on 0% of the body that .*make both maps") as error:
+            Person.from_arrays(**given)
+        assert error.value.code == Code.BODY_MISSING
+
+
+def test_names_that_are_no_text(make_person: MakePerson, folder: Path) -> None:
+    for wrong in (7, ["classes7"]):
+        with pytest.raises(InputError, match="unknown name"):
+            Person.load(folder, label_set=wrong)
+    with pytest.raises(InputError, match="the photo is a int; expected a path"):
+        Person.from_photo(7)
+    for option in ("label_set", "densepose_encoding"):
+        with pytest.raises(InputError, match=r"unknown .* \['classes7'\]; expected one of"):
+            Person.from_arrays(**arrays(make_person), **{option: ["classes7"]})
 
 
 def test_open_files_give_the_person_of_their_folder(

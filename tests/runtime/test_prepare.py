@@ -624,6 +624,16 @@ def test_the_command_takes_kinds(tmp_path: Path) -> None:
         main, [*given, "--parser-kind", "schp-lip", "--densepose-kind", "x"]
     )
     assert "there is no kind 'x'" in result.output
+    # a file that is called by its kind
+    path.rename(tmp_path / "schp-lip.onnx")
+    named = [
+        "--parser",
+        str(tmp_path / "schp-lip"),
+        "--densepose",
+        str(tmp_path / "densepose-rcnn"),
+    ]
+    result = CliRunner().invoke(main, [*given[:4], *named])
+    assert f"{tmp_path}/densepose-rcnn.onnx does not exist" in result.output
     text = CliRunner().invoke(main, ["prepare", "--help"]).output
     for name in model_kinds("parsing") | model_kinds("densepose"):
         assert name in text
