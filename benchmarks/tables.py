@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from garment_transfer.benchmarks.report import Report, read_report
-from garment_transfer.benchmarks.views import network_times, number, threads_of, write_plot
+from garment_transfer.benchmarks.views import number, threads_of, write_plot
 from garment_transfer.bundle import read_json, sha256_of
 
 RESULTS = Path(__file__).parent / "results"
@@ -211,11 +211,19 @@ def batches() -> str:
     return _markdown(rows.values())
 
 
-def published() -> str:
-    """Published times of the networks beside ours with the same exclusions."""
+def peers() -> str:
+    """Other methods' networks beside ours."""
+    report = _read("peers")
+    where = f"{report['environment']['processor']}, {report['threads']} threads"
     return _markdown(
-        {"networks, 256x192, batch 1, float32": name, "ms": ms, "origin": origin}
-        for name, ms, origin in network_times(_benchmark())
+        {
+            f"networks, {where}": row["name"],
+            "parameters": f"{row['parameters'] / 1e6:.1f} M",
+            "multiply-adds": f"{row['giga_multiply_adds']:.1f} G",
+            "torch eager, ms": f"{row['eager_ms']:.0f}",
+            "ONNX Runtime, ms": number(row["onnxruntime_ms"], "{:.0f}"),
+        }
+        for row in report["rows"]
     )
 
 
@@ -361,7 +369,7 @@ TABLES: dict[str, Callable[[], str]] = {
         photos,
         latency,
         batches,
-        published,
+        peers,
         flow_warp,
         compose,
         triton,

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
-import importlib.resources
 import io
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,10 +74,6 @@ def tables(report: Report) -> dict[str, list[dict[str, str]]]:
             }
             for point in report.clients
         ],
-        "Time of the networks, batch 1 (published figures are their authors'):": [
-            {"ms": ms, "networks": name, "origin": origin}
-            for name, ms, origin in network_times(report)
-        ],
         "Not measured:": [
             {"batch": ", ".join(batches), "row": label, "state": state, "reason": reason}
             for (label, state, reason), batches in reasons.items()
@@ -91,36 +85,6 @@ def tables(report: Report) -> dict[str, list[dict[str, str]]]:
 def _quantiles(times: Latency) -> dict[str, str]:
     found = {"p50 ms": times.p50_ms, "p90": times.p90_ms, "p99": times.p99_ms}
     return {name: f"{ms:.4g}" for name, ms in found.items()}
-
-
-def network_times(report: Report) -> list[list[str]]:
-    """Name, milliseconds and origin: published rows, then a report's at batch 1.
-
-    Ours is the time of warping and regrowth, without the parsing stage, since the published ones
-    leave parsing out.
-    """
-    file = importlib.resources.files("garment_transfer.benchmarks").joinpath("published.json")
-    others = json.loads(file.read_text(encoding="utf-8"))
-    device = {
-        "cpu": f"measured, {report.environment.processor}, {threads_of(report)}",
-        "cuda": f"measured, {', '.join(gpu.name for gpu in report.environment.gpus)}, "
-        "copies included",
-    }
-    return [
-        *(
-            [row["name"], f"{row['ms']:.1f}", f"published, {others['device']}, not measured here"]
-            for row in others["rows"]
-        ),
-        *(
-            [
-                f"warping and regrowth, {row.label}",
-                f"{row.warping_and_regrowth_ms:.1f}",
-                device[row.device],
-            ]
-            for row in report.measured
-            if row.batch == 1 and row.name != "empty" and row.warping_and_regrowth_ms is not None
-        ),
-    ]
 
 
 def title_of(report: Report) -> str:
