@@ -195,6 +195,11 @@ def main(
     folder: Path, rounds: int, threads: int, method: tuple[str, ...], json_file: Path | None
 ) -> None:
     """Time other methods' networks beside ours, in eager torch and in ONNX Runtime."""
+    if not (folder / "exp" / "runtime").is_dir():
+        raise click.UsageError(
+            f"{folder} has no folder exp/runtime; give a clone of the public repository "
+            "KiseKloset/DM-VTON"
+        )
     torch.set_num_threads(threads)
     networks: dict[str, tuple[nn.Module, tuple[Tensor, ...]]] = {
         _OURS: (_Ours().eval(), _our_inputs())

@@ -1,0 +1,40 @@
+"""Other methods' networks: what stands in for their CUDA code, and ours beside them."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from click.testing import CliRunner
+
+from garment_transfer.benchmarks import peers
+from garment_transfer.runtime import Pipeline, sample_bundle
+
+
+def test_correlation_is_the_mean_of_products_at_49_places() -> None:
+    rng = np.random.default_rng(0)
+    first, second = (rng.standard_normal((1, 3, 5, 6)).astype(np.float32) for _ in range(2))
+    due = np.zeros((49, 5, 6))
+    for dy in range(-3, 4):
+        for dx in range(-3, 4):
+            for y in range(5):
+                for x in range(6):
+                    if 0 <= y + dy < 5 and 0 <= x + dx < 6:
+                        product = first[0, :, y, x] * second[0, :, y + dy, x + dx]
+                        due[7 * (dy + 3) + dx + 3, y, x] = product.mean()
+    found = peers._correlation(torch.from_numpy(first), torch.from_numpy(second))
+    np.testing.assert_allclose(found[0].numpy(), due, atol=1e-6)
+
+
+def test_ours_is_the_three_graphs_in_a_row() -> None:
+    inputs = peers._our_inputs()
+    with torch.inference_mode():
+        found = peers._Ours().eval()(*inputs).numpy()
+    arrays = {n: x.numpy() for n, x in zip(peers._input_names(), inputs, strict=True)}
+    due = Pipeline.load(sample_bundle(), threads=1).run(arrays)["image"]
+    assert (np.abs(found.astype(int) - due) <= 1).mean() > 0.999
+
+
+def test_a_folder_that_is_no_clone(tmp_path: Path) -> None:
+    result = CliRunner().invoke(peers.main, [str(tmp_path)])
+    assert result.exit_code == 2
+    assert "has no folder exp/runtime" in result.output
