@@ -17,6 +17,8 @@ import numpy.typing as npt
 from garment_transfer.bundle import (
     BACKGROUND,
     CLASSES,
+    FACE,
+    SKIN,
     Bundle,
     Code,
     Framing,
@@ -45,6 +47,8 @@ _SETTLED: Final = 0.06
 _LOOKS: Final = 3
 #: Least rows of the photo that a person's frame takes.
 _LEAST_ROWS: Final = 96
+#: Faces that are smaller than this share of the largest one are skin.
+_LEAST_FACE: Final = 1 / 8
 #: Mean confidence below which the maps of a photo are doubtful.
 DOUBTFUL: Final = 0.8
 
@@ -172,6 +176,7 @@ class Maps:
                 expected=f"at least {_LEAST_ROWS}",
                 fix="choose a photo from nearer by, or one of more pixels",
             )
+        parsing = _without_specks(parsing)
         return Found(_enlarged(parsing, fit), iuv, found, _confidence(parsing, sure, name))
 
     def _look(self, image: _Map, fit: Fit, name: str) -> tuple[_Map, _Map, _Map]:
@@ -193,6 +198,16 @@ class Maps:
                 "prepare)",
             ) from error
         return parsing, iuv, sure
+
+
+def _without_specks(parsing: _Map) -> _Map:
+    """A parsing whose face is skin where it is a speck: on a hand or a chest, which would stay."""
+    face = (parsing == FACE).astype(np.uint8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(face, connectivity=8)
+    areas = stats[:, cv2.CC_STAT_AREA]
+    specks = areas < _LEAST_FACE * areas[1:].max(initial=0)
+    specks[0] = False
+    return np.where(specks[labels], np.uint8(SKIN), parsing) if count > 2 else parsing
 
 
 def _confidence(parsing: _Map, sure: _Map, name: str) -> dict[str, float]:

@@ -92,6 +92,16 @@ def test_of_two_people_the_one_in_the_box(maps: Maps) -> None:
         assert not (person.densepose[..., 0] > 0)[~mine].any()
 
 
+def test_a_speck_of_face_on_the_chest_is_skin(maps: Maps) -> None:
+    image, _ = coded((300, 200), (10, 20, 280))
+    clean = maps.person(image.copy())
+    image[100:112, 80:92, 0] = 36 * 2 + 18  # the chest's part stays
+    person = maps.person(image)
+    # the enlarged border is off by a pixel or two
+    assert (person.parsing[103:109, 83:89] == 3).all()
+    np.testing.assert_array_equal(person.parsing == 2, clean.parsing == 2)
+
+
 def test_doubtful_maps_are_told_of(maps: Maps, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     maps.person(coded((300, 200), (10, 20, 280))[0])
