@@ -48,7 +48,7 @@ _LOOKS: Final = 3
 #: Least rows of the photo that a person's frame takes.
 _LEAST_ROWS: Final = 96
 #: Faces that are smaller than this share of the largest one are skin.
-_LEAST_FACE: Final = 1 / 8
+_LEAST_FACE: Final = 0.6
 #: Mean confidence below which the maps of a photo are doubtful.
 DOUBTFUL: Final = 0.8
 

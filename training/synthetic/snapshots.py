@@ -163,11 +163,6 @@ def _dressed(image: Floats, parsing: U8, parts: U8, rng: np.random.Generator) ->
     for label in (GARMENT, LOWER, HAIR):
         if label in means and rng.random() < 0.5:
             dye(masks[label], colour(label))
-    if GARMENT in means and LOWER in means and rng.random() < 0.15:  # black over white, or under it
-        black, white = (np.float32(rng.uniform(*ends)) for ends in ((0.02, 0.15), (0.7, 1.0)))
-        inks = (black, white) if rng.random() < 0.7 else (white, black)
-        for label, grey in zip((GARMENT, LOWER), inks, strict=True):
-            dye(masks[label], np.asarray(grey + rng.normal(0, 0.02, 3), np.float32))
     if LEGS in means:
         if rng.random() < 0.7:
             dye(masks[LEGS] & np.isin(parts, (5, 6)), colour())  # shoes
