@@ -21,11 +21,9 @@ ROOT = Path(__file__).parents[2]
 HEADERS = os.environ.get("ONNXRUNTIME_ROOT", "/usr/include/onnxruntime")
 NEEDED = [
     "/usr/include/nlohmann/json.hpp", "/usr/include/openssl/evp.h", "/usr/include/gtest/gtest.h",
-    HEADERS,
+    "/usr/include/opencv4/opencv2/imgproc.hpp", HEADERS,
 ]  # fmt: skip
-EXAMPLES_NEED = [
-    "/usr/include/httplib.h", "/usr/include/opencv4/opencv2/imgcodecs.hpp", "/usr/include/png.h"
-]  # fmt: skip
+EXAMPLES_NEED = ["/usr/include/httplib.h", "/usr/include/jpeglib.h", "/usr/include/png.h"]
 
 SANITIZERS = {
     "none": "",

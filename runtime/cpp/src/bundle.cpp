@@ -201,6 +201,8 @@ void check_contract(const std::string& path, const char* kind, const Graph& grap
               "(" + text(expected) + ") in a bundle of size " + size.text(), kFix);
 }
 
+}  // namespace
+
 std::vector<char> read_verified(const Graph& graph) {
   const auto refuse = [&](gt_status status, const std::string& what) {
     throw Error(status, graph.path + " " + what,
@@ -224,8 +226,6 @@ std::vector<char> read_verified(const Graph& graph) {
   }
   return content;
 }
-
-}  // namespace
 
 Signature signature(const Field& field) {
   return {tensors(field["inputs"]), tensors(field["outputs"])};
@@ -297,7 +297,7 @@ Bundle load_bundle(const std::string& folder, const std::string& precision) {
                     labels("densepose_confidence")});
     read_verified(graph);
   }
-  Bundle bundle{folder, manifest.size, manifest.framing, precision, {}};
+  Bundle bundle{folder, manifest.size, manifest.framing, precision, {}, std::move(manifest.maps)};
   if (precision.empty()) bundle.precision = manifest.precisions[0].precision;
   bool found = false;
   std::string have;
