@@ -157,8 +157,73 @@ def test_nothing_is_left_in_the_home_folder(programs: Path, run: Run, tmp_path: 
     assert list(home.rglob("*")) == []
 
 
-@pytest.mark.parametrize("label_set", sorted(LABEL_SETS))
-@pytest.mark.parametrize("palette", [False, True])
+def test_command_line_takes_bare_photos(
+    programs: Path, run: Run, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    person, owner = (folder / "image.jpg" for folder in sample_people())
+    Image.open(owner).reduce(2).save(tmp_path / "owner.png")
+    owner = tmp_path / "owner.png"
+    run([programs / "garment_transfer_cli", sample_bundle(), person, owner, tmp_path / "o.png"])
+    expected = pipeline.transfer(pipeline.person(person), pipeline.person(owner)).image
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "o.png")), expected)
+
+
+def drawn(folder: Path, how: str) -> None:
+    """Files of a person in other ways than RGB and ids."""
+    image, parse = Image.open(folder / "image.png"), Image.open(folder / "parse.png")
+    wide = np.asarray(image).astype(np.uint16)
+    if how == "16-bit colours, ids in colours":
+        cv2.imwrite(str(folder / "image.png"), wide[..., ::-1] * 255 + 77)
+        colours = np.array(list(LABEL_SETS["classes7"].colours[-1].values()), np.uint8)
+        Image.fromarray(colours[np.asarray(parse)]).save(folder / "parse.png")
+    elif how == "16-bit grey levels, 16-bit ids":
+        cv2.imwrite(str(folder / "image.png"), wide[..., 0] * 251 + 99)
+        cv2.imwrite(str(folder / "parse.png"), np.asarray(parse).astype(np.uint16))
+    elif how == "turned JPEG, parula":
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        turned = image.transpose(Image.Transpose.ROTATE_90)
+        turned.save(folder / "image.jpg", exif=exif, quality=90)
+        (folder / "image.png").unlink()
+        levels = np.array([part * 255 // 24 for part in range(25)], np.uint8)
+        palette = cv2.applyColorMap(levels[:, None], cv2.COLORMAP_PARULA)[:, 0, ::-1].copy()
+        palette[0] = 0
+        parts = np.asarray(Image.open(folder / "densepose.png"))[..., 0]
+        Image.fromarray(palette[parts]).save(folder / "densepose.png")
+        (folder / "meta.json").write_text('{"parse": "classes7", "densepose": "parula"}')
+    elif how == "grey JPEG, 4-bit palette":
+        image.convert("L").save(folder / "image.jpg", progressive=True)
+        (folder / "image.png").unlink()
+        parse.convert("P").save(folder / "parse.png", bits=4)
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["16-bit colours, ids in colours", "16-bit grey levels, 16-bit ids", "turned JPEG, parula",
+     "grey JPEG, 4-bit palette"],
+)  # fmt: skip
+def test_files_are_read_as_python_does(
+    programs: Path, run: Run, pipeline: Pipeline, make_person: MakePerson,
+    save_person: SavePerson, tmp_path: Path, how: str,
+) -> None:  # fmt: skip
+    person = save_person(make_person(256, 192, seed=5), tmp_path / "p")
+    owner = save_person(make_person(256, 192, seed=6), tmp_path / "o")
+    drawn(person, how)
+    command = [
+        programs / "garment_transfer_cli",
+        sample_bundle(),
+        person,
+        owner,
+        tmp_path / "o.png",
+    ]
+    run(command)
+    expected = pythons_picture(pipeline, person, owner)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "o.png")), expected)
+
+
+@pytest.mark.parametrize(
+    ("label_set", "palette"), [(name, i % 2 == 1) for i, name in enumerate(sorted(LABEL_SETS))]
+)
 def test_label_sets_are_pythons(
     programs: Path, run: Run, pipeline: Pipeline, make_person: MakePerson,
     save_person: SavePerson, tmp_path: Path, label_set: str, palette: bool,
@@ -216,6 +281,11 @@ def test_command_line_refuses_with_a_message(
         (bad / name).write_bytes(content[: len(content) // 2])
         assert f"{name} cannot be read as an image" in error(bad)
         (bad / name).write_bytes(content)
+    Image.open(bad / "image.png").save(bad / "image.jpg")
+    (bad / "image.png").unlink()
+    content = (bad / "image.jpg").read_bytes()
+    (bad / "image.jpg").write_bytes(content[: len(content) * 3 // 4])
+    assert "image.jpg cannot be read as an image (Premature end of JPEG file)" in error(bad)
 
 
 @contextlib.contextmanager
@@ -294,12 +364,20 @@ def test_server_answers_with_the_picture(programs: Path, pipeline: Pipeline) -> 
         assert status == 200, body
         found = np.asarray(Image.open(BytesIO(body)))
         assert np.array_equal(found, pythons_picture(pipeline, *sample_people()))
+        photos = {
+            name: file for name, file in parts_of(*sample_people()).items() if "image" in name
+        }
+        status, body = ask(host, port, "POST", "/transfer", *form(photos))
+        assert status == 200, body
+        bare = [pipeline.person(folder / "image.jpg") for folder in sample_people()]
+        found = np.asarray(Image.open(BytesIO(body)))
+        assert np.array_equal(found, pipeline.transfer(*bare).image)
         assert ask(host, port, "GET", "/health/live") == (200, b'{"status":"live"}')
         assert ask(host, port, "GET", "/health/ready") == (200, b'{"status":"ready"}')
         metrics = ask(host, port, "GET", "/metrics")[1].decode()
         for line in (
-            'garment_transfer_requests_total{status="200"} 1',
-            "garment_transfer_request_seconds_count 1",
+            'garment_transfer_requests_total{status="200"} 2',
+            "garment_transfer_request_seconds_count 2",
             "garment_transfer_pending 0",
         ):
             assert f"{line}\n" in metrics
@@ -321,7 +399,7 @@ def bad_requests(parts: dict[str, bytes]) -> list[tuple[bytes, dict[str, str], i
         (*form({**parts, "person_parsing": parts["person_densepose"]}), 422, "image_mode"),
         (*form({**parts, "person_label_set": b"nine"}), 422, "label_set_unknown"),
         (*form({**parts, "person_label_set": b"\xff"}), 422, "label_set_unknown"),
-        (*form({**parts, "person_encoding": b"parula"}), 422, "densepose_encoding_unknown"),
+        (*form({**parts, "person_encoding": b"rainbow"}), 422, "densepose_encoding_unknown"),
         (*form({**parts, "person_image": large.getvalue()}), 413, "too_large"),
         (*form({**parts, "person_image": bytes(2 << 20)}), 413, "too_large"),
     ]

@@ -1,6 +1,8 @@
 #include "bundle.h"
 
+#include <algorithm>
 #include <filesystem>
+#include <iterator>
 #include <system_error>
 #include <utility>
 
@@ -31,6 +33,9 @@ struct Manifest {
   std::vector<Graphs> precisions;  // the main one first
   std::vector<Graph> maps;         // one or none
 };
+
+// In ONNX's protobuf, the entry of a tensor that says in which file its data are.
+constexpr char kExternal[] = {'\x0a', '\x08', 'l', 'o', 'c', 'a', 't', 'i', 'o', 'n', '\x12'};
 
 // The graph that makes the maps of bare photos; stages come before it.
 constexpr std::size_t kMaps = kStages.size();
@@ -223,6 +228,14 @@ std::vector<char> read_verified(const Graph& graph) {
   }
   if (sha256(content) != graph.sha256) {
     refuse(GT_GRAPH_ALTERED, "was altered: its SHA-256 is not the manifest's");
+  }
+  if (std::search(content.begin(), content.end(), std::begin(kExternal), std::end(kExternal)) !=
+      content.end()) {
+    throw Error(GT_GRAPH_ALTERED,
+                graph.path +
+                    " keeps weights in another file, which no hash of the manifest covers",
+                "graphs with their weights inside",
+                "save the graph again with its weights in it, and write the manifest anew");
   }
   return content;
 }

@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstdint>
 #include <new>
-#include <opencv2/imgproc.hpp>
 #include <vector>
 
 #include "error.h"
@@ -109,8 +108,11 @@ GtPicture picture(const cv::Mat& image) {
 }
 
 cv::Mat nearest(const cv::Mat& labels, cv::Size size) {
-  cv::Mat result;
-  cv::resize(labels, result, size, 0, 0, cv::INTER_NEAREST_EXACT);
+  const GtFit fit{labels.rows, labels.cols, 0, 0, labels.rows, labels.cols, size.height,
+                  size.width,  0,           0, size.height, size.width};
+  const GtPicture from = picture(labels);
+  cv::Mat result(size, labels.type());
+  check(gt_fit_map(&from, &fit, result.data));
   return result;
 }
 
