@@ -223,6 +223,7 @@ cv::Mat holes_of(const cv::Mat& classes, const cv::Mat& parts) {
     const double skin = share(kSkin), garment = share(kGarment);
     if (skin + garment + share(kLower) >= kEnclosed && garment > skin) found |= piece;
   }
+  if (!cv::countNonZero(found)) return cv::Mat::zeros(classes.size(), CV_8U);
   return nearest(found, classes.size()) & (classes == kBackground);
 }
 
@@ -329,8 +330,11 @@ cv::Mat somebody_else(const cv::Mat& image, const cv::Mat& classes, const cv::Ma
   std::vector<bool> is_large(at(far_count));
   for (std::size_t i = 1; i < is_large.size(); ++i) is_large[i] = areas[i] >= kSomebody * area;
   const cv::Mat touching = is_chosen(far, is_large) | (every(others, step) & marks & ~apart);
-  cv::Mat found = nearest(apart, classes.size());
-  if (cv::countNonZero(touching)) {
+  cv::Mat found = cv::Mat::zeros(classes.size(), CV_8U);
+  const bool touches = cv::countNonZero(touching);
+  if (!touches && !cv::countNonZero(apart)) return found;
+  found = nearest(apart, classes.size());
+  if (touches) {
     cv::Mat own;
     cv::erode(small > 0, own, square(rounded(kRim * std::sqrt(area))));
     found |= nearest(divided(image, marks, own, touching), classes.size());

@@ -440,6 +440,19 @@ void check_parts(const cv::Mat& densepose, const std::string& name) {
                        kEncodings + ")");
 }
 
+// Throws Error unless DensePose's parts show somebody; `name` is what messages call the map.
+void check_body(const cv::Mat& parts, const std::string& name) {
+  const int count = cv::countNonZero(parts);
+  if (count >= kMinShare * double(parts.total())) return;
+  throw Error(GT_BODY_MISSING,
+              name + " shows a person without a body: " + std::to_string(count) + " pixels of " +
+                  std::to_string(parts.total()) + " have a DensePose part",
+              "at least 0.1%",
+              std::string("choose a photo that shows a person, and check that the DensePose "
+                          "encoding is the file's own (") +
+                  kEncodings + ")");
+}
+
 cv::Mat decoded(const gt_picture& picture, const std::string& encoding, const std::string& name) {
   if (encoding == "iuv") return of_floats(copied(picture, 3, name, true), name);
   if (encoding == "parula") return of_parula(copied(picture, 3, name), name);
@@ -477,14 +490,15 @@ Person built(cv::Mat image, cv::Mat ids, cv::Mat densepose, const std::string& s
   const cv::Size size = image.size();
   densepose = to_photo(densepose, size, names.densepose, names.image);
   ids = to_photo(ids, size, names.parsing, names.image);
-  check_body(densepose, names.densepose);
+  check_body(parts_of(densepose), names.densepose);
   cv::Mat others, iuv = choose_body(densepose, box, names.densepose, others);
   const cv::Mat parts = parts_of(iuv);
   cv::Mat classes = to_classes(ids, set, set_name, parts, names.parsing);
   others = somebody_else(image, classes, parts, others);
   classes.setTo(kBackground, others);
   const cv::Mat things = in_front(classes, iuv, is_any(ids, set.in_front));
-  check_body(iuv, "densepose");  // of who was chosen
+  person.parts = parts_of(iuv);
+  check_body(person.parts, "densepose");  // of who was chosen
   person.image = image;
   person.parsing = classes;
   person.densepose = iuv;
@@ -547,7 +561,7 @@ Seen look(const cv::Mat& image, const GtFit& fit, MapsEngine& engine, const std:
   engine.run(framed.data, seen.parsing.data, iuv.data, seen.sure.data);
   seen.iuv = unfit(iuv, fit);
   try {
-    check_body(seen.iuv, name);
+    check_body(parts_of(seen.iuv), name);
   } catch (const Error&) {
     throw Error(GT_BODY_MISSING, name + " shows nobody, or nobody large enough to be found",
                 "one person, upright, with head and torso in the photo",
@@ -661,20 +675,8 @@ Person person_of_photo(const gt_person_source& source, MapsEngine& engine, Size 
   return person;
 }
 
-void check_body(const cv::Mat& densepose, const std::string& name) {
-  const int count = cv::countNonZero(parts_of(densepose));
-  if (count >= kMinShare * double(densepose.total())) return;
-  throw Error(GT_BODY_MISSING,
-              name + " shows a person without a body: " + std::to_string(count) + " pixels of " +
-                  std::to_string(densepose.total()) + " have a DensePose part",
-              "at least 0.1%",
-              std::string("choose a photo that shows a person, and check that the DensePose "
-                          "encoding is the file's own (") +
-                  kEncodings + ")");
-}
-
 void check_view(const Person& person, const std::string& role) {
-  const std::string reason = view_fault(parts_of(person.densepose));
+  const std::string reason = view_fault(person.parts);
   if (reason.empty()) return;
   throw Error(GT_VIEW_UNSUPPORTED, who(person, role) + " " + reason,
               "somebody upright and seen from the front",
@@ -683,7 +685,7 @@ void check_view(const Person& person, const std::string& role) {
 
 void check_garment(const Person& person, const std::string& role) {
   const int count = cv::countNonZero(person.parsing == kGarment);
-  const int torso = cv::countNonZero(is_any(parts_of(person.densepose), {1, 2}));
+  const int torso = cv::countNonZero(is_any(person.parts, {1, 2}));
   if (count >= std::max(kMinShare * double(person.parsing.total()), kLeastGarment * torso)) return;
   throw Error(GT_GARMENT_MISSING,
               who(person, role) + " wears no upper garment: " + std::to_string(count) +

@@ -22,6 +22,7 @@ struct Person {
   cv::Mat image;      // RGB 8UC3
   cv::Mat parsing;    // 8UC1, the seven classes
   cv::Mat densepose;  // 8UC3: part 0..24, U and V scaled to 0..255
+  cv::Mat parts;      // its first channel
   // 8UC1, 255 for pixels that stay as they are: other people, things in front, hands.
   cv::Mat is_protected;
   std::string name;  // what messages call the person
@@ -38,9 +39,6 @@ Person person_of_maps(const gt_person_source& source);
 // From a bare photo, by the graph `maps` of a bundle with this size and framing. Throws Error.
 Person person_of_photo(const gt_person_source& source, MapsEngine& engine, Size size,
                        const Framing& framing);
-
-// Throws Error unless DensePose, 8UC3, shows somebody; `name` is what messages call the map.
-void check_body(const cv::Mat& densepose, const std::string& name);
 
 // Throws Error unless the person stands upright and is seen from the front; `role` is what the
 // message calls the person, beside the name.

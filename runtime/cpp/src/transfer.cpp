@@ -22,14 +22,13 @@ struct Fitted {
 };
 
 Fitted fitted(const Person& person, const Framing& framing, cv::Size size, int threads) {
-  const cv::Mat parts = parts_of(person.densepose);
   const int least = static_cast<int>(std::nearbyint(kSmall * size.height));
-  const int height = cv::boundingRect(parts).height;
+  const int height = cv::boundingRect(person.parts).height;
   if (height < least) {
     warn((person.name.empty() ? "somebody" : person.name) + " is " + std::to_string(height) +
          " pixels high in the photo; from " + std::to_string(least) + " on the picture is better");
   }
-  const GtFit fit = fit_of(person.image.size(), frame(parts, framing, size), size);
+  const GtFit fit = fit_of(person.image.size(), frame(person.parts, framing, size), size);
   const auto map = [&](const cv::Mat& labels) {
     cv::Mat framed(size, labels.type());
     const GtPicture from = picture(labels);
