@@ -4,10 +4,12 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -20,6 +22,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from garment_transfer.bundle import GARMENT, LABEL_SETS, SKIN
@@ -35,9 +38,46 @@ NewScene = Callable[..., Any]
 FIELDS = {"image": "image", "parsing": "parse", "densepose": "densepose"}
 
 
+ROOT = Path(__file__).parents[2]
+
+# The shell commands of docs/cpp.md: how the library is built, how the examples, and how they run.
+LIBRARY, EXAMPLES, TRANSFERS = re.findall(
+    r"^```sh\n(.*?)^```", (ROOT / "docs/cpp.md").read_text(), re.DOTALL | re.MULTILINE
+)
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """What the document's commands read, in place of what they would take by themselves."""
+    return {
+        "BUILD": str(folder),
+        "PREFIX": str(folder / "prefix"),
+        "ONNXRUNTIME_ROOT": os.environ.get("ONNXRUNTIME_ROOT", "/usr/include/onnxruntime"),
+        "CXXFLAGS": "-Wall -Wextra -Werror",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+
+
 @pytest.fixture(scope="module")
-def programs(build: Build) -> Path:
-    return build("none", examples=True) / "examples"
+def programs(build: Build, run: Run) -> Path:
+    """The examples, built as the document says, on the library that other tests built."""
+    folder = build("none")
+    with FileLock(f"{folder}.examples.lock"):  # another process may want the same
+        run(["bash", "-euc", LIBRARY + EXAMPLES], cwd=ROOT, **environment(folder))
+    return folder / "examples"
+
+
+def test_the_documents_transfers(programs: Path, run: Run, pipeline: Pipeline) -> None:
+    """The command line's and the server's, both of bare photos."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    folder = programs.parent
+    commands = "trap 'kill $(jobs -p)' EXIT\n" + TRANSFERS
+    run(["bash", "-euc", commands], cwd=ROOT, PORT=port, **environment(folder))
+    pictures = [np.asarray(Image.open(folder / name)) for name in ("out.png", "served.png")]
+    people = [pipeline.person(person / "image.jpg") for person in sample_people()]
+    expected = pipeline.transfer(*people).image
+    assert all(np.array_equal(picture, expected) for picture in pictures)
 
 
 @pytest.fixture(scope="module")
@@ -155,17 +195,6 @@ def test_nothing_is_left_in_the_home_folder(programs: Path, run: Run, tmp_path: 
     command = [programs / "garment_transfer_cli", sample_bundle(), *sample_people()]
     run([*command, tmp_path / "out.png"], HOME=str(home), XDG_CACHE_HOME=str(home / "cache"))
     assert list(home.rglob("*")) == []
-
-
-def test_command_line_takes_bare_photos(
-    programs: Path, run: Run, pipeline: Pipeline, tmp_path: Path
-) -> None:
-    person, owner = (folder / "image.jpg" for folder in sample_people())
-    Image.open(owner).reduce(2).save(tmp_path / "owner.png")
-    owner = tmp_path / "owner.png"
-    run([programs / "garment_transfer_cli", sample_bundle(), person, owner, tmp_path / "o.png"])
-    expected = pipeline.transfer(pipeline.person(person), pipeline.person(owner)).image
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "o.png")), expected)
 
 
 def drawn(folder: Path, how: str) -> None:
@@ -364,20 +393,12 @@ def test_server_answers_with_the_picture(programs: Path, pipeline: Pipeline) -> 
         assert status == 200, body
         found = np.asarray(Image.open(BytesIO(body)))
         assert np.array_equal(found, pythons_picture(pipeline, *sample_people()))
-        photos = {
-            name: file for name, file in parts_of(*sample_people()).items() if "image" in name
-        }
-        status, body = ask(host, port, "POST", "/transfer", *form(photos))
-        assert status == 200, body
-        bare = [pipeline.person(folder / "image.jpg") for folder in sample_people()]
-        found = np.asarray(Image.open(BytesIO(body)))
-        assert np.array_equal(found, pipeline.transfer(*bare).image)
         assert ask(host, port, "GET", "/health/live") == (200, b'{"status":"live"}')
         assert ask(host, port, "GET", "/health/ready") == (200, b'{"status":"ready"}')
         metrics = ask(host, port, "GET", "/metrics")[1].decode()
         for line in (
-            'garment_transfer_requests_total{status="200"} 2',
-            "garment_transfer_request_seconds_count 2",
+            'garment_transfer_requests_total{status="200"} 1',
+            "garment_transfer_request_seconds_count 1",
             "garment_transfer_pending 0",
         ):
             assert f"{line}\n" in metrics
