@@ -179,7 +179,7 @@ def test_benchmark(build: Build, run: Run, tiny_bundle: Path, tmp_path: Path) ->
     report = json.loads(report_file.read_text())
     times = report["median_ms"]
     stages = [times.pop(stage) for stage in STAGES]
-    assert sorted(times) == ["library", "load", "networks", "overhead"]
+    assert sorted(times) == ["library", "load", "networks", "overhead", "photo", "photo_python"]
     assert times["library"] > 0
     assert min(stages) > 0
     assert isinstance(report["overhead_ms"], float)
