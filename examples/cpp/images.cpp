@@ -1,11 +1,10 @@
 #include "images.h"
 
-#include <cstdio>  // before jpeglib.h, which needs it
-
 #include <jpeglib.h>
 #include <png.h>
 
 #include <algorithm>
+#include <cstdio>  // before jpeglib.h, which needs it
 #include <cstring>
 #include <memory>
 #include <utility>
@@ -63,8 +62,8 @@ Image upright(Image image, int turn) {
       int row = swaps ? x : y, column = swaps ? y : x;
       if (bottom) row = image.height - 1 - row;
       if (right) column = image.width - 1 - column;
-      std::memcpy(to, &image.values[3 * (std::size_t(row) * unsigned(image.width) + unsigned(column))],
-                  3);
+      std::memcpy(
+          to, &image.values[3 * (std::size_t(row) * unsigned(image.width) + unsigned(column))], 3);
     }
   }
   return out;
@@ -153,12 +152,16 @@ Image decoded_png(const std::string& bytes, const std::string& name, int max_sid
   const bool transparent =
       colour & PNG_COLOR_MASK_ALPHA || png_get_valid(png, owner.info, PNG_INFO_tRNS);
   if (transparent && (as_photo || colour != PNG_COLOR_TYPE_PALETTE)) {
-    throw InputError("image_mode", name + " is transparent; expected an opaque picture; save it so");
+    throw InputError("image_mode",
+                     name + " is transparent; expected an opaque picture; save it so");
   }
   if (as_photo) {
     if (!rgb) png_set_expand(png);
     // as Pillow does: colours lose their lower byte, grey levels are rounded
-    if (rgb) png_set_strip_16(png); else png_set_scale_16(png);
+    if (rgb)
+      png_set_strip_16(png);
+    else
+      png_set_scale_16(png);
     if (grey) png_set_gray_to_rgb(png);
   } else if (rgb) {
     png_set_strip_16(png);
@@ -219,8 +222,7 @@ Image read_map(const std::string& bytes, const std::string& name, int max_side) 
 
 std::string write_png(int height, int width, const std::uint8_t* rgb) {
   std::string bytes;
-  png_structp png =
-      png_create_write_struct(PNG_LIBPNG_VER_STRING, nullptr, png_failed, png_warned);
+  png_structp png = png_create_write_struct(PNG_LIBPNG_VER_STRING, nullptr, png_failed, png_warned);
   png_infop info = png ? png_create_info_struct(png) : nullptr;
   if (!info) throw std::bad_alloc();
   const auto append = [](png_structp to, png_bytep data, std::size_t count) {
@@ -233,7 +235,8 @@ std::string write_png(int height, int width, const std::uint8_t* rgb) {
   png_set_sRGB(png, info, PNG_sRGB_INTENT_PERCEPTUAL);
   png_set_compression_level(png, 1);  // a third larger, and several times faster
   png_write_info(png, info);
-  for (int y = 0; y < height; ++y) png_write_row(png, rgb + std::size_t{3} * unsigned(width) * unsigned(y));
+  for (int y = 0; y < height; ++y)
+    png_write_row(png, rgb + std::size_t{3} * unsigned(width) * unsigned(y));
   png_write_end(png, nullptr);
   png_destroy_write_struct(&png, &info);
   return bytes;

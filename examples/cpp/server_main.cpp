@@ -157,8 +157,8 @@ void refuse(httplib::Response& response, int status, const std::string& code,
   response.status = status;
   const nlohmann::json body = {{"code", code}, {"detail", detail}};
   // messages may quote what a client sent
-  response.set_content(
-      body.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace), "application/json");
+  response.set_content(body.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace),
+                       "application/json");
 }
 
 // The person of one role, from files and fields of a form.
@@ -202,7 +202,8 @@ void transfer(const httplib::Request& request, httplib::Response& response, int 
       const auto finished = session.transfer(person_of(request, "person", max_side, pipeline),
                                              person_of(request, "garment", max_side, pipeline));
       return example::write_png(finished.size.height, finished.size.width, finished.image.data());
-    }), "image/png");
+    }),
+                         "image/png");
   } catch (const example::InputError& error) {
     const bool large = error.code() == std::string("image_size");
     refuse(response, large ? 413 : 422, large ? "too_large" : error.code(), error.what());
@@ -279,10 +280,10 @@ void serve(const std::string& bundle, const std::string& host, int wish) {
         return httplib::Server::HandlerResponse::Handled;
       }));
   // before the answer is sent: who has it finds it counted
-  server.set_post_routing_handler([&](const httplib::Request& request,
-                                      httplib::Response& response) {
-    if (request.path == "/transfer") metrics.count(response.status);
-  });
+  server.set_post_routing_handler(
+      [&](const httplib::Request& request, httplib::Response& response) {
+        if (request.path == "/transfer") metrics.count(response.status);
+      });
 
   const int port =
       wish ? (server.bind_to_port(host, wish) ? wish : -1) : server.bind_to_any_port(host);
@@ -301,8 +302,8 @@ void serve(const std::string& bundle, const std::string& host, int wish) {
     stopping = true;
     server.stop();
   });
-  std::cout << "http://" << host << ":" << port << " " << settings.sessions
-            << " sessions, " << pipeline.description() << std::endl;
+  std::cout << "http://" << host << ":" << port << " " << settings.sessions << " sessions, "
+            << pipeline.description() << std::endl;
   server.listen_after_bind();
   // Where listening ended by itself, the other thread still waits.
   if (!stopping) pthread_kill(stopper.native_handle(), SIGTERM);

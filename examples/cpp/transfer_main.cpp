@@ -77,12 +77,13 @@ gt::Person read_person(const fs::path& path, const std::optional<gt_box>& box,
 }
 
 int usage() {
-  std::cerr << "Usage: garment_transfer_cli [--person-box BOX] [--owner-box BOX] BUNDLE PERSON "
-               "GARMENT_OWNER OUTPUT.png\n"
-               "PERSON gets the garment that GARMENT_OWNER wears. Each is a PNG or JPEG photo, or a "
-               "folder with\nimage.png or .jpg, parse.png, densepose.png and meta.json, such as "
-               "{\"parse\": \"cihp20\",\n\"densepose\": \"iuv-png\"}. BOX is LEFT,TOP,RIGHT,BOTTOM "
-               "in pixels about the one who is meant,\nwhere a photo shows several people.\n";
+  std::cerr
+      << "Usage: garment_transfer_cli [--person-box BOX] [--owner-box BOX] BUNDLE PERSON "
+         "GARMENT_OWNER OUTPUT.png\n"
+         "PERSON gets the garment that GARMENT_OWNER wears. Each is a PNG or JPEG photo, or a "
+         "folder with\nimage.png or .jpg, parse.png, densepose.png and meta.json, such as "
+         "{\"parse\": \"cihp20\",\n\"densepose\": \"iuv-png\"}. BOX is LEFT,TOP,RIGHT,BOTTOM "
+         "in pixels about the one who is meant,\nwhere a photo shows several people.\n";
   return 2;
 }
 
@@ -111,8 +112,8 @@ int main(int argc, char** argv) {
     const gt::Person owner = read_person(paths[2], owner_box, pipeline);
     const auto threads = static_cast<int>(std::min(64u, std::thread::hardware_concurrency()));
     const gt::Finished finished = session.transfer(person, owner, threads);
-    const std::string png = example::write_png(finished.size.height, finished.size.width,
-                                               finished.image.data());
+    const std::string png =
+        example::write_png(finished.size.height, finished.size.width, finished.image.data());
     std::ofstream file(paths[3], std::ios::binary);
     file.write(png.data(), static_cast<std::streamsize>(png.size()));
     file.close();

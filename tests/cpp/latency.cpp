@@ -1,7 +1,7 @@
-// latency BUNDLE CASE THREADS KERNEL ROUNDS [HEIGHT WIDTH]: the times of calls in milliseconds, as JSON. Each
-// round makes each call untimed and then timed, so that whatever else the machine does hits all
-// alike. CASE is a folder as in golden.h, KERNEL the library of FlowWarp's kernel for the bare
-// sessions. Where CASE has photos of two people, HEIGHT and WIDTH are theirs.
+// latency BUNDLE CASE THREADS KERNEL ROUNDS [HEIGHT WIDTH]: the times of calls in milliseconds, as
+// JSON. Each round makes each call untimed and then timed, so that whatever else the machine does
+// hits all alike. CASE is a folder as in golden.h, KERNEL the library of FlowWarp's kernel for the
+// bare sessions. Where CASE has photos of two people, HEIGHT and WIDTH are theirs.
 // benchmarks/cpp.py starts it.
 //
 //   library    gt_session_run
@@ -9,7 +9,8 @@
 //   networks   the three graphs in bare ONNX Runtime sessions on ready tensors
 //   overhead   library less networks of the same round
 //   load       gt_pipeline_load and free
-//   photo      two gt_person_create and gt_session_transfer: from pixels and maps to the finished photo
+//   photo      two gt_person_create and gt_session_transfer: from pixels and maps to the finished
+//   photo
 
 #define ORT_API_MANUAL_INIT
 #include <onnxruntime_cxx_api.h>
@@ -51,14 +52,13 @@ class Networks {
       if (name == "transfer_scores") shape.back() = 4;
       if (name.find("parsing") != std::string::npos || name == "flow_confidence") shape.pop_back();
       auto& bytes = memory_.at(name);
-      return Ort::Value::CreateTensor(place, bytes.data(), bytes.size(), shape.data(),
-                                      shape.size(),
+      return Ort::Value::CreateTensor(place, bytes.data(), bytes.size(), shape.data(), shape.size(),
                                       name == "flow" ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT
                                                      : ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8);
     };
     for (const char* stage : {"parsing", "warping", "regrowth"}) {
-      Stage made{Ort::Session(env_, (bundle + "/" + stage + ".onnx").c_str(), options), {}, {}, {},
-                 {}};
+      Stage made{
+          Ort::Session(env_, (bundle + "/" + stage + ".onnx").c_str(), options), {}, {}, {}, {}};
       for (std::size_t i = 0; i < made.session.GetInputCount(); ++i) {
         made.input_names.push_back(made.session.GetInputNameAllocated(i, allocator).get());
         made.inputs.push_back(value(made.input_names.back()));
@@ -76,8 +76,8 @@ class Networks {
       std::vector<const char*> inputs, outputs;
       for (const auto& name : stage.input_names) inputs.push_back(name.c_str());
       for (const auto& name : stage.output_names) outputs.push_back(name.c_str());
-      stage.session.Run(Ort::RunOptions{nullptr}, inputs.data(), stage.inputs.data(),
-                        inputs.size(), outputs.data(), stage.outputs.data(), outputs.size());
+      stage.session.Run(Ort::RunOptions{nullptr}, inputs.data(), stage.inputs.data(), inputs.size(),
+                        outputs.data(), stage.outputs.data(), outputs.size());
     }
   }
 

@@ -84,8 +84,8 @@ TEST(Golden, WithoutTheKernelTheGarmentIsTheSameButForRounding) {
 TEST(Strides, GiveTheSame) {
   const gt::Size size = pipeline().size();
   const auto cases = golden_cases(size);
-  const auto batch = std::find_if(cases.begin(), cases.end(),
-                                  [](const Case& c) { return c.batch > 1; });
+  const auto batch =
+      std::find_if(cases.begin(), cases.end(), [](const Case& c) { return c.batch > 1; });
   ASSERT_NE(batch, cases.end());
   // each row with 5 bytes of others' behind it, each picture with 7 more
   gt::Inputs inputs = batch->given(size);
@@ -102,8 +102,8 @@ TEST(Strides, GiveTheSame) {
         (static_cast<std::size_t>(batch->batch) - 1) * picture + (rows - 1) * stride + row, 0xEE);
     for (std::size_t n = 0; n < static_cast<std::size_t>(batch->batch); ++n) {
       for (std::size_t y = 0; y < rows; ++y) {
-        std::memcpy(&spread[n * picture + y * stride],
-                    &batch->inputs[i][(n * rows + y) * row], row);
+        std::memcpy(&spread[n * picture + y * stride], &batch->inputs[i][(n * rows + y) * row],
+                    row);
       }
     }
     padded.push_back(std::move(spread));
@@ -248,8 +248,8 @@ TEST(Structs, OfAnOlderHeaderAreTaken) {
   const std::string bundle = variable("GARMENT_TRANSFER_TINY");
   EXPECT_EQ(gt_pipeline_load(bundle.c_str(), &options, &loaded), GT_OK);
   gt_pipeline_free(loaded);
-  for (const std::size_t size : {std::size_t{0}, options.struct_size - 8, options.struct_size + 1,
-                                 sizeof options + 8}) {
+  for (const std::size_t size :
+       {std::size_t{0}, options.struct_size - 8, options.struct_size + 1, sizeof options + 8}) {
     options.struct_size = size;
     EXPECT_EQ(gt_pipeline_load(bundle.c_str(), &options, &loaded), GT_ARGUMENT_INVALID) << size;
   }
@@ -300,8 +300,8 @@ TEST(People, AreTheSameFromFloatsAndFromRowsInAnyOrder) {
   const Someone some;
   const gt::Person person(some.source);
   const gt_person_maps expected = person.maps();
-  const auto pixels = static_cast<std::size_t>(some.size.height) *
-                      static_cast<std::size_t>(some.size.width);
+  const auto pixels =
+      static_cast<std::size_t>(some.size.height) * static_cast<std::size_t>(some.size.width);
   // planes of floats, each row with 4 values of others' behind it
   const auto width = static_cast<std::size_t>(some.size.width), stride = width + 4;
   std::vector<float> floats(3 * static_cast<std::size_t>(some.size.height) * stride, -9);
@@ -337,8 +337,8 @@ TEST(People, AreRefusedInWords) {
   some.expect_refused(GT_IMAGE_SIZE, "at most 8192 pixels");
   some.source.photo.channels = 4;
   some.expect_refused(GT_ARRAY_INVALID, "image has 4 channels; expected 3");
-  for (const std::ptrdiff_t stride : {std::ptrdiff_t{2}, std::ptrdiff_t{-2},
-                                      std::numeric_limits<std::ptrdiff_t>::max()}) {
+  for (const std::ptrdiff_t stride :
+       {std::ptrdiff_t{2}, std::ptrdiff_t{-2}, std::numeric_limits<std::ptrdiff_t>::max()}) {
     some.source.photo.row_stride = stride;
     some.expect_refused(GT_ARRAY_INVALID, "image.row_stride is");
   }

@@ -14,9 +14,9 @@
 namespace garment_transfer::internal {
 
 // The pipeline's inputs and outputs, in gt_transfer's order.
-inline constexpr std::array<const char*, 6> kInputs = {
-    "person_image",  "person_parsing",  "person_densepose",
-    "garment_image", "garment_parsing", "garment_densepose"};
+inline constexpr std::array<const char*, 6> kInputs = {"person_image",     "person_parsing",
+                                                       "person_densepose", "garment_image",
+                                                       "garment_parsing",  "garment_densepose"};
 inline constexpr std::array<const char*, 6> kOutputs = {
     "image", "transfer_parsing", "warped_garment", "flow", "transfer_scores", "flow_confidence"};
 
@@ -36,9 +36,7 @@ struct Run {
     std::size_t row_stride = 0;
     std::size_t batch_stride = 0;
 
-    bool dense() const {
-      return row_stride == row_bytes && batch_stride == rows * row_bytes;
-    }
+    bool dense() const { return row_stride == row_bytes && batch_stride == rows * row_bytes; }
   };
   std::array<Input, kInputs.size()> inputs;
   // Null where the caller does not want it.

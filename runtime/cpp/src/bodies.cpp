@@ -208,8 +208,8 @@ cv::Mat holes_of(const cv::Mat& classes, const cv::Mat& parts) {
   const int step = step_of(classes);
   const cv::Mat small = every(classes, step), body = every(parts, step);
   cv::Mat pieces, stats, centres;
-  const int count = cv::connectedComponentsWithStats((small == kBackground) & (body > 0), pieces,
-                                                     stats, centres);
+  const int count =
+      cv::connectedComponentsWithStats((small == kBackground) & (body > 0), pieces, stats, centres);
   const double least = std::max(kThing * cv::countNonZero(torso_of(body)), 9.0);
   cv::Mat found(small.size(), CV_8U, cv::Scalar(0));
   for (int index = 1; index < count; ++index) {
@@ -403,8 +403,7 @@ std::string view_fault(const cv::Mat& parts) {
   for (const cv::Mat& each : {head_of(small), torso_of(small), is_any(small, {7, 8, 9, 10})}) {
     if (const auto found = middle(each)) middles.push_back(*found);
   }
-  if (middles.size() > 1 &&
-      middles[1].y - middles[0].y < std::abs(middles[1].x - middles[0].x)) {
+  if (middles.size() > 1 && middles[1].y - middles[0].y < std::abs(middles[1].x - middles[0].x)) {
     return "does not stand upright: the head is not above the torso";
   }
   return "";
@@ -416,8 +415,7 @@ void check_plausible(const FramedMaps& person, const FramedMaps& owner,
   if (!cv::countNonZero(torso) || !cv::countNonZero(owner_torso)) return;
   const cv::Mat worn = owner.parsing == kGarment;
   const double bare = covered(torso, transfer_parsing == kSkin);
-  const double clothed =
-      covered(torso, (person.parsing == kGarment) | (person.parsing == kLower));
+  const double clothed = covered(torso, (person.parsing == kGarment) | (person.parsing == kLower));
   const double owners = covered(owner_torso, worn);
   const double size =
       double(cv::countNonZero(transfer_parsing == kGarment)) / cv::countNonZero(torso);

@@ -201,8 +201,8 @@ void check_contract(const std::string& path, const char* kind, const Graph& grap
   if (found == expected) return;
   throw Error(GT_CONTRACT_MISMATCH,
               path + ": the " + kind + " of graph " +
-                  (graph.stage == kMaps ? "maps" : kStages[graph.stage]) + " are (" +
-                  text(found) + ")",
+                  (graph.stage == kMaps ? "maps" : kStages[graph.stage]) + " are (" + text(found) +
+                  ")",
               "(" + text(expected) + ") in a bundle of size " + size.text(), kFix);
 }
 
@@ -232,8 +232,7 @@ std::vector<char> read_verified(const Graph& graph) {
   if (std::search(content.begin(), content.end(), std::begin(kExternal), std::end(kExternal)) !=
       content.end()) {
     throw Error(GT_GRAPH_ALTERED,
-                graph.path +
-                    " keeps weights in another file, which no hash of the manifest covers",
+                graph.path + " keeps weights in another file, which no hash of the manifest covers",
                 "graphs with their weights inside",
                 "save the graph again with its weights in it, and write the manifest anew");
   }
@@ -303,8 +302,7 @@ Bundle load_bundle(const std::string& folder, const std::string& precision) {
     return Tensor{name, "uint8", {kBatch, manifest.size.height, manifest.size.width, 3}};
   };
   for (const Graph& graph : manifest.maps) {
-    check_contract(path, "inputs", graph, manifest.size, graph.signature.inputs,
-                   {pixels("image")});
+    check_contract(path, "inputs", graph, manifest.size, graph.signature.inputs, {pixels("image")});
     check_contract(path, "outputs", graph, manifest.size, graph.signature.outputs,
                    {labels("parsing"), pixels("densepose"), labels("parsing_confidence"),
                     labels("densepose_confidence")});

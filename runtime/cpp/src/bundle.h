@@ -68,7 +68,8 @@ struct Bundle {
   Framing framing;
   std::string precision;
   std::array<Graph, 3> graphs;
-  std::vector<Graph> maps;  // the graph that makes the maps of bare photos, or none; without content
+  std::vector<Graph>
+      maps;  // the graph that makes the maps of bare photos, or none; without content
 };
 
 // The content of a graph's file, which is the manifest's. Throws Error.

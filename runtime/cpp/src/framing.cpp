@@ -108,8 +108,8 @@ GtPicture picture(const cv::Mat& image) {
 }
 
 cv::Mat nearest(const cv::Mat& labels, cv::Size size) {
-  const GtFit fit{labels.rows, labels.cols, 0, 0, labels.rows, labels.cols, size.height,
-                  size.width,  0,           0, size.height, size.width};
+  const GtFit fit{labels.rows, labels.cols, 0, 0, labels.rows, labels.cols,
+                  size.height, size.width,  0, 0, size.height, size.width};
   const GtPicture from = picture(labels);
   cv::Mat result(size, labels.type());
   check(gt_fit_map(&from, &fit, result.data));

@@ -1,8 +1,7 @@
 // The C interface: checks what the caller passes, and lets no exception out.
 
-#include <garment_transfer/garment_transfer.h>
-
 #include <dlfcn.h>
+#include <garment_transfer/garment_transfer.h>
 
 #include <algorithm>
 #include <atomic>
@@ -225,9 +224,8 @@ std::shared_ptr<Loaded> load(const char* bundle_path, const gt_pipeline_options*
   options.threads = given.threads;
   options.flow_warp_named = given.flow_warp_library && *given.flow_warp_library;
   options.flow_warp_library =
-      given.flow_warp_library
-          ? given.flow_warp_library
-          : library_beside(("libgarment_transfer_" + backend + ".so").c_str());
+      given.flow_warp_library ? given.flow_warp_library
+                              : library_beside(("libgarment_transfer_" + backend + ".so").c_str());
 
   auto loaded = std::make_shared<Loaded>();
   Bundle bundle = load_bundle(bundle_path, text_of(given.precision));
@@ -257,8 +255,7 @@ Run::Input checked(const gt_input& given, const std::string& who, std::size_t ch
   const auto stride = [&](const char* kind, std::size_t found, std::size_t least,
                           std::size_t most) {
     if (found >= least && found <= most) return found;
-    throw Error(GT_ARRAY_INVALID,
-                who + "." + kind + " is " + std::to_string(found) + " bytes",
+    throw Error(GT_ARRAY_INVALID, who + "." + kind + " is " + std::to_string(found) + " bytes",
                 std::to_string(least) + " to " + std::to_string(most) +
                     ", or 0 where they lie close together");
   };
@@ -378,8 +375,8 @@ class Hold {
  public:
   explicit Hold(gt_session& session) : session_(session) {
     if (session.busy.exchange(true, std::memory_order_acquire)) {
-      throw Error(GT_SESSION_BUSY,
-                  "the session is running in another thread", {}, "create one session per worker");
+      throw Error(GT_SESSION_BUSY, "the session is running in another thread", {},
+                  "create one session per worker");
     }
   }
   ~Hold() { session_.busy.store(false, std::memory_order_release); }
@@ -533,10 +530,9 @@ gt_status gt_session_transfer(gt_session* session, const gt_photo_transfer* tran
     }
     const gt::Person& person = gt::not_null(given.person, "person")->person;
     const std::size_t pixels = person.image.total();
-    const gt::Finished out{
-        gt::place(given.image, 3 * pixels, "image"),
-        gt::place(given.transfer_parsing, pixels, "transfer_parsing"),
-        gt::place(given.warped_garment, 3 * pixels, "warped_garment")};
+    const gt::Finished out{gt::place(given.image, 3 * pixels, "image"),
+                           gt::place(given.transfer_parsing, pixels, "transfer_parsing"),
+                           gt::place(given.warped_garment, 3 * pixels, "warped_garment")};
     gt::transfer(*session->worker, session->loaded->size, session->loaded->framing, person,
                  gt::not_null(given.garment_owner, "garment_owner")->person, given.threads, out);
   });
@@ -559,8 +555,8 @@ gt_status gt_session_free(gt_session* session) {
     if (!session) return;
     // held for good
     if (session->busy.exchange(true, std::memory_order_acquire)) {
-      throw gt::Error(GT_SESSION_BUSY,
-                      "the session is running in another thread", {}, "free it when that is done");
+      throw gt::Error(GT_SESSION_BUSY, "the session is running in another thread", {},
+                      "free it when that is done");
     }
     delete session;
   });

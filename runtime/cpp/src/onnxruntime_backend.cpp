@@ -70,8 +70,8 @@ bool agree(const Tensor& expected, const Tensor& found) {
                     [](std::int64_t want, std::int64_t have) { return have < 0 || have == want; });
 }
 
-void check_signature(const std::string& path, const char* kind,
-                     const std::vector<Tensor>& expected, const std::vector<Tensor>& found) {
+void check_signature(const std::string& path, const char* kind, const std::vector<Tensor>& expected,
+                     const std::vector<Tensor>& found) {
   const bool all = std::all_of(expected.begin(), expected.end(), [&](const Tensor& want) {
     return std::any_of(found.begin(), found.end(), [&](const Tensor& have) {
       return want.name == have.name && agree(want, have);
@@ -240,8 +240,7 @@ class OnnxRuntimeBackend final : public Backend {
 
   static void append_cuda(Ort::SessionOptions& session_options, std::int32_t device_id) {
     const auto providers = Ort::GetAvailableProviders();
-    if (std::find(providers.begin(), providers.end(), "CUDAExecutionProvider") ==
-        providers.end()) {
+    if (std::find(providers.begin(), providers.end(), "CUDAExecutionProvider") == providers.end()) {
       throw Error(GT_BACKEND_UNAVAILABLE,
                   "device 'cuda': this ONNX Runtime " + version() + " has no CUDA provider", {},
                   "use ONNX Runtime's GPU package, or device 'cpu'");

@@ -117,7 +117,8 @@ std::string name_of(const gt_picture& picture, const char* otherwise) {
 
 // A copy of the caller's pixels; planes of floats below one another.
 cv::Mat copied(const gt_picture& from, int channels, const std::string& name, bool floats = false) {
-  if (!from.data) throw Error(GT_ARRAY_INVALID, name + " has no pixels: data is null", "an address");
+  if (!from.data)
+    throw Error(GT_ARRAY_INVALID, name + " has no pixels: data is null", "an address");
   const std::string size = std::to_string(from.width) + "x" + std::to_string(from.height);
   if (from.height < 1 || from.width < 1) {
     throw Error(GT_IMAGE_SIZE, name + " is empty (" + size + " pixels)", "at least one pixel",
@@ -285,15 +286,15 @@ cv::Mat to_classes(const cv::Mat& ids, const LabelSet& set, const std::string& s
   }
   if (!unknown.empty()) {
     throw Error(GT_LABEL_SET_MISMATCH,
-                name + " has ids that label set " + set_name +
-                    " does not have: " + ranges(unknown),
+                name + " has ids that label set " + set_name + " does not have: " + ranges(unknown),
                 "ids " + ranges(known),
                 "if the map uses another set (" + names_of_label_sets() +
                     "), name that; if its ids were lost (a palette turned into grey levels, a "
                     "lossy format, smooth resizing), take the map as the parser wrote it");
   }
   cv::Mat table = cv::Mat::zeros(1, 256, CV_8U), classes;
-  for (const auto& [id, of] : set.classes) table.at<unsigned char>(id) = static_cast<unsigned char>(of);
+  for (const auto& [id, of] : set.classes)
+    table.at<unsigned char>(id) = static_cast<unsigned char>(of);
   cv::LUT(ids, table, classes);
   const cv::Mat whole_body = is_any(ids, set.whole_body);
   const int hip = cv::countNonZero(whole_body) ? hip_row(parts) : -1;
@@ -575,9 +576,8 @@ Seen look(const cv::Mat& image, const GtFit& fit, MapsEngine& engine, const std:
 bool agree(const cv::Rect& found, const cv::Rect& before) {
   const double moves[] = {double(found.y - before.y), double(found.br().y - before.br().y),
                           found.x + found.width / 2.0 - before.x - before.width / 2.0};
-  return std::all_of(std::begin(moves), std::end(moves), [&](double move) {
-    return std::abs(move) <= kSettled * found.height;
-  });
+  return std::all_of(std::begin(moves), std::end(moves),
+                     [&](double move) { return std::abs(move) <= kSettled * found.height; });
 }
 
 // The mean confidence of each class that a map has; warns where it is low.
@@ -639,8 +639,8 @@ Person person_of_maps(const gt_person_source& source) {
   const bool coloured = source.parsing.channels == 3;
   cv::Mat ids = copied(source.parsing, coloured ? 3 : 1, names.parsing);
   if (coloured) ids = ids_of_colours(ids, set, set_name, names.parsing);
-  const cv::Mat densepose = decoded(
-      source.densepose, text_of(source.densepose_encoding, "iuv-png"), names.densepose);
+  const cv::Mat densepose =
+      decoded(source.densepose, text_of(source.densepose_encoding, "iuv-png"), names.densepose);
   return built(image, checked_ids(ids, names.parsing), densepose, set_name, box_of(source), names,
                text_of(source.name, ""));
 }
@@ -693,7 +693,8 @@ void check_garment(const Person& person, const std::string& role) {
                   " have class 4 (garment), and " + std::to_string(torso) + " are torso",
               "at least 0.1% of the photo and 10% of the torso's area",
               "choose a photo that shows one, and check that the label set is the parse map's own "
-              "(" + names_of_label_sets() + ")");
+              "(" +
+                  names_of_label_sets() + ")");
 }
 
 }  // namespace garment_transfer::internal

@@ -39,8 +39,7 @@ Fitted fitted(const Person& person, const Framing& framing, cv::Size size, int t
   const GtPicture photo = picture(person.image);
   check(gt_fit_photo(&photo, &fit, image.data, threads));
   const cv::Mat parsing = map(person.parsing);
-  return {fit, uncovered(image, parsing, map(person.is_protected)), parsing,
-          map(person.densepose)};
+  return {fit, uncovered(image, parsing, map(person.is_protected)), parsing, map(person.densepose)};
 }
 
 // Whether the photo fills the frame pixel for pixel.
@@ -92,8 +91,8 @@ void transfer(Worker& worker, Size size, const Framing& framing, const Person& p
   }
   const cv::Mat owners = (owner.parsing == kGarment) & ~owner.is_protected;
   // what nobody wants is written all the same
-  std::vector<unsigned char> unwanted(
-      person.image.total() * ((out.image ? 0 : 3) + (out.parsing ? 0 : 1)));
+  std::vector<unsigned char> unwanted(person.image.total() *
+                                      ((out.image ? 0 : 3) + (out.parsing ? 0 : 1)));
   GtCompose call{};
   call.photo = picture(person.image);
   call.parsing = picture(person.parsing);

@@ -95,13 +95,13 @@ typedef enum gt_status {
   GT_LABEL_SET_UNKNOWN = 502,
   GT_LABEL_SET_MISMATCH = 503, /* ids that the named label set does not have */
   GT_DENSEPOSE_ENCODING_UNKNOWN = 504,
-  GT_DENSEPOSE_INVALID = 505,    /* values that the named encoding does not have */
-  GT_SIZES_DIFFER = 506,         /* a photo and its maps are not of one shape */
-  GT_BODY_MISSING = 507,         /* DensePose covers nobody */
-  GT_BODY_AMBIGUOUS = 508,       /* it covers several people, and no box chooses one */
-  GT_VIEW_UNSUPPORTED = 509,     /* somebody from behind or from the side, or lying */
-  GT_GARMENT_MISSING = 510,      /* the garment's owner wears no upper garment */
-  GT_TRANSFER_IMPLAUSIBLE = 511  /* a result that cannot be right */
+  GT_DENSEPOSE_INVALID = 505,   /* values that the named encoding does not have */
+  GT_SIZES_DIFFER = 506,        /* a photo and its maps are not of one shape */
+  GT_BODY_MISSING = 507,        /* DensePose covers nobody */
+  GT_BODY_AMBIGUOUS = 508,      /* it covers several people, and no box chooses one */
+  GT_VIEW_UNSUPPORTED = 509,    /* somebody from behind or from the side, or lying */
+  GT_GARMENT_MISSING = 510,     /* the garment's owner wears no upper garment */
+  GT_TRANSFER_IMPLAUSIBLE = 511 /* a result that cannot be right */
 } gt_status;
 
 /* Where pixels lie. */
@@ -132,8 +132,8 @@ typedef struct gt_pipeline_options {
   int32_t threads;
 
   /* Library with FlowWarp's kernel or plugin. Default: the one beside this library; where there is
-   * none, or none with CUDA code for device "cuda", or for "", ONNX Runtime runs FlowWarp by standard
-   * operators, 2 ms a transfer slower on a CPU. */
+   * none, or none with CUDA code for device "cuda", or for "", ONNX Runtime runs FlowWarp by
+   * standard operators, 2 ms a transfer slower on a CPU. */
   const char* flow_warp_library;
 
   /* "float32", "float16" or "int8" where the bundle has such graphs; default: its main precision. */
@@ -233,8 +233,8 @@ typedef struct gt_person_source {
 
   gt_picture photo; /* uint8 RGB, upright, in sRGB */
 
-  /* The photo's maps, of its size or another one of its aspect. Where neither has data, the bundle's
-   * graph `maps` makes them, on the CPU. */
+  /* The photo's maps, of its size or another one of its aspect. Where neither has data, the
+   * bundle's graph `maps` makes them, on the CPU. */
   gt_picture parsing;   /* uint8: ids of the label set, or RGB in the colours it is drawn in */
   gt_picture densepose; /* uint8 [H,W,3], for "iuv" float32 [3,H,W] */
 
@@ -292,7 +292,8 @@ GT_API const char* gt_last_message(void);
 GT_API void gt_set_log(void (*log)(const char* message, void* context), void* context);
 
 /* Reads and verifies the bundle in the folder `bundle` (manifest, contract, sizes, hashes) and
- * loads its graphs. `options` may be null. On success *pipeline is to be freed; otherwise it is null. */
+ * loads its graphs. `options` may be null. On success *pipeline is to be freed; otherwise it is
+ * null. */
 GT_API gt_status gt_pipeline_load(const char* bundle, const gt_pipeline_options* options,
                                   gt_pipeline** pipeline);
 
@@ -300,8 +301,8 @@ GT_API gt_status gt_pipeline_load(const char* bundle, const gt_pipeline_options*
 GT_API gt_status gt_pipeline_size(const gt_pipeline* pipeline, int32_t* height, int32_t* width);
 
 /* Which part of a photo the graphs see, by the bundle's manifest: the box of the DensePose parts i
- * whose bits 1 << i are set in *parts; of the legs only what lies above *legs times the distance from
- * the top of the body to the end of the torso; with *margin of its height around it.
+ * whose bits 1 << i are set in *parts; of the legs only what lies above *legs times the distance
+ * from the top of the body to the end of the torso; with *margin of its height around it.
  * gt_session_transfer frames photos so. */
 GT_API gt_status gt_pipeline_framing(const gt_pipeline* pipeline, uint32_t* parts, double* legs,
                                      double* margin);
@@ -316,9 +317,9 @@ GT_API void gt_pipeline_free(gt_pipeline* pipeline);
 /* A session on a pipeline. On success *session is to be freed; otherwise it is null. */
 GT_API gt_status gt_session_create(gt_pipeline* pipeline, gt_session** session);
 
-/* A person of a photo and its maps, checked; without maps by the pipeline's bundle (GT_GRAPH_MISSING
- * where it has no graph for that). `pipeline` may be null where maps are given. On success *person
- * is to be freed; otherwise it is null. */
+/* A person of a photo and its maps, checked; without maps by the pipeline's bundle
+ * (GT_GRAPH_MISSING where it has no graph for that). `pipeline` may be null where maps are given.
+ * On success *person is to be freed; otherwise it is null. */
 GT_API gt_status gt_person_create(const gt_pipeline* pipeline, const gt_person_source* source,
                                   gt_person** person);
 

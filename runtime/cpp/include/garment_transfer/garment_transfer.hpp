@@ -80,8 +80,7 @@ class Pipeline {
     given.device = text(options.device);
     given.device_id = options.device_id;
     given.threads = options.threads;
-    given.flow_warp_library =
-        options.use_flow_warp_library ? text(options.flow_warp_library) : "";
+    given.flow_warp_library = options.use_flow_warp_library ? text(options.flow_warp_library) : "";
     given.precision = text(options.precision);
     gt_pipeline* pipeline = nullptr;
     check(gt_pipeline_load(bundle.c_str(), &given, &pipeline));
