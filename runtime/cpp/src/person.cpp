@@ -34,6 +34,7 @@ constexpr double kLeastGarment = 0.1;
 constexpr double kSettled = 0.06;
 constexpr int kLooks = 3;
 constexpr int kLeastRows = 96;
+constexpr double kLeastFace = 1.0 / 8;
 constexpr double kDoubtful = 0.8;
 
 // The id that parsers give pixels they do not decide on, in every label set.
@@ -580,6 +581,19 @@ bool agree(const cv::Rect& found, const cv::Rect& before) {
                      [&](double move) { return std::abs(move) <= kSettled * found.height; });
 }
 
+// Makes a face skin where it is a speck: on a hand or a chest, which would stay.
+void without_specks(cv::Mat& parsing) {
+  cv::Mat labels, stats, centres;
+  const int count = cv::connectedComponentsWithStats(parsing == kFace, labels, stats, centres);
+  int largest = 0;
+  for (int i = 1; i < count; ++i) largest = std::max(largest, stats.at<int>(i, cv::CC_STAT_AREA));
+  for (int i = 1; i < count; ++i) {
+    if (stats.at<int>(i, cv::CC_STAT_AREA) < kLeastFace * largest) {
+      parsing.setTo(kSkin, labels == i);
+    }
+  }
+}
+
 // The mean confidence of each class that a map has; warns where it is low.
 std::array<float, kClasses> confidence_of(const Seen& seen, const std::string& name) {
   static const auto names = nlohmann::json::parse(kLabels)["classes"];
@@ -669,6 +683,7 @@ Person person_of_photo(const gt_person_source& source, MapsEngine& engine, Size 
                 "at least " + std::to_string(kLeastRows),
                 "choose a photo from nearer by, or one of more pixels");
   }
+  without_specks(seen.parsing);
   Person person = built(image, enlarged(seen.parsing, seen.fit), seen.iuv, "classes7", found,
                         {name, "parsing of " + name, "densepose of " + name}, name);
   person.confidence = confidence_of(seen, name);
