@@ -9,9 +9,13 @@ import json
 import platform
 import subprocess
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 import click
+import cv2
 import msgspec
 
 from garment_transfer.benchmarks.measuring import processor, write_json
@@ -19,8 +23,13 @@ from garment_transfer.kernels import onnxruntime_library
 from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people, stage_inputs
 
 
-def latency(build: Path, bundle: Path, threads: int, rounds: int) -> dict[str, float]:
-    """What tests/cpp/latency.cpp measures on the sample pair, in milliseconds."""
+def latency(
+    build: Path, bundle: Path, threads: int, rounds: int, photos: bool = False
+) -> dict[str, float]:
+    """What tests/cpp/latency.cpp measures on the sample pair, in milliseconds.
+
+    With `photos` also the finished photo, and "photo_python", the same in Python.
+    """
     kernel = onnxruntime_library()
     if kernel is None:
         raise click.ClickException("FlowWarp's kernel is not built: see CONTRIBUTING.md")
@@ -31,7 +40,29 @@ def latency(build: Path, bundle: Path, threads: int, rounds: int) -> dict[str, f
     with tempfile.TemporaryDirectory() as folder:
         for name, array in {**inputs, **pipeline.run(inputs)}.items():
             (Path(folder) / name).write_bytes(array.tobytes())
-        return answer(build / "tests/latency", bundle, folder, threads, kernel, rounds)
+        command = build / "tests/latency", bundle, folder, threads, kernel, rounds
+        if not photos:
+            return answer(*command)
+        maps = [(each.image, each.parsing, each.densepose) for each in (person, owner)]
+        for role, arrays in zip(("person", "garment"), maps, strict=True):
+            for name, array in zip(("image", "parsing", "densepose"), arrays, strict=True):
+                (Path(folder) / f"photo_{role}_{name}").write_bytes(array.tobytes())
+        cv2.setNumThreads(threads)
+
+        def photo() -> bytes:
+            return pipeline.transfer(*(Person.from_arrays(*each) for each in maps)).image.tobytes()
+
+        (Path(folder) / "photo").write_bytes(photo())
+        times = answer(*command, *person.image.shape[:2])
+        return {**times, "photo_python": median(milliseconds(photo) for _ in range(rounds))}
+
+
+def milliseconds(call: Callable[[], object]) -> float:
+    """What a call takes, after one that is not timed."""
+    call()
+    start = time.perf_counter()
+    call()
+    return 1000 * (time.perf_counter() - start)
 
 
 def answer(*command: Path | str | int) -> dict[str, float]:
@@ -62,13 +93,15 @@ def main(
     """Median times of a transfer in C++, of the bare networks, and of loading."""
     import onnxruntime
 
-    times = latency(build, sample_bundle(), threads, rounds)
+    times = latency(build, sample_bundle(), threads, rounds, photos=True)
     overhead = latency(build, small, 1, 10 * rounds)["overhead"] if small else None
     (library,) = build.glob("lib/libgarment_transfer.so.*.*.*")
     report = {
         "what": "one pair at the bundle's size, uint8 arrays to uint8 arrays, ONNX Runtime on the "
         "CPU; library: gt_session_run, of which parsing, warping and regrowth are the graphs, "
-        "networks: bare sessions, load: gt_pipeline_load; "
+        "networks: bare sessions, load: gt_pipeline_load; photo: "
+        "two gt_person_create and gt_session_transfer on the sample pair's photos and maps, and "
+        "photo_python Python's Person.from_arrays and transfer; "
         "overhead: library above networks, of a small bundle where one was named",
         "threads": threads,
         "rounds": rounds,

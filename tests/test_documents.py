@@ -64,7 +64,8 @@ SHELL_NOT_RUN = {
     "--backend tensorrt": "needs TensorRT, and a GPU",
     "uvicorn": "test_the_python_server runs it",
     ":8000/transfer": "test_the_python_server runs it",
-    "cmake -S examples": "the tests in tests/cpp build it, and run both programs",
+    "cmake -S examples": "the tests in tests/cpp run it as it stands",
+    "garment_transfer_cli": "the tests in tests/cpp run it as it stands",
 }
 #: What stands for commands that are not here. Installs were made, and Slurm runs what it wraps.
 STAND_INS = """

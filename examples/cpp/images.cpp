@@ -1,93 +1,121 @@
 #include "images.h"
 
+#include <jpeglib.h>
 #include <png.h>
 
 #include <algorithm>
+#include <cstdio>  // before jpeglib.h, which needs it
 #include <cstring>
-#include <opencv2/imgcodecs.hpp>
-#include <opencv2/imgproc.hpp>
-#include <optional>
-#include <vector>
+#include <memory>
+#include <utility>
 
 namespace example {
 namespace {
 
-enum class Format { kPng, kJpeg };
-
-// What an image's header says.
-struct Header {
-  Format format;
-  unsigned width, height;
-  int bits;
-  int colour;  // PNG's colour type, or JPEG's number of components
-};
-
-std::optional<Header> header_of(const std::string& bytes) {
-  const auto at = [&](std::size_t i) { return static_cast<unsigned char>(bytes[i]); };
-  const auto two = [&](std::size_t i) { return unsigned{at(i)} << 8 | at(i + 1); };
-  if (bytes.size() >= 33 && bytes.compare(0, 8, "\x89PNG\r\n\x1a\n") == 0 &&
-      bytes.compare(12, 4, "IHDR") == 0) {
-    return Header{Format::kPng, two(16) << 16 | two(18), two(20) << 16 | two(22), at(24), at(25)};
-  }
-  if (bytes.size() < 4 || bytes.compare(0, 3, "\xff\xd8\xff") != 0) return std::nullopt;
-  // from segment to segment up to the frame's, SOF0 to SOF15
-  for (std::size_t i = 2; i + 9 < bytes.size();) {
-    if (at(i) != 0xFF) return std::nullopt;
-    const unsigned marker = at(i + 1);
-    if (marker == 0xFF) {
-      ++i;  // fill
-      continue;
-    }
-    if (marker >= 0xC0 && marker <= 0xCF && marker != 0xC4 && marker != 0xC8 && marker != 0xCC) {
-      return Header{Format::kJpeg, two(i + 7), two(i + 5), at(i + 4), at(i + 9)};
-    }
-    i += 2 + two(i + 2);
-  }
-  return std::nullopt;
+[[noreturn]] void refuse(const std::string& name, const std::string& what) {
+  throw InputError("image_unreadable", name + " cannot be read as an image (" + what +
+                                           "); send the whole file, a PNG or JPEG");
 }
 
-Header checked_header(const std::string& bytes, const std::string& name, int max_side,
-                      const char* formats) {
-  const auto header = header_of(bytes);
-  if (!header) {
-    throw InputError("image_unreadable",
-                     name + " cannot be read as an image (" + std::to_string(bytes.size()) +
-                         " bytes); expected a whole " + formats + " file");
-  }
+void check_side(const std::string& name, unsigned width, unsigned height, int max_side) {
   const auto most = static_cast<unsigned>(max_side);
-  if (header->width < 1 || header->height < 1 || header->width > most || header->height > most) {
-    throw InputError("image_size",
-                     name + " is " + std::to_string(header->width) + "x" +
-                         std::to_string(header->height) + " pixels; expected at most " +
-                         std::to_string(max_side) +
-                         " on either side; scale the photo and its maps down first");
-  }
-  return *header;
+  if (width >= 1 && height >= 1 && width <= most && height <= most) return;
+  throw InputError("image_size", name + " is " + std::to_string(width) + "x" +
+                                     std::to_string(height) + " pixels; expected at most " +
+                                     std::to_string(max_side) +
+                                     " on either side; scale the photo and its maps down first");
 }
 
-cv::Mat decoded(const std::string& bytes, const std::string& name, int flags) {
-  cv::Mat image;
-  try {
-    image = cv::imdecode(cv::Mat(1, static_cast<int>(bytes.size()), CV_8U,
-                                 const_cast<char*>(bytes.data())),
-                         flags);
-  } catch (const cv::Exception&) {
-    image.release();
-  }
-  if (image.empty()) {
-    throw InputError("image_unreadable",
-                     name + " cannot be read as an image (" + std::to_string(bytes.size()) +
-                         " bytes): it is broken; send the whole file");
-  }
-  cv::cvtColor(image, image, cv::COLOR_BGR2RGB);
+Image sized(unsigned width, unsigned height, int channels) {
+  Image image{static_cast<int>(height), static_cast<int>(width), channels, {}};
+  image.values.resize(std::size_t{width} * height * static_cast<unsigned>(channels));
   return image;
 }
 
-// libpng calls this in place of ending the process.
+// EXIF's orientation, 1 to 8, of a TIFF header and what follows it; 1 where there is none.
+int orientation(const unsigned char* tiff, std::size_t size) {
+  if (size < 14 || (tiff[0] != 'I' && tiff[0] != 'M')) return 1;
+  const auto number = [&](std::size_t at, std::size_t bytes) {
+    std::size_t value = 0;
+    for (std::size_t i = 0; i < bytes && at + bytes <= size; ++i) {
+      value |= std::size_t{tiff[at + i]} << 8 * (tiff[0] == 'I' ? i : bytes - 1 - i);
+    }
+    return value;
+  };
+  const std::size_t first = number(4, 4);
+  for (std::size_t i = 0, count = number(first, 2); i < count; ++i) {
+    const std::size_t entry = first + 2 + 12 * i, found = number(entry + 8, 2);
+    if (number(entry, 2) == 0x0112) return found >= 1 && found <= 8 ? static_cast<int>(found) : 1;
+  }
+  return 1;
+}
+
+Image upright(Image image, int turn) {
+  if (turn == 1) return image;
+  const bool swaps = turn > 4, right = turn == 2 || turn == 3 || turn == 7 || turn == 8,
+             bottom = turn == 3 || turn == 4 || turn == 6 || turn == 7;
+  Image out = image;
+  if (swaps) std::swap(out.height, out.width);
+  auto* to = out.values.data();
+  for (int y = 0; y < out.height; ++y) {
+    for (int x = 0; x < out.width; ++x, to += 3) {
+      int row = swaps ? x : y, column = swaps ? y : x;
+      if (bottom) row = image.height - 1 - row;
+      if (right) column = image.width - 1 - column;
+      std::memcpy(
+          to, &image.values[3 * (std::size_t(row) * unsigned(image.width) + unsigned(column))], 3);
+    }
+  }
+  return out;
+}
+
+// Both libraries call these in place of ending the process; exceptions pass through them.
+[[noreturn]] void jpeg_failed(j_common_ptr jpeg) {
+  char message[JMSG_LENGTH_MAX];
+  jpeg->err->format_message(jpeg, message);
+  throw std::runtime_error(message);
+}
+void jpeg_said(j_common_ptr jpeg, int level) {
+  if (level < 0) jpeg_failed(jpeg);  // a warning: the data is damaged
+}
 [[noreturn]] void png_failed(png_structp, png_const_charp message) {
-  throw InputError("image_unreadable", message);
+  throw std::runtime_error(message);
 }
 void png_warned(png_structp, png_const_charp) {}
+
+Image decoded_jpeg(const std::string& bytes, const std::string& name, int max_side) {
+  jpeg_error_mgr errors;
+  jpeg_decompress_struct jpeg;
+  jpeg.err = jpeg_std_error(&errors);
+  errors.error_exit = jpeg_failed;
+  errors.emit_message = jpeg_said;
+  jpeg_create_decompress(&jpeg);
+  const std::unique_ptr<jpeg_decompress_struct, void (*)(j_decompress_ptr)> owner(
+      &jpeg, jpeg_destroy_decompress);
+  const auto* data = reinterpret_cast<const unsigned char*>(bytes.data());
+  jpeg_mem_src(&jpeg, data, static_cast<unsigned long>(bytes.size()));
+  jpeg_save_markers(&jpeg, JPEG_APP0 + 1, 0xFFFF);
+  jpeg_read_header(&jpeg, TRUE);
+  check_side(name, jpeg.image_width, jpeg.image_height, max_side);
+  if (jpeg.num_components != 1 && jpeg.num_components != 3) {
+    throw InputError("image_mode", name + " is CMYK; expected grey levels or RGB; save it as RGB");
+  }
+  int turn = 1;
+  for (jpeg_saved_marker_ptr marker = jpeg.marker_list; marker; marker = marker->next) {
+    if (marker->data_length > 6 && !std::memcmp(marker->data, "Exif\0", 6)) {
+      turn = orientation(marker->data + 6, marker->data_length - 6);
+    }
+  }
+  jpeg.out_color_space = JCS_RGB;
+  jpeg_start_decompress(&jpeg);
+  Image image = sized(jpeg.output_width, jpeg.output_height, 3);
+  while (jpeg.output_scanline < jpeg.output_height) {
+    JSAMPROW row = &image.values[std::size_t{3} * jpeg.output_width * jpeg.output_scanline];
+    jpeg_read_scanlines(&jpeg, &row, 1);
+  }
+  jpeg_finish_decompress(&jpeg);
+  return upright(std::move(image), turn);
+}
 
 struct Source {
   const std::string& bytes;
@@ -101,73 +129,117 @@ void png_read_bytes(png_structp png, png_bytep to, std::size_t count) {
   source.at += count;
 }
 
+struct Png {
+  png_structp png = png_create_read_struct(PNG_LIBPNG_VER_STRING, nullptr, png_failed, png_warned);
+  png_infop info = png ? png_create_info_struct(png) : nullptr;
+  ~Png() { png_destroy_read_struct(&png, &info, nullptr); }
+};
+
+Image decoded_png(const std::string& bytes, const std::string& name, int max_side, bool as_photo) {
+  Source source{bytes};
+  Png owner;
+  if (!owner.info) throw std::bad_alloc();
+  const png_structp png = owner.png;
+  png_set_read_fn(png, &source, png_read_bytes);
+  png_set_user_limits(png, 0x7FFFFFFF, 0x7FFFFFFF);  // check_side has its own words
+  png_read_info(png, owner.info);
+  const unsigned width = png_get_image_width(png, owner.info);
+  const unsigned height = png_get_image_height(png, owner.info);
+  check_side(name, width, height, max_side);
+  const int colour = png_get_color_type(png, owner.info);
+  const bool grey = colour == PNG_COLOR_TYPE_GRAY, rgb = colour == PNG_COLOR_TYPE_RGB;
+  const bool wide = png_get_bit_depth(png, owner.info) == 16;
+  const bool transparent =
+      colour & PNG_COLOR_MASK_ALPHA || png_get_valid(png, owner.info, PNG_INFO_tRNS);
+  if (transparent && (as_photo || colour != PNG_COLOR_TYPE_PALETTE)) {
+    throw InputError("image_mode",
+                     name + " is transparent; expected an opaque picture; save it so");
+  }
+  if (as_photo) {
+    if (!rgb) png_set_expand(png);
+    // as Pillow does: colours lose their lower byte, grey levels are rounded
+    if (rgb)
+      png_set_strip_16(png);
+    else
+      png_set_scale_16(png);
+    if (grey) png_set_gray_to_rgb(png);
+  } else if (rgb) {
+    png_set_strip_16(png);
+  } else {
+    png_set_packing(png);  // a byte a pixel, values as stored
+  }
+  png_set_interlace_handling(png);
+  png_read_update_info(png, owner.info);
+  const auto channels = png_get_channels(png, owner.info);
+  const bool wide_ids = wide && grey && !as_photo;
+  Image image = sized(width, height, channels * (wide_ids ? 2 : 1));
+  std::vector<png_bytep> rows;
+  const std::size_t row = image.values.size() / height;
+  for (std::size_t y = 0; y < height; ++y) rows.push_back(&image.values[y * row]);
+  png_read_image(png, rows.data());
+  png_read_end(png, owner.info);
+  if (wide_ids) {  // ids of two bytes, the higher first
+    image.channels = 1;
+    for (std::size_t i = 0; i < image.values.size() / 2; ++i) {
+      if (image.values[2 * i]) {
+        throw InputError("image_mode", name + " has 16-bit values above 255; expected label ids");
+      }
+      image.values[i] = image.values[2 * i + 1];
+    }
+    image.values.resize(image.values.size() / 2);
+  }
+  png_bytep exif = nullptr;
+  png_uint_32 size = 0;
+  if (!as_photo || !png_get_eXIf_1(png, owner.info, &size, &exif)) return image;
+  return upright(std::move(image), orientation(exif, size));
+}
+
+Image decoded(const std::string& bytes, const std::string& name, int max_side, bool as_photo) {
+  try {
+    if (!bytes.compare(0, 8, "\x89PNG\r\n\x1a\n")) {
+      return decoded_png(bytes, name, max_side, as_photo);
+    }
+    if (as_photo && !bytes.compare(0, 3, "\xff\xd8\xff")) {
+      return decoded_jpeg(bytes, name, max_side);
+    }
+  } catch (const InputError&) {
+    throw;
+  } catch (const std::runtime_error& error) {
+    refuse(name, error.what());
+  }
+  refuse(name, std::to_string(bytes.size()) + " bytes");
+}
+
 }  // namespace
 
-cv::Mat read_photo(const std::string& bytes, const std::string& name, int max_side) {
-  const Header header = checked_header(bytes, name, max_side, "PNG or JPEG");
-  const bool rgb = header.bits == 8 && (header.format == Format::kPng
-                                            ? header.colour == PNG_COLOR_TYPE_RGB
-                                            : header.colour == 3);
-  if (!rgb) {
-    throw InputError("image_mode", name + " is not RGB with 8 bits a channel and no transparency; "
-                                          "save it as such");
-  }
-  return decoded(bytes, name, cv::IMREAD_COLOR);
+Image read_photo(const std::string& bytes, const std::string& name, int max_side) {
+  return decoded(bytes, name, max_side, true);
 }
 
-cv::Mat read_rgb_map(const std::string& bytes, const std::string& name, int max_side) {
-  const Header header = checked_header(bytes, name, max_side, "PNG");
-  if (header.format != Format::kPng || header.bits != 8 || header.colour != PNG_COLOR_TYPE_RGB) {
-    throw InputError("image_mode", name + " is not a PNG with RGB of 8 bits a channel; expected "
-                                          "DensePose in encoding iuv-png (I, 255 U, 255 V)");
-  }
-  return decoded(bytes, name, cv::IMREAD_COLOR);
+Image read_map(const std::string& bytes, const std::string& name, int max_side) {
+  return decoded(bytes, name, max_side, false);
 }
 
-// OpenCV turns a palette's indices, which are the labels, into colours; libpng leaves them.
-cv::Mat read_indices(const std::string& bytes, const std::string& name, int max_side) {
-  const Header header = checked_header(bytes, name, max_side, "PNG");
-  if (header.format != Format::kPng || header.bits > 8 ||
-      (header.colour != PNG_COLOR_TYPE_GRAY && header.colour != PNG_COLOR_TYPE_PALETTE)) {
-    throw InputError("image_mode",
-                     name + " holds no label ids; expected a grey or palette PNG with at most 8 "
-                            "bits a pixel whose stored values are the ids: take the map as the "
-                            "parser wrote it, not a coloured copy");
-  }
-  cv::Mat labels(static_cast<int>(header.height), static_cast<int>(header.width), CV_8U);
-  std::vector<png_bytep> rows;
-  for (int y = 0; y < labels.rows; ++y) rows.push_back(labels.ptr(y));
-  Source source{bytes};
-  png_structp png =
-      png_create_read_struct(PNG_LIBPNG_VER_STRING, nullptr, png_failed, png_warned);
+std::string write_png(int height, int width, const std::uint8_t* rgb) {
+  std::string bytes;
+  png_structp png = png_create_write_struct(PNG_LIBPNG_VER_STRING, nullptr, png_failed, png_warned);
   png_infop info = png ? png_create_info_struct(png) : nullptr;
-  if (!info) {
-    png_destroy_read_struct(&png, nullptr, nullptr);
-    throw std::bad_alloc();
-  }
-  try {
-    png_set_read_fn(png, &source, png_read_bytes);
-    png_read_info(png, info);
-    png_set_packing(png);  // a byte a pixel, values as stored
-    png_read_image(png, rows.data());
-  } catch (const InputError& error) {
-    png_destroy_read_struct(&png, &info, nullptr);
-    throw InputError("image_unreadable", name + " cannot be read as an image (" + error.what() +
-                                             "); send the whole file");
-  }
-  png_destroy_read_struct(&png, &info, nullptr);
-  return labels;
-}
-
-std::string write_png(const cv::Mat& image) {
-  cv::Mat bgr;
-  cv::cvtColor(image, bgr, cv::COLOR_RGB2BGR);
-  std::vector<unsigned char> bytes;
-  // Level 1: a third larger than the default level, and several times faster.
-  if (!cv::imencode(".png", bgr, bytes, {cv::IMWRITE_PNG_COMPRESSION, 1})) {
-    throw std::runtime_error("OpenCV does not write PNG");
-  }
-  return {bytes.begin(), bytes.end()};
+  if (!info) throw std::bad_alloc();
+  const auto append = [](png_structp to, png_bytep data, std::size_t count) {
+    static_cast<std::string*>(png_get_io_ptr(to))->append(reinterpret_cast<char*>(data), count);
+  };
+  png_set_write_fn(png, &bytes, append, nullptr);
+  png_set_IHDR(png, info, static_cast<unsigned>(width), static_cast<unsigned>(height), 8,
+               PNG_COLOR_TYPE_RGB, PNG_INTERLACE_NONE, PNG_COMPRESSION_TYPE_DEFAULT,
+               PNG_FILTER_TYPE_DEFAULT);
+  png_set_sRGB(png, info, PNG_sRGB_INTENT_PERCEPTUAL);
+  png_set_compression_level(png, 1);  // a third larger, and several times faster
+  png_write_info(png, info);
+  for (int y = 0; y < height; ++y)
+    png_write_row(png, rgb + std::size_t{3} * unsigned(width) * unsigned(y));
+  png_write_end(png, nullptr);
+  png_destroy_write_struct(&png, &info);
+  return bytes;
 }
 
 }  // namespace example

@@ -2,9 +2,12 @@
 
 #pragma once
 
-#include <opencv2/core.hpp>
+#include <garment_transfer/garment_transfer.h>
+
+#include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 namespace example {
 
@@ -21,18 +24,28 @@ class InputError : public std::runtime_error {
   const char* code_;
 };
 
-// `name` is what messages call the image, and `max_side` the most pixels it may have on a side;
-// sizes are read before anything is decoded. All throw InputError.
+// 8-bit values, channels side by side, rows close together.
+struct Image {
+  int height = 0, width = 0, channels = 0;
+  std::vector<std::uint8_t> values;
 
-// A photo, RGB 8UC3, of a PNG or JPEG in RGB, turned upright by its EXIF orientation. Its numbers
-// are taken for sRGB, whatever colour profile it has; the Python package converts.
-cv::Mat read_photo(const std::string& bytes, const std::string& name, int max_side);
-// The stored values of a PNG, RGB 8UC3.
-cv::Mat read_rgb_map(const std::string& bytes, const std::string& name, int max_side);
-// The stored grey levels or palette indices of a PNG, 8UC1.
-cv::Mat read_indices(const std::string& bytes, const std::string& name, int max_side);
+  gt_picture picture(const char* name) const {
+    return {values.data(), height, width, channels, 0, name};
+  }
+};
+
+// Pixels that an image may have on a side; sizes are read before anything is decoded.
+constexpr int kMaxSide = 8192;
+
+// `name` is what messages call the image. Both throw InputError.
+
+// A PNG or JPEG as RGB, upright by its EXIF orientation. Its numbers are taken for sRGB, whatever
+// colour profile it has; the Python package converts.
+Image read_photo(const std::string& bytes, const std::string& name, int max_side = kMaxSide);
+// The stored values of a PNG: RGB, or grey levels and palette indices in 1 channel.
+Image read_map(const std::string& bytes, const std::string& name, int max_side = kMaxSide);
 
 // An RGB picture as the bytes of a PNG.
-std::string write_png(const cv::Mat& image);
+std::string write_png(int height, int width, const std::uint8_t* rgb);
 
 }  // namespace example

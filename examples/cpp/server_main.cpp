@@ -3,7 +3,8 @@
 //
 //   POST /transfer      multipart/form-data: the files person_image, person_parsing,
 //                       person_densepose, garment_image, garment_parsing, garment_densepose and the
-//                       fields person_label_set and garment_label_set; answers with a PNG
+//                       fields person_label_set and garment_label_set; or the photos without their
+//                       maps, which the bundle then makes; answers with a PNG
 //   GET /health/live    200
 //   GET /health/ready   200 while it takes requests, 503 while it stops
 //   GET /metrics        Prometheus text
@@ -31,18 +32,18 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdlib>
+#include <garment_transfer/garment_transfer.hpp>
 #include <iostream>
 #include <map>
 #include <mutex>
 #include <nlohmann/json.hpp>
-#include <opencv2/core/utility.hpp>
 #include <sstream>
 #include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
 
-#include "transfer.h"
+#include "images.h"
 
 namespace {
 
@@ -156,27 +157,38 @@ void refuse(httplib::Response& response, int status, const std::string& code,
   response.status = status;
   const nlohmann::json body = {{"code", code}, {"detail", detail}};
   // messages may quote what a client sent
-  response.set_content(
-      body.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace), "application/json");
+  response.set_content(body.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace),
+                       "application/json");
 }
 
-example::PersonFiles files_of(const httplib::Request& request, const std::string& role) {
-  const auto field = [&](const std::string& name) -> const std::string& {
-    if (request.has_file(role + "_" + name)) {
-      return request.files.find(role + "_" + name)->second.content;
-    }
+// The person of one role, from files and fields of a form.
+garment_transfer::Person person_of(const httplib::Request& request, const std::string& role,
+                                   int max_side, const garment_transfer::Pipeline& pipeline) {
+  const auto has = [&](const char* field) { return request.has_file(role + "_" + field); };
+  const auto content = [&](const char* field) -> const std::string& {
+    if (has(field)) return request.files.find(role + "_" + field)->second.content;
     throw example::InputError("fields_invalid",
-                              "the form has no " + role + "_" + name +
+                              "the form has no " + role + "_" + field +
                                   "; expected image, parsing, densepose and label_set of person "
-                                  "and garment");
+                                  "and garment, or images alone");
   };
-  const auto file = [&](const std::string& name) {
-    return example::PersonFiles::File{role + "_" + name, field(name)};
-  };
-  if (request.has_file(role + "_encoding")) {
-    example::check_encoding(field("encoding"), role + "_encoding");
+  const std::string image_name = role + "_image", parsing_name = role + "_parsing",
+                    densepose_name = role + "_densepose";
+  example::Image parsing, densepose;
+  garment_transfer::PersonSource source;
+  const example::Image image = example::read_photo(content("image"), image_name, max_side);
+  source.photo = image.picture(image_name.c_str());
+  if (has("parsing") || has("densepose") || has("label_set") || has("encoding")) {
+    parsing = example::read_map(content("parsing"), parsing_name, max_side);
+    densepose = example::read_map(content("densepose"), densepose_name, max_side);
+    source.parsing = parsing.picture(parsing_name.c_str());
+    source.densepose = densepose.picture(densepose_name.c_str());
+    source.label_set = content("label_set");
+    if (has("encoding")) source.densepose_encoding = content("encoding");
+  } else {
+    source.name = image_name;
   }
-  return {file("image"), file("parsing"), file("densepose"), field("label_set"), {}, {}};
+  return garment_transfer::Person(source, &pipeline);
 }
 
 // Answers a request for a transfer that holds a slot.
@@ -186,23 +198,25 @@ void transfer(const httplib::Request& request, httplib::Response& response, int 
     return refuse(response, 400, "body_invalid", "the body is not multipart/form-data");
   }
   try {
-    const example::PersonFiles person = files_of(request, "person");
-    const example::PersonFiles owner = files_of(request, "garment");
     response.set_content(sessions.with([&](garment_transfer::Session& session) {
-      return example::write_png(example::transfer(pipeline, session,
-                                                  example::read_person(person, max_side),
-                                                  example::read_person(owner, max_side), 1));
-    }), "image/png");
+      const auto finished = session.transfer(person_of(request, "person", max_side, pipeline),
+                                             person_of(request, "garment", max_side, pipeline));
+      return example::write_png(finished.size.height, finished.size.width, finished.image.data());
+    }),
+                         "image/png");
   } catch (const example::InputError& error) {
     const bool large = error.code() == std::string("image_size");
     refuse(response, large ? 413 : 422, large ? "too_large" : error.code(), error.what());
+  } catch (const garment_transfer::Error& error) {
+    // what is wrong with photos and maps is the client's
+    if (error.status() != GT_ARRAY_INVALID && error.status() < GT_IMAGE_MODE) throw;
+    refuse(response, 422, error.code(), error.what());
   }
 }
 
 void serve(const std::string& bundle, const std::string& host, int wish) {
   const Settings settings;
   // Sessions are the parallelism.
-  cv::setNumThreads(1);
   garment_transfer::Options options;
   options.threads = 1;
   const garment_transfer::Pipeline pipeline(bundle, options);
@@ -266,10 +280,10 @@ void serve(const std::string& bundle, const std::string& host, int wish) {
         return httplib::Server::HandlerResponse::Handled;
       }));
   // before the answer is sent: who has it finds it counted
-  server.set_post_routing_handler([&](const httplib::Request& request,
-                                      httplib::Response& response) {
-    if (request.path == "/transfer") metrics.count(response.status);
-  });
+  server.set_post_routing_handler(
+      [&](const httplib::Request& request, httplib::Response& response) {
+        if (request.path == "/transfer") metrics.count(response.status);
+      });
 
   const int port =
       wish ? (server.bind_to_port(host, wish) ? wish : -1) : server.bind_to_any_port(host);
@@ -288,8 +302,8 @@ void serve(const std::string& bundle, const std::string& host, int wish) {
     stopping = true;
     server.stop();
   });
-  std::cout << "http://" << host << ":" << port << " " << settings.sessions
-            << " sessions, " << pipeline.description() << std::endl;
+  std::cout << "http://" << host << ":" << port << " " << settings.sessions << " sessions, "
+            << pipeline.description() << std::endl;
   server.listen_after_bind();
   // Where listening ended by itself, the other thread still waits.
   if (!stopping) pthread_kill(stopper.native_handle(), SIGTERM);

@@ -21,10 +21,11 @@ struct Fit {
   int target_height, target_width;
 };
 
-constexpr int kBits = 15;   // places between two pixels, as a power of two
-constexpr int kFiner = 4;   // by which a colour is finer between the two axes, as one too
+constexpr int kBits = 15;  // places between two pixels, as a power of two
+constexpr int kFiner = 4;  // by which a colour is finer between the two axes, as one too
 
-// Which two of `small` pixels surround the pixel x of the same axis in `large` ones, edges repeated.
+// Which two of `small` pixels surround the pixel x of the same axis in `large` ones, edges
+// repeated.
 struct Tap {
   int first, second;
   int part;  // how far it is from the first to the second, in 2^-kBits
@@ -52,8 +53,8 @@ GT_FUNCTION int holds_centre(int i, int large, int small) {
   return static_cast<int>((2ll * i + 1) * large / (2ll * small));
 }
 
-// sum / total, halves rounded up. The product is within 2^-40 of the quotient, whose distance from a
-// half that it is not is at least 1 / (2 * total); total is below 2^30.
+// sum / total, halves rounded up. The product is within 2^-40 of the quotient, whose distance from
+// a half that it is not is at least 1 / (2 * total); total is below 2^30.
 GT_FUNCTION int rounded_mean(unsigned long long sum, double inverse_total) {
   return static_cast<int>(static_cast<double>(sum) * inverse_total + (0.5 + 1.0 / (1ll << 32)));
 }

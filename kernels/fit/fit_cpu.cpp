@@ -11,8 +11,8 @@ namespace {
 
 int inside(int i, int size) { return std::clamp(i, 0, size - 1); }
 
-// The pixels of an axis of `large` that one of `small` equal parts covers, and how much of the first
-// and the last, in parts of a pixel, of which it has `small`; all between are covered.
+// The pixels of an axis of `large` that one of `small` equal parts covers, and how much of the
+// first and the last, in parts of a pixel, of which it has `small`; all between are covered.
 struct Span {
   int first, last;
   unsigned first_weight, last_weight;
@@ -53,8 +53,8 @@ GT_TARGETS void mean_row(const std::uint32_t* sums, int begin, int count, const 
       for (int c = 0; c < kChannels; ++c) between[c] += sum[c];
     }
     for (int c = 0; c < kChannels; ++c) {
-      out[j * kChannels + c] = static_cast<std::uint8_t>(
-          rounded_mean(total[c] + whole * between[c], inverse_total));
+      out[j * kChannels + c] =
+          static_cast<std::uint8_t>(rounded_mean(total[c] + whole * between[c], inverse_total));
     }
   }
 }
@@ -78,9 +78,8 @@ void shrink_box(const Pixels& image, const Fit& fit, std::uint8_t* out, std::ptr
   const int last = inside(fit.left + fit.width - 1, image.width);
   const int count = last - first + 1;
   const double inverse_total = 1.0 / (static_cast<double>(fit.height) * fit.width);
-  const auto means =
-      255.0 * fit.height * fit.width < 0x1p32 ? means_of<std::uint32_t>(channels)
-                                              : means_of<std::uint64_t>(channels);
+  const auto means = 255.0 * fit.height * fit.width < 0x1p32 ? means_of<std::uint32_t>(channels)
+                                                             : means_of<std::uint64_t>(channels);
   const auto whole_row = static_cast<unsigned>(fit.scaled_height);
   parallel_for(fit.scaled_height, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
     const auto values = static_cast<std::size_t>(count) * static_cast<std::size_t>(channels);

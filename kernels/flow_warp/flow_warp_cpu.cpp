@@ -1,6 +1,6 @@
-// FlowWarp on the CPU: blocks of 4 or 8 channels of x are turned channels-last once, so that each of
-// the four pixels around a position is one vector, whatever the flow; they are mixed in registers,
-// and turned back as they are written.
+// FlowWarp on the CPU: blocks of 4 or 8 channels of x are turned channels-last once, so that each
+// of the four pixels around a position is one vector, whatever the flow; they are mixed in
+// registers, and turned back as they are written.
 
 #include "flow_warp_cpu.h"
 
@@ -50,7 +50,8 @@ GT_FUNCTION void transpose(Vector<8> (&v)[8]) {
   for (int i = 0; i < 8; i += 4) {
     for (int k = 0; k < 2; ++k) {
       u[i + 2 * k] = __builtin_shufflevector(t[i + k], t[i + 2 + k], 0, 1, 8, 9, 4, 5, 12, 13);
-      u[i + 2 * k + 1] = __builtin_shufflevector(t[i + k], t[i + 2 + k], 2, 3, 10, 11, 6, 7, 14, 15);
+      u[i + 2 * k + 1] =
+          __builtin_shufflevector(t[i + k], t[i + 2 + k], 2, 3, 10, 11, 6, 7, 14, 15);
     }
   }
   for (int i = 0; i < 4; ++i) {
@@ -194,9 +195,11 @@ constexpr int kChunk = 256;  // pixels whose corners are held at once
 // Flow of `count` pixels of row `py` from `px` on, and for each of the four pixels around every
 // position its number in the image and its weight. A function of its own, since inlined into the
 // loops below it is no longer vectorised.
-GT_TARGETS __attribute__((noinline)) void chunk_corners(const FlowWarpCall& call, const Displacement& d, int image, int py,
-                               int px, int count, bool writes_flow,
-                               std::int32_t* __restrict pixels, float* __restrict weights) {
+GT_TARGETS __attribute__((noinline)) void chunk_corners(const FlowWarpCall& call,
+                                                        const Displacement& d, int image, int py,
+                                                        int px, int count, bool writes_flow,
+                                                        std::int32_t* __restrict pixels,
+                                                        float* __restrict weights) {
   const Shape& s = call.shape;
   const int ch = s.h / 2, cw = s.w / 2;
   float flow[2][kChunk];
@@ -316,8 +319,8 @@ GT_FUNCTION void sample_part(const FlowWarpCall& call, const Part& part) {
           }
         }
         if (whole < count) {
-          mix_pixels<kLanes>(turned, pixels + whole, weights + whole, count - whole, present,
-                             plane, to + whole);
+          mix_pixels<kLanes>(turned, pixels + whole, weights + whole, count - whole, present, plane,
+                             to + whole);
         }
       }
     }
@@ -327,7 +330,7 @@ GT_FUNCTION void sample_part(const FlowWarpCall& call, const Part& part) {
 // Up to four channels of rows of whole vectors: what is turned would go to memory and come back,
 // which costs more than all else. So rows are turned just before they are sampled, into a ring of
 // pixels that stays in a core's own cache, and 64 rows are a thread's least work.
-constexpr std::int32_t kRing = 1 << 14;  // pixels; a power of two
+constexpr std::int32_t kRing = 1 << 14;                  // pixels; a power of two
 constexpr std::ptrdiff_t kRingFloats = (kRing + 4) * 4;  // the pixel of zeros follows it
 constexpr int kStripRows = 64;
 
@@ -432,9 +435,12 @@ GT_FUNCTION void sample_strip(const FlowWarpCall& call, int image, int first_row
 GT_TARGETS void run_strip(const FlowWarpCall& call, Type type, int image, int first_row,
                           int end_row, Ring& ring) {
   switch (type) {
-    case Type::kFloat32: return sample_strip<float>(call, image, first_row, end_row, ring);
-    case Type::kFloat16: return sample_strip<Half>(call, image, first_row, end_row, ring);
-    case Type::kBFloat16: return sample_strip<BFloat>(call, image, first_row, end_row, ring);
+    case Type::kFloat32:
+      return sample_strip<float>(call, image, first_row, end_row, ring);
+    case Type::kFloat16:
+      return sample_strip<Half>(call, image, first_row, end_row, ring);
+    case Type::kBFloat16:
+      return sample_strip<BFloat>(call, image, first_row, end_row, ring);
   }
 }
 
@@ -452,9 +458,12 @@ GT_FUNCTION void run_typed(const FlowWarpCall& call, const Part& part, Step step
 
 GT_TARGETS void run(const FlowWarpCall& call, Type type, const Part& part, Step step) {
   switch (type) {
-    case Type::kFloat32: return run_typed<float>(call, part, step);
-    case Type::kFloat16: return run_typed<Half>(call, part, step);
-    case Type::kBFloat16: return run_typed<BFloat>(call, part, step);
+    case Type::kFloat32:
+      return run_typed<float>(call, part, step);
+    case Type::kFloat16:
+      return run_typed<Half>(call, part, step);
+    case Type::kBFloat16:
+      return run_typed<BFloat>(call, part, step);
   }
 }
 
@@ -470,9 +479,8 @@ constexpr std::ptrdiff_t kManyGroups = 4;
 }  // namespace
 
 std::size_t flow_warp_cpu_scratch(const Shape& shape) {
-  const std::ptrdiff_t floats = by_ring(shape)
-                                    ? strips_of(shape) * kRingFloats
-                                    : blocks_of(shape.c) * block_floats(shape);
+  const std::ptrdiff_t floats =
+      by_ring(shape) ? strips_of(shape) * kRingFloats : blocks_of(shape.c) * block_floats(shape);
   return static_cast<std::size_t>(shape.n * floats) * sizeof(float);
 }
 

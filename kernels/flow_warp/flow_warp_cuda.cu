@@ -1,9 +1,9 @@
 // FlowWarp on a GPU: the launch.
 
+#include <cstdint>
+
 #include "flow_warp_cuda.h"
 #include "flow_warp_kernels.cuh"
-
-#include <cstdint>
 
 namespace garment_transfer {
 namespace {

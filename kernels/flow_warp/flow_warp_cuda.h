@@ -9,10 +9,9 @@
 namespace garment_transfer {
 
 // Enqueues one kernel on `stream`: no allocation, no synchronisation, safe to capture into a graph.
-// Pointers are memory of the stream's device, `flow` is null where nobody wants it. x and y have that
-// type and layout. Residual and flow are aligned to 8 bytes, y to two of its elements, and with kHWC8
-// x and y to 16 bytes, else it is cudaErrorMisalignedAddress; cudaMalloc aligns to 256.
-cudaError_t flow_warp_cuda(const FlowWarpCall& call, Type type, Layout layout,
-                           cudaStream_t stream);
+// Pointers are memory of the stream's device, `flow` is null where nobody wants it. x and y have
+// that type and layout. Residual and flow are aligned to 8 bytes, y to two of its elements, and
+// with kHWC8 x and y to 16 bytes, else it is cudaErrorMisalignedAddress; cudaMalloc aligns to 256.
+cudaError_t flow_warp_cuda(const FlowWarpCall& call, Type type, Layout layout, cudaStream_t stream);
 
 }  // namespace garment_transfer

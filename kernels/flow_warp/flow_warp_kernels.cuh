@@ -210,11 +210,10 @@ __device__ __forceinline__ void flow_warp_hwc8(const FlowWarpCall& k, const Laun
 #else
 #define GT_BLOCKS 10
 #endif
-#define GT_KERNEL(name, body, type)                                                   \
-  extern "C" __global__ void __launch_bounds__(garment_transfer::kThreads, GT_BLOCKS) \
-      name(const garment_transfer::FlowWarpCall call,                                 \
-           const garment_transfer::LaunchShape launch) {                              \
-    garment_transfer::body<type>(call, launch);                                       \
+#define GT_KERNEL(name, body, type)                                                            \
+  extern "C" __global__ void __launch_bounds__(garment_transfer::kThreads, GT_BLOCKS) name(    \
+      const garment_transfer::FlowWarpCall call, const garment_transfer::LaunchShape launch) { \
+    garment_transfer::body<type>(call, launch);                                                \
   }
 GT_KERNEL(flow_warp_planes_float32, flow_warp_planes, float)
 GT_KERNEL(flow_warp_planes_float16, flow_warp_planes, __half)

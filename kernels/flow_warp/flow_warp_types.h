@@ -45,15 +45,15 @@ struct LaunchShape {
   float w_over_h, h_over_w;
 };
 
-constexpr int kThreads = 128;      // that a block has at most
-constexpr int kTile = 128;         // pixels that a block has at most with kHWC8
-constexpr int kPlanesChannels = 2; // of a group with kNCHW; with kHWC8 it has 16 bytes of them
+constexpr int kThreads = 128;       // that a block has at most
+constexpr int kTile = 128;          // pixels that a block has at most with kHWC8
+constexpr int kPlanesChannels = 2;  // of a group with kNCHW; with kHWC8 it has 16 bytes of them
 
 #ifndef __CUDACC_RTC__
 // h and w are even and at least 2. One image alone shall fill the GPU, so there are kBlocks blocks
-// wherever it has enough to do: two for each of 192 multiprocessors (an H100 has 132). A small image
-// gets them by smaller tiles, down to where most lanes of a warp have nothing to do: it waits for
-// memory most of its time, so that idle lanes cost less than idle multiprocessors.
+// wherever it has enough to do: two for each of 192 multiprocessors (an H100 has 132). A small
+// image gets them by smaller tiles, down to where most lanes of a warp have nothing to do: it waits
+// for memory most of its time, so that idle lanes cost less than idle multiprocessors.
 inline LaunchShape launch_shape(const Shape& s, Layout layout, int element_size) {
   constexpr long long kBlocks = 384;
   const auto parts_of = [](long long whole, long long part) { return (whole + part - 1) / part; };
@@ -69,8 +69,7 @@ inline LaunchShape launch_shape(const Shape& s, Layout layout, int element_size)
   long long tile = planes ? 2 * kThreads : kTile;
   const long long least = planes ? 16 : 2, most = planes ? tile : 4 * kThreads / groups;
   const long long splits = planes ? groups : 1;
-  while (tile > least &&
-         (tile > most || parts_of(pixels, tile) * splits * s.n < kBlocks)) {
+  while (tile > least && (tile > most || parts_of(pixels, tile) * splits * s.n < kBlocks)) {
     tile /= 2;
   }
   const long long tiles = parts_of(pixels, tile), images = s.n > 0 ? s.n : 1;

@@ -80,8 +80,7 @@ Shape checked_shape(const Ort::KernelContext& context) {
   if (h * w >= (std::int64_t{1} << 30) || c >= (1 << 24)) {
     refuse("x has shape " + text(x) + "; at most 2^30 pixels and 2^24 channels are supported");
   }
-  const std::vector<std::int64_t> expected[] = {
-      x, {n, 2, h / 2, w / 2}, {n, 2, h, w}, {n, 2, 3}};
+  const std::vector<std::int64_t> expected[] = {x, {n, 2, h / 2, w / 2}, {n, 2, h, w}, {n, 2, 3}};
   for (int i = 1; i < 4; ++i) {
     if (shapes[i] != expected[i]) {
       refuse(std::string(kInputs[i]) + " has shape " + text(shapes[i]) + "; expected " +
@@ -128,8 +127,7 @@ struct CpuKernel {
   void compute(const Ort::KernelContext& context) {
     const FlowWarpCall call = checked_call(context, padding);
     // from the session's arena: memory that is fresh from the system costs more than the kernel
-    const Ort::MemoryInfo where =
-        Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
+    const Ort::MemoryInfo where = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
     const auto let_go = [](OrtAllocator* allocator) { Ort::GetApi().ReleaseAllocator(allocator); };
     const std::unique_ptr<OrtAllocator, decltype(let_go)> arena{context.GetAllocator(*where),
                                                                 let_go};
@@ -138,8 +136,7 @@ struct CpuKernel {
     const std::unique_ptr<void, decltype(release)> scratch{arena->Alloc(arena.get(), bytes),
                                                            release};
     if (!scratch && bytes) {
-      throw Ort::Exception("FlowWarp: no memory for " + std::to_string(bytes) + " bytes",
-                           ORT_FAIL);
+      throw Ort::Exception("FlowWarp: no memory for " + std::to_string(bytes) + " bytes", ORT_FAIL);
     }
     flow_warp_cpu(call, kType, scratch.get(), [&context](std::ptrdiff_t count, const auto& body) {
       on_runtime_threads(context, count, body);
@@ -157,13 +154,12 @@ struct CudaKernel {
 
   void compute(const Ort::KernelContext& context) {
     const FlowWarpCall call = checked_call(context, padding);
-    const cudaError_t error =
-        flow_warp_cuda(call, kType, Layout::kNCHW,
-                       static_cast<cudaStream_t>(context.GetGPUComputeStream()));
+    const cudaError_t error = flow_warp_cuda(
+        call, kType, Layout::kNCHW, static_cast<cudaStream_t>(context.GetGPUComputeStream()));
     if (error != cudaSuccess) {
-      throw Ort::Exception(std::string("FlowWarp: the CUDA kernel was not launched: ") +
-                               cudaGetErrorString(error),
-                           ORT_FAIL);
+      throw Ort::Exception(
+          std::string("FlowWarp: the CUDA kernel was not launched: ") + cudaGetErrorString(error),
+          ORT_FAIL);
     }
   }
 

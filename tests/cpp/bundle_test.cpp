@@ -1,8 +1,9 @@
 // What the library keeps to itself: SHA-256, the contract, records of engines.
 
+#include "bundle.h"
+
 #include <gtest/gtest.h>
 
-#include "bundle.h"
 #include "record.h"
 
 namespace garment_transfer::internal {
@@ -57,12 +58,19 @@ TEST(Record, IsRead) {
 }
 
 TEST(Record, IsRefusedWithTheField) {
-  const std::pair<const char*, const char*> bad[] = {
-      {"/schema_version", "1"}, {"/backend", "\"abacus\""}, {"/backend_version", "\"10\""},
-      {"/compute_capabilities", "[]"}, {"/compute_capabilities", R"(["8.9", "8.9"])"},
-      {"/batch/opt", "5"}, {"/batch/min", "0"}, {"/optimization_level", "6"},
-      {"/plugin/embedded", "1"}, {"/built", "\"today\""}, {"/stages/warping/bytes", "3.0"},
-      {"/stages/parsing/file", "\"../a.plan\""}, {"/stages/regrowth/more", "1"}};
+  const std::pair<const char*, const char*> bad[] = {{"/schema_version", "1"},
+                                                     {"/backend", "\"abacus\""},
+                                                     {"/backend_version", "\"10\""},
+                                                     {"/compute_capabilities", "[]"},
+                                                     {"/compute_capabilities", R"(["8.9", "8.9"])"},
+                                                     {"/batch/opt", "5"},
+                                                     {"/batch/min", "0"},
+                                                     {"/optimization_level", "6"},
+                                                     {"/plugin/embedded", "1"},
+                                                     {"/built", "\"today\""},
+                                                     {"/stages/warping/bytes", "3.0"},
+                                                     {"/stages/parsing/file", "\"../a.plan\""},
+                                                     {"/stages/regrowth/more", "1"}};
   for (const auto& [pointer, value] : bad) {
     const std::string name = pointer;
     Json json = record();

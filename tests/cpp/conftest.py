@@ -21,10 +21,8 @@ ROOT = Path(__file__).parents[2]
 HEADERS = os.environ.get("ONNXRUNTIME_ROOT", "/usr/include/onnxruntime")
 NEEDED = [
     "/usr/include/nlohmann/json.hpp", "/usr/include/openssl/evp.h", "/usr/include/gtest/gtest.h",
-    HEADERS,
-]  # fmt: skip
-EXAMPLES_NEED = [
-    "/usr/include/httplib.h", "/usr/include/opencv4/opencv2/imgcodecs.hpp", "/usr/include/png.h"
+    "/usr/include/opencv4/opencv2/imgproc.hpp", HEADERS, "/usr/include/httplib.h",
+    "/usr/include/jpeglib.h", "/usr/include/png.h",
 ]  # fmt: skip
 
 SANITIZERS = {
@@ -42,7 +40,11 @@ OPTIONS = {
 
 
 def run(
-    command: Sequence[object], timeout: float = 600, stdin: str = "", **environment: str
+    command: Sequence[object],
+    timeout: float = 600,
+    stdin: str = "",
+    cwd: Path | None = None,
+    **environment: str,
 ) -> str:
     """The standard output of a command that succeeds."""
     ran = subprocess.run(
@@ -51,6 +53,7 @@ def run(
         capture_output=True,
         text=True,
         timeout=timeout,
+        cwd=cwd,
         env={**os.environ, **OPTIONS, **environment},
     )
     assert ran.returncode == 0, f"{command}: {ran.returncode}\n{ran.stdout}\n{ran.stderr}"
@@ -74,11 +77,10 @@ def build(shared_folder: Path) -> Callable[..., Path]:
     def make(
         sanitizer: str,
         targets: Sequence[str] = ("all",),
-        examples: bool = False,
         tensorrt: Path | None = None,
     ) -> Path:
         missing = [tool for tool in ("cmake", "g++") if not shutil.which(tool)]
-        for file in NEEDED + (EXAMPLES_NEED if examples else []):
+        for file in NEEDED:
             missing += [] if Path(file).exists() else [file]
         if missing:
             pytest.skip(f"not built without {', '.join(missing)}: see CONTRIBUTING.md for packages")
@@ -92,7 +94,6 @@ def build(shared_folder: Path) -> Callable[..., Path]:
             f"-DONNXRUNTIME_ROOT={HEADERS}", f"-DONNXRUNTIME_LIBRARY={library}",
             "-DGARMENT_TRANSFER_CUDA=OFF", "-DGARMENT_TRANSFER_TESTS=ON",
             f"-DCMAKE_BUILD_TYPE={'Release' if sanitizer == 'none' else 'None'}",
-            f"-DGARMENT_TRANSFER_EXAMPLES={'ON' if examples else 'OFF'}",
             f"-DCMAKE_CXX_FLAGS={flags}",
             *([f"-DTensorRT_ROOT={tensorrt}"] if tensorrt else []),
         ]  # fmt: skip

@@ -1,13 +1,12 @@
 // cycles BUNDLE COUNT: loads a bundle, runs nothing but makes a session, frees both, COUNT times;
 // prints the resident memory in kB after the first tenth and at the end, as JSON.
 
-#include <garment_transfer/garment_transfer.hpp>
-
 #include <malloc.h>
 #include <unistd.h>
 
 #include <cstdlib>
 #include <fstream>
+#include <garment_transfer/garment_transfer.hpp>
 #include <iostream>
 
 namespace gt = garment_transfer;

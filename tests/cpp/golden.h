@@ -2,12 +2,11 @@
 
 #pragma once
 
-#include <garment_transfer/garment_transfer.hpp>
-
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <garment_transfer/garment_transfer.hpp>
 #include <iterator>
 #include <stdexcept>
 #include <string>

@@ -1,7 +1,7 @@
-// latency BUNDLE CASE THREADS KERNEL ROUNDS: the times of calls in milliseconds, as JSON. Each
-// round makes each call untimed and then timed, so that whatever else the machine does hits all
-// alike. CASE is a folder as in golden.h, KERNEL the library of FlowWarp's kernel for the bare
-// sessions.
+// latency BUNDLE CASE THREADS KERNEL ROUNDS [HEIGHT WIDTH]: the times of calls in milliseconds, as
+// JSON. Each round makes each call untimed and then timed, so that whatever else the machine does
+// hits all alike. CASE is a folder as in golden.h, KERNEL the library of FlowWarp's kernel for the
+// bare sessions. Where CASE has photos of two people, HEIGHT and WIDTH are theirs.
 // benchmarks/cpp.py starts it.
 //
 //   library    gt_session_run
@@ -9,6 +9,8 @@
 //   networks   the three graphs in bare ONNX Runtime sessions on ready tensors
 //   overhead   library less networks of the same round
 //   load       gt_pipeline_load and free
+//   photo      two gt_person_create and gt_session_transfer: from pixels and maps to the finished
+//   photo
 
 #define ORT_API_MANUAL_INIT
 #include <onnxruntime_cxx_api.h>
@@ -50,14 +52,13 @@ class Networks {
       if (name == "transfer_scores") shape.back() = 4;
       if (name.find("parsing") != std::string::npos || name == "flow_confidence") shape.pop_back();
       auto& bytes = memory_.at(name);
-      return Ort::Value::CreateTensor(place, bytes.data(), bytes.size(), shape.data(),
-                                      shape.size(),
+      return Ort::Value::CreateTensor(place, bytes.data(), bytes.size(), shape.data(), shape.size(),
                                       name == "flow" ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT
                                                      : ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8);
     };
     for (const char* stage : {"parsing", "warping", "regrowth"}) {
-      Stage made{Ort::Session(env_, (bundle + "/" + stage + ".onnx").c_str(), options), {}, {}, {},
-                 {}};
+      Stage made{
+          Ort::Session(env_, (bundle + "/" + stage + ".onnx").c_str(), options), {}, {}, {}, {}};
       for (std::size_t i = 0; i < made.session.GetInputCount(); ++i) {
         made.input_names.push_back(made.session.GetInputNameAllocated(i, allocator).get());
         made.inputs.push_back(value(made.input_names.back()));
@@ -75,8 +76,8 @@ class Networks {
       std::vector<const char*> inputs, outputs;
       for (const auto& name : stage.input_names) inputs.push_back(name.c_str());
       for (const auto& name : stage.output_names) outputs.push_back(name.c_str());
-      stage.session.Run(Ort::RunOptions{nullptr}, inputs.data(), stage.inputs.data(),
-                        inputs.size(), outputs.data(), stage.outputs.data(), outputs.size());
+      stage.session.Run(Ort::RunOptions{nullptr}, inputs.data(), stage.inputs.data(), inputs.size(),
+                        outputs.data(), stage.outputs.data(), outputs.size());
     }
   }
 
@@ -93,6 +94,21 @@ class Networks {
   std::vector<Stage> stages_;
 };
 
+// A photo and its maps.
+struct Photographed {
+  std::vector<std::uint8_t> image, parsing, densepose;
+  gt::PersonSource source;
+
+  Photographed(const std::filesystem::path& folder, const std::string& role, int height, int width)
+      : image(bytes_of(folder / (role + "image"))),
+        parsing(bytes_of(folder / (role + "parsing"))),
+        densepose(bytes_of(folder / (role + "densepose"))) {
+    source.photo = {image.data(), height, width, 3, 0, nullptr};
+    source.parsing = {parsing.data(), height, width, 1, 0, nullptr};
+    source.densepose = {densepose.data(), height, width, 3, 0, nullptr};
+  }
+};
+
 // Milliseconds of a call, after one that is not timed.
 template <typename Call>
 double timed(const Call& call) {
@@ -106,8 +122,8 @@ double timed(const Call& call) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 6) {
-    std::cerr << "latency BUNDLE CASE THREADS KERNEL ROUNDS\n";
+  if (argc != 6 && argc != 8) {
+    std::cerr << "latency BUNDLE CASE THREADS KERNEL ROUNDS [HEIGHT WIDTH]\n";
     return 2;
   }
   Ort::InitApi(OrtGetApiBase()->GetApi(ORT_API_VERSION));
@@ -128,6 +144,11 @@ int main(int argc, char** argv) {
     std::cerr << "the library, the bare sessions and Python differ\n";
     return 1;
   }
+  std::vector<Photographed> people;
+  for (const char* role : {"photo_person_", "photo_garment_"}) {
+    if (argc == 8) people.emplace_back(argv[2], role, std::atoi(argv[6]), std::atoi(argv[7]));
+  }
+  gt::Finished finished;
   std::map<std::string, std::vector<double>> times;
   for (int round = 0; round < std::atoi(argv[5]); ++round) {
     gt_times parts{};
@@ -139,7 +160,17 @@ int main(int argc, char** argv) {
     times["warping"].push_back(parts.warping);
     times["regrowth"].push_back(parts.regrowth);
     times["overhead"].push_back(library - bare);
+    if (argc == 8) {
+      times["photo"].push_back(timed([&] {
+        finished = session.transfer(gt::Person(people[0].source), gt::Person(people[1].source),
+                                    options.threads);
+      }));
+    }
     times["load"].push_back(timed([&] { gt::Pipeline(argv[1], options); }));
+  }
+  if (argc == 8 && finished.image != bytes_of(std::filesystem::path(argv[2]) / "photo")) {
+    std::cerr << "the library's photo and Python's differ\n";
+    return 1;
   }
   const char* separator = "{";
   for (auto& [name, values] : times) {

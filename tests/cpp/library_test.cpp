@@ -84,8 +84,8 @@ TEST(Golden, WithoutTheKernelTheGarmentIsTheSameButForRounding) {
 TEST(Strides, GiveTheSame) {
   const gt::Size size = pipeline().size();
   const auto cases = golden_cases(size);
-  const auto batch = std::find_if(cases.begin(), cases.end(),
-                                  [](const Case& c) { return c.batch > 1; });
+  const auto batch =
+      std::find_if(cases.begin(), cases.end(), [](const Case& c) { return c.batch > 1; });
   ASSERT_NE(batch, cases.end());
   // each row with 5 bytes of others' behind it, each picture with 7 more
   gt::Inputs inputs = batch->given(size);
@@ -102,8 +102,8 @@ TEST(Strides, GiveTheSame) {
         (static_cast<std::size_t>(batch->batch) - 1) * picture + (rows - 1) * stride + row, 0xEE);
     for (std::size_t n = 0; n < static_cast<std::size_t>(batch->batch); ++n) {
       for (std::size_t y = 0; y < rows; ++y) {
-        std::memcpy(&spread[n * picture + y * stride],
-                    &batch->inputs[i][(n * rows + y) * row], row);
+        std::memcpy(&spread[n * picture + y * stride], &batch->inputs[i][(n * rows + y) * row],
+                    row);
       }
     }
     padded.push_back(std::move(spread));
@@ -225,7 +225,7 @@ TEST(BadInput, Options) {
   options = {};
   options.threads = -1;
   EXPECT_EQ(code(options), "option_invalid");
-  EXPECT_STREQ(gt_last_message(), "threads is -1; expected 1 or more, or 0 for the default");
+  EXPECT_STREQ(gt_last_message(), "threads is -1; expected 1 to 1024, or 0 for the default");
   options = {};
   options.device_id = -1;
   EXPECT_EQ(code(options), "option_invalid");
@@ -248,8 +248,8 @@ TEST(Structs, OfAnOlderHeaderAreTaken) {
   const std::string bundle = variable("GARMENT_TRANSFER_TINY");
   EXPECT_EQ(gt_pipeline_load(bundle.c_str(), &options, &loaded), GT_OK);
   gt_pipeline_free(loaded);
-  for (const std::size_t size : {std::size_t{0}, options.struct_size - 8, options.struct_size + 1,
-                                 sizeof options + 8}) {
+  for (const std::size_t size :
+       {std::size_t{0}, options.struct_size - 8, options.struct_size + 1, sizeof options + 8}) {
     options.struct_size = size;
     EXPECT_EQ(gt_pipeline_load(bundle.c_str(), &options, &loaded), GT_ARGUMENT_INVALID) << size;
   }
@@ -265,6 +265,129 @@ TEST(Structs, OfAnOlderHeaderAreTaken) {
   gt_times times{};
   t.transfer.times = &times;
   expect_refused(t.transfer, GT_ARGUMENT_INVALID, "gt_times.struct_size is 0");
+}
+
+// A person of a golden case, whose fields a test spoils.
+struct Someone {
+  gt::Size size = pipeline().size();
+  Case one = first();
+  gt::PersonSource source;
+
+  static const Case& first() {
+    static const Case read = golden_cases(pipeline().size()).front();
+    return read;
+  }
+
+  Someone() {
+    source.photo = {one.inputs[0].data(), size.height, size.width, 3, 0, nullptr};
+    source.parsing = {one.inputs[1].data(), size.height, size.width, 1, 0, nullptr};
+    source.densepose = {one.inputs[2].data(), size.height, size.width, 3, 0, nullptr};
+  }
+
+  void expect_refused(gt_status status, const std::string& words) {
+    try {
+      gt::Person person(source);
+      FAIL() << "no " << words;
+    } catch (const gt::Error& error) {
+      EXPECT_EQ(error.status(), status) << error.what();
+      EXPECT_NE(std::string(error.what()).find(words), std::string::npos) << error.what();
+    }
+    *this = Someone();
+  }
+};
+
+TEST(People, AreTheSameFromFloatsAndFromRowsInAnyOrder) {
+  const Someone some;
+  const gt::Person person(some.source);
+  const gt_person_maps expected = person.maps();
+  const auto pixels =
+      static_cast<std::size_t>(some.size.height) * static_cast<std::size_t>(some.size.width);
+  // planes of floats, each row with 4 values of others' behind it
+  const auto width = static_cast<std::size_t>(some.size.width), stride = width + 4;
+  std::vector<float> floats(3 * static_cast<std::size_t>(some.size.height) * stride, -9);
+  for (std::size_t i = 0; i < 3 * pixels; ++i) {
+    const std::size_t row = i % 3 * static_cast<std::size_t>(some.size.height) + i / 3 / width;
+    const float value = some.one.inputs[2][i];
+    floats[row * stride + i / 3 % width] = i % 3 ? value / 255 : value;
+  }
+  // the photo upside down, read from its last row
+  std::vector<std::uint8_t> turned(3 * pixels);
+  for (std::size_t i = 0; i < turned.size(); i += 3 * width) {
+    std::memcpy(&turned[turned.size() - i - 3 * width], &some.one.inputs[0][i], 3 * width);
+  }
+  gt::PersonSource source = some.source;
+  source.photo.data = &turned[turned.size() - 3 * width];
+  source.photo.row_stride = -static_cast<std::ptrdiff_t>(3 * width);
+  source.densepose.data = floats.data();
+  source.densepose.row_stride = static_cast<std::ptrdiff_t>(4 * stride);
+  source.densepose_encoding = "iuv";
+  const gt::Person other(source);
+  const gt_person_maps found = other.maps();
+  EXPECT_EQ(std::memcmp(found.image, expected.image, 3 * pixels), 0);
+  EXPECT_EQ(std::memcmp(found.parsing, expected.parsing, pixels), 0);
+  EXPECT_EQ(std::memcmp(found.densepose, expected.densepose, 3 * pixels), 0);
+  EXPECT_EQ(found.confidence[4], -1);
+}
+
+TEST(People, AreRefusedInWords) {
+  Someone some;
+  some.source.photo.height = 0;
+  some.expect_refused(GT_IMAGE_SIZE, "image is empty");
+  some.source.photo.width = 8193;
+  some.expect_refused(GT_IMAGE_SIZE, "at most 8192 pixels");
+  some.source.photo.channels = 4;
+  some.expect_refused(GT_ARRAY_INVALID, "image has 4 channels; expected 3");
+  for (const std::ptrdiff_t stride :
+       {std::ptrdiff_t{2}, std::ptrdiff_t{-2}, std::numeric_limits<std::ptrdiff_t>::max()}) {
+    some.source.photo.row_stride = stride;
+    some.expect_refused(GT_ARRAY_INVALID, "image.row_stride is");
+  }
+  some.source.parsing.data = nullptr;
+  some.expect_refused(GT_ARRAY_INVALID, "parsing has no pixels");
+  some.source.parsing.data = some.source.densepose.data = nullptr;
+  some.expect_refused(GT_ARGUMENT_INVALID, "pipeline, which makes the maps, is null");
+  some.source.parsing = some.source.photo;
+  some.source.parsing.name = "p.png";
+  some.expect_refused(GT_IMAGE_MODE, "p.png has colours");
+  some.source.parsing.height /= 2;
+  some.expect_refused(GT_SIZES_DIFFER, "the aspects differ");
+  some.source.label_set = "nine";
+  some.expect_refused(GT_LABEL_SET_UNKNOWN, "expected one of atr18");
+  some.source.densepose_encoding = "rainbow";
+  some.expect_refused(GT_DENSEPOSE_ENCODING_UNKNOWN, "expected one of iuv, iuv-png, parula");
+  some.source.box = gt_box{5, 5, 5, 9};
+  some.expect_refused(GT_ARGUMENT_INVALID, "the person's box is empty");
+  some.one.inputs[1][7] = 9;
+  some.expect_refused(GT_LABEL_SET_MISMATCH, "does not have: 9; expected ids 0-6");
+  some.one.inputs[2][0] = 99;
+  some.expect_refused(GT_DENSEPOSE_INVALID, "channel I reaches 99");
+  std::fill(some.one.inputs[2].begin(), some.one.inputs[2].end(), std::uint8_t{0});
+  some.expect_refused(GT_BODY_MISSING, "shows a person without a body");
+  for (const float value : {std::numeric_limits<float>::quiet_NaN(), 0.5f, 99.f}) {
+    const std::vector<float> floats(some.one.inputs[2].size(), value);
+    some.source.densepose.data = floats.data();
+    some.source.densepose_encoding = "iuv";
+    some.expect_refused(GT_DENSEPOSE_INVALID, "densepose");
+  }
+  const gt::Person person(some.source);
+  std::vector<std::uint8_t> small(3);
+  gt_photo_transfer transfer{};
+  transfer.struct_size = sizeof transfer;
+  transfer.person = transfer.garment_owner = person.get();
+  transfer.image = {small.data(), small.size()};
+  gt::Session session(pipeline());
+  EXPECT_EQ(gt_session_transfer(session.get(), &transfer), GT_ARRAY_INVALID);
+  transfer.image = {};
+  transfer.threads = 65;
+  EXPECT_EQ(gt_session_transfer(session.get(), &transfer), GT_ARGUMENT_INVALID);
+  transfer.threads = 1;
+  transfer.person = nullptr;
+  EXPECT_EQ(gt_session_transfer(session.get(), &transfer), GT_ARGUMENT_INVALID);
+  gt_person* none = nullptr;
+  gt_person_source source{};
+  EXPECT_EQ(gt_person_create(nullptr, &source, &none), GT_ARGUMENT_INVALID);
+  EXPECT_EQ(gt_person_create(nullptr, nullptr, &none), GT_ARGUMENT_INVALID);
+  gt_person_free(nullptr);
 }
 
 TEST(BadInput, CudaWhereThereIsNone) {

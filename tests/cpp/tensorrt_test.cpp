@@ -125,7 +125,9 @@ void expect_close(const Case& expected, const gt::Result& found) {
   std::vector<float> flow(found.flow.size());
   std::memcpy(flow.data(), expected.outputs[3].data(), flow.size() * sizeof(float));
   for (std::size_t i = 0; i < flow.size(); ++i) pixels_of_flow += std::abs(found.flow[i] - flow[i]);
-  const auto mean = [](double sum, const auto& all) { return sum / static_cast<double>(all.size()); };
+  const auto mean = [](double sum, const auto& all) {
+    return sum / static_cast<double>(all.size());
+  };
   EXPECT_LE(mean(squares, found.image), 255 * 255 / 1e4);  // 40 dB
   EXPECT_LE(mean(other_labels, found.transfer_parsing), 0.002);
   EXPECT_LE(mean(pixels_of_flow, flow), 0.01);
@@ -139,7 +141,9 @@ TEST(TensorRt, ThePluginOutlivesPipelines) {
     options.flow_warp_library = variable("GARMENT_TRANSFER_PLUGIN");
     const gt::Pipeline first(folder, options);
     const Case one = read_case(variable("GARMENT_TRANSFER_PEOPLE"), first.size());
-    { gt::Session(gt::Pipeline(folder, options)).run(one.given(first.size())); }
+    {
+      gt::Session(gt::Pipeline(folder, options)).run(one.given(first.size()));
+    }
     expect_close(one, gt::Session(first).run(one.given(first.size())));
   }
 }

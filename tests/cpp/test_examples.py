@@ -4,10 +4,12 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -20,6 +22,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from garment_transfer.bundle import GARMENT, LABEL_SETS, SKIN
@@ -35,9 +38,46 @@ NewScene = Callable[..., Any]
 FIELDS = {"image": "image", "parsing": "parse", "densepose": "densepose"}
 
 
+ROOT = Path(__file__).parents[2]
+
+# The shell commands of docs/cpp.md: how the library is built, how the examples, and how they run.
+LIBRARY, EXAMPLES, TRANSFERS = re.findall(
+    r"^```sh\n(.*?)^```", (ROOT / "docs/cpp.md").read_text(), re.DOTALL | re.MULTILINE
+)
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """What the document's commands read, in place of what they would take by themselves."""
+    return {
+        "BUILD": str(folder),
+        "PREFIX": str(folder / "prefix"),
+        "ONNXRUNTIME_ROOT": os.environ.get("ONNXRUNTIME_ROOT", "/usr/include/onnxruntime"),
+        "CXXFLAGS": "-Wall -Wextra -Werror",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+
+
 @pytest.fixture(scope="module")
-def programs(build: Build) -> Path:
-    return build("none", examples=True) / "examples"
+def programs(build: Build, run: Run) -> Path:
+    """The examples, built as the document says, on the library that other tests built."""
+    folder = build("none")
+    with FileLock(f"{folder}.examples.lock"):  # another process may want the same
+        run(["bash", "-euc", LIBRARY + EXAMPLES], cwd=ROOT, **environment(folder))
+    return folder / "examples"
+
+
+def test_the_documents_transfers(programs: Path, run: Run, pipeline: Pipeline) -> None:
+    """The command line's and the server's, both of bare photos."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    folder = programs.parent
+    commands = "trap 'kill $(jobs -p)' EXIT\n" + TRANSFERS
+    run(["bash", "-euc", commands], cwd=ROOT, PORT=port, **environment(folder))
+    pictures = [np.asarray(Image.open(folder / name)) for name in ("out.png", "served.png")]
+    people = [pipeline.person(person / "image.jpg") for person in sample_people()]
+    expected = pipeline.transfer(*people).image
+    assert all(np.array_equal(picture, expected) for picture in pictures)
 
 
 @pytest.fixture(scope="module")
@@ -139,8 +179,9 @@ def test_command_line_refuses_as_python_does(
             text=True,
         )
         assert ran.returncode == 1
-        expected = str(error.value).replace("--person-box, --owner-box, `prepare --box` or box=",
-                                            "--person-box or --owner-box")  # fmt: skip
+        expected = str(error.value).replace(
+            " with --person-box, --owner-box, `prepare --box` or box=", ", as the person's box"
+        )
         assert ran.stderr == f"Error: {expected}\n"
         assert not (tmp_path / "o.png").exists()
     usage = [programs / "garment_transfer_cli", "--person-box", "9,9,9,20", "b", "p", "o", "out"]
@@ -156,8 +197,62 @@ def test_nothing_is_left_in_the_home_folder(programs: Path, run: Run, tmp_path: 
     assert list(home.rglob("*")) == []
 
 
-@pytest.mark.parametrize("label_set", sorted(LABEL_SETS))
-@pytest.mark.parametrize("palette", [False, True])
+def drawn(folder: Path, how: str) -> None:
+    """Files of a person in other ways than RGB and ids."""
+    image, parse = Image.open(folder / "image.png"), Image.open(folder / "parse.png")
+    wide = np.asarray(image).astype(np.uint16)
+    if how == "16-bit colours, ids in colours":
+        cv2.imwrite(str(folder / "image.png"), wide[..., ::-1] * 255 + 77)
+        colours = np.array(list(LABEL_SETS["classes7"].colours[-1].values()), np.uint8)
+        Image.fromarray(colours[np.asarray(parse)]).save(folder / "parse.png")
+    elif how == "16-bit grey levels, 16-bit ids":
+        cv2.imwrite(str(folder / "image.png"), wide[..., 0] * 251 + 99)
+        cv2.imwrite(str(folder / "parse.png"), np.asarray(parse).astype(np.uint16))
+    elif how == "turned JPEG, parula":
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        turned = image.transpose(Image.Transpose.ROTATE_90)
+        turned.save(folder / "image.jpg", exif=exif, quality=90)
+        (folder / "image.png").unlink()
+        levels = np.array([part * 255 // 24 for part in range(25)], np.uint8)
+        palette = cv2.applyColorMap(levels[:, None], cv2.COLORMAP_PARULA)[:, 0, ::-1].copy()
+        palette[0] = 0
+        parts = np.asarray(Image.open(folder / "densepose.png"))[..., 0]
+        Image.fromarray(palette[parts]).save(folder / "densepose.png")
+        (folder / "meta.json").write_text('{"parse": "classes7", "densepose": "parula"}')
+    elif how == "grey JPEG, 4-bit palette":
+        image.convert("L").save(folder / "image.jpg", progressive=True)
+        (folder / "image.png").unlink()
+        parse.convert("P").save(folder / "parse.png", bits=4)
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["16-bit colours, ids in colours", "16-bit grey levels, 16-bit ids", "turned JPEG, parula",
+     "grey JPEG, 4-bit palette"],
+)  # fmt: skip
+def test_files_are_read_as_python_does(
+    programs: Path, run: Run, pipeline: Pipeline, make_person: MakePerson,
+    save_person: SavePerson, tmp_path: Path, how: str,
+) -> None:  # fmt: skip
+    person = save_person(make_person(256, 192, seed=5), tmp_path / "p")
+    owner = save_person(make_person(256, 192, seed=6), tmp_path / "o")
+    drawn(person, how)
+    command = [
+        programs / "garment_transfer_cli",
+        sample_bundle(),
+        person,
+        owner,
+        tmp_path / "o.png",
+    ]
+    run(command)
+    expected = pythons_picture(pipeline, person, owner)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "o.png")), expected)
+
+
+@pytest.mark.parametrize(
+    ("label_set", "palette"), [(name, i % 2 == 1) for i, name in enumerate(sorted(LABEL_SETS))]
+)
 def test_label_sets_are_pythons(
     programs: Path, run: Run, pipeline: Pipeline, make_person: MakePerson,
     save_person: SavePerson, tmp_path: Path, label_set: str, palette: bool,
@@ -198,15 +293,15 @@ def test_command_line_refuses_with_a_message(
 
     assert "meta.json cannot be read" in error(tmp_path / "nowhere")
     bad = Path(shutil.copytree(good, tmp_path / "bad"))
-    (bad / "meta.json").write_text('{"parse": "classes7", "densepose": "parula"}')
-    assert "encoding 'parula'; expected iuv-png" in error(bad)
+    (bad / "meta.json").write_text('{"parse": "classes7", "densepose": "rainbow"}')
+    assert "encoding 'rainbow'; expected one of iuv, iuv-png, parula" in error(bad)
     (bad / "meta.json").write_text('{"parse": "nine", "densepose": "iuv-png"}')
     assert "unknown label set 'nine'; expected one of atr18" in error(bad)
     shutil.copy(good / "meta.json", bad)
-    Image.open(good / "parse.png").convert("RGB").save(bad / "parse.png")
-    assert "parse.png holds no label ids" in error(bad)
+    shutil.copy(good / "image.png", bad / "parse.png")
+    assert "parse.png has colours, not label ids" in error(bad)
     Image.fromarray(np.full((64, 48), 9, np.uint8)).save(bad / "parse.png")
-    assert "has id 9, which label set classes7 does not know" in error(bad)
+    assert "has ids that label set classes7 does not have: 9; expected ids 0-6" in error(bad)
     Image.fromarray(np.zeros((64, 64), np.uint8)).save(bad / "parse.png")
     assert "the aspects differ" in error(bad)
     shutil.copy(good / "parse.png", bad)
@@ -215,6 +310,11 @@ def test_command_line_refuses_with_a_message(
         (bad / name).write_bytes(content[: len(content) // 2])
         assert f"{name} cannot be read as an image" in error(bad)
         (bad / name).write_bytes(content)
+    Image.open(bad / "image.png").save(bad / "image.jpg")
+    (bad / "image.png").unlink()
+    content = (bad / "image.jpg").read_bytes()
+    (bad / "image.jpg").write_bytes(content[: len(content) * 3 // 4])
+    assert "image.jpg cannot be read as an image (Premature end of JPEG file)" in error(bad)
 
 
 @contextlib.contextmanager
@@ -317,11 +417,10 @@ def bad_requests(parts: dict[str, bytes]) -> list[tuple[bytes, dict[str, str], i
         (*form(missing), 422, "fields_invalid"),
         (*form({**parts, "person_image": b"no image"}), 422, "image_unreadable"),
         (*form({**parts, "person_image": parts["person_image"][:200]}), 422, "image_unreadable"),
-        (*form({**parts, "person_image": parts["person_parsing"]}), 422, "image_mode"),
         (*form({**parts, "person_parsing": parts["person_densepose"]}), 422, "image_mode"),
         (*form({**parts, "person_label_set": b"nine"}), 422, "label_set_unknown"),
         (*form({**parts, "person_label_set": b"\xff"}), 422, "label_set_unknown"),
-        (*form({**parts, "person_encoding": b"parula"}), 422, "densepose_encoding_unknown"),
+        (*form({**parts, "person_encoding": b"rainbow"}), 422, "densepose_encoding_unknown"),
         (*form({**parts, "person_image": large.getvalue()}), 413, "too_large"),
         (*form({**parts, "person_image": bytes(2 << 20)}), 413, "too_large"),
     ]

@@ -1,6 +1,7 @@
 """The C++ library: built with CMake, run by CTest on what Python makes of the same inputs."""
 
 import copy
+import hashlib
 import json
 import random
 import re
@@ -104,6 +105,18 @@ def test_bundles_are_refused_as_the_table_says(
         assert found == code, (folder.name, message)
         field = says.removeprefix("missing required field").strip(" `")
         assert field in message, (folder.name, message)
+    outside = Path(shutil.copytree(tiny_bundle, tmp_path / "outside"))
+    graph = outside / "parsing.onnx"
+    graph.write_bytes(graph.read_bytes() + b"\x0a\x08location\x12")  # of weights in another file
+    manifest = json.loads((outside / "manifest.json").read_text())
+    manifest["graphs"]["parsing"] |= {
+        "bytes": graph.stat().st_size,
+        "sha256": hashlib.sha256(graph.read_bytes()).hexdigest(),
+    }
+    (outside / "manifest.json").write_text(json.dumps(manifest))
+    ((code, message),) = answers([outside])
+    assert code == "graph_altered"
+    assert "parsing.onnx keeps weights in another file" in message
     (tmp_path / "file").write_text("")
     folders = [tiny_bundle, sample_bundle(), tmp_path / "nowhere", tmp_path / "file"]
     codes = [code for code, _ in answers(folders)]
@@ -166,7 +179,7 @@ def test_benchmark(build: Build, run: Run, tiny_bundle: Path, tmp_path: Path) ->
     report = json.loads(report_file.read_text())
     times = report["median_ms"]
     stages = [times.pop(stage) for stage in STAGES]
-    assert sorted(times) == ["library", "load", "networks", "overhead"]
+    assert sorted(times) == ["library", "load", "networks", "overhead", "photo", "photo_python"]
     assert times["library"] > 0
     assert min(stages) > 0
     assert isinstance(report["overhead_ms"], float)

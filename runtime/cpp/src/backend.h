@@ -14,9 +14,9 @@
 namespace garment_transfer::internal {
 
 // The pipeline's inputs and outputs, in gt_transfer's order.
-inline constexpr std::array<const char*, 6> kInputs = {
-    "person_image",  "person_parsing",  "person_densepose",
-    "garment_image", "garment_parsing", "garment_densepose"};
+inline constexpr std::array<const char*, 6> kInputs = {"person_image",     "person_parsing",
+                                                       "person_densepose", "garment_image",
+                                                       "garment_parsing",  "garment_densepose"};
 inline constexpr std::array<const char*, 6> kOutputs = {
     "image", "transfer_parsing", "warped_garment", "flow", "transfer_scores", "flow_confidence"};
 
@@ -36,9 +36,7 @@ struct Run {
     std::size_t row_stride = 0;
     std::size_t batch_stride = 0;
 
-    bool dense() const {
-      return row_stride == row_bytes && batch_stride == rows * row_bytes;
-    }
+    bool dense() const { return row_stride == row_bytes && batch_stride == rows * row_bytes; }
   };
   std::array<Input, kInputs.size()> inputs;
   // Null where the caller does not want it.
@@ -76,6 +74,18 @@ struct BackendOptions {
   std::string flow_warp_library;
   bool flow_warp_named = false;
 };
+
+// The graph that makes maps, on the CPU. May be used from several threads at once.
+class MapsEngine {
+ public:
+  virtual ~MapsEngine() = default;
+  // Pixels at the bundle's size, close together: RGB in; classes, IUV and confidence out.
+  virtual void run(const unsigned char* image, unsigned char* parsing, unsigned char* densepose,
+                   unsigned char* confidence) = 0;
+};
+
+// Throws Error.
+std::unique_ptr<MapsEngine> load_maps(const Graph& graph, Size size, std::int32_t threads);
 
 // The file of a library beside this one; empty where there is none.
 std::string library_beside(const char* name);

@@ -1,6 +1,8 @@
 #include "bundle.h"
 
+#include <algorithm>
 #include <filesystem>
+#include <iterator>
 #include <system_error>
 #include <utility>
 
@@ -31,6 +33,9 @@ struct Manifest {
   std::vector<Graphs> precisions;  // the main one first
   std::vector<Graph> maps;         // one or none
 };
+
+// In ONNX's protobuf, the entry of a tensor that says in which file its data are.
+constexpr char kExternal[] = {'\x0a', '\x08', 'l', 'o', 'c', 'a', 't', 'i', 'o', 'n', '\x12'};
 
 // The graph that makes the maps of bare photos; stages come before it.
 constexpr std::size_t kMaps = kStages.size();
@@ -196,10 +201,12 @@ void check_contract(const std::string& path, const char* kind, const Graph& grap
   if (found == expected) return;
   throw Error(GT_CONTRACT_MISMATCH,
               path + ": the " + kind + " of graph " +
-                  (graph.stage == kMaps ? "maps" : kStages[graph.stage]) + " are (" +
-                  text(found) + ")",
+                  (graph.stage == kMaps ? "maps" : kStages[graph.stage]) + " are (" + text(found) +
+                  ")",
               "(" + text(expected) + ") in a bundle of size " + size.text(), kFix);
 }
+
+}  // namespace
 
 std::vector<char> read_verified(const Graph& graph) {
   const auto refuse = [&](gt_status status, const std::string& what) {
@@ -222,10 +229,15 @@ std::vector<char> read_verified(const Graph& graph) {
   if (sha256(content) != graph.sha256) {
     refuse(GT_GRAPH_ALTERED, "was altered: its SHA-256 is not the manifest's");
   }
+  if (std::search(content.begin(), content.end(), std::begin(kExternal), std::end(kExternal)) !=
+      content.end()) {
+    throw Error(GT_GRAPH_ALTERED,
+                graph.path + " keeps weights in another file, which no hash of the manifest covers",
+                "graphs with their weights inside",
+                "save the graph again with its weights in it, and write the manifest anew");
+  }
   return content;
 }
-
-}  // namespace
 
 Signature signature(const Field& field) {
   return {tensors(field["inputs"]), tensors(field["outputs"])};
@@ -290,14 +302,13 @@ Bundle load_bundle(const std::string& folder, const std::string& precision) {
     return Tensor{name, "uint8", {kBatch, manifest.size.height, manifest.size.width, 3}};
   };
   for (const Graph& graph : manifest.maps) {
-    check_contract(path, "inputs", graph, manifest.size, graph.signature.inputs,
-                   {pixels("image")});
+    check_contract(path, "inputs", graph, manifest.size, graph.signature.inputs, {pixels("image")});
     check_contract(path, "outputs", graph, manifest.size, graph.signature.outputs,
                    {labels("parsing"), pixels("densepose"), labels("parsing_confidence"),
                     labels("densepose_confidence")});
     read_verified(graph);
   }
-  Bundle bundle{folder, manifest.size, manifest.framing, precision, {}};
+  Bundle bundle{folder, manifest.size, manifest.framing, precision, {}, std::move(manifest.maps)};
   if (precision.empty()) bundle.precision = manifest.precisions[0].precision;
   bool found = false;
   std::string have;

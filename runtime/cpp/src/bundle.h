@@ -68,7 +68,12 @@ struct Bundle {
   Framing framing;
   std::string precision;
   std::array<Graph, 3> graphs;
+  std::vector<Graph>
+      maps;  // the graph that makes the maps of bare photos, or none; without content
 };
+
+// The content of a graph's file, which is the manifest's. Throws Error.
+std::vector<char> read_verified(const Graph& graph);
 
 // Reads and verifies the bundle in a folder: manifest, contract, sizes, hashes, in every precision.
 // `precision` names the graphs that are wanted; empty: the main ones. Throws Error with a status of

@@ -114,8 +114,7 @@ std::string Field::matching(const char* pattern) const {
   return found;
 }
 
-std::int64_t Field::integer(std::int64_t least, std::int64_t most,
-                            std::int64_t multiple_of) const {
+std::int64_t Field::integer(std::int64_t least, std::int64_t most, std::int64_t multiple_of) const {
   std::int64_t found = 0;
   const bool fits = value_.is_number_integer() &&
                     !(value_.is_number_unsigned() && value_.get<std::uint64_t>() > INT64_MAX);

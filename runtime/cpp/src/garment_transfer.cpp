@@ -1,8 +1,7 @@
 // The C interface: checks what the caller passes, and lets no exception out.
 
-#include <garment_transfer/garment_transfer.h>
-
 #include <dlfcn.h>
+#include <garment_transfer/garment_transfer.h>
 
 #include <algorithm>
 #include <atomic>
@@ -12,6 +11,7 @@
 #include <filesystem>
 #include <iterator>
 #include <memory>
+#include <mutex>
 #include <new>
 #include <string>
 #include <system_error>
@@ -19,6 +19,8 @@
 #include "backend.h"
 #include "bundle.h"
 #include "error.h"
+#include "person.h"
+#include "transfer.h"
 
 namespace gt = garment_transfer::internal;
 
@@ -30,12 +32,37 @@ struct Loaded {
   Framing framing;
   std::unique_ptr<Backend> backend;
   std::string description;
+  std::string bundle;  // its folder
+  std::vector<Graph> maps;
+  std::int32_t threads = 0;
+
+  // Loaded when the first bare photo comes.
+  MapsEngine& maps_engine() {
+    const std::lock_guard<std::mutex> lock(guard_);
+    if (engine_) return *engine_;
+    if (maps.empty()) {
+      throw Error(GT_GRAPH_MISSING,
+                  "the bundle " + bundle + " has no graph maps, which makes maps of photos", {},
+                  "give people with their maps, which `garment-transfer prepare --parser "
+                  "--densepose` makes, or export a checkpoint with weights for it");
+    }
+    engine_ = load_maps(maps[0], size, threads);
+    return *engine_;
+  }
+
+ private:
+  std::mutex guard_;
+  std::unique_ptr<MapsEngine> engine_;
 };
 
 }  // namespace garment_transfer::internal
 
 struct gt_pipeline {
   std::shared_ptr<gt::Loaded> loaded;
+};
+
+struct gt_person {
+  gt::Person person;
 };
 
 struct gt_session {
@@ -91,6 +118,18 @@ constexpr struct {
     {GT_SESSION_BUSY, "session_busy"},
     {GT_OUT_OF_MEMORY, "out_of_memory"},
     {GT_INTERNAL_ERROR, "internal_error"},
+    {GT_IMAGE_MODE, "image_mode"},
+    {GT_IMAGE_SIZE, "image_size"},
+    {GT_LABEL_SET_UNKNOWN, "label_set_unknown"},
+    {GT_LABEL_SET_MISMATCH, "label_set_mismatch"},
+    {GT_DENSEPOSE_ENCODING_UNKNOWN, "densepose_encoding_unknown"},
+    {GT_DENSEPOSE_INVALID, "densepose_invalid"},
+    {GT_SIZES_DIFFER, "sizes_differ"},
+    {GT_BODY_MISSING, "body_missing"},
+    {GT_BODY_AMBIGUOUS, "body_ambiguous"},
+    {GT_VIEW_UNSUPPORTED, "view_unsupported"},
+    {GT_GARMENT_MISSING, "garment_missing"},
+    {GT_TRANSFER_IMPLAUSIBLE, "transfer_implausible"},
 };
 
 std::string& last_message() {
@@ -171,9 +210,10 @@ std::shared_ptr<Loaded> load(const char* bundle_path, const gt_pipeline_options*
                 std::string("one of ") + kBackends,
                 "tensorrt is built in where TensorRT_ROOT was set");
   }
-  if (given.threads < 0) {
+  // more than any machine has cores make a runtime start them for minutes
+  if (given.threads < 0 || given.threads > 1024) {
     throw Error(GT_OPTION_INVALID, "threads is " + std::to_string(given.threads),
-                "1 or more, or 0 for the default");
+                "1 to 1024, or 0 for the default");
   }
   if (given.device_id < 0) {
     throw Error(GT_OPTION_INVALID, "device_id is " + std::to_string(given.device_id), "0 or more");
@@ -184,14 +224,16 @@ std::shared_ptr<Loaded> load(const char* bundle_path, const gt_pipeline_options*
   options.threads = given.threads;
   options.flow_warp_named = given.flow_warp_library && *given.flow_warp_library;
   options.flow_warp_library =
-      given.flow_warp_library
-          ? given.flow_warp_library
-          : library_beside(("libgarment_transfer_" + backend + ".so").c_str());
+      given.flow_warp_library ? given.flow_warp_library
+                              : library_beside(("libgarment_transfer_" + backend + ".so").c_str());
 
   auto loaded = std::make_shared<Loaded>();
   Bundle bundle = load_bundle(bundle_path, text_of(given.precision));
   loaded->size = bundle.size;
   loaded->framing = bundle.framing;
+  loaded->bundle = bundle.path;
+  loaded->maps = std::move(bundle.maps);
+  loaded->threads = given.threads;
   loaded->backend = load_backend(backend, std::move(bundle), options);
   loaded->description = loaded->backend->description();
   return loaded;
@@ -213,8 +255,7 @@ Run::Input checked(const gt_input& given, const std::string& who, std::size_t ch
   const auto stride = [&](const char* kind, std::size_t found, std::size_t least,
                           std::size_t most) {
     if (found >= least && found <= most) return found;
-    throw Error(GT_ARRAY_INVALID,
-                who + "." + kind + " is " + std::to_string(found) + " bytes",
+    throw Error(GT_ARRAY_INVALID, who + "." + kind + " is " + std::to_string(found) + " bytes",
                 std::to_string(least) + " to " + std::to_string(most) +
                     ", or 0 where they lie close together");
   };
@@ -308,13 +349,34 @@ Run checked(const gt_transfer& given, Size size) {
   return run;
 }
 
+// A place for a picture of some size, or null where it is not wanted.
+unsigned char* place(const gt_output& output, std::size_t bytes, const char* who) {
+  if (output.data && output.capacity < bytes) {
+    throw Error(GT_ARRAY_INVALID,
+                std::string(who) + ".capacity is " + std::to_string(output.capacity) + " bytes",
+                std::to_string(bytes) + " for this photo, or data null to leave it out");
+  }
+  return static_cast<unsigned char*>(output.data);
+}
+
+struct Log {
+  std::mutex guard;
+  void (*log)(const char*, void*) = nullptr;
+  void* context = nullptr;
+};
+
+Log& log() {
+  static Log& log = *new Log;  // at exit, threads of the application may still use it
+  return log;
+}
+
 // Holds a session for one call.
 class Hold {
  public:
   explicit Hold(gt_session& session) : session_(session) {
     if (session.busy.exchange(true, std::memory_order_acquire)) {
-      throw Error(GT_SESSION_BUSY,
-                  "the session is running in another thread", {}, "create one session per worker");
+      throw Error(GT_SESSION_BUSY, "the session is running in another thread", {},
+                  "create one session per worker");
     }
   }
   ~Hold() { session_.busy.store(false, std::memory_order_release); }
@@ -326,6 +388,14 @@ class Hold {
 };
 
 }  // namespace
+
+void warn(const std::string& message) {
+  std::unique_lock<std::mutex> lock(log().guard);
+  const auto call = log().log;
+  void* const context = log().context;
+  lock.unlock();
+  if (call) call(message.c_str(), context);
+}
 
 std::size_t output_bytes(std::size_t output, Size size, std::int32_t batch) {
   constexpr std::size_t kPerPixel[] = {3, 1, 3, 2 * sizeof(float), 4, 1};
@@ -365,6 +435,12 @@ const char* gt_status_name(gt_status status) {
 }
 
 const char* gt_last_message(void) { return gt::last_message().c_str(); }
+
+void gt_set_log(void (*log)(const char* message, void* context), void* context) {
+  const std::lock_guard<std::mutex> lock(gt::log().guard);
+  gt::log().log = log;
+  gt::log().context = context;
+}
 
 gt_status gt_pipeline_load(const char* bundle, const gt_pipeline_options* options,
                            gt_pipeline** pipeline) {
@@ -411,6 +487,57 @@ gt_status gt_session_create(gt_pipeline* pipeline, gt_session** session) {
   });
 }
 
+gt_status gt_person_create(const gt_pipeline* pipeline, const gt_person_source* source,
+                           gt_person** person) {
+  return gt::guarded([&] {
+    *gt::not_null(person, "person") = nullptr;
+    const auto given = gt::read_struct(*gt::not_null(source, "source"), sizeof(gt_person_source),
+                                       "gt_person_source");
+    if (given.parsing.data || given.densepose.data) {
+      *person = new gt_person{gt::person_of_maps(given)};
+      return;
+    }
+    gt::Loaded& loaded = *gt::not_null(pipeline, "pipeline, which makes the maps,")->loaded;
+    *person = new gt_person{
+        gt::person_of_photo(given, loaded.maps_engine(), loaded.size, loaded.framing)};
+  });
+}
+
+gt_status gt_person_read(const gt_person* person, gt_person_maps* maps) {
+  return gt::guarded([&] {
+    gt::read_struct(*gt::not_null(maps, "maps"), sizeof(gt_person_maps), "gt_person_maps");
+    const gt::Person& from = gt::not_null(person, "person")->person;
+    maps->height = from.image.rows;
+    maps->width = from.image.cols;
+    maps->image = from.image.data;
+    maps->parsing = from.parsing.data;
+    maps->densepose = from.densepose.data;
+    maps->is_protected = from.is_protected.data;
+    std::copy(from.confidence.begin(), from.confidence.end(), maps->confidence);
+  });
+}
+
+void gt_person_free(gt_person* person) { delete person; }
+
+gt_status gt_session_transfer(gt_session* session, const gt_photo_transfer* transfer) {
+  return gt::guarded([&] {
+    const gt::Hold hold(*gt::not_null(session, "session"));
+    const auto given = gt::read_struct(*gt::not_null(transfer, "transfer"),
+                                       sizeof(gt_photo_transfer), "gt_photo_transfer");
+    if (given.threads < 0 || given.threads > 64) {
+      throw gt::Error(GT_ARGUMENT_INVALID, "threads is " + std::to_string(given.threads),
+                      "1 to 64, or 0 for 1");
+    }
+    const gt::Person& person = gt::not_null(given.person, "person")->person;
+    const std::size_t pixels = person.image.total();
+    const gt::Finished out{gt::place(given.image, 3 * pixels, "image"),
+                           gt::place(given.transfer_parsing, pixels, "transfer_parsing"),
+                           gt::place(given.warped_garment, 3 * pixels, "warped_garment")};
+    gt::transfer(*session->worker, session->loaded->size, session->loaded->framing, person,
+                 gt::not_null(given.garment_owner, "garment_owner")->person, given.threads, out);
+  });
+}
+
 gt_status gt_session_run(gt_session* session, const gt_transfer* transfer) {
   return gt::guarded([&] {
     const gt::Hold hold(*gt::not_null(session, "session"));
@@ -428,8 +555,8 @@ gt_status gt_session_free(gt_session* session) {
     if (!session) return;
     // held for good
     if (session->busy.exchange(true, std::memory_order_acquire)) {
-      throw gt::Error(GT_SESSION_BUSY,
-                      "the session is running in another thread", {}, "free it when that is done");
+      throw gt::Error(GT_SESSION_BUSY, "the session is running in another thread", {},
+                      "free it when that is done");
     }
     delete session;
   });

@@ -70,8 +70,8 @@ bool agree(const Tensor& expected, const Tensor& found) {
                     [](std::int64_t want, std::int64_t have) { return have < 0 || have == want; });
 }
 
-void check_signature(const std::string& path, const char* kind,
-                     const std::vector<Tensor>& expected, const std::vector<Tensor>& found) {
+void check_signature(const std::string& path, const char* kind, const std::vector<Tensor>& expected,
+                     const std::vector<Tensor>& found) {
   const bool all = std::all_of(expected.begin(), expected.end(), [&](const Tensor& want) {
     return std::any_of(found.begin(), found.end(), [&](const Tensor& have) {
       return want.name == have.name && agree(want, have);
@@ -95,23 +95,121 @@ bool has_cuda_kernels(const std::string& library) {
   }
 }
 
+Ort::Session opened(const Graph& graph, const std::vector<char>& content,
+                    const Ort::SessionOptions& options) {
+  try {
+    // from what was verified, not from a file that may have changed since
+    return Ort::Session(environment(), content.data(), content.size(), options);
+  } catch (const Ort::Exception& error) {
+    throw Error(GT_GRAPH_REJECTED,
+                "ONNX Runtime " + version() + " does not load " + graph.path + ": " +
+                    first_line(error.what()),
+                {}, "use a newer ONNX Runtime, or export the bundle anew");
+  }
+}
+
+Ort::SessionOptions session_options(std::int32_t threads) {
+  Ort::SessionOptions made;
+  made.SetLogSeverityLevel(ORT_LOGGING_LEVEL_ERROR);
+  // Each graph has its own threads, and waiting in a loop they would hold the cores that the next
+  // graph needs.
+  made.AddConfigEntry("session.intra_op.allow_spinning", "0");
+  if (threads > 0) made.SetIntraOpNumThreads(threads);
+  return made;
+}
+
+void check_graph(const Graph& graph, const Ort::Session& session) {
+  Ort::AllocatorWithDefaultOptions allocator;
+  std::vector<Tensor> inputs, outputs;
+  for (std::size_t i = 0; i < session.GetInputCount(); ++i) {
+    inputs.push_back(
+        tensor(session.GetInputNameAllocated(i, allocator).get(), session.GetInputTypeInfo(i)));
+  }
+  for (std::size_t i = 0; i < session.GetOutputCount(); ++i) {
+    outputs.push_back(
+        tensor(session.GetOutputNameAllocated(i, allocator).get(), session.GetOutputTypeInfo(i)));
+  }
+  check_signature(graph.path, "input", graph.signature.inputs, inputs);
+  check_signature(graph.path, "output", graph.signature.outputs, outputs);
+}
+
+// What a graph reads or writes, in the caller's memory.
+Ort::Value value(const Ort::MemoryInfo& memory, const Tensor& tensor, std::int32_t batch,
+                 void* data) {
+  std::vector<std::int64_t> shape = tensor.shape;
+  std::size_t bytes = tensor.dtype == "float32" ? 4 : 1;
+  for (auto& side : shape) {
+    if (side == kBatch) side = batch;
+    bytes *= static_cast<std::size_t>(side);
+  }
+  return Ort::Value::CreateTensor(memory, data, bytes, shape.data(), shape.size(),
+                                  tensor.dtype == "float32" ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT
+                                                            : ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8);
+}
+
+using Values = std::map<std::string, void*>;
+
+// Runs a graph on a batch; `values` are where its inputs and outputs lie, by name.
+void run_graph(Ort::Session& session, const std::string& name, const Signature& signature,
+               std::int32_t batch, const Values& values) {
+  const Ort::MemoryInfo memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
+  std::vector<const char*> input_names, output_names;
+  std::vector<Ort::Value> inputs, outputs;
+  const auto bind = [&](const std::vector<Tensor>& tensors, std::vector<const char*>& names,
+                        std::vector<Ort::Value>& bound) {
+    for (const auto& tensor : tensors) {
+      names.push_back(tensor.name.c_str());
+      bound.push_back(value(memory, tensor, batch, values.at(tensor.name)));
+    }
+  };
+  bind(signature.inputs, input_names, inputs);
+  bind(signature.outputs, output_names, outputs);
+  try {
+    session.Run(Ort::RunOptions{nullptr}, input_names.data(), inputs.data(), inputs.size(),
+                output_names.data(), outputs.data(), outputs.size());
+  } catch (const Ort::Exception& error) {
+    throw Error(GT_RUN_FAILED,
+                "ONNX Runtime failed to run graph " + name + " that takes (" +
+                    text(signature.inputs) + ") on a batch of " + std::to_string(batch) + ": " +
+                    first_line(error.what()),
+                {}, "try a smaller batch or another version of ONNX Runtime");
+  }
+}
+
+class OnnxRuntimeMaps final : public MapsEngine {
+ public:
+  OnnxRuntimeMaps(const Graph& graph, Size size, std::int32_t threads)
+      : signature_(graph.signature),
+        session_(opened(graph, read_verified(graph), session_options(threads))),
+        unwanted_(static_cast<std::size_t>(size.height * size.width)) {
+    check_graph(graph, session_);
+  }
+
+  void run(const unsigned char* image, unsigned char* parsing, unsigned char* densepose,
+           unsigned char* confidence) override {
+    std::vector<unsigned char> of_parts(unwanted_);
+    run_graph(session_, "maps", signature_, 1,
+              {{"image", const_cast<unsigned char*>(image)},  // graphs do not write to their inputs
+               {"parsing", parsing},
+               {"densepose", densepose},
+               {"parsing_confidence", confidence},
+               {"densepose_confidence", of_parts.data()}});
+  }
+
+ private:
+  Signature signature_;
+  Ort::Session session_;
+  std::size_t unwanted_;  // bytes of an output that nobody reads
+};
+
 class OnnxRuntimeBackend final : public Backend {
  public:
   OnnxRuntimeBackend(Bundle bundle, const BackendOptions& options) : size(bundle.size) {
     environment();
-    Ort::SessionOptions session_options = with_options(options);
+    const Ort::SessionOptions session_options = with_options(options);
     for (std::size_t i = 0; i < kStages.size(); ++i) {
       Graph& graph = bundle.graphs[i];
-      try {
-        // from what was verified, not from a file that may have changed since
-        sessions[i] = Ort::Session(environment(), graph.content.data(), graph.content.size(),
-                                   session_options);
-      } catch (const Ort::Exception& error) {
-        throw Error(GT_GRAPH_REJECTED,
-                    "ONNX Runtime " + version() + " does not load " + graph.path + ": " +
-                        first_line(error.what()),
-                    {}, "use a newer ONNX Runtime, or export the bundle anew");
-      }
+      sessions[i] = opened(graph, graph.content, session_options);
       graph.content = {};
       check_graph(graph, sessions[i]);
       signatures[i] = graph.signature;
@@ -131,12 +229,7 @@ class OnnxRuntimeBackend final : public Backend {
 
  private:
   Ort::SessionOptions with_options(const BackendOptions& options) {
-    Ort::SessionOptions made;
-    made.SetLogSeverityLevel(ORT_LOGGING_LEVEL_ERROR);
-    // Each graph has its own threads, and waiting in a loop they would hold the cores that the next
-    // graph needs.
-    made.AddConfigEntry("session.intra_op.allow_spinning", "0");
-    if (options.threads > 0) made.SetIntraOpNumThreads(options.threads);
+    Ort::SessionOptions made = session_options(options.threads);
     if (options.device == "cuda") {
       append_cuda(made, options.device_id);
       device_ = "CUDA device " + std::to_string(options.device_id);
@@ -147,8 +240,7 @@ class OnnxRuntimeBackend final : public Backend {
 
   static void append_cuda(Ort::SessionOptions& session_options, std::int32_t device_id) {
     const auto providers = Ort::GetAvailableProviders();
-    if (std::find(providers.begin(), providers.end(), "CUDAExecutionProvider") ==
-        providers.end()) {
+    if (std::find(providers.begin(), providers.end(), "CUDAExecutionProvider") == providers.end()) {
       throw Error(GT_BACKEND_UNAVAILABLE,
                   "device 'cuda': this ONNX Runtime " + version() + " has no CUDA provider", {},
                   "use ONNX Runtime's GPU package, or device 'cpu'");
@@ -212,21 +304,6 @@ class OnnxRuntimeBackend final : public Backend {
     }
   }
 
-  static void check_graph(const Graph& graph, const Ort::Session& session) {
-    Ort::AllocatorWithDefaultOptions allocator;
-    std::vector<Tensor> inputs, outputs;
-    for (std::size_t i = 0; i < session.GetInputCount(); ++i) {
-      inputs.push_back(
-          tensor(session.GetInputNameAllocated(i, allocator).get(), session.GetInputTypeInfo(i)));
-    }
-    for (std::size_t i = 0; i < session.GetOutputCount(); ++i) {
-      outputs.push_back(
-          tensor(session.GetOutputNameAllocated(i, allocator).get(), session.GetOutputTypeInfo(i)));
-    }
-    check_signature(graph.path, "input", graph.signature.inputs, inputs);
-    check_signature(graph.path, "output", graph.signature.outputs, outputs);
-  }
-
   std::string device_ = "the CPU";
   std::string flow_warp_;
 };
@@ -240,7 +317,7 @@ class OnnxRuntimeWorker final : public Worker {
       throw Error(GT_ARGUMENT_INVALID, "memory is GT_DEVICE", "GT_HOST, as this pipeline takes it",
                   "load it with backend 'tensorrt' for device memory");
     }
-    std::map<std::string, void*> values;
+    Values values;
     auto before = Clock::now();
     const auto part_done = [&](std::size_t part) {
       const auto now = Clock::now();
@@ -269,7 +346,7 @@ class OnnxRuntimeWorker final : public Worker {
     }
     part_done(0);
     for (std::size_t i = 0; i < kStages.size(); ++i) {
-      run_stage(i, run.batch, values);
+      run_graph(backend_.sessions[i], kStages[i], backend_.signatures[i], run.batch, values);
       part_done(1 + i);
     }
   }
@@ -277,48 +354,7 @@ class OnnxRuntimeWorker final : public Worker {
  private:
   using Clock = std::chrono::steady_clock;
 
-  void run_stage(std::size_t stage, std::int32_t batch,
-                 const std::map<std::string, void*>& values) {
-    const Signature& signature = backend_.signatures[stage];
-    std::vector<const char*> input_names, output_names;
-    std::vector<Ort::Value> inputs, outputs;
-    const auto bind = [&](const std::vector<Tensor>& tensors, std::vector<const char*>& names,
-                          std::vector<Ort::Value>& bound) {
-      for (const auto& tensor : tensors) {
-        names.push_back(tensor.name.c_str());
-        bound.push_back(value(tensor, batch, values.at(tensor.name)));
-      }
-    };
-    bind(signature.inputs, input_names, inputs);
-    bind(signature.outputs, output_names, outputs);
-    try {
-      backend_.sessions[stage].Run(Ort::RunOptions{nullptr}, input_names.data(), inputs.data(),
-                                   inputs.size(), output_names.data(), outputs.data(),
-                                   outputs.size());
-    } catch (const Ort::Exception& error) {
-      throw Error(GT_RUN_FAILED,
-                  "ONNX Runtime failed to run graph " + std::string(kStages[stage]) +
-                      " that takes (" + text(signature.inputs) + ") on a batch of " +
-                      std::to_string(batch) + ": " + first_line(error.what()),
-                  {}, "try a smaller batch or another version of ONNX Runtime");
-    }
-  }
-
-  Ort::Value value(const Tensor& tensor, std::int32_t batch, void* data) const {
-    std::vector<std::int64_t> shape = tensor.shape;
-    std::size_t bytes = tensor.dtype == "float32" ? 4 : 1;
-    for (auto& side : shape) {
-      if (side == kBatch) side = batch;
-      bytes *= static_cast<std::size_t>(side);
-    }
-    return Ort::Value::CreateTensor(memory_, data, bytes, shape.data(), shape.size(),
-                                    tensor.dtype == "float32"
-                                        ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT
-                                        : ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8);
-  }
-
   OnnxRuntimeBackend& backend_;
-  Ort::MemoryInfo memory_ = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
   std::array<std::vector<unsigned char>, kInputs.size()> staged_;
   std::array<std::vector<unsigned char>, kOutputs.size()> unwanted_;
 };
@@ -328,6 +364,11 @@ std::unique_ptr<Worker> OnnxRuntimeBackend::worker() {
 }
 
 }  // namespace
+
+std::unique_ptr<MapsEngine> load_maps(const Graph& graph, Size size, std::int32_t threads) {
+  environment();
+  return std::make_unique<OnnxRuntimeMaps>(graph, size, threads);
+}
 
 std::unique_ptr<Backend> load_onnxruntime(Bundle bundle, const BackendOptions& options) {
   if (options.device != "" && options.device != "cpu" && options.device != "cuda") {

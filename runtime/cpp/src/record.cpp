@@ -5,9 +5,8 @@
 namespace garment_transfer::internal {
 
 EngineRecord engine_record(const Field& field) {
-  field.object({"schema_version", "backend", "backend_version", "compute_capabilities",
-                "precision", "batch", "optimization_level", "plugin", "bundle", "built",
-                "stages"});
+  field.object({"schema_version", "backend", "backend_version", "compute_capabilities", "precision",
+                "batch", "optimization_level", "plugin", "bundle", "built", "stages"});
   field["schema_version"].integer(2, 2);
   EngineRecord record;
   record.backend = field["backend"].matching("tensorrt|tensorrt-rtx");
@@ -41,8 +40,8 @@ EngineRecord engine_record(const Field& field) {
   stages.object({kStages[0], kStages[1], kStages[2]});
   for (std::size_t i = 0; i < kStages.size(); ++i) {
     const Field engine = stages[kStages[i]];
-    engine.object({"file", "bytes", "sha256", "onnx_sha256", "inputs", "outputs",
-                   "build_seconds", "device_memory_bytes"});
+    engine.object({"file", "bytes", "sha256", "onnx_sha256", "inputs", "outputs", "build_seconds",
+                   "device_memory_bytes"});
     record.stages[i] = {engine["file"].matching(kFileForm), engine["bytes"].integer(1),
                         engine["sha256"].matching(kSha256Form),
                         engine["onnx_sha256"].matching(kSha256Form), signature(engine)};

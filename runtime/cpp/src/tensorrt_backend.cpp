@@ -172,11 +172,11 @@ class Engines {
 
   void check_batch(std::int32_t batch) const {
     if (batch >= record_.least_batch && batch <= record_.most_batch) return;
-    throw Error(GT_ENGINE_BATCH,
-                "the engines in " + folder_.string() + " do not take a batch of " +
-                    std::to_string(batch),
-                std::to_string(record_.least_batch) + " to " + std::to_string(record_.most_batch),
-                "use such a batch, or build others with `" + command() + " --batch MIN:OPT:MAX`");
+    throw Error(
+        GT_ENGINE_BATCH,
+        "the engines in " + folder_.string() + " do not take a batch of " + std::to_string(batch),
+        std::to_string(record_.least_batch) + " to " + std::to_string(record_.most_batch),
+        "use such a batch, or build others with `" + command() + " --batch MIN:OPT:MAX`");
   }
 
   // A runtime, ready for the plugin that the engines call.
@@ -195,8 +195,8 @@ class Engines {
                   "build it with TensorRT_ROOT set, or run `" + command() + " --plugin off`");
     }
     if (sha256(read(library)) != record_.plugin->sha256) {
-      refuse(GT_ENGINE_MISMATCH, "they were built with the plugin " + name + ", and " + library +
-                                     " is another one");
+      refuse(GT_ENGINE_MISMATCH,
+             "they were built with the plugin " + name + ", and " + library + " is another one");
     }
     // Shared and never destroyed: the plugin logs by the finder of the registry that loaded its
     // library last, which is the runtime's.
@@ -258,9 +258,9 @@ class Engines {
     const std::string installed = installed_version();
     // as precise as the record is: "10.16.1" or "10.16.1.11"
     if (record_.backend != "tensorrt" || (installed + ".").rfind(built + ".", 0) != 0) {
-      refuse(GT_ENGINE_VERSION,
-             "they were built by " + record_.backend + " " + built + ", and TensorRT " +
-                 installed + " is installed: engines run in the version that built them");
+      refuse(GT_ENGINE_VERSION, "they were built by " + record_.backend + " " + built +
+                                    ", and TensorRT " + installed +
+                                    " is installed: engines run in the version that built them");
     }
     const auto& built_for = record_.compute_capabilities;
     if (std::find(built_for.begin(), built_for.end(), compute_capability) == built_for.end()) {
@@ -297,8 +297,7 @@ class TensorRtBackend final : public Backend {
     int major = 0, minor = 0;
     check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "ask the GPU");
     check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "ask the GPU");
-    record = std::make_unique<Engines>(bundle,
-                                       std::to_string(major) + "." + std::to_string(minor));
+    record = std::make_unique<Engines>(bundle, std::to_string(major) + "." + std::to_string(minor));
     const std::lock_guard<std::mutex> lock(preparing());
     runtime_ = record->runtime(options.flow_warp_library);
     for (std::size_t i = 0; i < kStages.size(); ++i) {
@@ -465,10 +464,10 @@ class Chain {
       }
       for (std::int32_t n = 0; n < batch_; ++n) {
         const auto picture = static_cast<std::size_t>(n);
-        check(cudaMemcpy2DAsync(
-                  device_at(input_at_[i] + picture * input.rows * input.row_bytes),
-                  input.row_bytes, input.data + picture * input.batch_stride, input.row_stride,
-                  input.row_bytes, input.rows, cudaMemcpyDeviceToDevice, stream),
+        check(cudaMemcpy2DAsync(device_at(input_at_[i] + picture * input.rows * input.row_bytes),
+                                input.row_bytes, input.data + picture * input.batch_stride,
+                                input.row_stride, input.row_bytes, input.rows,
+                                cudaMemcpyDeviceToDevice, stream),
               "copy an input");
       }
     }
@@ -479,10 +478,10 @@ class Chain {
     engines(stream, marking);
     for (std::size_t i = 0; i < kOutputs.size(); ++i) {
       if (!run.outputs[i] || takes(run.outputs[i])) continue;
-      check(cudaMemcpyAsync(run.outputs[i], device_at(input_bytes_ + output_at_[i]),
-                            output_bytes(i, backend_.size, batch_), cudaMemcpyDeviceToDevice,
-                            stream),
-            "copy an output");
+      check(
+          cudaMemcpyAsync(run.outputs[i], device_at(input_bytes_ + output_at_[i]),
+                          output_bytes(i, backend_.size, batch_), cudaMemcpyDeviceToDevice, stream),
+          "copy an output");
     }
     mark(kMarks - 1, stream, marking);
     if (!run.times) return;
@@ -517,7 +516,8 @@ class Chain {
 
   Addresses own_addresses() {
     Addresses addresses;
-    for (std::size_t i = 0; i < kInputs.size(); ++i) addresses[kInputs[i]] = device_at(input_at_[i]);
+    for (std::size_t i = 0; i < kInputs.size(); ++i)
+      addresses[kInputs[i]] = device_at(input_at_[i]);
     for (std::size_t i = 0; i < kOutputs.size(); ++i) {
       addresses[kOutputs[i]] = device_at(input_bytes_ + output_at_[i]);
     }
@@ -543,8 +543,7 @@ class Chain {
 
   void mark(std::size_t at, cudaStream_t stream, Marking marking) {
     if (marking == kUnmarked) return;
-    const auto flags =
-        marking == kMarkedInGraph ? cudaEventRecordExternal : cudaEventRecordDefault;
+    const auto flags = marking == kMarkedInGraph ? cudaEventRecordExternal : cudaEventRecordDefault;
     check(cudaEventRecordWithFlags(marks_[at].get(), stream, flags), "record an event");
   }
 
@@ -673,7 +672,8 @@ class TensorRtWorker final : public Worker {
       try {
         chain.run_on_device(run);
       } catch (...) {
-        cudaEventRecord(done_.get(), stream);  // what was put on the stream is still to be waited for
+        cudaEventRecord(done_.get(),
+                        stream);  // what was put on the stream is still to be waited for
         throw;
       }
       check(cudaEventRecord(done_.get(), stream), "mark the end of a run");
@@ -685,15 +685,15 @@ class TensorRtWorker final : public Worker {
     const auto one = [&](const void* pointer, const char* name) {
       cudaPointerAttributes attributes{};
       check(cudaPointerGetAttributes(&attributes, pointer), "tell where a pointer leads");
-      const bool device = attributes.type == cudaMemoryTypeDevice ||
-                          attributes.type == cudaMemoryTypeManaged;
+      const bool device =
+          attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged;
       if (device && attributes.device == backend_.device) return;
-      throw Error(GT_ARRAY_INVALID,
-                  std::string(name) + ".data is " +
-                      (device ? "memory of CUDA device " + std::to_string(attributes.device)
-                              : std::string("host memory")),
-                  "memory of CUDA device " + std::to_string(backend_.device) +
-                      ", as memory is GT_DEVICE");
+      throw Error(
+          GT_ARRAY_INVALID,
+          std::string(name) + ".data is " +
+              (device ? "memory of CUDA device " + std::to_string(attributes.device)
+                      : std::string("host memory")),
+          "memory of CUDA device " + std::to_string(backend_.device) + ", as memory is GT_DEVICE");
     };
     for (std::size_t i = 0; i < kInputs.size(); ++i) one(run.inputs[i].data, kInputs[i]);
     for (std::size_t i = 0; i < kOutputs.size(); ++i) {

@@ -1,14 +1,17 @@
 /* Garment transfer: two people in, the first in the second's upper garment out. The C interface.
  *
  * A bundle (a folder with manifest.json and one ONNX graph per stage) is loaded once into a
- * pipeline; each worker has a session on it. Pixels come and go at the bundle's size: fitting a
- * photo to it and bringing the result back to the photo's own size is the caller's (examples/cpp).
+ * pipeline; each worker has a session on it. A gt_person is made of a photo of any size, with maps
+ * or without, and gt_session_transfer gives the finished photo at the person's own size.
+ * gt_session_run runs the graphs alone, on batches of pixels at the bundle's size. No file but the
+ * bundle's is read: decoding pictures is the caller's (examples/cpp).
  *
  * Threads: a pipeline may be used by any number of threads at once. A session holds the buffers of
  * one run: use it from one thread at a time, any thread. A session that is running refuses every
  * other call on it with GT_SESSION_BUSY; gt_session_free then leaves it as it is. Do not free a
- * session or pipeline that another thread may still pass to a call. A child process must not use
- * what its parent loaded before fork().
+ * session or pipeline that another thread may still pass to a call. A person does not change, and
+ * any number of threads may use it. A child process must not use what its parent loaded before
+ * fork().
  *
  * Errors: every function that can fail returns a gt_status, and no exception leaves the library.
  * gt_status_name() gives its stable name, and gt_last_message() says what was wrong, what was
@@ -84,7 +87,21 @@ typedef enum gt_status {
   /* 4xx: the session, memory, the library itself */
   GT_SESSION_BUSY = 400, /* in use by another thread */
   GT_OUT_OF_MEMORY = 401,
-  GT_INTERNAL_ERROR = 402 /* a fault of the library */
+  GT_INTERNAL_ERROR = 402, /* a fault of the library */
+
+  /* 5xx: photos, maps, and who is in them */
+  GT_IMAGE_MODE = 500, /* colours in which the label set is not drawn */
+  GT_IMAGE_SIZE = 501, /* empty, or more than 8192 pixels on a side */
+  GT_LABEL_SET_UNKNOWN = 502,
+  GT_LABEL_SET_MISMATCH = 503, /* ids that the named label set does not have */
+  GT_DENSEPOSE_ENCODING_UNKNOWN = 504,
+  GT_DENSEPOSE_INVALID = 505,   /* values that the named encoding does not have */
+  GT_SIZES_DIFFER = 506,        /* a photo and its maps are not of one shape */
+  GT_BODY_MISSING = 507,        /* DensePose covers nobody */
+  GT_BODY_AMBIGUOUS = 508,      /* it covers several people, and no box chooses one */
+  GT_VIEW_UNSUPPORTED = 509,    /* somebody from behind or from the side, or lying */
+  GT_GARMENT_MISSING = 510,     /* the garment's owner wears no upper garment */
+  GT_TRANSFER_IMPLAUSIBLE = 511 /* a result that cannot be right */
 } gt_status;
 
 /* Where pixels lie. */
@@ -95,6 +112,7 @@ typedef enum gt_memory {
 
 typedef struct gt_pipeline gt_pipeline;
 typedef struct gt_session gt_session;
+typedef struct gt_person gt_person;
 
 /* How to load a bundle. Begin with GT_PIPELINE_OPTIONS_INIT. A null string is the default. */
 typedef struct gt_pipeline_options {
@@ -109,13 +127,13 @@ typedef struct gt_pipeline_options {
   /* Number of the CUDA device. */
   int32_t device_id;
 
-  /* ONNX Runtime: threads that each graph runs on, beside the callers' own; 0: one per physical
-   * core. With as many sessions as cores, 1 gives the highest throughput. */
+  /* ONNX Runtime: threads that each graph runs on, beside the callers' own, at most 1024; 0: one
+   * per physical core. With as many sessions as cores, 1 gives the highest throughput. */
   int32_t threads;
 
   /* Library with FlowWarp's kernel or plugin. Default: the one beside this library; where there is
-   * none, or none with CUDA code for device "cuda", or for "", ONNX Runtime runs FlowWarp by standard
-   * operators, 2 ms a transfer slower on a CPU. */
+   * none, or none with CUDA code for device "cuda", or for "", ONNX Runtime runs FlowWarp by
+   * standard operators, 2 ms a transfer slower on a CPU. */
   const char* flow_warp_library;
 
   /* "float32", "float16" or "int8" where the bundle has such graphs; default: its main precision. */
@@ -193,6 +211,68 @@ typedef struct gt_transfer {
   gt_times* times;
 } gt_transfer;
 
+/* A picture or map in host memory, of 1 to 8192 pixels on either side. */
+typedef struct gt_picture {
+  const void* data; /* the upper left value */
+  int32_t height;
+  int32_t width;
+  int32_t channels;     /* side by side, but for DensePose's floats */
+  ptrdiff_t row_stride; /* bytes from one row to the next, may be negative; 0: close together */
+  const char* name;     /* what messages call it, such as its file; null: its field */
+} gt_picture;
+
+/* A rectangle in whole pixels of a photo; right and bottom lie just outside. */
+typedef struct gt_box {
+  int32_t left, top, right, bottom;
+} gt_box;
+
+/* What a person is made of. Set all to zero, then struct_size. All is copied. */
+typedef struct gt_person_source {
+  size_t struct_size; /* sizeof(gt_person_source) */
+  const char* name;   /* what messages call the person; null: no name */
+
+  gt_picture photo; /* uint8 RGB, upright, in sRGB */
+
+  /* The photo's maps, of its size or another one of its aspect. Where neither has data, the
+   * bundle's graph `maps` makes them, on the CPU. */
+  gt_picture parsing;   /* uint8: ids of the label set, or RGB in the colours it is drawn in */
+  gt_picture densepose; /* uint8 [H,W,3], for "iuv" float32 [3,H,W] */
+
+  const char* label_set; /* of bundle/labels.json, such as "cihp20"; null: "classes7" */
+
+  /* "iuv-png" (part 0..24, U and V scaled to 0..255; also null), "parula" (RGB colours of parts),
+   * or "iuv" (part, U and V from 0 to 1). */
+  const char* densepose_encoding;
+
+  const gt_box* box; /* roughly, of the one who is meant, where there are several; else null */
+} gt_person_source;
+
+/* What a person is. Pointers are the person's, pixels close together. Set struct_size. */
+typedef struct gt_person_maps {
+  size_t struct_size; /* sizeof(gt_person_maps) */
+  int32_t height;
+  int32_t width;
+  const uint8_t* image;        /* RGB [H,W,3] */
+  const uint8_t* parsing;      /* [H,W], class ids 0..6 */
+  const uint8_t* densepose;    /* [H,W,3] as "iuv-png", of this person alone */
+  const uint8_t* is_protected; /* [H,W], 255 where the photo stays as it is: other people, things
+                                  in front, hands */
+  float confidence[7];         /* of each class, 0 to 1; -1 where maps were given, or lack it */
+} gt_person_maps;
+
+/* One finished photo. Set all to zero, then struct_size. */
+typedef struct gt_photo_transfer {
+  size_t struct_size; /* sizeof(gt_photo_transfer) */
+  const gt_person* person;
+  const gt_person* garment_owner;
+  int32_t threads; /* that fit and compose the photos, 1 to 64; 0: 1. The graphs have their own. */
+
+  /* At the size of the person's photo, H x W. */
+  gt_output image;            /* uint8 RGB [H,W,3]: the person in the garment */
+  gt_output transfer_parsing; /* uint8 [H,W]: its classes */
+  gt_output warped_garment;   /* uint8 RGB [H,W,3]: the garment as worn, 0 around it */
+} gt_photo_transfer;
+
 /* The library's version, such as "0.1.0". */
 GT_API const char* gt_version(void);
 
@@ -207,8 +287,13 @@ GT_API const char* gt_status_name(gt_status status);
  * next failure. Never null. */
 GT_API const char* gt_last_message(void);
 
+/* Has `log` called with what is no error, such as a person who is small in the photo: UTF-8, valid
+ * during the call, on the thread that meets it. Null, the default: nothing is told. */
+GT_API void gt_set_log(void (*log)(const char* message, void* context), void* context);
+
 /* Reads and verifies the bundle in the folder `bundle` (manifest, contract, sizes, hashes) and
- * loads its graphs. `options` may be null. On success *pipeline is to be freed; otherwise it is null. */
+ * loads its graphs. `options` may be null. On success *pipeline is to be freed; otherwise it is
+ * null. */
 GT_API gt_status gt_pipeline_load(const char* bundle, const gt_pipeline_options* options,
                                   gt_pipeline** pipeline);
 
@@ -216,9 +301,9 @@ GT_API gt_status gt_pipeline_load(const char* bundle, const gt_pipeline_options*
 GT_API gt_status gt_pipeline_size(const gt_pipeline* pipeline, int32_t* height, int32_t* width);
 
 /* Which part of a photo the graphs see, by the bundle's manifest: the box of the DensePose parts i
- * whose bits 1 << i are set in *parts; of the legs only what lies above *legs times the distance from
- * the top of the body to the end of the torso; with *margin of its height around it. examples/cpp
- * frames photos so. */
+ * whose bits 1 << i are set in *parts; of the legs only what lies above *legs times the distance
+ * from the top of the body to the end of the torso; with *margin of its height around it.
+ * gt_session_transfer frames photos so. */
 GT_API gt_status gt_pipeline_framing(const gt_pipeline* pipeline, uint32_t* parts, double* legs,
                                      double* margin);
 
@@ -231,6 +316,21 @@ GT_API void gt_pipeline_free(gt_pipeline* pipeline);
 
 /* A session on a pipeline. On success *session is to be freed; otherwise it is null. */
 GT_API gt_status gt_session_create(gt_pipeline* pipeline, gt_session** session);
+
+/* A person of a photo and its maps, checked; without maps by the pipeline's bundle
+ * (GT_GRAPH_MISSING where it has no graph for that). `pipeline` may be null where maps are given.
+ * On success *person is to be freed; otherwise it is null. */
+GT_API gt_status gt_person_create(const gt_pipeline* pipeline, const gt_person_source* source,
+                                  gt_person** person);
+
+/* What the person is: photo and maps. */
+GT_API gt_status gt_person_read(const gt_person* person, gt_person_maps* maps);
+
+/* Frees a person; null is allowed. */
+GT_API void gt_person_free(gt_person* person);
+
+/* The finished photo of two people; host memory. */
+GT_API gt_status gt_session_transfer(gt_session* session, const gt_photo_transfer* transfer);
 
 /* Runs the three graphs. Where it fails, what the outputs hold is not defined. */
 GT_API gt_status gt_session_run(gt_session* session, const gt_transfer* transfer);

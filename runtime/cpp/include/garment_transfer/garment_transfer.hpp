@@ -2,9 +2,10 @@
 //
 //   garment_transfer::Pipeline pipeline("bundle");          // once, shared by all threads
 //   garment_transfer::Session session(pipeline);            // one per worker
-//   garment_transfer::Inputs inputs;
-//   inputs.person_image = {pixels, height, width};          // ... and five more
-//   garment_transfer::Result result = session.run(inputs);
+//   garment_transfer::PersonSource source;
+//   source.photo = {pixels, height, width, 3, 0, nullptr};  // and its maps, where there are any
+//   garment_transfer::Person person(source, &pipeline);     // and another one, the garment's owner
+//   garment_transfer::Finished finished = session.transfer(person, owner);
 //
 // The thread contract is garment_transfer.h's.
 
@@ -15,6 +16,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -78,8 +80,7 @@ class Pipeline {
     given.device = text(options.device);
     given.device_id = options.device_id;
     given.threads = options.threads;
-    given.flow_warp_library =
-        options.use_flow_warp_library ? text(options.flow_warp_library) : "";
+    given.flow_warp_library = options.use_flow_warp_library ? text(options.flow_warp_library) : "";
     given.precision = text(options.precision);
     gt_pipeline* pipeline = nullptr;
     check(gt_pipeline_load(bundle.c_str(), &given, &pipeline));
@@ -140,6 +141,58 @@ struct Result {
   std::vector<std::uint8_t> flow_confidence;   // [N,H,W]
 };
 
+// gt_person_source with defaults.
+struct PersonSource {
+  std::string name;
+  gt_picture photo{}, parsing{}, densepose{};
+  std::string label_set;
+  std::string densepose_encoding;
+  std::optional<gt_box> box;
+};
+
+// A photo of any size with its maps. Does not change.
+class Person {
+ public:
+  // `pipeline` makes the maps where the source has none.
+  explicit Person(const PersonSource& source, const Pipeline* pipeline = nullptr) {
+    gt_person_source given{};
+    given.struct_size = sizeof given;
+    given.name = source.name.c_str();
+    given.photo = source.photo;
+    given.parsing = source.parsing;
+    given.densepose = source.densepose;
+    given.label_set = source.label_set.c_str();
+    given.densepose_encoding = source.densepose_encoding.c_str();
+    given.box = source.box ? &*source.box : nullptr;
+    gt_person* person = nullptr;
+    check(gt_person_create(pipeline ? pipeline->get() : nullptr, &given, &person));
+    person_.reset(person);
+  }
+
+  // Photo and maps, as long as the person lives.
+  gt_person_maps maps() const {
+    gt_person_maps maps{};
+    maps.struct_size = sizeof maps;
+    check(gt_person_read(get(), &maps));
+    return maps;
+  }
+
+  gt_person* get() const noexcept { return person_.get(); }
+
+ private:
+  struct Free {
+    void operator()(gt_person* person) const noexcept { gt_person_free(person); }
+  };
+  std::unique_ptr<gt_person, Free> person_;
+};
+
+// A finished photo, at the size of the person's own.
+struct Finished {
+  Size size;
+  std::vector<std::uint8_t> image;             // RGB [H,W,3]
+  std::vector<std::uint8_t> transfer_parsing;  // [H,W]
+};
+
 // What one worker runs transfers with: one thread at a time.
 class Session {
  public:
@@ -149,7 +202,28 @@ class Session {
     session_.reset(session);
   }
 
-  // Host memory to host memory.
+  // Puts the garment that `owner` wears on `person`; photos are fitted and composed on `threads`.
+  Finished transfer(const Person& person, const Person& owner, std::int32_t threads = 1) {
+    const gt_person_maps maps = person.maps();
+    Finished finished;
+    finished.size = {maps.height, maps.width};
+    const auto pixels =
+        static_cast<std::size_t>(maps.height) * static_cast<std::size_t>(maps.width);
+    finished.image.resize(3 * pixels);
+    finished.transfer_parsing.resize(pixels);
+    gt_photo_transfer transfer{};
+    transfer.struct_size = sizeof transfer;
+    transfer.person = person.get();
+    transfer.garment_owner = owner.get();
+    transfer.threads = threads;
+    transfer.image = {finished.image.data(), finished.image.size()};
+    transfer.transfer_parsing = {finished.transfer_parsing.data(),
+                                 finished.transfer_parsing.size()};
+    check(gt_session_transfer(get(), &transfer));
+    return finished;
+  }
+
+  // The graphs alone, host memory to host memory.
   Result run(const Inputs& inputs) {
     Result result;
     run(inputs, result);

@@ -5,18 +5,19 @@
 
 #include <photos.h>
 
-#include <garment_transfer/garment_transfer.hpp>
 #include <opencv2/core.hpp>
 #include <string>
 
-namespace example {
+#include "bundle.h"
+
+namespace garment_transfer::internal {
 
 // LEFT,TOP,RIGHT,BOTTOM, the last two just outside.
 std::string text(const cv::Rect& box);
 
 // The box of a photo that the graphs see, by the bundle's rule. It has the aspect of `target`, and
-// may leave the photo. `parts` is 8UC1, the DensePose parts. Throws InputError.
-cv::Rect frame(const cv::Mat& parts, const garment_transfer::Framing& framing, cv::Size target);
+// may leave the photo. `parts` is 8UC1, the DensePose parts. Throws Error.
+cv::Rect frame(const cv::Mat& parts, const Framing& framing, cv::Size target);
 
 // A box of an image in a frame: the largest size of its aspect that the frame holds, in the middle.
 GtFit fit_of(cv::Size source, const cv::Rect& box, cv::Size target);
@@ -29,4 +30,4 @@ GtPicture picture(const cv::Mat& image);
 // A map of 8-bit channels at another size, by nearest neighbours.
 cv::Mat nearest(const cv::Mat& labels, cv::Size size);
 
-}  // namespace example
+}  // namespace garment_transfer::internal

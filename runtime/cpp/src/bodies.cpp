@@ -7,10 +7,10 @@
 #include <opencv2/imgproc.hpp>
 #include <vector>
 
-#include "fitting.h"
-#include "images.h"
+#include "error.h"
+#include "framing.h"
 
-namespace example {
+namespace garment_transfer::internal {
 namespace {
 
 // The constants are those of runtime/photos/_bodies.py.
@@ -27,7 +27,7 @@ constexpr double kThing = 0.02, kEnclosed = 0.85;
 constexpr double kRim = 0.03;
 
 constexpr char kChoose[] =
-    "name it as LEFT,TOP,RIGHT,BOTTOM in pixels of the photo with --person-box or --owner-box";
+    "name it as LEFT,TOP,RIGHT,BOTTOM in pixels of the photo, as the person's box";
 
 std::size_t at(int index) { return static_cast<std::size_t>(index); }
 
@@ -83,31 +83,6 @@ cv::Mat is_chosen(const cv::Mat& labels, const std::vector<bool>& chosen) {
     }
   }
   return mask;
-}
-
-// At each pixel the value of the nearest one that is known.
-cv::Mat of_nearest(const cv::Mat& values, const cv::Mat& known) {
-  cv::Mat distance, zones;
-  cv::distanceTransform(~known, distance, zones, cv::DIST_L2, cv::DIST_MASK_5,
-                        cv::DIST_LABEL_PIXEL);
-  double most = 0;
-  cv::minMaxLoc(zones, nullptr, &most);
-  const std::size_t bytes = values.elemSize();
-  std::vector<unsigned char> of_zone((static_cast<std::size_t>(most) + 1) * bytes);
-  const auto copy = [&](int y, int x, bool back, cv::Mat& map) {
-    unsigned char* zone = &of_zone[at(zones.at<int>(y, x)) * bytes];
-    unsigned char* pixel = map.ptr(y) + at(x) * bytes;
-    std::copy_n(back ? zone : pixel, bytes, back ? pixel : zone);
-  };
-  cv::Mat found = values.clone();
-  for (const bool back : {false, true}) {
-    for (int y = 0; y < values.rows; ++y) {
-      for (int x = 0; x < values.cols; ++x) {
-        if (back || known.at<unsigned char>(y, x)) copy(y, x, back, found);
-      }
-    }
-  }
-  return found;
 }
 
 // Gives what no body has yet to the nearest one of the same region.
@@ -233,8 +208,8 @@ cv::Mat holes_of(const cv::Mat& classes, const cv::Mat& parts) {
   const int step = step_of(classes);
   const cv::Mat small = every(classes, step), body = every(parts, step);
   cv::Mat pieces, stats, centres;
-  const int count = cv::connectedComponentsWithStats((small == kBackground) & (body > 0), pieces,
-                                                     stats, centres);
+  const int count =
+      cv::connectedComponentsWithStats((small == kBackground) & (body > 0), pieces, stats, centres);
   const double least = std::max(kThing * cv::countNonZero(torso_of(body)), 9.0);
   cv::Mat found(small.size(), CV_8U, cv::Scalar(0));
   for (int index = 1; index < count; ++index) {
@@ -248,6 +223,7 @@ cv::Mat holes_of(const cv::Mat& classes, const cv::Mat& parts) {
     const double skin = share(kSkin), garment = share(kGarment);
     if (skin + garment + share(kLower) >= kEnclosed && garment > skin) found |= piece;
   }
+  if (!cv::countNonZero(found)) return cv::Mat::zeros(classes.size(), CV_8U);
   return nearest(found, classes.size()) & (classes == kBackground);
 }
 
@@ -265,9 +241,34 @@ double covered(const cv::Mat& mask, const cv::Mat& by) {
 
 }  // namespace
 
+cv::Mat of_nearest(const cv::Mat& values, const cv::Mat& known) {
+  cv::Mat distance, zones;
+  cv::distanceTransform(~known, distance, zones, cv::DIST_L2, cv::DIST_MASK_5,
+                        cv::DIST_LABEL_PIXEL);
+  double most = 0;
+  cv::minMaxLoc(zones, nullptr, &most);
+  const std::size_t bytes = values.elemSize();
+  std::vector<unsigned char> of_zone((static_cast<std::size_t>(most) + 1) * bytes);
+  const auto copy = [&](int y, int x, bool back, cv::Mat& map) {
+    unsigned char* zone = &of_zone[at(zones.at<int>(y, x)) * bytes];
+    unsigned char* pixel = map.ptr(y) + at(x) * bytes;
+    std::copy_n(back ? zone : pixel, bytes, back ? pixel : zone);
+  };
+  cv::Mat found = values.clone();
+  for (const bool back : {false, true}) {
+    for (int y = 0; y < values.rows; ++y) {
+      for (int x = 0; x < values.cols; ++x) {
+        if (back || known.at<unsigned char>(y, x)) copy(y, x, back, found);
+      }
+    }
+  }
+  return found;
+}
+
 cv::Mat is_any(const cv::Mat& parts, std::initializer_list<int> of) {
-  cv::Mat found = cv::Mat::zeros(parts.size(), CV_8U);
-  for (const int part : of) found |= parts == part;
+  cv::Mat table = cv::Mat::zeros(1, 256, CV_8U), found;
+  for (const int part : of) table.at<unsigned char>(part) = 255;
+  cv::LUT(parts, table, found);
   return found;
 }
 
@@ -285,9 +286,9 @@ cv::Mat choose_body(const cv::Mat& iuv, const std::optional<cv::Rect>& box, cons
   }
   std::size_t chosen = 0;
   if (!box && found.size() > 1) {
-    throw InputError("body_ambiguous", name + " shows " + std::to_string(found.size()) +
-                                           " people, in the boxes " + boxes +
-                                           "; expected one, or the box of one of them; " + kChoose);
+    throw Error(GT_BODY_AMBIGUOUS,
+                name + " shows " + std::to_string(found.size()) + " people, in the boxes " + boxes,
+                "one, or the box of one of them", kChoose);
   }
   if (box) {
     double most = 0;
@@ -297,9 +298,8 @@ cv::Mat choose_body(const cv::Mat& iuv, const std::optional<cv::Rect>& box, cons
       most = std::max(most, shared);
     }
     if (most == 0) {
-      throw InputError("body_missing", name + " shows nobody in the box " + text(*box) +
-                                           "; expected one of " + (boxes.empty() ? "none" : boxes) +
-                                           ", roughly; " + kChoose);
+      throw Error(GT_BODY_MISSING, name + " shows nobody in the box " + text(*box),
+                  "one of " + (boxes.empty() ? "none" : boxes) + ", roughly", kChoose);
     }
   }
   const cv::Mat mine = bodies == double(chosen + 1);
@@ -330,8 +330,11 @@ cv::Mat somebody_else(const cv::Mat& image, const cv::Mat& classes, const cv::Ma
   std::vector<bool> is_large(at(far_count));
   for (std::size_t i = 1; i < is_large.size(); ++i) is_large[i] = areas[i] >= kSomebody * area;
   const cv::Mat touching = is_chosen(far, is_large) | (every(others, step) & marks & ~apart);
-  cv::Mat found = nearest(apart, classes.size());
-  if (cv::countNonZero(touching)) {
+  cv::Mat found = cv::Mat::zeros(classes.size(), CV_8U);
+  const bool touches = cv::countNonZero(touching);
+  if (!touches && !cv::countNonZero(apart)) return found;
+  found = nearest(apart, classes.size());
+  if (touches) {
     cv::Mat own;
     cv::erode(small > 0, own, square(rounded(kRim * std::sqrt(area))));
     found |= nearest(divided(image, marks, own, touching), classes.size());
@@ -376,10 +379,14 @@ cv::Mat uncovered(const cv::Mat& image, const cv::Mat& classes, const cv::Mat& t
 }
 
 cv::Mat hands(const cv::Mat& classes, const cv::Mat& parts) {
-  const cv::Mat bare = is_any(parts, {3, 4}) & (classes == kSkin);
-  cv::Mat found;
-  cv::erode(bare, found, square(rounded(kRim * std::sqrt(torso_area(parts)))), {-1, -1}, 1,
+  cv::Mat found = is_any(parts, {3, 4});
+  const cv::Rect box = cv::boundingRect(found);
+  if (box.empty()) return found;
+  const cv::Mat bare = found(box) & (classes(box) == kSkin);
+  cv::Mat within;
+  cv::erode(bare, within, square(rounded(kRim * std::sqrt(torso_area(parts)))), {-1, -1}, 1,
             cv::BORDER_CONSTANT, cv::Scalar::all(0));
+  within.copyTo(found(box));
   return found;
 }
 
@@ -396,8 +403,7 @@ std::string view_fault(const cv::Mat& parts) {
   for (const cv::Mat& each : {head_of(small), torso_of(small), is_any(small, {7, 8, 9, 10})}) {
     if (const auto found = middle(each)) middles.push_back(*found);
   }
-  if (middles.size() > 1 &&
-      middles[1].y - middles[0].y < std::abs(middles[1].x - middles[0].x)) {
+  if (middles.size() > 1 && middles[1].y - middles[0].y < std::abs(middles[1].x - middles[0].x)) {
     return "does not stand upright: the head is not above the torso";
   }
   return "";
@@ -409,8 +415,7 @@ void check_plausible(const FramedMaps& person, const FramedMaps& owner,
   if (!cv::countNonZero(torso) || !cv::countNonZero(owner_torso)) return;
   const cv::Mat worn = owner.parsing == kGarment;
   const double bare = covered(torso, transfer_parsing == kSkin);
-  const double clothed =
-      covered(torso, (person.parsing == kGarment) | (person.parsing == kLower));
+  const double clothed = covered(torso, (person.parsing == kGarment) | (person.parsing == kLower));
   const double owners = covered(owner_torso, worn);
   const double size =
       double(cv::countNonZero(transfer_parsing == kGarment)) / cv::countNonZero(torso);
@@ -423,11 +428,10 @@ void check_plausible(const FramedMaps& person, const FramedMaps& owner,
     reason = "would show " + percent(size / due) + " of the owner's garment";
   }
   if (reason.empty()) return;
-  throw InputError("transfer_implausible",
-                   "the transfer " + reason +
-                       ", which cannot be right; expected maps that belong to their photos, of "
-                       "people seen from the front; look at parse map and DensePose beside the "
-                       "photo of each, and check label set and encoding");
+  throw Error(GT_TRANSFER_IMPLAUSIBLE, "the transfer " + reason + ", which cannot be right",
+              "maps that belong to their photos, of people seen from the front",
+              "look at parse map and DensePose beside the photo of each, and check label set and "
+              "encoding");
 }
 
-}  // namespace example
+}  // namespace garment_transfer::internal

@@ -1,14 +1,14 @@
-#include "fitting.h"
+#include "framing.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <stdexcept>
+#include <new>
 #include <vector>
 
-#include "images.h"
+#include "error.h"
 
-namespace example {
+namespace garment_transfer::internal {
 namespace {
 
 constexpr std::uint32_t kTorso = 1u << 1 | 1u << 2;
@@ -53,7 +53,7 @@ std::string text(const cv::Rect& box) {
          "," + std::to_string(box.br().y);
 }
 
-cv::Rect frame(const cv::Mat& parts, const garment_transfer::Framing& framing, cv::Size target) {
+cv::Rect frame(const cv::Mat& parts, const Framing& framing, cv::Size target) {
   cv::Mat counted = parts;
   const int number = sum(counts(parts, true, framing.parts));
   if (!number) {
@@ -61,8 +61,7 @@ cv::Rect frame(const cv::Mat& parts, const garment_transfer::Framing& framing, c
     for (int part = 0; part < 32; ++part) {
       if (framing.parts >> part & 1) names += (names.empty() ? "" : ", ") + std::to_string(part);
     }
-    throw InputError("body_missing", "the DensePose map shows nobody; expected some of the parts " +
-                                         names);
+    throw Error(GT_BODY_MISSING, "the DensePose map shows nobody", "some of the parts " + names);
   }
   const double least = std::sqrt(double(number)) / 64;
   const auto torso = counts(parts, true, kTorso);
@@ -99,7 +98,8 @@ GtFit fit_of(cv::Size source, const cv::Rect& box, cv::Size target) {
 
 void check(GtPhotosStatus status) {
   if (status == GT_PHOTOS_OK) return;
-  throw std::runtime_error("photos.h: status " + std::to_string(status));
+  if (status == GT_PHOTOS_MEMORY) throw std::bad_alloc();
+  throw Error(GT_INTERNAL_ERROR, "photos.h: status " + std::to_string(status));
 }
 
 GtPicture picture(const cv::Mat& image) {
@@ -108,12 +108,12 @@ GtPicture picture(const cv::Mat& image) {
 }
 
 cv::Mat nearest(const cv::Mat& labels, cv::Size size) {
-  const GtFit fit{labels.rows, labels.cols, 0, 0, labels.rows, labels.cols, size.height,
-                  size.width,  0,           0, size.height, size.width};
+  const GtFit fit{labels.rows, labels.cols, 0, 0, labels.rows, labels.cols,
+                  size.height, size.width,  0, 0, size.height, size.width};
   const GtPicture from = picture(labels);
   cv::Mat result(size, labels.type());
   check(gt_fit_map(&from, &fit, result.data));
   return result;
 }
 
-}  // namespace example
+}  // namespace garment_transfer::internal

@@ -8,7 +8,7 @@
 #include <optional>
 #include <string>
 
-namespace example {
+namespace garment_transfer::internal {
 
 enum Class { kBackground, kHair, kFace, kSkin, kGarment, kLower, kLegs, kClasses };
 
@@ -16,7 +16,7 @@ enum Class { kBackground, kHair, kFace, kSkin, kGarment, kLower, kLegs, kClasses
 // where they hold, and 0.
 
 // The DensePose of the one person whom a map shows, or of the one in `box`; `others` becomes where
-// the others are. Throws InputError; `name` is what messages call the map.
+// the others are. Throws Error; `name` is what messages call the map.
 cv::Mat choose_body(const cv::Mat& iuv, const std::optional<cv::Rect>& box, const std::string& name,
                     cv::Mat& others);
 
@@ -43,11 +43,14 @@ struct FramedMaps {
   cv::Mat parsing, parts;
 };
 
-// Throws InputError where the graphs' answer cannot be right, whatever people wear.
+// Throws Error where the graphs' answer cannot be right, whatever people wear.
 void check_plausible(const FramedMaps& person, const FramedMaps& owner,
                      const cv::Mat& transfer_parsing);
+
+// At each pixel the value of the nearest one that is known; 8-bit channels.
+cv::Mat of_nearest(const cv::Mat& values, const cv::Mat& known);
 
 // Where a map has one of some DensePose parts.
 cv::Mat is_any(const cv::Mat& parts, std::initializer_list<int> of);
 
-}  // namespace example
+}  // namespace garment_transfer::internal

@@ -1,0 +1,116 @@
+#include "transfer.h"
+
+#include <cmath>
+#include <cstring>
+#include <opencv2/imgproc.hpp>
+#include <vector>
+
+#include "framing.h"
+
+namespace garment_transfer::internal {
+namespace {
+
+// Somebody in a photo has at least this share of the bundle's height in pixels, as in Python.
+constexpr double kSmall = 200.0 / 256;
+
+// A person as the graphs see them.
+struct Fitted {
+  GtFit fit;
+  cv::Mat image, parsing, densepose;
+
+  FramedMaps maps() const { return {parsing, parts_of(densepose)}; }
+};
+
+Fitted fitted(const Person& person, const Framing& framing, cv::Size size, int threads) {
+  const int least = static_cast<int>(std::nearbyint(kSmall * size.height));
+  const int height = cv::boundingRect(person.parts).height;
+  if (height < least) {
+    warn((person.name.empty() ? "somebody" : person.name) + " is " + std::to_string(height) +
+         " pixels high in the photo; from " + std::to_string(least) + " on the picture is better");
+  }
+  const GtFit fit = fit_of(person.image.size(), frame(person.parts, framing, size), size);
+  const auto map = [&](const cv::Mat& labels) {
+    cv::Mat framed(size, labels.type());
+    const GtPicture from = picture(labels);
+    check(gt_fit_map(&from, &fit, framed.data));
+    return framed;
+  };
+  cv::Mat image(size, CV_8UC3);
+  const GtPicture photo = picture(person.image);
+  check(gt_fit_photo(&photo, &fit, image.data, threads));
+  const cv::Mat parsing = map(person.parsing);
+  return {fit, uncovered(image, parsing, map(person.is_protected)), parsing, map(person.densepose)};
+}
+
+// Whether the photo fills the frame pixel for pixel.
+bool is_identity(const GtFit& fit) {
+  return fit.source_height == fit.target_height && fit.source_width == fit.target_width &&
+         fit.top == 0 && fit.left == 0 && fit.height == fit.source_height &&
+         fit.width == fit.source_width;
+}
+
+Run::Input input(const cv::Mat& image) {
+  const auto rows = static_cast<std::size_t>(image.rows);
+  return {image.data, rows, image.step[0], image.step[0], rows * image.step[0]};
+}
+
+// What the graphs gave, where the photo is of the bundle's size.
+void keep(cv::Mat from, const cv::Mat& own, const cv::Mat& is_protected, unsigned char* to) {
+  if (!to) return;
+  if (own.empty()) {
+    from.setTo(cv::Scalar::all(0), is_protected);
+  } else {
+    own.copyTo(from, is_protected);
+  }
+  std::memcpy(to, from.data, from.total() * from.elemSize());
+}
+
+}  // namespace
+
+void transfer(Worker& worker, Size size, const Framing& framing, const Person& person,
+              const Person& owner, int threads, const Finished& out) {
+  check_view(person, "person");
+  check_view(owner, "garment owner");
+  check_garment(owner, "garment owner");
+  const cv::Size frame(static_cast<int>(size.width), static_cast<int>(size.height));
+  const Fitted one = fitted(person, framing, frame, threads);
+  const Fitted other = fitted(owner, framing, frame, threads);
+  const cv::Mat image(frame, CV_8UC3), parsing(frame, CV_8U), garment(frame, CV_8UC3);
+  std::vector<float> flow(2 * image.total());
+  Run run;
+  run.batch = 1;
+  run.inputs = {input(one.image),   input(one.parsing),   input(one.densepose),
+                input(other.image), input(other.parsing), input(other.densepose)};
+  run.outputs = {image.data, parsing.data, garment.data, flow.data(), nullptr, nullptr};
+  worker.run(run);
+  check_plausible(one.maps(), other.maps(), parsing);
+  if (is_identity(one.fit)) {
+    keep(image, person.image, person.is_protected, out.image);
+    keep(parsing, person.parsing, person.is_protected, out.parsing);
+    return keep(garment, {}, person.is_protected, out.garment);
+  }
+  const cv::Mat owners = (owner.parsing == kGarment) & ~owner.is_protected;
+  // what nobody wants is written all the same
+  std::vector<unsigned char> unwanted(person.image.total() *
+                                      ((out.image ? 0 : 3) + (out.parsing ? 0 : 1)));
+  GtCompose call{};
+  call.photo = picture(person.image);
+  call.parsing = picture(person.parsing);
+  call.kept = picture(person.is_protected);
+  call.owner_photo = picture(owner.image);
+  call.owner_garment = picture(owners);
+  call.fit = one.fit;
+  call.owner_fit = other.fit;
+  call.image = picture(image);
+  call.transfer_parsing = picture(parsing);
+  call.warped_garment = picture(garment);
+  call.flow = flow.data();
+  call.out_image = out.image ? out.image : unwanted.data();
+  call.out_parsing =
+      out.parsing ? out.parsing : unwanted.data() + unwanted.size() - person.image.total();
+  call.out_warped_garment = out.garment;
+  call.threads = threads;
+  check(gt_compose(&call));
+}
+
+}  // namespace garment_transfer::internal
