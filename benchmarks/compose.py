@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Final
 from unittest import mock
 
 import click
@@ -19,17 +20,31 @@ import numpy as np
 from msgspec import Struct
 
 from garment_transfer.benchmarks.measuring import environment, interleaved, medians, write_json
+from garment_transfer.bundle import GARMENT, LOWER, SKIN
 from garment_transfer.kernels import photos
+from garment_transfer.kernels.compose import Composed
 from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people, stage_inputs
 from garment_transfer.runtime.photos import compose
 
+# Fewer pixels than these say nothing about grain.
+_LEAST_PIXELS: Final = 200
+
 
 class Row(Struct):
-    """Medians of a pair; `drawn` is the share of the photo that is not the person's any more."""
+    """Medians of a pair, and what its finished photo looks like.
+
+    Attributes:
+        drawn: the share of the photo that is not the person's any more.
+        loose_pieces: pieces of garment beside the largest one.
+        grain: of skin and lower garment, how strong the high frequencies of painted pixels are for
+            those of the person's own; classes with few pixels of either kind are left out.
+    """
 
     pair: str
     size: str
     drawn: float
+    loose_pieces: int
+    grain: dict[str, float]
     median_ms: dict[str, float]
 
 
@@ -63,6 +78,32 @@ def _held_out(index: int) -> tuple[Person, Person]:
     return one, other
 
 
+def _loose_pieces(parsing: np.ndarray) -> int:
+    """Pieces of garment beside the largest one."""
+    pieces, _ = cv2.connectedComponents((parsing == GARMENT).astype(np.uint8), connectivity=8)
+    return max(pieces - 2, 0)
+
+
+def _grain(person: Person, finished: Composed) -> dict[str, float]:
+    """Mean absolute high frequencies of painted pixels over those of the person's, by class."""
+    grey = cv2.cvtColor(finished.image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    high = np.abs(grey - cv2.blur(grey, (5, 5)))
+    same = (finished.image == person.image).all(axis=2)
+    around = np.ones((9, 9), np.uint8)
+    ratios = {}
+    for name, label in (("skin", SKIN), ("lower", LOWER)):
+        now, before = finished.parsing == label, person.parsing == label
+        amounts = []
+        for where in (now & ~before, now & before & same):
+            # away from edges of the class, which are no grain
+            inner = cv2.erode(where.astype(np.uint8), around) > 0
+            if inner.sum() >= _LEAST_PIXELS:
+                amounts.append(float(high[inner].mean()))
+        if len(amounts) == 2:
+            ratios[name] = round(amounts[0] / amounts[1], 2)
+    return ratios
+
+
 def measure(pipeline: Pipeline, name: str, person: Person, owner: Person, rounds: int) -> Row:
     """Fit and compose a pair, in turn with their definitions."""
     inputs = stage_inputs(person, owner, pipeline.size, pipeline.bundle.manifest.framing)
@@ -94,10 +135,12 @@ def measure(pipeline: Pipeline, name: str, person: Person, owner: Person, rounds
         "compose": finish,
         "compose by definition": partial(by_definition, finish),
     }
-    drawn = (finish().image != person.image).any(axis=2).mean()
+    finished = finish()
+    drawn = round(float((finished.image != person.image).any(axis=2).mean()), 3)
+    loose, grain = _loose_pieces(finished.parsing), _grain(person, finished)
     height, width = person.parsing.shape
     times = medians(interleaved(runs, rounds, warm_up=3))
-    return Row(name, f"{height}x{width}", round(float(drawn), 3), times)
+    return Row(name, f"{height}x{width}", drawn, loose, grain, times)
 
 
 def _rows(pipeline: Pipeline, held_out: tuple[int, ...], rounds: int) -> Iterator[Row]:
@@ -125,7 +168,10 @@ def main(threads: int, rounds: int, held_out: tuple[int, ...], json_file: Path |
     for row in _rows(Pipeline.load(sample_bundle(), threads=threads), held_out, rounds):
         rows.append(row)
         times = ", ".join(f"{way} {ms:.2f} ms" for way, ms in row.median_ms.items())
-        click.echo(f"{row.pair}, {row.size}, {row.drawn:.0%} drawn: {times}")
+        click.echo(
+            f"{row.pair}, {row.size}, {row.drawn:.0%} drawn: {times}; "
+            f"{row.loose_pieces} loose pieces, grain {row.grain}"
+        )
     if json_file:
         report = {
             "what": "Fit and Compose, medians of rounds in which all take turns",
