@@ -30,17 +30,12 @@ constexpr float kFar = 1e5f;
 constexpr int kPatchSides[2] = {32, 16};   // of a patch of grain, the better first
 constexpr int kPatches = 9;                // that are compared
 constexpr int kMostGrain = 12;             // levels
-constexpr unsigned kBlock = 8;             // side of what shows one part of a patch
 
-// Which difference of a patch of `side` a pixel gets. Each block of the photo shows another part of
-// the patch: the grain stays as coarse as it is in the photo, and no pattern repeats.
-GT_FUNCTION unsigned scattered(int y, int x, unsigned side) {
-  const auto i = static_cast<unsigned>(y), j = static_cast<unsigned>(x);
-  unsigned mixed = i / kBlock * 0x9E3779B1u + j / kBlock * 0x85EBCA77u;
+// Which of `count` differences a pixel gets: any, so that nothing of the patch is repeated.
+GT_FUNCTION unsigned scattered(int y, int x, unsigned count) {
+  unsigned mixed = static_cast<unsigned>(y) * 0x9E3779B1u + static_cast<unsigned>(x) * 0x85EBCA77u;
   mixed = (mixed ^ (mixed >> 15)) * 0x2C1B3C6Du;
-  const unsigned starts = side - kBlock + 1;
-  const unsigned start = (mixed ^ (mixed >> 13)) % (starts * starts);
-  return (start / starts + i % kBlock) * side + start % starts + j % kBlock;
+  return (mixed ^ (mixed >> 13)) % count;
 }
 
 // The class of a pixel, the next best one, and its share in the pixel's colour, in 1 / kWhole.

@@ -293,8 +293,8 @@ struct Grain {
 
   GT_FUNCTION void add(int y, int x, Colour* colour) const {
     if (!side) return;
-    const std::size_t index = scattered(y, x, static_cast<unsigned>(side));
-    const std::int8_t* at = levels.data() + 3 * index;
+    const auto count = static_cast<unsigned>(side * side);
+    const std::int8_t* at = levels.data() + 3 * static_cast<std::size_t>(scattered(y, x, count));
     *colour += Colour{static_cast<float>(at[0]), static_cast<float>(at[1]),
                       static_cast<float>(at[2]), 0};
   }

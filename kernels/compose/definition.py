@@ -53,9 +53,6 @@ _PATCH_SIDES: Final = (32, 16)
 _PATCHES: Final = 9
 _MOST_GRAIN: Final = 12
 
-# Sides of the blocks of a photo that show one part of a patch, in its pixels.
-_BLOCK: Final = 8
-
 # What stands for a flow that is not finite, in pixels: off every photo, so that the graph's own
 # garment shows there.
 _FAR: Final = 1e5
@@ -187,7 +184,7 @@ def define(
                 if grain is not None:
                     y, x = np.divmod(here.pixels[painted], own.shape[1])
                     y, x = y + window[0].start, x + window[1].start
-                    result[chosen[painted]] += grain[_scattered(y, x, math.isqrt(len(grain)))]
+                    result[chosen[painted]] += grain[_scattered(y, x, len(grain))]
         return result
 
     labels = parsing.ravel()[places.pixels]
@@ -389,19 +386,13 @@ def _grain(photo: Pixels, seen: npt.NDArray[np.bool_], fit: Fit) -> Floats | Non
     return patches[calm].astype(np.float32).reshape(-1, 3)
 
 
-def _scattered(y: Places, x: Places, side: int) -> Places:
-    """Which difference of a patch of `side` a pixel gets.
-
-    Each block of the photo shows another part of the patch: the grain stays as coarse as it is in
-    the photo, and nothing of the patch is repeated in a pattern.
-    """
-    mixed = (y // _BLOCK).astype(np.uint32) * np.uint32(0x9E3779B1) + (x // _BLOCK).astype(
-        np.uint32
-    ) * np.uint32(0x85EBCA77)
+def _scattered(y: Places, x: Places, count: int) -> Places:
+    """Which of `count` differences a pixel gets: any, so that nothing of the patch is repeated."""
+    mixed = y.astype(np.uint32) * np.uint32(0x9E3779B1) + x.astype(np.uint32) * np.uint32(
+        0x85EBCA77
+    )
     mixed = (mixed ^ (mixed >> 15)) * np.uint32(0x2C1B3C6D)
-    starts = side - _BLOCK + 1
-    top, left = np.divmod((mixed ^ (mixed >> 13)).astype(np.intp) % starts**2, starts)
-    return (top + y % _BLOCK) * side + left + x % _BLOCK
+    return (mixed ^ (mixed >> 13)).astype(np.intp) % count
 
 
 def _garment(
