@@ -49,8 +49,9 @@ _LOOKS: Final = 3
 _LEAST_ROWS: Final = 96
 #: Faces that are smaller than this share of the largest one are skin.
 _LEAST_FACE: Final = 0.6
-#: Mean confidence below which the maps of a photo are doubtful.
-DOUBTFUL: Final = 0.8
+#: Mean confidence below which the maps of a photo are doubtful: of 48 rendered people six were, and
+#: half of these had a garment of an IoU below 0.75, of the others one in forty.
+DOUBTFUL: Final = 0.93
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,7 +35,7 @@ constexpr double kSettled = 0.06;
 constexpr int kLooks = 3;
 constexpr int kLeastRows = 96;
 constexpr double kLeastFace = 0.6;
-constexpr double kDoubtful = 0.8;
+constexpr double kDoubtful = 0.93;
 
 // The id that parsers give pixels they do not decide on, in every label set.
 constexpr int kIgnored = 255;
