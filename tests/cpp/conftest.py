@@ -96,6 +96,8 @@ def build(shared_folder: Path) -> Callable[..., Path]:
             f"-DCMAKE_BUILD_TYPE={'Release' if sanitizer == 'none' else 'None'}",
             f"-DCMAKE_CXX_FLAGS={flags}",
             *([f"-DTensorRT_ROOT={tensorrt}"] if tensorrt else []),
+            # which variant of a function runs is chosen before the thread sanitizer is there
+            *(["-DGARMENT_TRANSFER_TARGET_CLONES=OFF"] if sanitizer == "thread" else []),
         ]  # fmt: skip
         with FileLock(f"{made}.lock"):  # another process may want the same
             run(configure)
