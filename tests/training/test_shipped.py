@@ -25,7 +25,8 @@ def test_shipped_files_are_small():
     bundle = [file.stat().st_size for file in sample_bundle().iterdir()]
     checkpoints = [file.stat().st_size for file in shipped_checkpoint("lite").parent.iterdir()]
     assert max(*bundle, *checkpoints) <= 15_000_000
-    assert sum(bundle) <= 22_000_000
+    # three precisions of three graphs, and the maps
+    assert sum(bundle) <= 25_000_000
 
 
 def test_held_out_pairs(pipeline):
