@@ -163,6 +163,8 @@ def _session(content: bytes | str, threads: int) -> onnxruntime.InferenceSession
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    # threads that spin after a run would slow down whoever is measured next
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     library = onnxruntime_library()
     if library is not None:
         options.register_custom_ops_library(str(library))

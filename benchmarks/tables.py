@@ -211,6 +211,22 @@ def batches() -> str:
     return _markdown(rows.values())
 
 
+def peers() -> str:
+    """Other methods' networks beside ours."""
+    report = _read("peers")
+    where = f"{report['environment']['processor']}, {report['threads']} threads"
+    return _markdown(
+        {
+            f"networks, {where}": row["name"],
+            "parameters": f"{row['parameters'] / 1e6:.1f} M",
+            "multiply-adds": f"{row['giga_multiply_adds']:.1f} G",
+            "torch eager, ms": f"{row['eager_ms']:.0f}",
+            "ONNX Runtime, ms": number(row["onnxruntime_ms"], "{:.0f}"),
+        }
+        for row in report["rows"]
+    )
+
+
 def flow_warp() -> str:
     """FlowWarp's kernel beside what else computes the same."""
     report = _read("flow-warp")
@@ -353,6 +369,7 @@ TABLES: dict[str, Callable[[], str]] = {
         photos,
         latency,
         batches,
+        peers,
         flow_warp,
         compose,
         triton,
