@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from msgspec import Struct
 
-from garment_transfer.benchmarks.measuring import environment, interleaved, medians, write_json
+from garment_transfer.benchmarks.measuring import interleaved, medians, write_rows
 from garment_transfer.bundle import GARMENT, LOWER, SKIN
 from garment_transfer.kernels import photos
 from garment_transfer.kernels.compose import Composed
@@ -173,14 +173,8 @@ def main(threads: int, rounds: int, held_out: tuple[int, ...], json_file: Path |
             f"{row.loose_pieces} loose pieces, grain {row.grain}"
         )
     if json_file:
-        report = {
-            "what": "Fit and Compose, medians of rounds in which all take turns",
-            "threads": threads,
-            "rounds": rounds,
-            "rows": rows,
-            "environment": environment(),
-        }
-        write_json(json_file, report)
+        what = "Fit and Compose, medians of rounds in which all take turns"
+        write_rows(json_file, what, threads, rounds, rows)
 
 
 if __name__ == "__main__":

@@ -9,16 +9,13 @@ import json
 import platform
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 
 import click
 import cv2
 import msgspec
 
-from garment_transfer.benchmarks.measuring import processor, write_json
+from garment_transfer.benchmarks.measuring import interleaved, medians, processor, write_json
 from garment_transfer.kernels import onnxruntime_library
 from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people, stage_inputs
 
@@ -54,15 +51,7 @@ def latency(
 
         (Path(folder) / "photo").write_bytes(photo())
         times = answer(*command, *person.image.shape[:2])
-        return {**times, "photo_python": median(milliseconds(photo) for _ in range(rounds))}
-
-
-def milliseconds(call: Callable[[], object]) -> float:
-    """What a call takes, after one that is not timed."""
-    call()
-    start = time.perf_counter()
-    call()
-    return 1000 * (time.perf_counter() - start)
+        return {**times, **medians(interleaved({"photo_python": photo}, rounds, warm_up=1))}
 
 
 def answer(*command: Path | str | int) -> dict[str, float]:

@@ -26,11 +26,10 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from garment_transfer.benchmarks.measuring import (
-    environment,
     in_turn,
     interleaved,
     medians,
-    write_json,
+    write_rows,
 )
 
 if TYPE_CHECKING:
@@ -332,15 +331,8 @@ def main(threads: int, rounds: int, json_file: Path | None) -> None:
             click.echo("GPU: not measured: torch sees no GPU on this machine")
     finally:  # one that is interrupted keeps what it has
         if json_file:
-            report = {
-                "what": "FlowWarp, medians of rounds in which all take turns",
-                "threads": threads,
-                "rounds": rounds,
-                "rows": rows,
-                "gpu": {"measured": on_gpu},
-                "environment": environment(),
-            }
-            write_json(json_file, report)
+            what = "FlowWarp, medians of rounds in which all take turns"
+            write_rows(json_file, what, threads, rounds, rows, gpu={"measured": on_gpu})
 
 
 if __name__ == "__main__":

@@ -468,9 +468,6 @@ class _Measurement:
         self._parts.append(parts)
 
     def result(self, reference: Outputs) -> Measured:
-        networks = None
-        if "warping" in self._parts[0]:
-            networks = _median([parts["warping"] + parts["regrowth"] for parts in self._parts])
         return Measured(
             *_identity(self.row, self._batch),
             load_s=round(self._load_s, 3),
@@ -482,7 +479,6 @@ class _Measurement:
             parts_ms={
                 name: _median([parts[name] for parts in self._parts]) for name in self._parts[0]
             },
-            warping_and_regrowth_ms=networks,
             chain=self._process.ask(Worker.chain),
         )
 

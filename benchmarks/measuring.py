@@ -107,6 +107,14 @@ def write_json(path: Path, result: Struct | Mapping[str, object]) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
+def write_rows(
+    path: Path, what: str, threads: int, rounds: int, rows: Sequence[object], **more: object
+) -> None:
+    """Writes the rows of a benchmark with `what` they are and where they were measured."""
+    about = {"what": what, "threads": threads, "rounds": rounds, "rows": rows}
+    write_json(path, {**about, **more, "environment": environment()})
+
+
 def processor() -> str:
     """The processor's name as Linux knows it."""
     file = Path("/proc/cpuinfo")

@@ -24,20 +24,23 @@ from typing import Any, Final
 
 import click
 import msgspec
+import numpy as np
 import onnx
-import onnxruntime
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from garment_transfer.benchmarks.measuring import environment, interleaved, medians, write_json
-from garment_transfer.bundle import STAGES, Size, contract
+from garment_transfer.benchmarks.measuring import interleaved, medians, write_rows
+from garment_transfer.bundle import STAGES, Size, chained, contract
+from garment_transfer.export.bundle import export_program
 from garment_transfer.export.passes import align_channels, share_constants, shrink_constants
-from garment_transfer.kernels import onnxruntime_library
 from garment_transfer.models.checkpoint import load_checkpoint
 from garment_transfer.models.presets import shipped_checkpoint
-from garment_transfer.runtime import sample_bundle
+from garment_transfer.runtime import Pipeline, sample_bundle
+from garment_transfer.runtime.backends.onnxruntime import open_model
+from garment_transfer.training.evaluation import Networks
 
 #: Module and class of each method's networks, how they are made, and the channels that they take.
 _METHODS: Final[dict[str, tuple[str, str, dict[str, Any], tuple[int, ...]]]] = {
@@ -50,7 +53,6 @@ _METHODS: Final[dict[str, tuple[str, str, dict[str, Any], tuple[int, ...]]]] = {
 }
 _OURS: Final = "ours, the three networks"
 _SIZE: Final = Size(256, 192)
-_OPSET: Final = 18
 
 
 class Row(msgspec.Struct):
@@ -64,33 +66,11 @@ class Row(msgspec.Struct):
     note: str = ""
 
 
-class _Ours(nn.Module):
-    """The three networks in a row, from the six inputs of a transfer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        _, networks = load_checkpoint(shipped_checkpoint("lite"))
-        self.stages = nn.ModuleDict({stage: networks[stage] for stage in STAGES})
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        known = dict(zip(_input_names(), inputs, strict=True))
-        for stage, signature in contract(_SIZE).items():
-            outputs = self.stages[stage](*(known[tensor.name] for tensor in signature.inputs))
-            outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
-            known |= {t.name: x for t, x in zip(signature.outputs, outputs, strict=True)}
-        return known["image"]
-
-
-def _input_names() -> list[str]:
-    """What the first graphs take that no graph gives."""
-    taken = [t.name for signature in contract(_SIZE).values() for t in signature.inputs]
-    given = {t.name for signature in contract(_SIZE).values() for t in signature.outputs}
-    return [name for name in dict.fromkeys(taken) if name not in given]
-
-
-def _our_inputs() -> tuple[Tensor, ...]:
-    shapes = {t.name: t.shape_of(1) for s in contract(_SIZE).values() for t in s.inputs}
-    return tuple(torch.randint(0, 7, shapes[name], dtype=torch.uint8) for name in _input_names())
+def our_inputs() -> dict[str, NDArray[np.uint8]]:
+    """A transfer's inputs at random."""
+    rng = np.random.default_rng(0)
+    tensors = chained(contract(_SIZE).values()).inputs
+    return {t.name: rng.integers(0, 7, t.shape_of(1), np.uint8) for t in tensors}
 
 
 def _correlation(tenFirst: Tensor, tenSecond: Tensor, intStride: int = 1) -> Tensor:
@@ -145,46 +125,19 @@ def load_method(folder: Path, name: str) -> tuple[nn.Module, tuple[Tensor, ...]]
     return network.eval(), pictures
 
 
-def _exported(network: nn.Module, inputs: tuple[Tensor, ...], file: Path) -> None:
-    """The networks as one ONNX graph, with this package's passes where they apply."""
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            network, inputs, dynamo=True, opset_version=_OPSET, verbose=False
-        )
-    assert program is not None
-    model = program.model_proto
+def _in_onnxruntime(
+    network: nn.Module, inputs: tuple[Tensor, ...], file: Path, threads: int
+) -> Callable[[], object]:
+    """A run of the networks as one ONNX graph, with this package's passes where they apply."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        model = export_program(network, inputs).model_proto
     for improve in (align_channels, share_constants, shrink_constants):
         improve(model)
     onnx.save(model, file)
-
-
-def _session(content: bytes | str, threads: int) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    # threads that spin after a run would slow down whoever is measured next
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    library = onnxruntime_library()
-    if library is not None:
-        options.register_custom_ops_library(str(library))
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-
-def _our_graphs(threads: int) -> Callable[[], object]:
-    """Our three graphs in a row in ONNX Runtime, as a bundle has them."""
-    folder = sample_bundle()
-    sessions = {stage: _session(str(folder / f"{stage}.onnx"), threads) for stage in STAGES}
-    given = dict(zip(_input_names(), (x.numpy() for x in _our_inputs()), strict=True))
-
-    def run() -> None:
-        known = dict(given)
-        for stage, signature in contract(_SIZE).items():
-            names = [tensor.name for tensor in signature.outputs]
-            inputs = {tensor.name: known[tensor.name] for tensor in signature.inputs}
-            known |= zip(names, sessions[stage].run(names, inputs), strict=True)
-
-    return run
+    engine = open_model(file, threads)
+    names = (tensor.name for tensor in engine.signature.inputs)
+    given = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
+    return partial(engine.run, given)
 
 
 @click.command()
@@ -203,53 +156,52 @@ def main(
             "KiseKloset/DM-VTON"
         )
     torch.set_num_threads(threads)
-    networks: dict[str, tuple[nn.Module, tuple[Tensor, ...]]] = {
-        _OURS: (_Ours().eval(), _our_inputs())
+    _, ours = load_checkpoint(shipped_checkpoint("lite"))
+    own = Networks({stage: ours[stage] for stage in STAGES})
+    networks: dict[str, nn.Module] = {_OURS: nn.ModuleList([ours[stage] for stage in STAGES])}
+    runs: dict[str, Callable[[], object]] = {
+        f"{_OURS} eager": partial(own.run, our_inputs()),
+        f"{_OURS} onnxruntime": partial(
+            Pipeline.load(sample_bundle(), threads=threads).run, our_inputs()
+        ),
     }
-    for name in method or _METHODS:
-        networks[name] = load_method(folder, name)
-    runs: dict[str, Callable[[], object]] = {}
-    rows: dict[str, Row] = {}
+    notes: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as temporary, torch.inference_mode():
-        for name, (network, inputs) in networks.items():
-            with FlopCounterMode(display=False) as counter:
-                network(*inputs)
-            count = sum(parameter.numel() for parameter in network.parameters())
-            multiply_adds = round(counter.get_total_flops() / 2e9, 2)
-            rows[name] = Row(name, count, multiply_adds, 0.0, None)
-            runs[f"{name} eager"] = partial(network, *inputs)
-            if name == _OURS:
-                runs[f"{name} onnxruntime"] = _our_graphs(threads)
-                continue
+        for name in method or _METHODS:
+            networks[name], inputs = load_method(folder, name)
+            runs[f"{name} eager"] = partial(networks[name], *inputs)
             file = Path(temporary, f"{name}.onnx")
             try:
-                _exported(network, inputs, file)
-                session = _session(str(file), threads)
+                run = _in_onnxruntime(networks[name], inputs, file, threads)
+                runs[f"{name} onnxruntime"] = run
             except Exception as error:  # whatever torch's exporter meets in code of others
-                rows[name].note = f"does not export: {type(error).__name__}"
-                continue
-            given = {
-                value.name: x.numpy() for value, x in zip(session.get_inputs(), inputs, strict=True)
-            }
-            runs[f"{name} onnxruntime"] = partial(session.run, None, given)
+                notes[name] = f"does not export: {type(error).__name__}"
+        counts = {}
+        for name in networks:
+            with FlopCounterMode(display=False) as counter:
+                runs[f"{name} eager"]()
+            counts[name] = round(counter.get_total_flops() / 2e9, 2)
         times = medians(interleaved(runs, rounds, warm_up=2))
-    for name, row in rows.items():
-        row.eager_ms = times[f"{name} eager"]
-        row.onnxruntime_ms = times.get(f"{name} onnxruntime")
-        ours = "-" if row.onnxruntime_ms is None else f"{row.onnxruntime_ms:.1f}"
+    rows = [
+        Row(
+            name,
+            sum(parameter.numel() for parameter in network.parameters()),
+            counts[name],
+            times[f"{name} eager"],
+            times.get(f"{name} onnxruntime"),
+            notes.get(name, ""),
+        )
+        for name, network in networks.items()
+    ]
+    for row in rows:
+        graph = "-" if row.onnxruntime_ms is None else f"{row.onnxruntime_ms:.1f}"
         click.echo(
-            f"{name}: {row.parameters / 1e6:.1f} M parameters, {row.giga_multiply_adds} G "
-            f"multiply-adds, eager {row.eager_ms:.1f} ms, ONNX Runtime {ours} ms {row.note}"
+            f"{row.name}: {row.parameters / 1e6:.1f} M parameters, {row.giga_multiply_adds} G "
+            f"multiply-adds, eager {row.eager_ms:.1f} ms, ONNX Runtime {graph} ms {row.note}"
         )
     if json_file:
-        report = {
-            "what": "networks of several methods with random weights, 256x192, batch 1, float32",
-            "threads": threads,
-            "rounds": rounds,
-            "rows": list(rows.values()),
-            "environment": environment(),
-        }
-        write_json(json_file, report)
+        what = "networks of several methods with random weights, 256x192, batch 1, float32"
+        write_rows(json_file, what, threads, rounds, rows)
 
 
 if __name__ == "__main__":

@@ -108,7 +108,6 @@ class Measured(RowResult, tag="measured"):
     end_to_end: Times
     parts_ms: dict[str, float]
     #: What the field publishes as the time of the networks; None for a chain on a GPU.
-    warping_and_regrowth_ms: float | None
     chain: ChainTimes | None = None
 
     @property

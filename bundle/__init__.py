@@ -28,6 +28,7 @@ from garment_transfer.bundle._errors import (
     GarmentTransferError as GarmentTransferError,
     InputError as InputError,
     OutputError as OutputError,
+    reason_of as reason_of,
 )
 from garment_transfer.bundle._files import (
     cache_folder as cache_folder,

@@ -141,3 +141,8 @@ class BackendError(GarmentTransferError):
 
 class EngineError(BackendError):
     """A TensorRT engine that is missing, not whole, or not for this bundle, version or GPU."""
+
+
+def reason_of(error: BaseException) -> object:
+    """What an error says beside the path, which the message around it names already."""
+    return getattr(error, "strerror", None) or error

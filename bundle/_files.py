@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from garment_transfer.bundle._errors import Code, OutputError
+from garment_transfer.bundle._errors import Code, OutputError, reason_of
 
 try:
     import fcntl
@@ -233,7 +233,7 @@ def _is_of_another(error: OSError, temporary: Path) -> bool:
 def _cannot_write(path: Path, error: OSError) -> OutputError:
     return OutputError(
         Code.OUTPUT_UNWRITABLE,
-        f"{path} cannot be written: {error.strerror or error}",
+        f"{path} cannot be written: {reason_of(error)}",
         fix="free some space, or choose another place"
         if error.errno in (errno.ENOSPC, errno.EDQUOT)
         else "choose a path that you may write to",

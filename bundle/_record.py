@@ -25,7 +25,7 @@ from typing import Annotated, Final, Literal, NoReturn, get_args
 from msgspec import Meta, Struct
 
 from garment_transfer.bundle._contract import Stage, differences
-from garment_transfer.bundle._errors import Code, EngineError
+from garment_transfer.bundle._errors import Code, EngineError, reason_of
 from garment_transfer.bundle._json import (
     Count,
     InvalidFile,
@@ -402,8 +402,7 @@ def _load(bundle: Bundle, folder: Path) -> EngineSet:
     except (OSError, InvalidFile) as error:
         if isinstance(error, TooNewFile):
             fix = f"run `pip install --upgrade garment-transfer`, or {fix}"
-        reason = error.strerror if isinstance(error, OSError) else error
         raise EngineError(
-            Code.RECORD_INVALID, f"{path} is not a valid record: {reason}", fix=fix
+            Code.RECORD_INVALID, f"{path} is not a valid record: {reason_of(error)}", fix=fix
         ) from error
     return EngineSet(bundle, folder, record)

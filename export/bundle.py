@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import logging
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +51,7 @@ from garment_transfer.export.passes import (
     align_channels,
     expand_masks,
     name_nodes,
+    quiet,
     share_constants,
     shrink_constants,
     uint8_at_the_border,
@@ -243,6 +242,18 @@ def load_factory(name: str) -> Factory:
     return factory
 
 
+def export_program(
+    network: nn.Module, example: tuple[torch.Tensor, ...], **options: Any
+) -> torch.onnx.ONNXProgram:
+    """What torch's exporter makes of a network; `options` are those of `torch.onnx.export`."""
+    with quiet():
+        program = torch.onnx.export(
+            network, example, dynamo=True, opset_version=OPSET, verbose=False, **options
+        )
+    assert program is not None  # torch returns None only when it writes a file itself
+    return program
+
+
 def to_onnx(network: nn.Module, signature: Signature, size: Size) -> onnx.ModelProto:
     """The ONNX graph of a stage's network: opset 18, batch dynamic, FlowWarp a local function.
 
@@ -256,25 +267,13 @@ def to_onnx(network: nn.Module, signature: Signature, size: Size) -> onnx.ModelP
         for tensor in signature.inputs
     )
     batch = torch.export.Dim("N", min=1, max=1024)
-    # the exporter warns of every package that it does not find and constant that it does not fold
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                network,
-                example,
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=[tensor.name for tensor in signature.inputs],
-                output_names=[tensor.name for tensor in signature.outputs],
-                dynamic_shapes=tuple({0: batch} for _ in example),
-                verbose=False,
-            )
-    finally:
-        logging.disable(disabled)
-    assert program is not None  # torch returns None only when it writes a file itself
+    program = export_program(
+        network,
+        example,
+        input_names=[tensor.name for tensor in signature.inputs],
+        output_names=[tensor.name for tensor in signature.outputs],
+        dynamic_shapes=tuple({0: batch} for _ in example),
+    )
     name_nodes(program.model)
     # paths and stack traces of this machine's source files
     ClearMetadataAndDocStringPass()(program.model)

@@ -7,7 +7,6 @@ multiply fastest, 0 of int8 in TensorRT's form (`for_tensorrt`), which computes 
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
@@ -19,7 +18,7 @@ import onnxruntime
 from onnx import TensorProto, numpy_helper
 
 from garment_transfer.bundle import Code, ExportError, Stage
-from garment_transfer.export.passes import replace_nodes
+from garment_transfer.export.passes import quiet, replace_nodes
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 
@@ -91,23 +90,18 @@ def _quantise(model: onnx.ModelProto, samples: Sequence[Arrays]) -> onnx.ModelPr
 
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # it recommends a preprocessing that folds batch norms
-    try:
-        with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
-            quantize_static(
-                copied,
-                file.name,
-                Samples(),
-                per_channel=True,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-                op_types_to_quantize=["Conv"],
-                extra_options={"ActivationSymmetric": True, "WeightSymmetric": True},
-            )
-            quantised = onnx.load(file.name)
-    finally:
-        logging.disable(disabled)
+    with quiet(), tempfile.NamedTemporaryFile(suffix=".onnx") as file:
+        quantize_static(
+            copied,
+            file.name,
+            Samples(),
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=["Conv"],
+            extra_options={"ActivationSymmetric": True, "WeightSymmetric": True},
+        )
+        quantised = onnx.load(file.name)
     del quantised.metadata_props[:], quantised.graph.value_info[:]
     onnx.checker.check_model(quantised, full_check=True)
     return quantised

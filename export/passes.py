@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import ast
 import collections
+import contextlib
 import itertools
+import logging
 import sys
+import warnings
+from collections.abc import Iterator
 
 import numpy as np
 import onnx
@@ -47,6 +51,19 @@ def channels_of(model: onnx.ModelProto) -> dict[str, int]:
         for value in (*graph.input, *graph.value_info)
         if len(axes := value.type.tensor_type.shape.dim) == 4
     }
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the warnings of exporters and quantizers, of packages and passes nobody needs."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
 
 
 class Names:

@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 
 from PIL import Image
 
-from garment_transfer.bundle import Code, GarmentTransferError, InputError, OutputError
+from garment_transfer.bundle import Code, GarmentTransferError, InputError, OutputError, reason_of
 from garment_transfer.runtime._pipeline import Pipeline, Transfer
 from garment_transfer.runtime.photos import QUALITY, Person, check_output, write_rgb
 
@@ -69,8 +69,7 @@ def read_pairs(path: Path) -> list[Pair]:
         rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise invalid(
-            f"{path} cannot be read as a list of pairs "
-            f"({getattr(error, 'strerror', None) or error})",
+            f"{path} cannot be read as a list of pairs ({reason_of(error)})",
             expected=f"a UTF-8 CSV file with the header {header}",
         ) from error
     if not set(COLUMNS) <= set(names):

@@ -69,11 +69,19 @@ inline int sharpness_of(const Fit& fit) {
   return static_cast<int>(found < least ? least : (found < most ? found : most));
 }
 
+// Pixels of the photo per pixel of the frame along the axis that has fewer, as a fraction.
+struct Ratio {
+  long long large, small;
+};
+
+inline Ratio least_ratio(const Fit& fit) {
+  const bool wide = 1ll * fit.width * fit.scaled_height <= 1ll * fit.height * fit.scaled_width;
+  return wide ? Ratio{fit.width, fit.scaled_width} : Ratio{fit.height, fit.scaled_height};
+}
+
 // `radius` pixels of the frame in pixels of the photo, halves rounded up, or all of it.
 inline int in_photo(int radius, const Fit& fit) {
-  const bool wide = 1ll * fit.width * fit.scaled_height <= 1ll * fit.height * fit.scaled_width;
-  const long long large = wide ? fit.width : fit.height;
-  const long long small = wide ? fit.scaled_width : fit.scaled_height;
+  const auto [large, small] = least_ratio(fit);
   const long long found = (2 * radius * large + small) / (2 * small);
   const int longest = fit.source_height > fit.source_width ? fit.source_height : fit.source_width;
   return found < longest ? static_cast<int>(found) : longest;

@@ -339,32 +339,25 @@ int differences(const Pixels& photo, int top, int left, int side, int radius, st
 // `_grain` of definition.py; `seen` has rows x columns, 1 where the class is there and stays.
 Grain grain_of(const Pixels& photo, const Bytes& seen, const Fit& fit) {
   const int rows = fit.scaled_height, columns = fit.scaled_width;
-  const bool wide = 1ll * fit.width * rows <= 1ll * fit.height * columns;
-  const long long large = wide ? fit.width : fit.height, small = wide ? columns : rows;
+  const auto [large, small] = least_ratio(fit);
   Grain out;
   if (2 * large < 3 * small) return out;
   std::vector<int> found;
-  // how many pixels of the class begin at one and go right, and how many such runs go down
-  Bytes right(seen.size());
   for (const int side : kPatchSides) {
     const auto cells = static_cast<int>((side * small + large - 1) / large + 2);
-    if (cells > 255) continue;
-    for (int i = 0; i < rows; ++i) {
-      int run = 0;
+    // rows from here on down that begin with `cells` pixels of the class
+    std::vector<int> down(static_cast<std::size_t>(columns));
+    for (int i = rows; i-- > 0;) {
+      int right = 0;
       for (int j = columns; j-- > 0;) {
-        const std::size_t at = area(i, columns) + static_cast<std::size_t>(j);
-        run = seen[at] ? run + 1 : 0;
-        right[at] = run >= cells;
-      }
-    }
-    for (int i = 0; i + cells <= rows; ++i) {
-      for (int j = 0; j < columns; ++j) {
-        int down = 0;
-        while (down < cells && right[area(i + down, columns) + static_cast<std::size_t>(j)]) ++down;
-        if (down == cells) found.push_back(i * columns + j);
+        right = seen[area(i, columns) + static_cast<std::size_t>(j)] ? right + 1 : 0;
+        int& run = down[static_cast<std::size_t>(j)];
+        run = right >= cells ? run + 1 : 0;
+        if (run >= cells) found.push_back(i * columns + j);
       }
     }
     if (found.empty()) continue;
+    std::reverse(found.begin(), found.end());
     out.side = side;
     break;
   }

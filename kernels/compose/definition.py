@@ -140,8 +140,9 @@ def define(
     )
 
     # which class, and which share of which other one
+    before = nearest(fit, pictures["own"])
     changed: Pixels = cv2.dilate(
-        (nearest(fit, pictures["own"]) != frame["parsing"]).astype(np.uint8),
+        (before != frame["parsing"]).astype(np.uint8),
         np.ones((2 * _CHANGED_REACH + 1,) * 2, np.uint8),
     ).astype(np.uint8, copy=False)
     places = _places(rows, columns, fit.scaled.width, ~stays & _is_any(own, _DRAWN), changed)
@@ -161,7 +162,6 @@ def define(
     drawn = ((parsing != own) | (parsing == GARMENT) | rim) & ~stays
     places = _places(rows, columns, fit.scaled.width, drawn)
 
-    before = nearest(fit, pictures["own"])
     grains = {
         label: _grain(pictures["photo"], (before == label) & (frame["parsing"] == label), fit)
         for label in _GRAINED
@@ -309,9 +309,14 @@ def _sharpness(fit: Fit) -> int:
 
 def _in_photo(radius: int, fit: Fit) -> int:
     """`radius` pixels of the frame in pixels of the photo, halves rounded up, or all of it."""
-    large, small = min(_ratios(fit), key=lambda ratio: ratio[0] / ratio[1])
+    large, small = _least_ratio(fit)
     longest = max(fit.source.height, fit.source.width)
     return min((2 * radius * large + small) // (2 * small), longest)
+
+
+def _least_ratio(fit: Fit) -> tuple[int, int]:
+    """The lesser of `_ratios`."""
+    return min(_ratios(fit), key=lambda ratio: ratio[0] / ratio[1])
 
 
 def _ratios(fit: Fit) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -347,7 +352,7 @@ def _grain(photo: Pixels, seen: npt.NDArray[np.bool_], fit: Fit) -> Floats | Non
         seen: bool [h,w] of the part of the frame that is the box: the class is there and stays.
         fit: where the photo lies in the frame.
     """
-    large, small = min(_ratios(fit), key=lambda ratio: ratio[0] / ratio[1])
+    large, small = _least_ratio(fit)
     if 2 * large < 3 * small:
         return None
     for side in _PATCH_SIDES:

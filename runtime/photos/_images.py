@@ -29,6 +29,7 @@ from garment_transfer.bundle import (
     LabelSet,
     OutputError,
     check_writable,
+    reason_of,
     replacing,
 )
 
@@ -270,7 +271,7 @@ def _decode(file: Path | BinaryIO, name: str, photo: bool = False) -> Image.Imag
         raise _too_large(name, "absurdly large") from None
     except _BROKEN as error:
         # Pillow names an open file by its address in memory.
-        reason = getattr(error, "strerror", None) or error
+        reason = reason_of(error)
         if isinstance(error, UnidentifiedImageError):
             reason = "cannot identify image file"
         raise InputError(

@@ -34,6 +34,7 @@ from garment_transfer.bundle import (
     Code,
     InputError,
     label_set,
+    reason_of,
     replacing,
 )
 from garment_transfer.kernels.fit import Box
@@ -390,9 +391,8 @@ def read_meta(
             content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
             meta = msgspec.json.decode(content, type=_Meta)
         except (OSError, RecursionError, UnicodeDecodeError, msgspec.DecodeError) as error:
-            reason = getattr(error, "strerror", None) or error
             raise InputError(
-                Code.META_INVALID, f"{path} cannot be read ({reason})", expected=_META
+                Code.META_INVALID, f"{path} cannot be read ({reason_of(error)})", expected=_META
             ) from error
     return (
         _name(path, "parse", meta.parse, label_set, LABEL_SETS),
