@@ -33,6 +33,7 @@ from garment_transfer.bundle import (
     Stage,
     replacing,
 )
+from garment_transfer.kernels import photos
 from garment_transfer.runtime import Person, Pipeline, sample_people
 from garment_transfer.runtime.backends import Arrays, HostEngine, find_backend
 from garment_transfer.runtime.cuda import Chain, CudaDevice, DeviceEngine
@@ -325,7 +326,9 @@ def timed_parts(
 ) -> Iterator[Pipeline]:
     """A pipeline whose chain has one session, of one pair; its parts are spans at the end."""
     clock = _EventClock(device)
-    chain = Chain(device, engines, sessions=1, graphs=False, part=clock.part)
+    chain = Chain(
+        device, engines, sessions=1, graphs=False, part=clock.part, photos=photos.load_cuda()
+    )
     with Pipeline(bundle, chain) as pipeline:
         with pipeline.session() as session:
             session.profile(clock.layer)

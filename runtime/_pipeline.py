@@ -49,7 +49,7 @@ from garment_transfer.runtime.backends import (
     choose_backend,
     find_backend,
 )
-from garment_transfer.runtime.cuda import Chain, Session, handle_of
+from garment_transfer.runtime.cuda import Chain, Finished, Pair, Session, handle_of
 from garment_transfer.runtime.photos import (
     Box,
     Composed,
@@ -58,6 +58,7 @@ from garment_transfer.runtime.photos import (
     check_plausible,
     compose,
     fit_person,
+    transferred,
     uncovered,
 )
 
@@ -79,9 +80,8 @@ class Transfer:
     (dx, dy) in pixels: pixel p of the fitted person shows the garment owner's fitted photo at
     p + flow(p).
 
-    `timings` are milliseconds for "fit", each stage ("chain" for all of them on a GPU, where they
-    are one) and "compose". In a batch "compose" is the pair's own, and the others are those of the
-    whole batch.
+    `timings` are milliseconds for "fit", each stage ("chain" for all that runs on a GPU) and
+    "compose" on the CPU. In a batch "compose" is the pair's own, the others are the whole batch's.
     """
 
     image: npt.NDArray[np.uint8]
@@ -278,14 +278,24 @@ class Pipeline:
                     (self.fit(person), self.fit(owner))
                     for person, owner in zip(people, garment_owners, strict=True)
                 ]
-                pairs = [
-                    _fitted("person", person, fit) | _fitted("garment", owner, owner_fit)
-                    for person, owner, (fit, owner_fit) in zip(
-                        people, garment_owners, fits, strict=True
+                finishes = self._chain is not None and self._chain.finishes_photos
+                on_device = {
+                    index: _pair(person, owner, *fits[index])
+                    for index, (person, owner) in enumerate(
+                        zip(people, garment_owners, strict=True)
                     )
-                ]
+                    if finishes and not fits[index][0].is_identity
+                }
+                pairs = []
+                for index, (person, owner) in enumerate(zip(people, garment_owners, strict=True)):
+                    there = on_device[index].fitted_on_device if index in on_device else ()
+                    fit, owner_fit = fits[index]
+                    pairs.append(
+                        _fitted("person", person, fit, "photo" in there)
+                        | _fitted("garment", owner, owner_fit, "owner_photo" in there)
+                    )
                 inputs = {name: np.stack([pair[name] for pair in pairs]) for name in self._inputs}
-            outputs = self._run(inputs, timings)
+            outputs, finished = self._run_photos(inputs, on_device, timings)
         image, parsing, garment = (
             np.asarray(outputs[name], np.uint8)
             for name in ("image", "transfer_parsing", "warped_garment")
@@ -307,7 +317,7 @@ class Pipeline:
                     warped_garment=garment[index],
                     flow=flow[index],
                 )
-                composed = make()
+                composed = finished.get(index) or make()
             transfers.append(
                 Transfer(
                     image=composed.image,
@@ -426,6 +436,15 @@ class Pipeline:
             with self._changed:
                 self._under_way -= 1
                 self._changed.notify_all()
+
+    def _run_photos(
+        self, inputs: Arrays, pairs: Mapping[int, Pair], timings: dict[str, float]
+    ) -> tuple[dict[str, npt.NDArray[np.generic]], dict[int, Finished]]:
+        """The graphs' outputs, and the photos that the GPU finishes, by their number."""
+        if self._chain is None or not pairs:
+            return self._run(inputs, timings), {}
+        with _timed(timings, "chain"):
+            return self._chain.run_photos(inputs, pairs)
 
     def _run(self, inputs: Arrays, timings: dict[str, float]) -> dict[str, npt.NDArray[np.generic]]:
         if self._chain is not None:
@@ -558,9 +577,30 @@ def stage_inputs(
     return inputs
 
 
-def _fitted(role: str, person: Person, fit: Fit) -> dict[str, npt.NDArray[np.uint8]]:
-    """Photo and maps of one person in the frame, by the contract's names."""
-    image, parsing = fit.photo(person.image), fit.map(person.parsing)
+def _pair(person: Person, owner: Person, fit: Fit, owner_fit: Fit) -> Pair:
+    """What the GPU finishes; it fits photos that need no more than that."""
+    photos = {"photo": person, "owner_photo": owner}
+    return Pair(
+        person.image,
+        person.parsing,
+        owner.image,
+        transferred(owner),
+        fit,
+        owner_fit,
+        person.protected,
+        tuple(name for name, someone in photos.items() if someone.protected is None),
+    )
+
+
+def _fitted(
+    role: str, person: Person, fit: Fit, on_device: bool = False
+) -> dict[str, npt.NDArray[np.uint8]]:
+    """Photo and maps of one person in the frame, by the contract's names.
+
+    Where the GPU fits the photo, its place is left empty.
+    """
+    parsing = fit.map(person.parsing)
+    image = np.zeros((*parsing.shape, 3), np.uint8) if on_device else fit.photo(person.image)
     if person.protected is not None:
         image = uncovered(image, parsing, fit.map(person.protected.view(np.uint8)))
     return {

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ import onnx
 import onnx.parser
 import pytest
 from click.testing import CliRunner
+from filelock import FileLock
 from msgspec.structs import replace
 from PIL import Image
 
@@ -414,6 +416,28 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "shared"
     folder.mkdir(exist_ok=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def photos_on_cpu(shared_folder: Path) -> Path:
+    """The library of Fit and Compose whose device code runs on the CPU (photos_on_cpu.cpp)."""
+    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    if compiler is None:
+        pytest.skip("no C++ compiler: install g++, or name one in CXX")
+    kernels, tests = Path(__file__).parents[1] / "kernels", Path(__file__).parent
+    library = shared_folder / "photos_on_cpu.so"
+    sources = [
+        kernels / f"{n}.cpp" for n in ("compose/compose_cpu", "fit/fit_cpu", "photos/photos")
+    ]
+    folders = (kernels, kernels / "photos", tests / "cpp/double")
+    with FileLock(library.with_suffix(".lock")):
+        if not library.is_file():
+            command = [compiler, "-std=c++20", "-O2", "-shared", "-fPIC", "-ffp-contract=off"]
+            command += ["-DGT_ONE_TARGET", "-DGT_PHOTOS_WITH_CUDA", "-Wno-psabi", "-pthread"]
+            command += [f"-I{folder}" for folder in folders]
+            files = map(str, (tests / "kernels/photos_on_cpu.cpp", *sources))
+            subprocess.run([*command, *files, "-o", str(library)], check=True)
+    return library
 
 
 # Test files cannot import this one (pytest's importlib mode), so they get what it has as fixtures.

@@ -5,6 +5,9 @@
 
 #pragma once
 
+#include <cmath>
+#include <cstring>
+
 #include "../fit/fit.h"
 
 namespace garment_transfer {
@@ -12,24 +15,45 @@ namespace garment_transfer {
 // The classes of bundle/labels.json, of which a transfer draws four.
 enum : int { kBackground = 0, kSkin = 3, kGarment = 4, kLower = 5 };
 constexpr int kDrawn = 4;
-constexpr int kLabels[kDrawn] = {kBackground, kSkin, kGarment, kLower};
+GT_FUNCTION int drawn_label(int index) {
+  return index == 0 ? kBackground : index == 1 ? kSkin : index == 2 ? kGarment : kLower;
+}
 
 // Which of the drawn classes an id is, -1 for any other.
 GT_FUNCTION int drawn_index(int label) {
   return label == kBackground ? 0 : label == kSkin ? 1 : label == kGarment ? 2 : label == kLower ? 3 : -1;
 }
 
-constexpr int kUnit = 16 * 255;            // what the scores of a pixel sum to
-constexpr int kBlur[5] = {6, 58, 128, 58, 6};  // 256 times a Gaussian of 0.8 pixels
+constexpr int kUnit = 16 * 255;  // what the scores of a pixel sum to
+// 256 times a Gaussian of 0.8 pixels, k from 0 to 4.
+GT_FUNCTION int blur_weight(int k) { return k == 2 ? 128 : (k == 1 || k == 3 ? 58 : 6); }
 constexpr int kChangedReach = 2;
-constexpr int kWhole = 256;                // of the share that another class has in a pixel
+constexpr int kWhole = 256;      // of the share that another class has in a pixel
 constexpr float kWeak = 0.25f, kStrong = 0.75f;
 constexpr float kLeastShare = 1e-3f;
 constexpr double kMinifying = 1.5;
 constexpr float kFar = 1e5f;
-constexpr int kPatchSides[2] = {32, 16};   // of a patch of grain, the better first
-constexpr int kPatches = 9;                // that are compared
-constexpr int kMostGrain = 12;             // levels
+constexpr int kPatches = 9;     // of grain, that are compared
+constexpr int kMostGrain = 12;  // levels
+constexpr int kPatchSide = 32;  // the largest
+// Sides of a patch of grain, the better first.
+constexpr int kPatchSizes = 2;
+GT_FUNCTION int patch_side(int k) { return kPatchSide >> k; }
+
+// One call, on a host or on a device; definition.py says what each is. Fields marked so may have no
+// data.
+struct ComposeCall {
+  Pixels photo, own;              // [H,W,3], [H,W]
+  Pixels kept;                    // [H,W], or none: pixels that stay as they are
+  Pixels owner, garment;          // [H,W,3], [H,W]: not 0 where the owner's photo shows the garment
+  Fit fit, owner_fit;
+  Pixels image, parsing, warped;  // the graphs', [h,w,3], [h,w], [h,w,3]
+  Pixels scores;                  // [h,w,4], or none
+  const float* flow;              // [2,h,w]
+  std::uint8_t* out_image;        // [H,W,3]
+  std::uint8_t* out_parsing;      // [H,W]
+  std::uint8_t* out_warped;       // [H,W,3], or null
+};
 
 // Which of `count` differences a pixel gets: any, so that nothing of the patch is repeated.
 GT_FUNCTION unsigned scattered(int y, int x, unsigned count) {
@@ -54,12 +78,12 @@ GT_FUNCTION Choice choose(const int (&scores)[kDrawn], int sharpness) {
   }
   const int lead = best - second < 2 * kUnit ? best - second : 2 * kUnit;
   const int share = kWhole / 2 - ((lead * sharpness + (1 << 15)) >> 16);
-  return {static_cast<unsigned char>(kLabels[label]), static_cast<unsigned char>(kLabels[other]),
+  return {static_cast<unsigned char>(drawn_label(label)), static_cast<unsigned char>(drawn_label(other)),
           static_cast<unsigned char>(share > 0 ? share : 0)};
 }
 
 // How fast the share falls with the lead: by one over what a pixel of the photo is of the frame's.
-inline int sharpness_of(const Fit& fit) {
+GT_FUNCTION int sharpness_of(const Fit& fit) {
   const bool wide = 1ll * fit.width * fit.scaled_height >= 1ll * fit.height * fit.scaled_width;
   const long long large = wide ? fit.width : fit.height;
   const long long small = wide ? fit.scaled_width : fit.scaled_height;
@@ -74,13 +98,13 @@ struct Ratio {
   long long large, small;
 };
 
-inline Ratio least_ratio(const Fit& fit) {
+GT_FUNCTION Ratio least_ratio(const Fit& fit) {
   const bool wide = 1ll * fit.width * fit.scaled_height <= 1ll * fit.height * fit.scaled_width;
   return wide ? Ratio{fit.width, fit.scaled_width} : Ratio{fit.height, fit.scaled_height};
 }
 
 // `radius` pixels of the frame in pixels of the photo, halves rounded up, or all of it.
-inline int in_photo(int radius, const Fit& fit) {
+GT_FUNCTION int in_photo(int radius, const Fit& fit) {
   const auto [large, small] = least_ratio(fit);
   const long long found = (2 * radius * large + small) / (2 * small);
   const int longest = fit.source_height > fit.source_width ? fit.source_height : fit.source_width;
@@ -88,10 +112,256 @@ inline int in_photo(int radius, const Fit& fit) {
 }
 
 // How far the border of a label map may be off: `border_width` of bundle/_labels.py.
-inline int border_width(int height) { return height < 256 ? 1 : height / 128; }
+GT_FUNCTION int border_width(int height) { return height < 256 ? 1 : height / 128; }
 
 GT_FUNCTION float lerp(float first, float second, float part) {
   return first + (second - first) * part;
 }
+
+// A displacement on every device: what is not finite leads off every photo.
+GT_FUNCTION float finite(float value) {
+  return value != value ? kFar : (value < -kFar ? -kFar : (value > kFar ? kFar : value));
+}
+
+// RGB and a share or nothing, four values at once.
+struct alignas(4) Rgba {
+  std::uint8_t values[4];
+};
+#if defined(__CUDACC__)
+struct Colour {
+  float values[4];
+  GT_FUNCTION float operator[](int i) const { return values[i]; }
+};
+template <typename Of>
+GT_FUNCTION Colour each_value(const Of& of) {
+  return {{of(0), of(1), of(2), of(3)}};
+}
+GT_FUNCTION Colour operator+(const Colour& a, const Colour& b) {
+  return each_value([&](int i) { return a[i] + b[i]; });
+}
+GT_FUNCTION Colour operator/(const Colour& a, float b) {
+  return each_value([&](int i) { return a[i] / b; });
+}
+GT_FUNCTION Colour lerp(const Colour& a, const Colour& b, float part) {
+  return each_value([&](int i) { return lerp(a[i], b[i], part); });
+}
+GT_FUNCTION Colour colour_of(const Rgba& value) {
+  return each_value([&](int i) { return static_cast<float>(value.values[i]); });
+}
+GT_FUNCTION void put(const Colour& colour, std::uint8_t* to) {
+  for (int c = 0; c < 3; ++c) {
+    const float value = colour[c] > 0 ? colour[c] : 0;
+    to[c] = static_cast<std::uint8_t>((value < 255 ? value : 255) + 0.5f);
+  }
+}
+#else
+using Colour = float __attribute__((vector_size(16)));
+GT_FUNCTION Colour lerp(Colour first, Colour second, float part) {
+  return first + (second - first) * part;
+}
+GT_FUNCTION Colour colour_of(const Rgba& value) {
+  std::uint8_t __attribute__((vector_size(4))) values;
+  std::memcpy(&values, value.values, sizeof values);
+  return __builtin_convertvector(values, Colour);
+}
+GT_FUNCTION void put(Colour colour, std::uint8_t* to) {
+  colour = colour > 0.0f ? colour : Colour{};
+  colour = colour < 255.0f ? colour : Colour{} + 255.0f;
+  const auto rounded = __builtin_convertvector(colour + 0.5f, int __attribute__((vector_size(16))));
+  for (int c = 0; c < 3; ++c) to[c] = static_cast<std::uint8_t>(rounded[c]);
+}
+#endif
+
+GT_FUNCTION Colour colour_of(const std::uint8_t* rgb) {
+  return Colour{static_cast<float>(rgb[0]), static_cast<float>(rgb[1]), static_cast<float>(rgb[2]), 0};
+}
+// A tap with its part as a float too, and the place in the axis.
+struct Place : Tap {
+  float at, place;
+
+  GT_FUNCTION explicit Place(const Tap& tap)
+      : Tap(tap), at(static_cast<float>(tap.part) * (1.0f / (1 << kBits))),
+        place(static_cast<float>(tap.base) + at) {}
+};
+
+// A pixel of the frame: the graphs' picture and garment, RGB and 1, and its class.
+struct FramePixel {
+  Rgba picture, garment;
+  int label;
+};
+
+// The owner's garment as pixels to sample: premultiplied RGB and 255 inside, 0 around, with a pixel
+// of nothing before and two behind, so that no place is outside. No height where there is none.
+struct Layers {
+  int height, width;
+  float scale_x, shift_x, scale_y, shift_y;  // from frame coordinates of the person to places here
+  const std::uint8_t* pixels;
+
+  GT_FUNCTION std::size_t stride() const { return static_cast<std::size_t>(width + 3) * 4; }
+};
+
+// Where the layers' pixels lie, for a garment in the box at `left`, `top` of the owner's photo that
+// has height x width pixels in `out`, scaled down by `step` if that is more than kMinifying.
+GT_FUNCTION void place_layers(const Fit& to, const Fit& from, int left, int top, double step,
+                              Layers* out) {
+  double scale_x = static_cast<double>(from.width) / from.scaled_width;
+  double scale_y = static_cast<double>(from.height) / from.scaled_height;
+  double shift_x = (to.frame_left - from.frame_left + 0.5) * scale_x - 0.5 + from.left - left;
+  double shift_y = (to.frame_top - from.frame_top + 0.5) * scale_y - 0.5 + from.top - top;
+  if (step > kMinifying) {
+    const auto smaller = [step](int size) {
+      const int found = static_cast<int>(size / step + 0.5);
+      return found > 1 ? found : 1;
+    };
+    const double ratio_x = static_cast<double>(smaller(out->width)) / out->width;
+    const double ratio_y = static_cast<double>(smaller(out->height)) / out->height;
+    out->width = smaller(out->width);
+    out->height = smaller(out->height);
+    scale_x *= ratio_x;
+    scale_y *= ratio_y;
+    shift_x = (shift_x + 0.5) * ratio_x - 0.5;
+    shift_y = (shift_y + 0.5) * ratio_y - 0.5;
+  }
+  out->scale_x = static_cast<float>(scale_x);
+  out->scale_y = static_cast<float>(scale_y);
+  out->shift_x = static_cast<float>(shift_x);
+  out->shift_y = static_cast<float>(shift_y);
+}
+
+// The area that a pixel of the person's frame has in the owner's, by the flow around it.
+GT_FUNCTION float stretch(const float* flow, int height, int width, int y, int x) {
+  const auto slope = [&](int plane, int dy, int dx) {
+    const int y0 = y > dy ? y - dy : 0, y1 = y + dy < height ? y + dy : height - 1;
+    const int x0 = x > dx ? x - dx : 0, x1 = x + dx < width ? x + dx : width - 1;
+    const auto at = [&](int i, int j) {
+      return flow[(static_cast<std::ptrdiff_t>(plane) * height + i) * width + j];
+    };
+    return (at(y1, x1) - at(y0, x0)) / static_cast<float>(y1 - y0 + x1 - x0);
+  };
+  const float area = (1 + slope(0, 0, 1)) * (1 + slope(1, 1, 0)) - slope(0, 1, 0) * slope(1, 0, 1);
+  return area < 0 ? -area : area;
+}
+
+// How many pixels of the owner's photo one pixel of the person's spans, from the median of `stretch`.
+GT_FUNCTION double owner_pixels_per_pixel(float median, const Fit& fit, const Fit& owner_fit) {
+  const auto scale = [](const Fit& f) {
+    return static_cast<double>(f.scaled_width) / f.width *
+           (static_cast<double>(f.scaled_height) / f.height);
+  };
+  return sqrt(static_cast<double>(median)) * sqrt(scale(fit) / scale(owner_fit));
+}
+
+// What a patch of the photo has that the frame is too small for; no side where there is none.
+struct Grain {
+  int side;
+  const std::int8_t* levels;
+
+  GT_FUNCTION Colour at(int y, int x) const {
+    if (!side) return Colour{};
+    const auto count = static_cast<unsigned>(side * side);
+    const std::int8_t* at = levels + 3 * static_cast<std::size_t>(scattered(y, x, count));
+    return Colour{static_cast<float>(at[0]), static_cast<float>(at[1]), static_cast<float>(at[2]), 0};
+  }
+};
+
+// How many pixels of the frame a patch of grain takes, and one of its class around it.
+GT_FUNCTION int cells_of(int side, const Ratio& ratio) {
+  return static_cast<int>((side * ratio.small + ratio.large - 1) / ratio.large + 2);
+}
+
+// Where a patch that begins in cell i of an axis does so in the photo.
+GT_FUNCTION int patch_start(int i, int start, int length, int scaled) {
+  return start + static_cast<int>((i + 1ll) * length / scaled);
+}
+
+// What every pixel of the photo is computed of, once its class is known.
+struct Scene {
+  Pixels photo;
+  int columns;              // of the part of the frame that is the box
+  const FramePixel* frame;  // that part
+  const Layers* layers;
+  const Grain *skin, *lower;
+
+  // The colour of the photo's pixel y, x, which is at `row` and `column` of the box, in a class.
+  // `flow(axis)` gives the displacement there: 0 is along x, 1 along y.
+  template <typename Flow>
+  GT_FUNCTION Colour colour(int label, int own, bool vanished, const Place& row,
+                            const Place& column, int y, int x, const Flow& flow) const {
+    if (label == kGarment) return garment(row, column, flow);
+    if (label == own && !vanished) return colour_of(photo.row(y) + 3 * x);
+    const Colour found = painted(label, row, column);
+    if (label == kBackground) return found;
+    return found + (label == kSkin ? skin : lower)->at(y, x);
+  }
+
+  // The graphs' colour of a class, with nothing of another in it, or where it has none whatever the
+  // graphs have there.
+  GT_FUNCTION Colour painted(int label, const Place& row, const Place& column) const {
+    const FramePixel *first = frame + static_cast<std::ptrdiff_t>(row.first) * columns,
+                     *second = frame + static_cast<std::ptrdiff_t>(row.second) * columns;
+    const FramePixel* corners[] = {first + column.first, second + column.first,
+                                   first + column.second, second + column.second};
+    const auto mixed = [&](const Colour(&c)[4]) {
+      return lerp(lerp(c[0], c[1], row.at), lerp(c[2], c[3], row.at), column.at);
+    };
+    Colour colours[4];
+    bool all_inside = true, all_outside = true;
+    for (int k = 0; k < 4; ++k) {
+      const bool inside = corners[k]->label == label;
+      const Rgba& pixel = label == kGarment ? corners[k]->garment : corners[k]->picture;
+      colours[k] = inside ? colour_of(pixel) : Colour{};
+      all_inside &= inside;
+      all_outside &= !inside;
+    }
+    if (!all_outside) {
+      const Colour found = mixed(colours);
+      if (all_inside) return found;
+      if (found[3] > kLeastShare) return found / found[3];
+    }
+    for (int k = 0; k < 4; ++k) colours[k] = colour_of(corners[k]->picture);
+    return mixed(colours);
+  }
+
+  // The garment of its owner's photo, sampled by the flow; the graphs' where the photo shows little.
+  template <typename Flow>
+  GT_FUNCTION Colour garment(const Place& row, const Place& column, const Flow& flow) const {
+    const Layers& from = *layers;
+    if (!from.height) return painted(kGarment, row, column);
+    const auto place_in = [](float place, int size) {
+      const float most = static_cast<float>(size);
+      return place < -1 ? -1 : (place > most ? most : place);
+    };
+    const float x = place_in((column.place + flow(0)) * from.scale_x + from.shift_x, from.width);
+    const float y = place_in((row.place + flow(1)) * from.scale_y + from.shift_y, from.height);
+    const float whole_x = floorf(x), whole_y = floorf(y);
+    const auto* first = reinterpret_cast<const Rgba*>(
+        from.pixels + static_cast<std::size_t>(whole_y + 1) * from.stride() +
+        static_cast<std::size_t>(whole_x + 1) * 4);
+    const Rgba* second = first + from.width + 3;
+    const Colour found =
+        lerp(lerp(colour_of(first[0]), colour_of(second[0]), y - whole_y),
+             lerp(colour_of(first[1]), colour_of(second[1]), y - whole_y), x - whole_x);
+    const float share = found[3] * (1.0f / 255);
+    const float opacity = (share - kWeak) * (1 / (kStrong - kWeak));
+    const Colour sampled = found / (share > kWeak ? share : kWeak);
+    if (opacity >= 1) return sampled;
+    const Colour graphs = painted(kGarment, row, column);
+    return opacity <= 0 ? graphs : lerp(graphs, sampled, opacity);
+  }
+
+  // Draws a pixel: its class, the one beside it, and that one's share, into three bytes each.
+  template <typename Flow>
+  GT_FUNCTION void draw(const Choice& choice, int own, bool vanished, const Place& row,
+                        const Place& column, int y, int x, const Flow& flow, std::uint8_t* image,
+                        std::uint8_t* warped) const {
+    Colour found = colour(choice.label, own, vanished, row, column, y, x, flow);
+    if (warped && choice.label == kGarment) put(found, warped);
+    if (choice.share) {
+      const Colour beside = colour(choice.other, own, vanished, row, column, y, x, flow);
+      found = lerp(found, beside, static_cast<float>(choice.share) * (1.0f / kWhole));
+    }
+    put(found, image);
+  }
+};
 
 }  // namespace garment_transfer

@@ -17,9 +17,6 @@ namespace {
 
 using Bytes = std::vector<std::uint8_t>;
 using Whole = int __attribute__((vector_size(16)));
-using Colour = float __attribute__((vector_size(16)));
-using Rgba = std::uint8_t __attribute__((vector_size(4)));
-
 std::size_t area(std::ptrdiff_t height, std::ptrdiff_t width) {
   return static_cast<std::size_t>(height) * static_cast<std::size_t>(width);
 }
@@ -27,14 +24,6 @@ std::size_t area(std::ptrdiff_t height, std::ptrdiff_t width) {
 GT_FUNCTION Whole lerp(Whole first, Whole second, int part) {
   return first + (((second - first) * part + (1 << (kBits - 1))) >> kBits);
 }
-GT_FUNCTION Colour lerp(Colour first, Colour second, float part) {
-  return first + (second - first) * part;
-}
-GT_FUNCTION Colour colour_of(const std::uint8_t* rgb) {
-  return Colour{static_cast<float>(rgb[0]), static_cast<float>(rgb[1]), static_cast<float>(rgb[2]), 0};
-}
-GT_FUNCTION Colour colour_of(Rgba value) { return __builtin_convertvector(value, Colour); }
-
 // `out` is 1 where a pixel of `in` within `reach` on the row is not 0. `line` has room for count + 2
 // reach values. The maximum of runs of twice the length is that of two runs (van Herk's idea, whose
 // steps are vectors here).
@@ -83,16 +72,6 @@ class Columns {
 
   int height_, reach_;
   std::vector<int> last_;
-};
-
-// The owner's garment as pixels to sample: premultiplied RGB and 255 inside, 0 around, with a pixel
-// of nothing before and two behind, so that no place is outside.
-struct Layers {
-  int height = 0, width = 0;
-  Bytes pixels;
-  float scale_x, shift_x, scale_y, shift_y;  // from frame coordinates of the person to places here
-
-  std::size_t stride() const { return static_cast<std::size_t>(width + 3) * 4; }
 };
 
 struct Box {
@@ -147,42 +126,27 @@ Box bounds(const Pixels& mask) {
   return out;
 }
 
-float finite(float value) { return std::isnan(value) ? kFar : std::clamp(value, -kFar, kFar); }
-
 // How many pixels of the owner's photo one pixel of the person's spans in the garment.
-double owner_pixels_per_pixel(const ComposeCall& call, const std::vector<float>& flow) {
+double owner_step(const ComposeCall& call, const std::vector<float>& flow) {
   const int height = call.parsing.height, width = call.parsing.width;
   if (height < 2 || width < 2) return 1;
-  const auto slope = [&](int plane, int y, int x, int dy, int dx) {
-    const int y0 = std::max(y - dy, 0), y1 = std::min(y + dy, height - 1);
-    const int x0 = std::max(x - dx, 0), x1 = std::min(x + dx, width - 1);
-    const float* field = flow.data() + plane * area(height, width);
-    return (field[area(y1, width) + x1] - field[area(y0, width) + x0]) /
-           static_cast<float>(y1 - y0 + x1 - x0);
-  };
   std::vector<float> areas;
   for (int y = 0; y < height; ++y) {
     for (int x = 0; x < width; ++x) {
       if (call.parsing.row(y)[x] != kGarment) continue;
-      const float dx_dx = slope(0, y, x, 0, 1), dx_dy = slope(0, y, x, 1, 0);
-      const float dy_dx = slope(1, y, x, 0, 1), dy_dy = slope(1, y, x, 1, 0);
-      areas.push_back(std::abs((1 + dx_dx) * (1 + dy_dy) - dx_dy * dy_dx));
+      areas.push_back(stretch(flow.data(), height, width, y, x));
     }
   }
   if (areas.empty()) return 1;
   const auto middle = areas.begin() + static_cast<std::ptrdiff_t>(areas.size() / 2);
   std::nth_element(areas.begin(), middle, areas.end());
-  const auto scale = [](const Fit& fit) {
-    return static_cast<double>(fit.scaled_width) / fit.width *
-           (static_cast<double>(fit.scaled_height) / fit.height);
-  };
-  return std::sqrt(static_cast<double>(*middle)) *
-         std::sqrt(scale(call.fit) / scale(call.owner_fit));
+  return owner_pixels_per_pixel(*middle, call.fit, call.owner_fit);
 }
 
-Layers layers_of(const ComposeCall& call, const std::vector<float>& flow,
+// The layers, whose pixels are put into `pixels`.
+Layers layers_of(const ComposeCall& call, const std::vector<float>& flow, Bytes* pixels,
                  const ParallelFor& parallel_for) {
-  Layers out;
+  Layers out{};
   const Pixels& mask = call.garment;
   const Box box = bounds(mask);
   if (box.bottom <= box.top) return out;
@@ -204,7 +168,7 @@ Layers layers_of(const ComposeCall& call, const std::vector<float>& flow,
       dilate_row(not_worn.data(), others.data() + area(y, width), width, reach, line.data());
     }
   });
-  out.pixels.resize(static_cast<std::size_t>(out.height + 3) * out.stride());
+  pixels->resize(static_cast<std::size_t>(out.height + 3) * out.stride());
   const auto fill = [&](bool eroded) {
     std::atomic<bool> filled{false};
     parallel_for(out.height, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
@@ -218,7 +182,7 @@ Layers layers_of(const ComposeCall& call, const std::vector<float>& flow,
         columns.next(y - top, row, other.data());
         const std::uint8_t* from = call.owner.row(y) + 3 * box.left;
         const std::uint8_t* worn = mask.row(y) + box.left;
-        std::uint8_t* to = out.pixels.data() + area(i + 1, 1) * out.stride() + 4;
+        std::uint8_t* to = pixels->data() + area(i + 1, 1) * out.stride() + 4;
         std::uint8_t* const inside = other.data() + box.left - left;
         if (eroded) {
           for (int x = 0; x < out.width; ++x) inside[x] = inside[x] == 0;
@@ -234,71 +198,24 @@ Layers layers_of(const ComposeCall& call, const std::vector<float>& flow,
   };
   if (!fill(true)) fill(false);
 
-  // from the person's frame to the owner's photo, to its part in the layers, to their pixels
-  const Fit &to = call.fit, &from = call.owner_fit;
-  double scale_x = static_cast<double>(from.width) / from.scaled_width;
-  double scale_y = static_cast<double>(from.height) / from.scaled_height;
-  double shift_x = (to.frame_left - from.frame_left + 0.5) * scale_x - 0.5 + from.left - box.left;
-  double shift_y = (to.frame_top - from.frame_top + 0.5) * scale_y - 0.5 + from.top - box.top;
-  const double step = owner_pixels_per_pixel(call, flow);
-  if (step > kMinifying) {
-    const auto smaller = [step](int size) {
-      return std::max(1, static_cast<int>(std::floor(size / step + 0.5)));
-    };
-    Layers small;
-    small.height = smaller(out.height);
-    small.width = smaller(out.width);
-    Bytes pixels(area(small.height, small.width) * 4);
-    shrink_cpu({out.pixels.data() + out.stride() + 4, static_cast<std::ptrdiff_t>(out.stride()),
-                out.height, out.width, 4},
-               small.height, small.width, pixels.data(), parallel_for);
-    small.pixels.resize(static_cast<std::size_t>(small.height + 3) * small.stride());
-    for (int y = 0; y < small.height; ++y) {
-      std::memcpy(small.pixels.data() + area(y + 1, 1) * small.stride() + 4,
-                  pixels.data() + area(y, small.width) * 4, static_cast<std::size_t>(small.width) * 4);
+  const Layers large = out;
+  const double step = owner_step(call, flow);
+  place_layers(call.fit, call.owner_fit, box.left, box.top, step, &out);
+  if (out.height != large.height || out.width != large.width) {
+    Bytes small(static_cast<std::size_t>(out.height + 3) * out.stride());
+    Bytes rows_only(area(out.height, out.width) * 4);
+    shrink_cpu({pixels->data() + large.stride() + 4, static_cast<std::ptrdiff_t>(large.stride()),
+                large.height, large.width, 4},
+               out.height, out.width, rows_only.data(), parallel_for);
+    for (int y = 0; y < out.height; ++y) {
+      std::memcpy(small.data() + area(y + 1, 1) * out.stride() + 4,
+                  rows_only.data() + area(y, out.width) * 4, static_cast<std::size_t>(out.width) * 4);
     }
-    const double ratio_x = static_cast<double>(small.width) / out.width;
-    const double ratio_y = static_cast<double>(small.height) / out.height;
-    scale_x *= ratio_x;
-    scale_y *= ratio_y;
-    shift_x = (shift_x + 0.5) * ratio_x - 0.5;
-    shift_y = (shift_y + 0.5) * ratio_y - 0.5;
-    out = std::move(small);
+    *pixels = std::move(small);
   }
-  out.scale_x = static_cast<float>(scale_x);
-  out.scale_y = static_cast<float>(scale_y);
-  out.shift_x = static_cast<float>(shift_x);
-  out.shift_y = static_cast<float>(shift_y);
+  out.pixels = pixels->data();
   return out;
 }
-
-// A tap with its part as a float too, and the place in the axis.
-struct Place : Tap {
-  explicit Place(const Tap& t)
-      : Tap(t), at(static_cast<float>(t.part) * (1.0f / (1 << kBits))),
-        place(static_cast<float>(t.base) + at) {}
-  float at, place;
-};
-
-// A pixel of the frame: the colour of a picture there and its class.
-struct Small {
-  Rgba picture, garment;  // RGB and 1
-  int label;
-};
-
-// What a patch of the photo has that the frame is too small for; no side where there is none.
-struct Grain {
-  int side = 0;
-  std::vector<std::int8_t> levels;
-
-  GT_FUNCTION void add(int y, int x, Colour* colour) const {
-    if (!side) return;
-    const auto count = static_cast<unsigned>(side * side);
-    const std::int8_t* at = levels.data() + 3 * static_cast<std::size_t>(scattered(y, x, count));
-    *colour += Colour{static_cast<float>(at[0]), static_cast<float>(at[1]),
-                      static_cast<float>(at[2]), 0};
-  }
-};
 
 // The differences of a patch's pixels from the mean of the `radius` around, edges repeated; their sum.
 int differences(const Pixels& photo, int top, int left, int side, int radius, std::int8_t* out) {
@@ -336,15 +253,18 @@ int differences(const Pixels& photo, int top, int left, int side, int radius, st
   return total;
 }
 
-// `_grain` of definition.py; `seen` has rows x columns, 1 where the class is there and stays.
-Grain grain_of(const Pixels& photo, const Bytes& seen, const Fit& fit) {
+// `_grain` of definition.py; `seen` has rows x columns, 1 where the class is there and stays. The
+// levels are put into `levels`.
+Grain grain_of(const Pixels& photo, const Bytes& seen, const Fit& fit,
+               std::vector<std::int8_t>* levels) {
   const int rows = fit.scaled_height, columns = fit.scaled_width;
-  const auto [large, small] = least_ratio(fit);
-  Grain out;
-  if (2 * large < 3 * small) return out;
+  const Ratio ratio = least_ratio(fit);
+  Grain out{};
+  if (2 * ratio.large < 3 * ratio.small) return out;
   std::vector<int> found;
-  for (const int side : kPatchSides) {
-    const auto cells = static_cast<int>((side * small + large - 1) / large + 2);
+  for (int k = 0; k < kPatchSizes; ++k) {
+    const int side = patch_side(k);
+    const int cells = cells_of(side, ratio);
     // rows from here on down that begin with `cells` pixels of the class
     std::vector<int> down(static_cast<std::size_t>(columns));
     for (int i = rows; i-- > 0;) {
@@ -368,17 +288,15 @@ Grain grain_of(const Pixels& photo, const Bytes& seen, const Fit& fit) {
   std::pair<int, int> amounts[kPatches];
   for (int k = 0; k < kPatches; ++k) {
     const int index = found[static_cast<std::size_t>(k) * (found.size() - 1) / (kPatches - 1)];
-    const auto start = [](int i, int length, int scaled) {
-      return static_cast<int>((i + 1ll) * length / scaled);
-    };
-    const int top = fit.top + start(index / columns, fit.height, rows);
-    const int left = fit.left + start(index % columns, fit.width, columns);
+    const int top = patch_start(index / columns, fit.top, fit.height, rows);
+    const int left = patch_start(index % columns, fit.left, fit.width, columns);
     std::int8_t* const patch = patches.data() + static_cast<std::size_t>(k) * size;
     amounts[k] = {differences(photo, top, left, out.side, radius, patch), k};
   }
   std::sort(amounts, amounts + kPatches);
   const auto* const middle = patches.data() + static_cast<std::size_t>(amounts[kPatches / 3].second) * size;
-  out.levels.assign(middle, middle + size);
+  levels->assign(middle, middle + size);
+  out.levels = levels->data();
   return out;
 }
 
@@ -398,10 +316,12 @@ class Composing {
         reach_(in_photo(border_width(fit_.target_height), fit_)),
         sharpness_(sharpness_of(fit_)),
         flow_(2 * area(fit_.target_height, fit_.target_width)) {
-    std::transform(call.flow, call.flow + flow_.size(), flow_.begin(), finite);
-    layers_ = layers_of(call, flow_, parallel_for);
+    std::transform(call.flow, call.flow + flow_.size(), flow_.begin(),
+                   [](float value) { return finite(value); });
+    layers_ = layers_of(call, flow_, &layer_pixels_, parallel_for);
     read_frame();
     score_frame();
+    scene_ = {call.photo, columns_, frame_.data(), &layers_, &skin_, &lower_};
     cells_.resize(static_cast<std::size_t>(columns_) + 2, width_);
     for (int x = width_ - 1; x >= 0; --x) {
       const Place at(tap(x + left_ - fit_.left, fit_.width, columns_));
@@ -455,10 +375,10 @@ class Composing {
   }
 
   void read_frame() {
-    small_.resize(area(rows_, columns_));
-    changed_.resize(small_.size());
-    Bytes skin(small_.size()), lower(small_.size());
-    Bytes differs(small_.size()), line(static_cast<std::size_t>(columns_ + 2 * kChangedReach));
+    frame_.resize(area(rows_, columns_));
+    changed_.resize(frame_.size());
+    Bytes skin(frame_.size()), lower(frame_.size());
+    Bytes differs(frame_.size()), line(static_cast<std::size_t>(columns_ + 2 * kChangedReach));
     std::vector<int> from;
     for (int j = 0; j < columns_; ++j) {
       const int x = holds_centre(j, fit_.width, columns_) + fit_.left;
@@ -470,10 +390,10 @@ class Composing {
       const std::uint8_t* image = call_.image.row(i + fit_.frame_top) + 3 * fit_.frame_left;
       const std::uint8_t* warped = call_.warped.row(i + fit_.frame_top) + 3 * fit_.frame_left;
       const std::uint8_t* labels = call_.parsing.row(i + fit_.frame_top) + fit_.frame_left;
-      Small* to = small_.data() + area(i, columns_);
+      FramePixel* to = frame_.data() + area(i, columns_);
       std::uint8_t* differ = differs.data() + area(i, columns_);
       for (int j = 0; j < columns_; ++j, image += 3, warped += 3) {
-        to[j] = {Rgba{image[0], image[1], image[2], 1}, Rgba{warped[0], warped[1], warped[2], 1},
+        to[j] = {{{image[0], image[1], image[2], 1}}, {{warped[0], warped[1], warped[2], 1}},
                  labels[j]};
         const int x = from[static_cast<std::size_t>(j)];
         const int before = own && x >= 0 ? own[x] : 0;  // as in the frame, beyond the photo
@@ -487,13 +407,13 @@ class Composing {
     const auto row = [&](int i) { return differs.data() + area(i, columns_); };
     Columns along(0, rows_, columns_, kChangedReach, row);
     for (int i = 0; i < rows_; ++i) along.next(i, row, changed_.data() + area(i, columns_));
-    skin_ = grain_of(call_.photo, skin, fit_);
-    lower_ = grain_of(call_.photo, lower, fit_);
+    skin_ = grain_of(call_.photo, skin, fit_, &skin_levels_);
+    lower_ = grain_of(call_.photo, lower, fit_, &lower_levels_);
   }
 
   // Scores of the drawn classes where something changed nearby; the rest to kUnit is the person's.
   void score_frame() {
-    scores_.assign(small_.size(), Whole{});
+    scores_.assign(frame_.size(), Whole{});
     if (call_.scores.data) {
       for (int i = 0; i < rows_; ++i) {
         const std::uint8_t* from = call_.scores.row(i + fit_.frame_top) + 4 * fit_.frame_left;
@@ -503,8 +423,8 @@ class Composing {
         }
       }
     } else {
-      for (std::size_t i = 0; i < small_.size(); ++i) {
-        const int k = drawn_index(small_[i].label);
+      for (std::size_t i = 0; i < frame_.size(); ++i) {
+        const int k = drawn_index(frame_[i].label);
         if (k >= 0) scores_[i][k] = kUnit;
       }
       std::vector<Whole> before = scores_;
@@ -512,8 +432,8 @@ class Composing {
       before = scores_;
       blur(before.data(), scores_.data(), columns_, rows_, 1, columns_);
     }
-    kept_.resize(small_.size());
-    for (std::size_t i = 0; i < small_.size(); ++i) {
+    kept_.resize(frame_.size());
+    for (std::size_t i = 0; i < frame_.size(); ++i) {
       if (!changed_[i]) scores_[i] = Whole{};
       const Whole& s = scores_[i];
       kept_[i] = std::max(0, kUnit - (s[0] + s[1] + s[2] + s[3]));
@@ -527,7 +447,7 @@ class Composing {
         Whole sum = Whole{} + 128;
         for (int k = 0; k < 5; ++k) {
           const int at = std::clamp(x + k - 2, 0, count - 1);
-          sum += from[area(line, line_step) + area(at, step)] * kBlur[k];
+          sum += from[area(line, line_step) + area(at, step)] * blur_weight(k);
         }
         to[area(line, line_step) + area(x, step)] = sum >> 8;
       }
@@ -617,113 +537,29 @@ class Composing {
         if (!drawn[x]) continue;
         if (!has_flow) mix_flow(at, scratch.flow.data());
         has_flow = true;
-        draw(y, x, at, own[x], labels[x], vanished[x] != 0, scratch.flow.data(), start);
+        const std::size_t i = area(y, width_) + static_cast<std::size_t>(x);
+        const std::size_t to = 3 * (start + static_cast<std::size_t>(x));
+        const Place& column = places_[static_cast<std::size_t>(x)];
+        const auto flow = [&](int axis) {
+          const float* of_row = scratch.flow.data() + axis * columns_;
+          return garment_transfer::lerp(of_row[column.first], of_row[column.second], column.at);
+        };
+        scene_.draw({labels[x], other_[i], share_[i]}, own[x], vanished[x] != 0, at, column,
+                    y + top_, x + left_, flow, call_.out_image + to, call_.out_warped ? call_.out_warped + to : nullptr);
       }
     }
   }
 
   GT_FUNCTION void mix_flow(const Place& at, float* flow) const {
-    for (int plane = 0; plane < 2; ++plane) {
-      const float* from = flow_.data() + area(plane * fit_.target_height, fit_.target_width) +
+    for (int axis = 0; axis < 2; ++axis) {
+      const float* from = flow_.data() + area(axis * fit_.target_height, fit_.target_width) +
                           area(fit_.frame_top, fit_.target_width) + fit_.frame_left;
       const float* first = from + area(at.first, fit_.target_width);
       const float* second = from + area(at.second, fit_.target_width);
       for (int j = 0; j < columns_; ++j) {
-        flow[plane * columns_ + j] = garment_transfer::lerp(first[j], second[j], at.at);
+        flow[axis * columns_ + j] = garment_transfer::lerp(first[j], second[j], at.at);
       }
     }
-  }
-
-  GT_FUNCTION void draw(int y, int x, const Place& row, int own, int label, bool vanished,
-                        const float* flow, std::size_t start) const {
-    const std::size_t i = area(y, width_) + static_cast<std::size_t>(x);
-    const auto to = 3 * (start + static_cast<std::size_t>(x));
-    const Place& column = places_[static_cast<std::size_t>(x)];
-    Colour colour = colour_of_class(label, own, vanished, row, column, flow, y, x);
-    if (call_.out_warped && label == kGarment) put(colour, call_.out_warped + to);
-    if (share_[i]) {
-      const Colour beside = colour_of_class(other_[i], own, vanished, row, column, flow, y, x);
-      colour = lerp(colour, beside, static_cast<float>(share_[i]) * (1.0f / kWhole));
-    }
-    put(colour, call_.out_image + to);
-  }
-
-  GT_FUNCTION static void put(Colour colour, std::uint8_t* to) {
-    colour = colour > 0.0f ? colour : Colour{};
-    colour = colour < 255.0f ? colour : Colour{} + 255.0f;
-    const Whole rounded = __builtin_convertvector(colour + 0.5f, Whole);
-    for (int c = 0; c < 3; ++c) to[c] = static_cast<std::uint8_t>(rounded[c]);
-  }
-
-  GT_FUNCTION Colour colour_of_class(int label, int own, bool vanished, const Place& row,
-                                     const Place& column, const float* flow, int y, int x) const {
-    if (label == kGarment) return garment(row, column, flow);
-    if (label == own && !vanished) {
-      return colour_of(call_.photo.row(y + top_) + 3 * (x + left_));
-    }
-    Colour colour = painted(label, row, column);
-    if (label != kBackground) (label == kSkin ? skin_ : lower_).add(y + top_, x + left_, &colour);
-    return colour;
-  }
-
-  // The graphs' colour of a class, with nothing of another in it, or where it has none whatever the
-  // graphs have there.
-  GT_FUNCTION Colour painted(int label, const Place& row, const Place& column) const {
-    const Small *first = &small_[area(row.first, columns_)],
-                *second = &small_[area(row.second, columns_)];
-    const Small* corners[] = {first + column.first, second + column.first, first + column.second,
-                              second + column.second};
-    const auto mixed = [&](const Colour(&c)[4]) {
-      return lerp(lerp(c[0], c[1], row.at), lerp(c[2], c[3], row.at), column.at);
-    };
-    Colour colours[4];
-    bool all_inside = true, all_outside = true;
-    for (int k = 0; k < 4; ++k) {
-      const bool inside = corners[k]->label == label;
-      const Rgba pixel = label == kGarment ? corners[k]->garment : corners[k]->picture;
-      colours[k] = inside ? colour_of(pixel) : Colour{};
-      all_inside &= inside;
-      all_outside &= !inside;
-    }
-    if (!all_outside) {
-      const Colour found = mixed(colours);
-      if (all_inside) return found;
-      if (found[3] > kLeastShare) return found / found[3];
-    }
-    for (int k = 0; k < 4; ++k) colours[k] = colour_of(corners[k]->picture);
-    return mixed(colours);
-  }
-
-  // The garment of its owner's photo, sampled by the flow; the graphs' where the photo shows little.
-  GT_FUNCTION Colour garment(const Place& row, const Place& column, const float* flow) const {
-    if (!layers_.height) return painted(kGarment, row, column);
-    const float dx = garment_transfer::lerp(flow[column.first], flow[column.second], column.at);
-    const float dy = garment_transfer::lerp(flow[columns_ + column.first],
-                                            flow[columns_ + column.second], column.at);
-    const float x = place_in((column.place + dx) * layers_.scale_x + layers_.shift_x, layers_.width);
-    const float y = place_in((row.place + dy) * layers_.scale_y + layers_.shift_y, layers_.height);
-    const float whole_x = std::floor(x), whole_y = std::floor(y);
-    const std::uint8_t* first = layers_.pixels.data() +
-                                static_cast<std::size_t>(whole_y + 1) * layers_.stride() +
-                                static_cast<std::size_t>(whole_x + 1) * 4;
-    const auto at = [](const std::uint8_t* from) {
-      Rgba value;
-      std::memcpy(&value, from, sizeof value);
-      return colour_of(value);
-    };
-    const std::uint8_t* second = first + layers_.stride();
-    const Colour found = lerp(lerp(at(first), at(second), y - whole_y),
-                              lerp(at(first + 4), at(second + 4), y - whole_y), x - whole_x);
-    const float share = found[3] * (1.0f / 255);
-    const float opacity = (share - kWeak) * (1 / (kStrong - kWeak));
-    const Colour sampled = found / std::max(share, kWeak);
-    if (opacity >= 1) return sampled;
-    const Colour graphs = painted(kGarment, row, column);
-    return opacity <= 0 ? graphs : lerp(graphs, sampled, opacity);
-  }
-
-  GT_FUNCTION static float place_in(float place, int size) {
-    return std::clamp(place, -1.0f, static_cast<float>(size));
   }
 
   const ComposeCall& call_;
@@ -733,7 +569,8 @@ class Composing {
   int reach_, sharpness_;
   std::vector<float> flow_;
   Layers layers_;
-  std::vector<Small> small_;
+  Bytes layer_pixels_;
+  std::vector<FramePixel> frame_;
   Bytes changed_;
   std::vector<Whole> scores_;
   std::vector<int> kept_;
@@ -741,6 +578,8 @@ class Composing {
   std::vector<int> cells_;     // the first column of the photo behind each of the frame's
   Bytes other_, share_, gone_, any_gone_;
   Grain skin_, lower_;
+  std::vector<std::int8_t> skin_levels_, lower_levels_;
+  Scene scene_;
 };
 
 }  // namespace

@@ -9,25 +9,6 @@
 namespace garment_transfer {
 namespace {
 
-int inside(int i, int size) { return std::clamp(i, 0, size - 1); }
-
-// The pixels of an axis of `large` that one of `small` equal parts covers, and how much of the
-// first and the last, in parts of a pixel, of which it has `small`; all between are covered.
-struct Span {
-  int first, last;
-  unsigned first_weight, last_weight;
-};
-
-Span span(int part, int large, int small) {
-  const long long begin = static_cast<long long>(part) * large, end = begin + large;
-  Span out;
-  out.first = static_cast<int>(begin / small);
-  out.last = static_cast<int>((end - 1) / small);
-  out.first_weight = static_cast<unsigned>(std::min((out.first + 1ll) * small, end) - begin);
-  out.last_weight = out.last > out.first ? static_cast<unsigned>(end - 1ll * out.last * small) : 0;
-  return out;
-}
-
 // Two rows at once, as it is the sums that are loaded and stored most.
 GT_TARGETS void add_rows(std::uint32_t* sums, const std::uint8_t* first, unsigned first_weight,
                          const std::uint8_t* second, unsigned second_weight, int count) {
@@ -80,7 +61,6 @@ void shrink_box(const Pixels& image, const Fit& fit, std::uint8_t* out, std::ptr
   const double inverse_total = 1.0 / (static_cast<double>(fit.height) * fit.width);
   const auto means = 255.0 * fit.height * fit.width < 0x1p32 ? means_of<std::uint32_t>(channels)
                                                              : means_of<std::uint64_t>(channels);
-  const auto whole_row = static_cast<unsigned>(fit.scaled_height);
   parallel_for(fit.scaled_height, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
     const auto values = static_cast<std::size_t>(count) * static_cast<std::size_t>(channels);
     std::vector<std::uint32_t> sums(values);
@@ -90,9 +70,7 @@ void shrink_box(const Pixels& image, const Fit& fit, std::uint8_t* out, std::ptr
       const auto row = [&](int y) {
         return image.row(inside(y + fit.top, image.height)) + first * channels;
       };
-      const auto weight = [&](int y) {
-        return y == s.first ? s.first_weight : y == s.last ? s.last_weight : whole_row;
-      };
+      const auto weight = [&](int y) { return s.weight(y, fit.scaled_height); };
       for (int y = s.first; y <= s.last; y += 2) {
         const bool two = y < s.last;
         add_rows(sums.data(), row(y), weight(y), row(y + two), two ? weight(y + 1) : 0,
@@ -115,19 +93,9 @@ void enlarge_box(const Pixels& image, const Fit& fit, std::uint8_t* out, std::pt
   parallel_for(fit.scaled_height, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
     for (std::ptrdiff_t i = begin; i < end; ++i) {
       const Tap y = tap(static_cast<int>(i), fit.scaled_height, fit.height);
-      const std::uint8_t* rows[] = {image.row(inside(y.first + fit.top, image.height)),
-                                    image.row(inside(y.second + fit.top, image.height))};
       std::uint8_t* to = out + i * stride;
       for (const Tap& x : columns) {
-        const int a = inside(x.first + fit.left, image.width) * channels;
-        const int b = inside(x.second + fit.left, image.width) * channels;
-        for (int c = 0; c < channels; ++c) {
-          const auto column = [&](int at) {
-            return lerp(rows[0][at + c] << kFiner, rows[1][at + c] << kFiner, y.part);
-          };
-          const int value = lerp(column(a), column(b), x.part);
-          *to++ = static_cast<std::uint8_t>((value + (1 << (kFiner - 1))) >> kFiner);
-        }
+        for (int c = 0; c < channels; ++c) *to++ = enlarged(image, fit, y, x, c);
       }
     }
   });
@@ -140,8 +108,7 @@ void fit_photo_cpu(const Pixels& image, const Fit& fit, std::uint8_t* out,
   const auto pixel = static_cast<std::size_t>(image.channels);
   const auto stride = static_cast<std::ptrdiff_t>(fit.target_width) * image.channels;
   std::uint8_t* const inner = out + fit.frame_top * stride + fit.frame_left * image.channels;
-  const bool down = fit.scaled_height <= fit.height && fit.scaled_width <= fit.width;
-  (down ? shrink_box : enlarge_box)(image, fit, inner, stride, parallel_for);
+  (shrinks(fit) ? shrink_box : enlarge_box)(image, fit, inner, stride, parallel_for);
   for (int y = fit.frame_top; y < fit.frame_top + fit.scaled_height; ++y) {
     std::uint8_t* const row = out + y * stride;
     const auto fill = [&](int from, int begin, int end) {

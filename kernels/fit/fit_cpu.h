@@ -2,22 +2,10 @@
 
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
-
 #include "../parallel.h"
 #include "fit.h"
 
 namespace garment_transfer {
-
-// 8-bit pixels of `channels` values, whose rows are `stride` bytes apart, up or down.
-struct Pixels {
-  const std::uint8_t* data;
-  std::ptrdiff_t stride;
-  int height, width, channels;
-
-  const std::uint8_t* row(int y) const { return data + y * stride; }
-};
 
 // A photo in the frame, [target_height, target_width, channels], as `fit_photo` of __init__.py.
 void fit_photo_cpu(const Pixels& image, const Fit& fit, std::uint8_t* out,

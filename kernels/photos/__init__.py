@@ -1,4 +1,4 @@
-"""Fit and Compose in C++, by ctypes: the library `garment_transfer_photos`, if it was built."""
+"""Fit and Compose in C++ and CUDA, by ctypes: the library `garment_transfer_photos`, if built."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from garment_transfer import kernels
+from garment_transfer.kernels.driver import Array, CudaError
 
 if TYPE_CHECKING:
     from garment_transfer.kernels.fit import Fit
@@ -28,7 +29,9 @@ _FAULTS: Final = (
     "the box does not fit",
     "memory overlaps",
     "there is no memory left",
+    "CUDA refuses a launch",
 )
+_MEMORY, _CUDA = 6, 7
 
 
 class _Picture(ctypes.Structure):
@@ -123,6 +126,49 @@ class Library:
         _check(self._functions.gt_compose(ctypes.byref(call)))
         return image, parsing, garment
 
+    @property
+    def has_cuda(self) -> bool:
+        """Whether the library was built with CUDA; without it the two below are missing."""
+        return hasattr(self._functions, "gt_compose_cuda")
+
+    def fit_on_device(self, fit: Fit, image: Array, out: int, stream: int) -> None:
+        """Queues `Fit.photo` on a stream: a photo on the current GPU, and where the result goes."""
+        picture = _picture_on_device(image)
+        pointers = ctypes.c_void_p(out), ctypes.c_void_p(stream)
+        _check(
+            self._functions.gt_fit_photo_cuda(
+                ctypes.byref(picture), ctypes.byref(_fit(fit)), *pointers
+            )
+        )
+
+    def composing_on_device(
+        self,
+        pictures: dict[str, Array | None],
+        fits: tuple[Fit, Fit],
+        flow: int,
+        outputs: tuple[int, int],
+    ) -> _Compose:
+        """The call of `compose` on a GPU: arrays there, and where image and classes are written."""
+        return _Compose(
+            **{name: _picture_on_device(array) for name, array in pictures.items()},
+            fit=_fit(fits[0]),
+            owner_fit=_fit(fits[1]),
+            flow=flow,
+            out_image=outputs[0],
+            out_parsing=outputs[1],
+        )
+
+    def workspace(self, call: _Compose) -> int:
+        """The bytes of device memory that a call of `composing_on_device` works in."""
+        self._functions.gt_compose_cuda_bytes.restype = ctypes.c_uint64
+        size: int = self._functions.gt_compose_cuda_bytes(ctypes.byref(call))
+        return size
+
+    def compose_on_device(self, call: _Compose, workspace: int, stream: int) -> None:
+        """Queues such a call on a stream."""
+        pointers = ctypes.c_void_p(workspace), ctypes.c_void_p(stream)
+        _check(self._functions.gt_compose_cuda(ctypes.byref(call), *pointers))
+
 
 @cache
 def load() -> Library | None:
@@ -138,6 +184,12 @@ def load() -> Library | None:
     return None
 
 
+def load_cuda() -> Library | None:
+    """The library if it was built with CUDA."""
+    library = load()
+    return library if library is not None and library.has_cuda else None
+
+
 def _picture(array: Pixels | None) -> tuple[_Picture, Pixels | None]:
     """An array's memory and the array that it is: a copy where its pixels are not side by side."""
     if array is None:
@@ -150,6 +202,13 @@ def _picture(array: Pixels | None) -> tuple[_Picture, Pixels | None]:
     return _Picture(array.ctypes.data, array.strides[0], *array.shape[:2], channels), array
 
 
+def _picture_on_device(array: Array | None) -> _Picture:
+    if array is None:
+        return _Picture()
+    height, width, channels = (*array.shape, 1)[:3]
+    return _Picture(array.pointer, width * channels, height, width, channels)
+
+
 def _fit(fit: Fit) -> _Fit:
     box, scaled = fit.shown, fit.scaled
     return _Fit(
@@ -160,5 +219,5 @@ def _fit(fit: Fit) -> _Fit:
 
 def _check(status: Any) -> None:
     if status:
-        error = MemoryError if status == len(_FAULTS) else ValueError
+        error = {_MEMORY: MemoryError, _CUDA: CudaError}.get(status, ValueError)
         raise error(f"the photos' library: {_FAULTS[status - 1]}")

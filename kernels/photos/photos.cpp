@@ -12,6 +12,10 @@
 #include <vector>
 
 #include "../compose/compose_cpu.h"
+#if defined(GT_PHOTOS_WITH_CUDA)
+#include "../compose/compose_cuda.h"
+#include "../fit/fit_cuda.h"
+#endif
 
 namespace {
 
@@ -183,6 +187,24 @@ GtPhotosStatus check(const GtCompose& c) {
   return GT_PHOTOS_OK;
 }
 
+ComposeCall call_of(const GtCompose& c) {
+  return {pixels(c.photo),
+          pixels(c.parsing),
+          pixels(c.kept),
+          pixels(c.owner_photo),
+          pixels(c.owner_garment),
+          fit_of(c.fit),
+          fit_of(c.owner_fit),
+          pixels(c.image),
+          pixels(c.transfer_parsing),
+          pixels(c.warped_garment),
+          pixels(c.transfer_scores),
+          c.flow,
+          c.out_image,
+          c.out_parsing,
+          c.out_warped_garment};
+}
+
 }  // namespace
 
 extern "C" {
@@ -235,27 +257,38 @@ GtPhotosStatus gt_compose(const GtCompose* call) {
   return guarded([&] {
     const GtPhotosStatus status = check(*call);
     if (status != GT_PHOTOS_OK) return status;
-    const GtCompose& c = *call;
-    const ComposeCall inner{pixels(c.photo),
-                            pixels(c.parsing),
-                            pixels(c.kept),
-                            pixels(c.owner_photo),
-                            pixels(c.owner_garment),
-                            fit_of(c.fit),
-                            fit_of(c.owner_fit),
-                            pixels(c.image),
-                            pixels(c.transfer_parsing),
-                            pixels(c.warped_garment),
-                            pixels(c.transfer_scores),
-                            c.flow,
-                            c.out_image,
-                            c.out_parsing,
-                            c.out_warped_garment};
-    garment_transfer::compose_cpu(inner, [&c](std::ptrdiff_t count, const auto& body) {
-      on_threads(c.threads, count, body);
+    garment_transfer::compose_cpu(call_of(*call), [call](std::ptrdiff_t count, const auto& body) {
+      on_threads(call->threads, count, body);
     });
     return GT_PHOTOS_OK;
   });
 }
+
+#if defined(GT_PHOTOS_WITH_CUDA)
+GtPhotosStatus gt_fit_photo_cuda(const GtPicture* photo, const GtFit* fit, uint8_t* out,
+                                 void* stream) {
+  cudaError_t error = cudaSuccess;
+  const GtPhotosStatus status =
+      run_fit(photo, fit, out, [&](const Pixels& pixels, const Fit& in_frame) {
+        error = garment_transfer::fit_photo_cuda(pixels, in_frame, out,
+                                                 static_cast<cudaStream_t>(stream));
+      });
+  return error == cudaSuccess ? status : GT_PHOTOS_CUDA;
+}
+
+uint64_t gt_compose_cuda_bytes(const GtCompose* call) {
+  if (!call || check(*call) != GT_PHOTOS_OK) return 0;
+  return garment_transfer::compose_cuda_bytes(call_of(*call));
+}
+
+GtPhotosStatus gt_compose_cuda(const GtCompose* call, void* workspace, void* stream) {
+  if (!call || !workspace) return GT_PHOTOS_NULL;
+  const GtPhotosStatus status = check(*call);
+  if (status != GT_PHOTOS_OK) return status;
+  const cudaError_t error = garment_transfer::compose_cuda(call_of(*call), workspace,
+                                                           static_cast<cudaStream_t>(stream));
+  return error == cudaSuccess ? GT_PHOTOS_OK : GT_PHOTOS_CUDA;
+}
+#endif
 
 }  // extern "C"

@@ -28,6 +28,7 @@ typedef enum GtPhotosStatus {
   GT_PHOTOS_FIT = 4,     /* a fit is not one: nothing of the photo is in its box, or so */
   GT_PHOTOS_OVERLAP = 5, /* what is written overlaps something else */
   GT_PHOTOS_MEMORY = 6,  /* there is no memory left, or no thread */
+  GT_PHOTOS_CUDA = 7,    /* CUDA refuses a launch */
 } GtPhotosStatus;
 
 #define GT_PHOTOS_MAX_SIDE 16384
@@ -77,6 +78,15 @@ typedef struct GtCompose {
 
 /* The finished photo. */
 GT_PHOTOS_API GtPhotosStatus gt_compose(const GtCompose* call);
+
+/* The same on a GPU, where the library was built with CUDA; else these functions are missing. All
+ * pictures, `flow`, and what is written are in memory of the current device. The calls queue on a
+ * stream (a cudaStream_t) and return; `threads` does not count. `workspace` is device memory of as
+ * many bytes as gt_compose_cuda_bytes says, which are 0 where the call is refused, aligned to 256. */
+GT_PHOTOS_API GtPhotosStatus gt_fit_photo_cuda(const GtPicture* photo, const GtFit* fit, uint8_t* out,
+                                               void* stream);
+GT_PHOTOS_API uint64_t gt_compose_cuda_bytes(const GtCompose* call);
+GT_PHOTOS_API GtPhotosStatus gt_compose_cuda(const GtCompose* call, void* workspace, void* stream);
 
 #ifdef __cplusplus
 }

@@ -18,7 +18,7 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from garment_transfer.bundle import STAGES, BackendError, Bundle, Code, InputError, Signature
-from garment_transfer.kernels import has_cuda_kernels, onnxruntime_library
+from garment_transfer.kernels import has_cuda_kernels, onnxruntime_library, photos
 from garment_transfer.kernels.driver import INSTALL
 from garment_transfer.runtime.backends import Status, Threads, check_signature, onnxruntime as cpu
 from garment_transfer.runtime.cuda import Chain, CudaDevice
@@ -207,7 +207,7 @@ def load(bundle: Bundle, precision: str | None, options: Options) -> Chain:
         for stage in STAGES
     }
     sessions = 1 if options.cuda_graph else options.sessions
-    return Chain(device, engines, sessions=sessions, graphs=False)
+    return Chain(device, engines, sessions=sessions, graphs=False, photos=photos.load_cuda())
 
 
 def available() -> Status:

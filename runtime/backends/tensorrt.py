@@ -35,7 +35,7 @@ from garment_transfer.bundle import (
     differences,
     find_engines,
 )
-from garment_transfer.kernels import tensorrt_library
+from garment_transfer.kernels import photos, tensorrt_library
 from garment_transfer.runtime.backends import Backend, Status
 from garment_transfer.runtime.cuda import Chain, CudaDevice
 
@@ -103,7 +103,9 @@ def load(name: EngineBackend, bundle: Bundle, precision: str | None, options: Op
             stage: TensorRTEngine(trt, runtime, engines, stage, plan)
             for stage, plan in plans.items()
         }
-    return Chain(device, loaded, sessions=options.sessions, graphs=options.graphs)
+    return Chain(
+        device, loaded, sessions=options.sessions, graphs=options.graphs, photos=photos.load_cuda()
+    )
 
 
 def engines_here(

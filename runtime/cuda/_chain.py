@@ -42,13 +42,16 @@ from garment_transfer.bundle import (
     chained,
 )
 from garment_transfer.kernels.driver import Array, OutOfMemory, StreamLike, stream_handle
+from garment_transfer.kernels.photos import Library
 from garment_transfer.runtime.cuda._device import CudaDevice
+from garment_transfer.runtime.cuda._photos import Finished, Pair, Photos
 
 #: Of activations and of every tensor in a block, in bytes: TensorRT asks 512 of the one, as its
 #: check says, and 256 of the others.
 ALIGNMENT: Final = 512
 
-#: Entered around what a part of a transfer queues on a stream: `upload`, a stage, `download`.
+#: Entered around what a part of a transfer queues on a stream: `upload`, `fit`, a stage, `compose`,
+#: `download`.
 Part = Callable[[str, int], AbstractContextManager[None]]
 
 _LOG: Final = logging.getLogger(__name__)
@@ -127,6 +130,11 @@ class DeviceArray:
         """Size in bytes."""
         return _nbytes(self.shape, self.dtype)
 
+    def item(self, index: int, device: int) -> Array:
+        """One of the batch, without its axis."""
+        pointer = self.pointer + index * self.nbytes // self.shape[0]
+        return Array(pointer, self.shape[1:], self.dtype, device)
+
     @property
     def __cuda_array_interface__(self) -> dict[str, object]:
         return {
@@ -191,6 +199,7 @@ class Session:
         batch: int,
         graphs: bool,
         part: Part,
+        photos: Library | None,
     ) -> None:
         """`Chain.session` is the usual way. BackendError when memory runs out."""
         self.batch = batch
@@ -209,6 +218,10 @@ class Session:
             resources.callback(device.destroy_stream, self.stream)
             self._event = device.create_event()
             resources.callback(device.destroy_event, self._event)
+            self._photos = None
+            if photos is not None:
+                self._photos = Photos(device, photos, self.stream)
+                resources.callback(self._photos.close)
             # freed after the contexts, which have to say how much they need
             memory = resources.enter_context(ExitStack())
             self._contexts: dict[Stage, Context] = {}
@@ -333,6 +346,40 @@ class Session:
         self.synchronize()
         return {name: array.copy() for name, array in arrays.host_outputs.items()}
 
+    def transfer_photos(
+        self, inputs: Mapping[str, HostArray], pairs: Mapping[int, Pair]
+    ) -> tuple[dict[str, HostArray], dict[int, Finished]]:
+        """As `transfer`, and the finished photos of some of the batch's pairs, by their number.
+
+        Of the inputs, the images that the GPU fits may hold anything.
+        """
+        arrays, photos = self._open(), self._photos
+        assert photos is not None
+        for name, array in inputs.items():
+            arrays.host_inputs[name][...] = array
+
+        def of_pairs(tensors: Mapping[str, DeviceArray]) -> list[dict[str, Array]]:
+            return [
+                {name: tensor.item(index, self.device.index) for name, tensor in tensors.items()}
+                for index in pairs
+            ]
+
+        self.upload()
+        with self._working(), self._part("upload", self.stream):
+            photos.upload(list(pairs.values()))
+        with self._working(), self._part("fit", self.stream):
+            photos.fit(of_pairs(arrays.inputs))
+        self.run()
+        with self._working(), self._part("compose", self.stream):
+            photos.compose(of_pairs(arrays.outputs))
+        self.download()
+        with self._working(), self._part("download", self.stream):
+            photos.download()
+        self.synchronize()
+        outputs = {name: array.copy() for name, array in arrays.host_outputs.items()}
+        with self._working():
+            return outputs, dict(zip(pairs, photos.finished(), strict=True))
+
     def transfer_on_device(
         self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], stream: int
     ) -> None:
@@ -428,18 +475,21 @@ class Chain:
         sessions: int,
         graphs: bool,
         part: Part | None = None,
+        photos: Library | None = None,
     ) -> None:
         """From an engine per stage, in the order in which they run.
 
         At most `sessions` exist at a time; each has one batch size and is made when first needed.
         When all are there, an idle one of another batch size makes room, and when all are in use,
         threads wait for one. `graphs=False` queues engines one by one instead of replaying, and so
-        does `part`, which is entered around each part of a transfer to time it.
+        does `part`, which is entered around each part of a transfer to time it. `photos` is Fit and
+        Compose where they were built with CUDA (`kernels.photos.load_cuda`).
         """
         self.device = device
         self._engines = engines
         self._graphs = graphs and part is None
         self._part = part or _untimed
+        self._photos = photos
         self._limit = sessions
         self._idle: list[Session] = []  # the longest idle first
         # Sessions that are there, by thread those that it holds, and the threads that close.
@@ -477,6 +527,18 @@ class Chain:
         """A transfer from host arrays, which have been checked, to new host arrays."""
         with self._held_session(len(next(iter(inputs.values())))) as session:
             return session.transfer(inputs)
+
+    @property
+    def finishes_photos(self) -> bool:
+        """Whether `run_photos` can run."""
+        return self._photos is not None
+
+    def run_photos(
+        self, inputs: Mapping[str, HostArray], pairs: Mapping[int, Pair]
+    ) -> tuple[dict[str, HostArray], dict[int, Finished]]:
+        """As `run`, and the finished photos of some pairs: `Session.transfer_photos`."""
+        with self._held_session(len(next(iter(inputs.values())))) as session:
+            return session.transfer_photos(inputs, pairs)
 
     def run_on_device(
         self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], stream: int
@@ -557,7 +619,9 @@ class Chain:
             if evicted is not None:
                 evicted.close()
             with _MAKING if self._graphs else nullcontext():
-                return Session(self.device, self._engines, batch, self._graphs, self._part)
+                return Session(
+                    self.device, self._engines, batch, self._graphs, self._part, self._photos
+                )
         except BaseException:
             self._forget(holder)
             raise

@@ -7,7 +7,10 @@ from garment_transfer.runtime.photos._bodies import (
     choose_body as choose_body,
     uncovered as uncovered,
 )
-from garment_transfer.runtime.photos._compose import compose as compose
+from garment_transfer.runtime.photos._compose import (
+    compose as compose,
+    transferred as transferred,
+)
 from garment_transfer.runtime.photos._densepose import (
     ENCODINGS as ENCODINGS,
     check_body as check_body,

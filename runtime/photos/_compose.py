@@ -11,6 +11,14 @@ from garment_transfer.kernels.fit import Fit
 from garment_transfer.runtime.photos._person import Person
 
 
+def transferred(owner: Person) -> npt.NDArray[np.bool_]:
+    """Where a photo shows its owner's garment with nothing in front of it, bool [H,W]."""
+    garment: npt.NDArray[np.bool_] = owner.parsing == GARMENT
+    if owner.protected is not None:
+        garment &= ~owner.protected
+    return garment
+
+
 def compose(
     person: Person,
     owner: Person,
@@ -50,14 +58,11 @@ def compose(
             parsing[kept] = person.parsing[kept]
             worn[kept] = 0
         return Composed(image, parsing, worn)
-    garment = owner.parsing == GARMENT
-    if owner.protected is not None:
-        garment &= ~owner.protected
     return _compose(
         person.image,
         person.parsing,
         owner.image,
-        garment,
+        transferred(owner),
         person_fit,
         owner_fit,
         image=image,

@@ -1,5 +1,6 @@
 // Fit and Compose on random calls, in memory of exactly the size that they may touch, for a
-// sanitizer to watch: right ones, and ones that are spoilt and have to be refused. Prints "passed".
+// sanitizer to watch: right ones, and ones that are spoilt and have to be refused. The device code
+// (photos_on_cpu.cpp) has to give the same. Prints "passed".
 //
 //     photos_test RUNS [SEED]
 
@@ -141,10 +142,31 @@ void fit(Call& call) {
   std::vector<std::uint8_t> out(static_cast<std::size_t>(3 * call.rows * call.columns));
   int status = gt_fit_photo(&c.photo, &c.fit, out.data(), c.threads);
   if (status) fail("gt_fit_photo", status);
+  const std::vector<std::uint8_t> due = out;
+  status = gt_fit_photo_cuda(&c.photo, &c.fit, out.data(), nullptr);
+  if (status || out != due) fail("gt_fit_photo_cuda", status);
   out.resize(out.size() / 3);
   out.shrink_to_fit();
   status = gt_fit_map(&c.parsing, &c.fit, out.data());
   if (status) fail("gt_fit_map", status);
+}
+
+// What the device code makes of a call, whose outputs hold what the CPU made of it.
+int on_device(const Call& call) {
+  GtCompose c = call.c;
+  std::vector<std::uint8_t> image = call.image, labels = call.labels, garment = call.garment;
+  std::vector<std::uint8_t> workspace(gt_compose_cuda_bytes(&c) + 256, 0xAB);
+  if (c.out_image == call.image.data()) c.out_image = image.data();
+  if (c.out_parsing == call.labels.data()) c.out_parsing = labels.data();
+  if (c.out_warped_garment) c.out_warped_garment = garment.data();
+  std::fill(image.begin(), image.end(), std::uint8_t{2});
+  const auto at = reinterpret_cast<std::uintptr_t>(workspace.data());
+  const int status = gt_compose_cuda(&c, workspace.data() + (256 - at % 256) % 256, nullptr);
+  if (status == GT_PHOTOS_OK &&
+      (image != call.image || labels != call.labels || garment != call.garment)) {
+    fail("another picture on the device", status);
+  }
+  return status;
 }
 
 // Spoils one thing of a call; what is left is wrong, whatever else it is.
@@ -189,6 +211,8 @@ int main(int count, char** arguments) {
     const int due = is_spoilt ? spoil(call) : GT_PHOTOS_OK;
     const int status = gt_compose(&call.c);
     if (status != due) fail("gt_compose", status);
+    const int device_status = on_device(call);
+    if (device_status != due) fail("gt_compose_cuda", device_status);
     if (is_spoilt) continue;
     check_result(call);
     fit(call);

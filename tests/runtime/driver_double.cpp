@@ -25,7 +25,7 @@ enum : int {
   kCaptureUnsupported = 900,
   kCaptureInvalidated = 901
 };
-constexpr std::size_t kTotal = std::size_t{1} << 20;
+constexpr std::size_t kTotal = std::size_t{1} << 28;
 
 struct Copy {
   void* to;

@@ -1,11 +1,13 @@
-"""What test_device.py runs where libcuda is a double: `python on_driver_double.py BUNDLE FOLDER`.
+"""What test_device.py runs where libcuda is a double: `... BUNDLE FOLDER PHOTOS`.
 
-FOLDER is for what it writes.
+FOLDER is for what it writes, PHOTOS the library of Fit and Compose whose device code is compiled
+for the CPU (tests/kernels/photos_on_cpu.cpp).
 """
 
 import ctypes
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,13 @@ from garment_transfer.benchmarks.profiling import (
     write_plot,
 )
 from garment_transfer.benchmarks.rows import ROWS
-from garment_transfer.bundle import STAGES, BackendError, Bundle, InputError, Stage, chained
+from garment_transfer.bundle import STAGES, BackendError, Bundle, InputError, Size, Stage, chained
+from garment_transfer.kernels import photos
 from garment_transfer.kernels.driver import Array, OutOfMemory, check_context
 from garment_transfer.runtime import Person, Pipeline, sample_people
 from garment_transfer.runtime.backends.onnxruntime_cuda import OnnxRuntimeEngine
 from garment_transfer.runtime.cuda import Chain, CudaDevice
+from garment_transfer.runtime.photos import Fit
 
 
 class OnDevice:
@@ -98,7 +102,7 @@ def check_device(device: CudaDevice) -> None:
         assert device.elapsed(begin, end) == 2
         for timed in (begin, end):
             device.destroy_event(timed)
-        assert "out of memory" in refusal(lambda: device.allocate(1 << 21), OutOfMemory)
+        assert "out of memory" in refusal(lambda: device.allocate(1 << 29), OutOfMemory)
         device.destroy_graph(graph)
         device.free(pointer)
         device.free_host(host)
@@ -179,6 +183,38 @@ def check_pipeline(device: CudaDevice, bundle: Bundle) -> None:
                 device.destroy_stream(stream)
 
 
+def check_photos(device: CudaDevice, bundle: Bundle, library: photos.Library) -> None:
+    """Finished photos of the GPU's path beside the CPU's, in batches of photos of all kinds."""
+    size = bundle.manifest.size
+    alice, bob = (Person.load(person) for person in sample_people())
+    things = np.zeros(alice.parsing.shape, bool)
+    things[500:600, 300:340] = True
+    behind = replace(alice, protected=things)
+    small = Person.from_arrays(
+        *(
+            Fit(Size(*bob.parsing.shape), size).photo(bob.image),
+            Fit(Size(*bob.parsing.shape), size).map(bob.parsing),
+        ),
+        Fit(Size(*bob.parsing.shape), size).map(bob.densepose),
+    )
+    cpu = Pipeline.load(bundle, threads=1)
+    chain = Chain(device, engines_of(bundle), sessions=1, graphs=True, photos=library)
+    with Pipeline(bundle, chain) as pipeline:
+        for people, owners in (
+            ([alice], [bob]),
+            ([behind], [bob]),
+            ([small, alice, bob], [alice, small, behind]),
+        ):
+            found = pipeline.transfer_batch(people, owners)
+            due = cpu.transfer_batch(people, owners)
+            for one, other, person in zip(found, due, people, strict=True):
+                assert (one.transfer_parsing == other.transfer_parsing).all()
+                assert np.abs(one.image.astype(int) - other.image).max() <= 1
+                assert (one.image != person.image).any()
+                assert (one.warped_garment == other.warped_garment).all()
+                assert (one.flow == other.flow).all()
+
+
 def check_profile(device: CudaDevice, bundle: Bundle, folder: Path) -> None:
     copies = ("upload", "download")
     sizes = dict.fromkeys(copies, 0)
@@ -193,21 +229,27 @@ def check_profile(device: CudaDevice, bundle: Bundle, folder: Path) -> None:
         start = time.time()
         pipeline.transfer(*people)
         spans.append(Span("transfer", start, time.time() - start, "transfer"))
+    # besides: both photos with a map each, what the person keeps, and the finished photo with its
+    # classes
+    pixels = people[0].parsing.size
+    assert people[0].protected is not None
+    photo_sizes = {"upload": (4 + 4 + 1) * pixels, "download": 4 * pixels}
     # after the transfer come the parts of the session's first run, which had no copies
-    spans = [spans[0], *spans[-5:]]
+    spans = [spans[0], *spans[-9:]]
     row = next(row for row in ROWS if row.name == "onnxruntime-cuda")
     profile = Profile(row, "64x32", 1, 1, "nothing", spans)
     parts = profile.stages()
-    assert [*parts][:-1] == ["upload", *STAGES, "download"]
+    assert [*parts][:-1] == ["upload", "fit", *STAGES, "compose", "download"]
     for name in STAGES:
         assert abs(parts[name] - 1) < 1e-3  # the double's event
     for name in copies:
-        assert abs(parts[name] - 1 - sizes[name] / 1000) < 1e-3
+        due = 2 + (sizes[name] + photo_sizes[name]) / 1000
+        assert abs(parts[name] - due) < 1e-3, (name, parts, due)
     assert {op for stage, _, op, _ in profile.layers() if stage != "other"} == {"GPU"}
     text = describe(profile, 20)
     assert all(f"{name:<10} {parts[name]:9.2f} ms" in text for name in parts)
     drawn = [e for e in trace(profile)["traceEvents"] if e["ph"] == "X"]  # type: ignore[attr-defined]
-    assert [e["name"] for e in drawn if e["pid"] == 2] == ["upload", *STAGES, "download"]
+    assert {e["name"] for e in drawn if e["pid"] == 2} == {*parts} - {[*parts][-1]}
     write_plot(profile, folder / "parts.png")
     assert (folder / "parts.png").stat().st_size
 
@@ -234,16 +276,19 @@ def check_load(device: CudaDevice, bundle: Bundle) -> None:
     assert saved[-1] == result
     assert result["transfers"] > 0
     samples = [sample["device"] for sample in result["samples_mib"]]
-    assert 0 < samples[-1] < 1
+    assert 0 < samples[-1] < 256
     assert result["growth_mib"]["device"] == 0
 
 
 def main() -> None:
     device = CudaDevice()
     bundle, folder = Bundle.load(Path(sys.argv[1])), Path(sys.argv[2])
+    library = photos.Library(sys.argv[3])
+    photos.load_cuda = lambda: library
     check_device(device)
     check_arrays(device)
     check_pipeline(device, bundle)
+    check_photos(device, bundle, library)
     check_profile(device, bundle, folder)
     check_load(device, bundle)
     double = ctypes.CDLL("libcuda.so.1")

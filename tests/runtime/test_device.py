@@ -16,15 +16,18 @@ import pytest
 HERE = Path(__file__).parent
 
 
-def test_the_driver_is_called_as_it_wants(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_the_driver_is_called_as_it_wants(
+    tiny_bundle: Path, photos_on_cpu: Path, tmp_path: Path
+) -> None:
     pytest.importorskip("cuda.bindings", reason="cuda-python is not installed")
     compiler = shutil.which("g++") or pytest.skip("there is no g++ to compile the double with")
     command = [compiler, "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
     command += ["-fvisibility=hidden", "-o", str(tmp_path / "libcuda.so.1")]
     subprocess.run([*command, str(HERE / "driver_double.cpp")], check=True)
     path = os.pathsep.join([str(tmp_path), os.environ.get("LD_LIBRARY_PATH", "")])
+    arguments = (HERE / "on_driver_double.py", tiny_bundle, tmp_path, photos_on_cpu)
     result = subprocess.run(
-        [sys.executable, str(HERE / "on_driver_double.py"), str(tiny_bundle), str(tmp_path)],
+        [sys.executable, *map(str, arguments)],
         env={**os.environ, "LD_LIBRARY_PATH": path.strip(os.pathsep)},
         capture_output=True,
         text=True,

@@ -1,0 +1,219 @@
+"""Finished photos on the GPU: Fit before a session's engines and Compose after them.
+
+Photos and maps are uploaded once, in one copy, and finished photos downloaded once; what lies
+between is queued on the session's stream. Sizes of photos differ, so that these are plain launches
+and no part of the captured graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from garment_transfer.bundle import BackendError, Code
+from garment_transfer.kernels.driver import Array, OutOfMemory
+from garment_transfer.kernels.fit import Fit
+from garment_transfer.kernels.photos import Library
+from garment_transfer.runtime.cuda._device import CudaDevice
+
+Pixels = npt.NDArray[np.uint8]
+_T = TypeVar("_T")
+
+#: A session that had larger photos gives their memory back, in bytes on the GPU.
+_KEPT: Final = 256 << 20
+_ALIGNMENT: Final = 256
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What Compose takes of two people; arrays as `kernels.compose.compose` has them."""
+
+    photo: Pixels
+    parsing: Pixels
+    owner_photo: Pixels
+    owner_garment: npt.NDArray[np.bool_]
+    fit: Fit
+    owner_fit: Fit
+    kept: npt.NDArray[np.bool_] | None
+    #: Which of `photo` and `owner_photo` the GPU fits; the other one's input comes from the host.
+    fitted_on_device: tuple[str, ...]
+
+    @property
+    def arrays(self) -> dict[str, Pixels | None]:
+        """What is uploaded, by the names of Compose's call."""
+        return {
+            "photo": self.photo,
+            "own": self.parsing,
+            "owner_photo": self.owner_photo,
+            "owner_garment": self.owner_garment.view(np.uint8),
+            "kept": None if self.kept is None else self.kept.view(np.uint8),
+        }
+
+
+class Finished(NamedTuple):
+    """A finished photo, uint8 RGB [H,W,3], and its classes, uint8 [H,W]."""
+
+    image: Pixels
+    parsing: Pixels
+
+
+class _Placed(NamedTuple):
+    """A pair's arrays on the GPU, and where its finished photo begins in the outputs."""
+
+    pair: Pair
+    arrays: dict[str, Array | None]
+    output: int
+
+
+class Photos:
+    """The photos of a session's pairs: memory for them, as large as the largest so far, and a cap.
+
+    `upload`, `fit`, `compose` and `download` queue on the session's stream, in this order, with the
+    device active. `finished` is for when that has happened. One thread at a time.
+    """
+
+    def __init__(self, device: CudaDevice, library: Library, stream: int) -> None:
+        """On the stream of a session, whose resources `close` belongs to."""
+        self._device = device
+        self._library = library
+        self._stream = stream
+        self._on_host: Pixels | None = None
+        self._on_device = _Growing(device)
+        self._workspace = _Growing(device)
+        self._placed: list[_Placed] = []
+        self._inputs = self._outputs = 0  # bytes of each
+
+    def upload(self, pairs: Sequence[Pair]) -> None:
+        """Copies all photos and maps into the GPU's memory, which grows where it is too small."""
+        offsets: list[dict[str, int]] = []
+        size = 0
+        for pair in pairs:
+            offsets.append({})
+            for name, array in pair.arrays.items():
+                if array is not None:
+                    offsets[-1][name] = size
+                    size += _aligned(array.nbytes)
+        self._inputs = size
+        outputs = []
+        for pair in pairs:
+            outputs.append(size)
+            size += _aligned(4 * pair.parsing.size)
+        self._outputs = size - self._inputs
+        if self._on_host is None or self._on_host.size < size:
+            self.close()
+            self._on_host = _allocated(self._device.allocate_host, size)
+        on_device, on_host = self._on_device.reserve(size), self._on_host
+        self._placed = []
+        for pair, at, output in zip(pairs, offsets, outputs, strict=True):
+            arrays: dict[str, Array | None] = {}
+            for name, array in pair.arrays.items():
+                arrays[name] = None
+                if array is not None:
+                    place = on_host[at[name] : at[name] + array.nbytes]
+                    place.reshape(array.shape)[:] = array
+                    arrays[name] = Array(
+                        on_device + at[name], array.shape, "uint8", self._device.index
+                    )
+            self._placed.append(_Placed(pair, arrays, output))
+        self._device.copy(on_device, int(on_host.ctypes.data), self._inputs, self._stream)
+
+    def fit(self, inputs: Sequence[Mapping[str, Array]]) -> None:
+        """Fits the photos into the graphs' inputs for each pair, which have no batch axis."""
+        for (pair, arrays, _), graphs in zip(self._placed, inputs, strict=True):
+            for name in pair.fitted_on_device:
+                image = arrays[name]
+                assert image is not None
+                fit, role = (pair.fit, "person") if name == "photo" else (pair.owner_fit, "garment")
+                out = graphs[f"{role}_image"].pointer
+                self._library.fit_on_device(fit, image, out, self._stream)
+
+    def compose(self, outputs: Sequence[Mapping[str, Array]]) -> None:
+        """Makes the finished photos of the graphs' outputs for each pair, without a batch axis."""
+        calls = []
+        for (pair, arrays, output), graphs in zip(self._placed, outputs, strict=True):
+            image = self._on_device.pointer + output
+            calls.append(
+                self._library.composing_on_device(
+                    {
+                        **arrays,
+                        "image": graphs["image"],
+                        "parsing": graphs["transfer_parsing"],
+                        "warped": graphs["warped_garment"],
+                    },
+                    (pair.fit, pair.owner_fit),
+                    graphs["flow"].pointer,
+                    (image, image + 3 * pair.parsing.size),
+                )
+            )
+        # one after another, so that one workspace is enough
+        workspace = self._workspace.reserve(max(map(self._library.workspace, calls)))
+        for call in calls:
+            self._library.compose_on_device(call, workspace, self._stream)
+
+    def download(self) -> None:
+        """Copies the finished photos back."""
+        assert self._on_host is not None
+        host, on_device = int(self._on_host.ctypes.data), self._on_device.pointer
+        begin = self._inputs
+        self._device.copy(host + begin, on_device + begin, self._outputs, self._stream)
+
+    def finished(self) -> list[Finished]:
+        """The finished photos, once the stream was waited for; large memory is given back."""
+        assert self._on_host is not None
+        found = []
+        for pair, _, output in self._placed:
+            height, width = pair.parsing.shape
+            both = self._on_host[output : output + 4 * height * width].copy()
+            image, parsing = np.split(both, [3 * height * width])
+            found.append(Finished(image.reshape(height, width, 3), parsing.reshape(height, width)))
+        self._placed = []
+        if self._on_device.size + self._workspace.size > _KEPT:
+            self.close()
+        return found
+
+    def close(self) -> None:
+        """Frees the memory; the device is active, and nothing is queued that uses it."""
+        self._on_device.close()
+        self._workspace.close()
+        if self._on_host is not None:
+            self._device.free_host(self._on_host)
+            self._on_host = None
+
+
+class _Growing:
+    """Memory of the GPU that is made anew where more is needed, which loses what it held."""
+
+    def __init__(self, device: CudaDevice) -> None:
+        self._device = device
+        self.pointer = self.size = 0
+
+    def reserve(self, size: int) -> int:
+        if size > self.size:
+            self.close()
+            self.pointer = _allocated(self._device.allocate, size)
+            self.size = size
+        return self.pointer
+
+    def close(self) -> None:
+        if self.size:
+            self._device.free(self.pointer)
+        self.pointer = self.size = 0
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
+
+
+def _allocated(allocate: Callable[[int], _T], size: int) -> _T:
+    try:
+        return allocate(size)
+    except OutOfMemory as error:
+        raise BackendError(
+            Code.OUT_OF_MEMORY,
+            f"the photos of a batch need {size / 2**20:.0f} MiB, and there is not so much",
+            fix="use a smaller batch or smaller photos, or fewer sessions (`sessions=`)",
+        ) from error
