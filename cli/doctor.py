@@ -191,7 +191,10 @@ def _photos_library() -> str | None:
     """Where the library of Fit and Compose is; None where there is none that loads."""
     from garment_transfer.kernels import photos, photos_library
 
-    return str(photos_library()) if photos.load() else None
+    library = photos.load()
+    if library is None:
+        return None
+    return f"{photos_library()}, {'with' if library.has_cuda else 'without'} CUDA"
 
 
 def _bundle_problem() -> str:

@@ -43,12 +43,12 @@ GT_FUNCTION int patch_side(int k) { return kPatchSide >> k; }
 // One call, on a host or on a device; definition.py says what each is. Fields marked so may have no
 // data.
 struct ComposeCall {
-  Pixels photo, own;              // [H,W,3], [H,W]
-  Pixels kept;                    // [H,W], or none: pixels that stay as they are
-  Pixels owner, garment;          // [H,W,3], [H,W]: not 0 where the owner's photo shows the garment
+  Raster photo, own;              // [H,W,3], [H,W]
+  Raster kept;                    // [H,W], or none: pixels that stay as they are
+  Raster owner, garment;          // [H,W,3], [H,W]: not 0 where the owner's photo shows the garment
   Fit fit, owner_fit;
-  Pixels image, parsing, warped;  // the graphs', [h,w,3], [h,w], [h,w,3]
-  Pixels scores;                  // [h,w,4], or none
+  Raster image, parsing, warped;  // the graphs', [h,w,3], [h,w], [h,w,3]
+  Raster scores;                  // [h,w,4], or none
   const float* flow;              // [2,h,w]
   std::uint8_t* out_image;        // [H,W,3]
   std::uint8_t* out_parsing;      // [H,W]
@@ -93,7 +93,7 @@ GT_FUNCTION int sharpness_of(const Fit& fit) {
   return static_cast<int>(found < least ? least : (found < most ? found : most));
 }
 
-// Pixels of the photo per pixel of the frame along the axis that has fewer, as a fraction.
+// Raster of the photo per pixel of the frame along the axis that has fewer, as a fraction.
 struct Ratio {
   long long large, small;
 };
@@ -276,7 +276,7 @@ GT_FUNCTION int patch_start(int i, int start, int length, int scaled) {
 
 // What every pixel of the photo is computed of, once its class is known.
 struct Scene {
-  Pixels photo;
+  Raster photo;
   int columns;              // of the part of the frame that is the box
   const FramePixel* frame;  // that part
   const Layers* layers;

@@ -108,7 +108,7 @@ GT_TARGETS void mark_drawn(const std::uint8_t* __restrict own, const std::uint8_
 }
 
 // The rows and columns between the first and the last that are not 0; empty where all are.
-Box bounds(const Pixels& mask) {
+Box bounds(const Raster& mask) {
   Box out{mask.height, mask.width, 0, 0};
   Bytes columns(static_cast<std::size_t>(mask.width));
   for (int y = 0; y < mask.height; ++y) {
@@ -147,7 +147,7 @@ double owner_step(const ComposeCall& call, const std::vector<float>& flow) {
 Layers layers_of(const ComposeCall& call, const std::vector<float>& flow, Bytes* pixels,
                  const ParallelFor& parallel_for) {
   Layers out{};
-  const Pixels& mask = call.garment;
+  const Raster& mask = call.garment;
   const Box box = bounds(mask);
   if (box.bottom <= box.top) return out;
   out.height = box.bottom - box.top;
@@ -218,7 +218,7 @@ Layers layers_of(const ComposeCall& call, const std::vector<float>& flow, Bytes*
 }
 
 // The differences of a patch's pixels from the mean of the `radius` around, edges repeated; their sum.
-int differences(const Pixels& photo, int top, int left, int side, int radius, std::int8_t* out) {
+int differences(const Raster& photo, int top, int left, int side, int radius, std::int8_t* out) {
   const int width = 3 * (side + 2 * radius), around = 2 * radius + 1, whole = around * around;
   std::vector<int> sums(static_cast<std::size_t>(width)), columns;
   const auto row = [&](int y) { return photo.row(std::clamp(y, 0, photo.height - 1)); };
@@ -255,7 +255,7 @@ int differences(const Pixels& photo, int top, int left, int side, int radius, st
 
 // `_grain` of definition.py; `seen` has rows x columns, 1 where the class is there and stays. The
 // levels are put into `levels`.
-Grain grain_of(const Pixels& photo, const Bytes& seen, const Fit& fit,
+Grain grain_of(const Raster& photo, const Bytes& seen, const Fit& fit,
                std::vector<std::int8_t>* levels) {
   const int rows = fit.scaled_height, columns = fit.scaled_width;
   const Ratio ratio = least_ratio(fit);

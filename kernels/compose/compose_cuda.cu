@@ -248,7 +248,7 @@ void find_median(Queue& queue, const ComposeCall& call, const Workspace& w) {
 
 // The owner's garment as the layers that are sampled: its box, its pixels, and these scaled down.
 void find_layers(Queue& queue, const ComposeCall& call, const Workspace& w) {
-  const Pixels mask = call.garment;
+  const Raster mask = call.garment;
   const int height = mask.height, width = mask.width, reach = in_photo(1, call.owner_fit);
   find_median(queue, call, w);
   queue.each_pixel(height, width, [=] GT_DEVICE(int y, int x) {
@@ -307,7 +307,7 @@ void find_layers(Queue& queue, const ComposeCall& call, const Workspace& w) {
     if (to.pixels != w.smaller || y >= to.height + 3 || x >= to.width + 3) return;
     Byte rgba[4] = {};
     if (y > 0 && y <= to.height && x > 0 && x <= to.width) {
-      const Pixels image{from.pixels + from.stride() + 4, static_cast<std::ptrdiff_t>(from.stride()),
+      const Raster image{from.pixels + from.stride() + 4, static_cast<std::ptrdiff_t>(from.stride()),
                          from.height, from.width, 4};
       const Fit whole{from.height, from.width, 0, 0, from.height, from.width,
                       to.height,   to.width,   0, 0, to.height,   to.width};

@@ -25,7 +25,7 @@ struct Fit {
 };
 
 // 8-bit pixels of `channels` values, whose rows are `stride` bytes apart, up or down.
-struct Pixels {
+struct Raster {
   const std::uint8_t* data;
   std::ptrdiff_t stride;
   int height, width, channels;
@@ -95,7 +95,7 @@ GT_FUNCTION Span span(int part, int large, int small) {
 }
 
 // The mean of a value over a part of the box, edges repeated.
-GT_FUNCTION std::uint8_t area_mean(const Pixels& image, const Fit& fit, const Span& rows,
+GT_FUNCTION std::uint8_t area_mean(const Raster& image, const Fit& fit, const Span& rows,
                                    const Span& columns, int channel) {
   unsigned long long sum = 0;
   for (int y = rows.first; y <= rows.last; ++y) {
@@ -117,7 +117,7 @@ GT_FUNCTION bool shrinks(const Fit& fit) {
 }
 
 // A value of the box scaled up, edges repeated, at the places that the taps say.
-GT_FUNCTION std::uint8_t enlarged(const Pixels& image, const Fit& fit, const Tap& y, const Tap& x,
+GT_FUNCTION std::uint8_t enlarged(const Raster& image, const Fit& fit, const Tap& y, const Tap& x,
                                   int channel) {
   const auto column = [&](int at) {
     const auto value = [&](int from) {

@@ -47,7 +47,7 @@ auto means_of(int channels) {
 
 // Means over the areas of scaled_height x scaled_width equal parts of the box, whose edges are
 // repeated where it leaves the image. Rows of `out` are `stride` bytes apart.
-void shrink_box(const Pixels& image, const Fit& fit, std::uint8_t* out, std::ptrdiff_t stride,
+void shrink_box(const Raster& image, const Fit& fit, std::uint8_t* out, std::ptrdiff_t stride,
                 const ParallelFor& parallel_for) {
   const int channels = image.channels;
   std::vector<Span> columns(static_cast<std::size_t>(fit.scaled_width));
@@ -83,7 +83,7 @@ void shrink_box(const Pixels& image, const Fit& fit, std::uint8_t* out, std::ptr
 }
 
 // The box, edges repeated, scaled linearly, by whole numbers; for photos smaller than the frame.
-void enlarge_box(const Pixels& image, const Fit& fit, std::uint8_t* out, std::ptrdiff_t stride,
+void enlarge_box(const Raster& image, const Fit& fit, std::uint8_t* out, std::ptrdiff_t stride,
                  const ParallelFor& parallel_for) {
   const int channels = image.channels;
   std::vector<Tap> columns;
@@ -103,7 +103,7 @@ void enlarge_box(const Pixels& image, const Fit& fit, std::uint8_t* out, std::pt
 
 }  // namespace
 
-void fit_photo_cpu(const Pixels& image, const Fit& fit, std::uint8_t* out,
+void fit_photo_cpu(const Raster& image, const Fit& fit, std::uint8_t* out,
                    const ParallelFor& parallel_for) {
   const auto pixel = static_cast<std::size_t>(image.channels);
   const auto stride = static_cast<std::ptrdiff_t>(fit.target_width) * image.channels;
@@ -129,7 +129,7 @@ void fit_photo_cpu(const Pixels& image, const Fit& fit, std::uint8_t* out,
   }
 }
 
-void fit_map_cpu(const Pixels& labels, const Fit& fit, std::uint8_t* out) {
+void fit_map_cpu(const Raster& labels, const Fit& fit, std::uint8_t* out) {
   const int channels = labels.channels;
   const auto stride = static_cast<std::ptrdiff_t>(fit.target_width) * channels;
   std::vector<int> columns;  // of the map, in values; -1 where the box leaves it
@@ -152,7 +152,7 @@ void fit_map_cpu(const Pixels& labels, const Fit& fit, std::uint8_t* out) {
   }
 }
 
-void shrink_cpu(const Pixels& image, int height, int width, std::uint8_t* out,
+void shrink_cpu(const Raster& image, int height, int width, std::uint8_t* out,
                 const ParallelFor& parallel_for) {
   const Fit whole{image.height, image.width, 0, 0, image.height, image.width,
                   height,       width,       0, 0, height,       width};

@@ -22,7 +22,7 @@ namespace {
 using garment_transfer::ComposeCall;
 using garment_transfer::Fit;
 using garment_transfer::ParallelFor;
-using garment_transfer::Pixels;
+using garment_transfer::Raster;
 
 constexpr int kMaxThreads = 64;
 
@@ -107,7 +107,7 @@ Range range(const GtPicture& p) {
 
 bool overlap(const Range& a, const Range& b) { return a.begin < b.end && b.begin < a.end; }
 
-Pixels pixels(const GtPicture& p) {
+Raster pixels(const GtPicture& p) {
   return {p.data, static_cast<std::ptrdiff_t>(p.stride), p.height, p.width, p.channels};
 }
 
@@ -239,7 +239,7 @@ GtPhotosStatus gt_fit_whole(int32_t source_height, int32_t source_width, int32_t
 
 GtPhotosStatus gt_fit_photo(const GtPicture* photo, const GtFit* fit, uint8_t* out,
                             int32_t threads) {
-  return run_fit(photo, fit, out, [&](const Pixels& pixels, const Fit& in_frame) {
+  return run_fit(photo, fit, out, [&](const Raster& pixels, const Fit& in_frame) {
     garment_transfer::fit_photo_cpu(
         pixels, in_frame, out,
         [threads](std::ptrdiff_t count, const auto& body) { on_threads(threads, count, body); });
@@ -247,7 +247,7 @@ GtPhotosStatus gt_fit_photo(const GtPicture* photo, const GtFit* fit, uint8_t* o
 }
 
 GtPhotosStatus gt_fit_map(const GtPicture* map, const GtFit* fit, uint8_t* out) {
-  return run_fit(map, fit, out, [&](const Pixels& pixels, const Fit& in_frame) {
+  return run_fit(map, fit, out, [&](const Raster& pixels, const Fit& in_frame) {
     garment_transfer::fit_map_cpu(pixels, in_frame, out);
   });
 }
@@ -269,7 +269,7 @@ GtPhotosStatus gt_fit_photo_cuda(const GtPicture* photo, const GtFit* fit, uint8
                                  void* stream) {
   cudaError_t error = cudaSuccess;
   const GtPhotosStatus status =
-      run_fit(photo, fit, out, [&](const Pixels& pixels, const Fit& in_frame) {
+      run_fit(photo, fit, out, [&](const Raster& pixels, const Fit& in_frame) {
         error = garment_transfer::fit_photo_cuda(pixels, in_frame, out,
                                                  static_cast<cudaStream_t>(stream));
       });

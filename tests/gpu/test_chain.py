@@ -28,7 +28,7 @@ from garment_transfer.bundle import (
     InputError,
 )
 from garment_transfer.export.tensorrt import build_engines, copy_bundle, ensure_engines
-from garment_transfer.kernels import tensorrt_library
+from garment_transfer.kernels import photos, tensorrt_library
 from garment_transfer.kernels.driver import checked
 from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people, stage_inputs
 from garment_transfer.runtime.backends import DEVICE_BACKENDS, find_backend
@@ -294,6 +294,16 @@ def test_sessions_are_made_while_others_wait_for_the_whole_gpu(
         finally:
             over.set()
         waiting.result()
+
+
+def test_photos_are_finished_as_on_the_cpu(pipeline: Pipeline) -> None:
+    if not photos.load_cuda():
+        pytest.skip("Fit and Compose were built without CUDA: install again where nvcc is")
+    alice, bob = map(Person.load, sample_people())
+    for transfer in pipeline.transfer_batch([alice, bob], [bob, alice]):
+        due = transfer._compose()  # from the same outputs of the graphs
+        assert (transfer.transfer_parsing == due.parsing).all()
+        assert np.abs(transfer.image.astype(int) - due.image).max() <= 1
 
 
 def test_a_stream_that_is_being_captured_is_refused(

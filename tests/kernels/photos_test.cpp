@@ -151,22 +151,17 @@ void fit(Call& call) {
   if (status) fail("gt_fit_map", status);
 }
 
-// What the device code makes of a call, whose outputs hold what the CPU made of it.
-int on_device(const Call& call) {
-  GtCompose c = call.c;
-  std::vector<std::uint8_t> image = call.image, labels = call.labels, garment = call.garment;
-  std::vector<std::uint8_t> workspace(gt_compose_cuda_bytes(&c) + 256, 0xAB);
-  if (c.out_image == call.image.data()) c.out_image = image.data();
-  if (c.out_parsing == call.labels.data()) c.out_parsing = labels.data();
-  if (c.out_warped_garment) c.out_warped_garment = garment.data();
-  std::fill(image.begin(), image.end(), std::uint8_t{2});
+// The device code has to make the same of a call, whose outputs hold what the CPU made of it.
+void check_on_device(Call& call) {
+  const std::vector<std::uint8_t> image = call.image, labels = call.labels, garment = call.garment;
+  std::fill(call.image.begin(), call.image.end(), std::uint8_t{2});
+  std::vector<std::uint8_t> workspace(gt_compose_cuda_bytes(&call.c) + 256, 0xAB);
   const auto at = reinterpret_cast<std::uintptr_t>(workspace.data());
-  const int status = gt_compose_cuda(&c, workspace.data() + (256 - at % 256) % 256, nullptr);
-  if (status == GT_PHOTOS_OK &&
-      (image != call.image || labels != call.labels || garment != call.garment)) {
+  const int status = gt_compose_cuda(&call.c, workspace.data() + (256 - at % 256) % 256, nullptr);
+  if (status) fail("gt_compose_cuda", status);
+  if (image != call.image || labels != call.labels || garment != call.garment) {
     fail("another picture on the device", status);
   }
-  return status;
 }
 
 // Spoils one thing of a call; what is left is wrong, whatever else it is.
@@ -211,10 +206,15 @@ int main(int count, char** arguments) {
     const int due = is_spoilt ? spoil(call) : GT_PHOTOS_OK;
     const int status = gt_compose(&call.c);
     if (status != due) fail("gt_compose", status);
-    const int device_status = on_device(call);
-    if (device_status != due) fail("gt_compose_cuda", device_status);
-    if (is_spoilt) continue;
+    if (is_spoilt) {
+      if (gt_compose_cuda_bytes(&call.c)) fail("bytes of a call that is refused", status);
+      unsigned char nowhere = 0;
+      const int device_status = gt_compose_cuda(&call.c, &nowhere, nullptr);
+      if (device_status != due) fail("gt_compose_cuda of a spoilt call", device_status);
+      continue;
+    }
     check_result(call);
+    check_on_device(call);
     fit(call);
   }
   if (gt_compose(nullptr) != GT_PHOTOS_NULL) fail("gt_compose of nothing", 0);

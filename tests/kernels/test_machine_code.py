@@ -114,6 +114,23 @@ def kernels(request, tmp_path_factory):
     return found
 
 
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_120"])
+@pytest.mark.parametrize("name", ["compose/compose_cuda", "fit/fit_cuda"])
+def test_fit_and_compose_spill_nothing(name, architecture, tmp_path):
+    if shutil.which("nvcc") is None:
+        pytest.skip("nvcc is not on PATH: install the CUDA toolkit")
+    source = SOURCES.parent / f"{name}.cu"
+    command = ["nvcc", "-std=c++17", f"-arch={architecture}", "-cubin", "-Xptxas=-v"]
+    command += ["--fmad=false", "--extended-lambda", source, "-o", tmp_path / "kernels.cubin"]
+    ran = subprocess.run(command, check=True, timeout=300, capture_output=True, text=True)
+    spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", ran.stderr)
+    registers = [int(count) for count in re.findall(r"Used (\d+) registers", ran.stderr)]
+    print(f"{name} {architecture}: {len(registers)} kernels of at most {max(registers)} registers")
+    assert set(spills) == {("0", "0")}
+    # three blocks of 256 threads on a multiprocessor
+    assert max(registers) <= 80
+
+
 def test_registers_leave_room_for_many_threads_and_nothing_is_spilled(kernels):
     for name, kernel in kernels.items():
         assert kernel.registers <= 48, name
