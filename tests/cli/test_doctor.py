@@ -112,9 +112,10 @@ def test_the_library_of_fit_and_compose(monkeypatch: pytest.MonkeyPatch, loads: 
     from garment_transfer.kernels import photos
 
     monkeypatch.setattr(kernels, "photos_library", lambda: Path("/lib/photos.so"))
-    monkeypatch.setattr(photos, "load", lambda: photos if loads else None)
+    library = SimpleNamespace(has_cuda=True) if loads else None
+    monkeypatch.setattr(photos, "load", lambda: library)
     output = CliRunner().invoke(main, ["doctor"]).output
-    assert ("Fit and Compose in C++: /lib/photos.so" in output) == loads
+    assert ("Fit and Compose in C++: /lib/photos.so, with CUDA" in output) == loads
     assert ("again where there is a C++ compiler" in output) != loads
 
 
