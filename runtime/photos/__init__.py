@@ -5,6 +5,7 @@ from garment_transfer.kernels.fit import Box as Box, Fit as Fit
 from garment_transfer.runtime.photos._bodies import (
     check_plausible as check_plausible,
     choose_body as choose_body,
+    drop_not_worn as drop_not_worn,
     uncovered as uncovered,
 )
 from garment_transfer.runtime.photos._compose import (

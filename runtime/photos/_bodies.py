@@ -39,6 +39,14 @@ _THIGHS: Final = (7, 8, 9, 10)
 # side; borders between two people at twice as many.
 _SIDE: Final = 256
 
+#: Of garments in rough maps, in pixels of a map of that size: how far their borders may be off, and
+#: how far around a pixel colours are compared. Colours are apart from so many grey levels on, and
+#: alike within so much of the distance between garment and surroundings.
+_ROUGH: Final = 3
+_AROUND: Final = 6
+_APART: Final = 40
+_ALIKE: Final = 0.3
+
 # A torso or a head smaller than this share of the largest one is a passer-by far behind, or a
 # piece that an arm cut off: nobody to choose.
 _CANDIDATE: Final = 0.3
@@ -310,6 +318,56 @@ def in_front(
         missing = hidden & ~body
         iuv[missing] = _of_nearest(iuv, body)[missing]
     return beneath, iuv, found
+
+
+def drop_not_worn(image: npt.NDArray[np.uint8], classes: npt.NDArray[np.uint8]) -> None:
+    """Takes from the garment of a rough parse map what lies beside it, by its colour.
+
+    That is a gap between sleeve and torso, or the trousers beside a cuff: pixels near the garment's
+    border whose colour is the mean of what is around the garment, far from the mean of the
+    garment inside its border, and no part of its pattern (beyond three standard deviations).
+
+    Args:
+        image: uint8 RGB [H,W,3].
+        classes: uint8 [H,W], the seven classes, which become background there.
+    """
+    step = _step(classes)
+    garment = (classes[::step, ::step] == GARMENT).astype(np.uint8)
+    left, top, width, height = cv2.boundingRect(garment)
+    if not height:
+        return
+    # the box, and as much around it as counts
+    top, left = (max(0, first - _AROUND) for first in (top, left))
+    box = np.s_[top : top + height + 2 * _AROUND, left : left + width + 2 * _AROUND]
+    garment = np.ascontiguousarray(garment[box])
+    photo = np.ascontiguousarray(image[::step, ::step][box])
+    inside = np.asarray(cv2.erode(garment, np.ones((2 * _ROUGH + 1,) * 2, np.uint8)), np.uint8)
+    outside = np.asarray(1 - cv2.dilate(garment, np.ones((3, 3), np.uint8)), np.uint8)
+    side = (2 * _AROUND + 1,) * 2
+
+    def sums(values: npt.NDArray[np.uint8], squares: bool = False) -> npt.NDArray[np.float32]:
+        """Over the square around every pixel: whole numbers, which float32 holds exactly."""
+        of = cv2.sqrBoxFilter if squares else cv2.boxFilter
+        found = of(values, cv2.CV_32F, side, normalize=False, borderType=cv2.BORDER_CONSTANT)
+        return np.asarray(found, np.float32)
+
+    inner, outer = sums(inside), sums(outside)
+    at = np.nonzero((garment > 0) & (inner > 0) & (outer > 0))
+    count, beside_count = (each[at][:, None].astype(np.float64) for each in (inner, outer))
+    worn = photo * inside[..., None]
+    mean = sums(worn)[at] / count
+    variance = sums(worn, squares=True)[at] / count - mean * mean
+    beside = sums(photo * outside[..., None])[at] / beside_count
+    pixel, apart = photo[at].astype(np.float64), mean - beside
+    distance = (apart * apart).sum(axis=1)
+    along = ((mean - pixel) * apart).sum(axis=1)
+    near = ((pixel - beside) ** 2).sum(axis=1) < _ALIKE**2 * distance
+    odd = (along > 0) & (along**2 > 9 * (apart * apart * variance).sum(axis=1))
+    found = near & odd & (distance > _APART**2)
+    for y, x in zip(*(each[found] for each in at), strict=True):
+        rows, columns = ((first + i) * step for first, i in ((top, int(y)), (left, int(x))))
+        cell = classes[rows : rows + step, columns : columns + step]
+        cell[cell == GARMENT] = BACKGROUND
 
 
 def uncovered(

@@ -40,6 +40,7 @@ from garment_transfer.bundle import (
 from garment_transfer.kernels.fit import Box
 from garment_transfer.runtime.photos._bodies import (
     choose_body,
+    drop_not_worn,
     hands,
     in_front,
     somebody_else,
@@ -307,6 +308,7 @@ class Person:
         others = somebody_else(image, classes, parts, others)
         classes[others] = BACKGROUND
         classes, iuv, things = in_front(classes, iuv, is_any(ids, labels.in_front))
+        drop_not_worn(image, classes)
         protected = others | things | hands(classes, parts)
         for array in (classes, iuv, protected):
             array.flags.writeable = False  # made here: nobody else has them

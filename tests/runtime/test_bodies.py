@@ -14,7 +14,7 @@ from PIL import Image
 from garment_transfer.bundle import Code, InputError
 from garment_transfer.cli.main import main
 from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people
-from garment_transfer.runtime.photos import Box, check_plausible, choose_body
+from garment_transfer.runtime.photos import Box, check_plausible, choose_body, drop_not_worn
 
 HAIR, FACE, SKIN, GARMENT, LOWER = 1, 2, 3, 4, 5
 BLUE = (30, 60, 200)
@@ -90,6 +90,7 @@ def test_wide_clothes_are_ones_own(new_scene: NewScene) -> None:
     # a tenth of the torso wider than DensePose on either side, and a skirt
     for left in (134, 234):
         scene.classes[60:120, left : left + 12] = GARMENT
+        scene.image[60:120, left : left + 12] = scene.image[90, 190]
     scene.classes[140:225, 150:235] = LOWER
     person = scene.load()
     assert (person.parsing == scene.classes).all()
@@ -323,3 +324,44 @@ def test_the_commands_take_boxes(new_scene: NewScene, tmp_path: Path, tiny_bundl
     result = CliRunner().invoke(main, [*both, "--person-box", "9,9,9,20"])
     assert result.exit_code == 2
     assert "right beyond left" in result.output
+
+
+@pytest.mark.parametrize("scale", [1, 4])
+@pytest.mark.parametrize(
+    ("garment", "around", "dropped"),
+    [
+        ((30, 30, 60), (230, 228, 225), True),  # dark before a light wall
+        ((200, 40, 40), (120, 120, 120), True),
+        ((230, 228, 225), (240, 240, 238), False),  # white before white: colours cannot tell
+    ],
+)
+def test_what_a_rough_map_takes_for_the_garment(
+    garment: tuple[int, ...], around: tuple[int, ...], dropped: bool, scale: int
+) -> None:
+    """Its border lies two pixels outside the garment's."""
+    random = np.random.default_rng(1)
+    image = np.empty((256, 256, 3), np.uint8)
+    image[:] = around
+    image[40:200, 60:180] = garment
+    image = np.clip(image + random.normal(0, 3, image.shape), 0, 255).astype(np.uint8)
+    classes, due = np.zeros((2, 256, 256), np.uint8)
+    classes[38:202, 58:182] = GARMENT
+    due[40:200, 60:180] = GARMENT
+    image, classes, due = (
+        np.repeat(np.repeat(a, scale, 0), scale, 1) for a in (image, classes, due)
+    )
+    drop_not_worn(image, classes)
+    assert (classes == due).all() == dropped
+
+
+def test_a_garment_s_own_pattern_stays() -> None:
+    """Stripes of the wall's colour, as far as the garment's border."""
+    image = np.full((256, 256, 3), 235, np.uint8)
+    image[40:200, 60:180] = (20, 30, 80)
+    for y in range(48, 200, 16):
+        image[y : y + 8, 60:180] = 235
+    classes = np.zeros((256, 256), np.uint8)
+    classes[40:200, 60:180] = GARMENT
+    due = classes.copy()
+    drop_not_worn(image, classes)
+    assert (classes == due).all()

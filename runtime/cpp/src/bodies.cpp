@@ -15,6 +15,8 @@ namespace {
 
 // The constants are those of runtime/photos/_bodies.py.
 constexpr int kSide = 256;
+constexpr int kRough = 3, kAround = 6;
+constexpr double kApart = 40, kAlike = 0.3;
 constexpr double kCandidate = 0.3;
 constexpr double kSideways = 0.15, kBehind = 0.5;
 constexpr double kMost = 0.5, kLeast = 0.1;
@@ -363,6 +365,60 @@ cv::Mat in_front(cv::Mat& classes, cv::Mat& iuv, const cv::Mat& things) {
   }
   classes = beneath;
   return found;
+}
+
+void drop_not_worn(const cv::Mat& image, cv::Mat& classes) {
+  const int step = step_of(classes);
+  const cv::Mat garment = every(classes, step) == kGarment;
+  cv::Mat photo(garment.size(), CV_8UC3), inside, outside;
+  for (int y = 0; y < photo.rows; ++y) {
+    for (int x = 0; x < photo.cols; ++x) {
+      photo.at<cv::Vec3b>(y, x) = image.at<cv::Vec3b>(y * step, x * step);
+    }
+  }
+  cv::erode(garment, inside, square(kRough));
+  cv::dilate(garment, outside, square(1));
+  outside = ~outside;
+  const cv::Size around(2 * kAround + 1, 2 * kAround + 1);
+  // over the square around every pixel: whole numbers, which float holds exactly
+  const auto sums = [&](const cv::Mat& values, bool squares) {
+    cv::Mat found;
+    (squares ? cv::sqrBoxFilter : cv::boxFilter)(values, found, CV_32F, around, {-1, -1}, false,
+                                                cv::BORDER_CONSTANT);
+    return found;
+  };
+  const auto where = [&](const cv::Mat& mask) {
+    cv::Mat found(photo.size(), CV_8UC3, cv::Scalar::all(0));
+    photo.copyTo(found, mask);
+    return found;
+  };
+  const cv::Mat inner = sums(inside & 1, false), outer = sums(outside & 1, false);
+  const cv::Mat worn = sums(where(inside), false), squares = sums(where(inside), true);
+  const cv::Mat others = sums(where(outside), false);
+  for (int y = 0; y < photo.rows; ++y) {
+    for (int x = 0; x < photo.cols; ++x) {
+      const double count = inner.at<float>(y, x), beside_count = outer.at<float>(y, x);
+      if (!garment.at<unsigned char>(y, x) || count == 0 || beside_count == 0) continue;
+      double distance = 0, along = 0, near = 0, spread = 0;
+      for (int c = 0; c < 3; ++c) {
+        const double pixel = photo.at<cv::Vec3b>(y, x)[c];
+        const double mean = worn.at<cv::Vec3f>(y, x)[c] / count;
+        const double variance = squares.at<cv::Vec3f>(y, x)[c] / count - mean * mean;
+        const double beside = others.at<cv::Vec3f>(y, x)[c] / beside_count;
+        const double apart = mean - beside;
+        distance += apart * apart;
+        along += (mean - pixel) * apart;
+        near += (pixel - beside) * (pixel - beside);
+        spread += apart * apart * variance;
+      }
+      if (near < kAlike * kAlike * distance && along > 0 && along * along > 9 * spread &&
+          distance > kApart * kApart) {
+        const cv::Rect all(0, 0, classes.cols, classes.rows);
+        cv::Mat cell = classes(cv::Rect(x * step, y * step, step, step) & all);
+        cell.setTo(kBackground, cell == kGarment);
+      }
+    }
+  }
 }
 
 cv::Mat uncovered(const cv::Mat& image, const cv::Mat& classes, const cv::Mat& things) {

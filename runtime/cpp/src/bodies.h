@@ -28,6 +28,9 @@ cv::Mat somebody_else(const cv::Mat& image, const cv::Mat& classes, const cv::Ma
 // become what is beneath.
 cv::Mat in_front(cv::Mat& classes, cv::Mat& iuv, const cv::Mat& things);
 
+// Takes from the garment of a rough parse map what lies beside it, by its colour.
+void drop_not_worn(const cv::Mat& image, cv::Mat& classes);
+
 // A photo at the bundle's size with the garment's own colours where things hide it; `classes` are
 // those beneath the things.
 cv::Mat uncovered(const cv::Mat& image, const cv::Mat& classes, const cv::Mat& things);
