@@ -2,10 +2,10 @@
 
     python -m garment_transfer.benchmarks.triton [--seconds 60] [--json FILE]
 
-Both run the shipped bundle on the same pair, from uint8 arrays to uint8 arrays at the bundle's
-size, with as many threads. They take turns of a few seconds, so that whatever else the machine
-does hits both. The client runs on the same cores as the server, and takes every output. On a busy
-machine processor time per pair says more than throughput: it is counted too.
+Both run the shipped bundle on the same two photos without maps, from JPEG files' bytes to a PNG
+file's, with as many threads. They take turns of a few seconds, so that whatever else the machine
+does hits both. The client runs on the same cores as the server. On a busy machine processor time
+per pair says more than throughput: it is counted too.
 
 The server is that of the package `nvidia-pytriton` 0.7 (a wheel of 55 MB, with the Python backend
 alone, which runs without a GPU). Its Python part, which wants an older NumPy, is not used.
@@ -18,6 +18,7 @@ import ctypes.util
 import dataclasses
 import functools
 import importlib.util
+import io
 import os
 import shutil
 import signal
@@ -35,6 +36,7 @@ from pathlib import Path
 from typing import Final
 
 import click
+import cv2
 import msgspec
 import numpy as np
 import psutil
@@ -43,7 +45,8 @@ import tritonclient.grpc as triton
 from garment_transfer.benchmarks.measuring import environment, write_json
 from garment_transfer.bundle import BackendError, Bundle, Code
 from garment_transfer.export.triton import Serving, write_repository
-from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people, stage_inputs
+from garment_transfer.runtime import Pipeline, read_request, sample_bundle, sample_people
+from garment_transfer.runtime.photos import png_bytes
 
 INSTALL: Final = "pip install --no-deps nvidia-pytriton==0.7.0"
 
@@ -183,14 +186,20 @@ def main(
     seconds: float, turn: float, concurrency: int, threads: int, json_file: Path | None
 ) -> None:
     """Throughput of Triton with one instance, its latency under load, the batches it forms."""
+    cv2.setNumThreads(threads)
     pipeline = Pipeline.load(sample_bundle(), threads=threads)
-    person, owner = map(Person.load, sample_people())
-    pair = stage_inputs(person, owner, pipeline.size)
-    arrays = {name: array[None] for name, array in pair.items()}
+    photos = {
+        name: (folder / "image.jpg").read_bytes()
+        for name, folder in zip(("person_image", "garment_image"), sample_people(), strict=True)
+    }
     inputs = []
-    for name, array in arrays.items():
-        inputs.append(triton.InferInput(name, list(array.shape), "UINT8"))
-        inputs[-1].set_data_from_numpy(array)
+    for name, photo in photos.items():
+        inputs.append(triton.InferInput(name, [1, len(photo)], "UINT8"))
+        inputs[-1].set_data_from_numpy(np.frombuffer(photo, np.uint8)[None])
+
+    def call() -> bytes:
+        people = read_request(pipeline, {name: io.BytesIO(photo) for name, photo in photos.items()})
+        return png_bytes(pipeline.transfer(*people).image)
 
     def infer(client: triton.InferenceServerClient) -> None:
         client.infer("garment_transfer", inputs).as_numpy("image")
@@ -209,7 +218,7 @@ def main(
             for _ in range(concurrency)
         ]
         calls: dict[str, list[Callable[[], object]]] = {
-            "loop": [functools.partial(pipeline.run, arrays)],
+            "loop": [call],
             "triton": [functools.partial(infer, client) for client in clients],
         }
         for name in calls:
@@ -233,8 +242,7 @@ def main(
         served / called for served, called in zip(rates["triton"], rates["loop"], strict=True)
     ]
     report = {
-        "what": "one pair, uint8 arrays to uint8 arrays at the bundle's size, three stages",
-        "size": [pipeline.size.height, pipeline.size.width],
+        "what": "one pair, JPEG files' bytes to a PNG file's, maps by the bundle",
         "threads": threads,
         "concurrency": concurrency,
         **dataclasses.asdict(serving),

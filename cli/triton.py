@@ -51,8 +51,8 @@ def command(
 ) -> None:
     """Write a model repository that NVIDIA Triton serves BUNDLE from.
 
-    Without BUNDLE it is the one that ships in the package. Inputs and outputs have the names,
-    types and sizes of the bundle's graphs.
+    Without BUNDLE it is the one that ships in the package. Form python takes two photos, as
+    files, and gives the finished one; the others take and give the graphs' arrays.
     """
     if form != "python" and (backend or threads):
         raise click.UsageError("--backend and --threads are for --form python.")

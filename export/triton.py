@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 from google.protobuf import text_format
@@ -31,9 +31,8 @@ from garment_transfer.bundle import (
     replacing_folder,
     sm_name,
 )
-from garment_transfer.runtime import sample_people, stage_inputs
+from garment_transfer.runtime import REQUEST_FIELDS
 from garment_transfer.runtime.backends import DEVICE_BACKENDS, find_backend
-from garment_transfer.runtime.photos import Person
 
 #: What serves the bundle: this package's runtime, or Triton's own backends stage by stage.
 Form = Literal["python", "onnx", "tensorrt"]
@@ -115,12 +114,10 @@ def write_repository(
 
 @dataclass(frozen=True)
 class _Model:
-    """A model to write: its configuration, files by their path in the version's folder, and data
-    of its warm-up by file name."""
+    """A model to write: its configuration, and files by their path in the version's folder."""
 
     config: ModelConfig
     files: Mapping[str, Path] = field(default_factory=dict)
-    warm_up: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def _python_model(
@@ -131,35 +128,24 @@ def _python_model(
     threads: int | None,
     precision: str | None,
 ) -> _Model:
-    size = bundle.manifest.size
-    config = _stage_config(
-        name,
-        chained(contract(size).values()),
-        serving,
-        "python",
-        "GPU" if backend in DEVICE_BACKENDS else "CPU",
-        # Zeros are no person, so the model is warmed up with the people in the package.
-        zeros=False,
-    )
+    config = _config(name, serving)
+    content: Any = {"data_type": "TYPE_UINT8", "dims": [-1]}  # the bytes of a file, or of a name
+    for each in REQUEST_FIELDS:
+        optional = not each.endswith("_image")
+        # ragged: files of other lengths may share a run
+        config.input.add(name=each, **content, optional=optional, allow_ragged_batch=True)
+    config.output.add(name="image", **content)
+    _run_by(config, serving, "python", "GPU" if backend in DEVICE_BACKENDS else "CPU")
     for key, value in (("backend", backend), ("threads", threads), ("precision", precision)):
         if value is not None:
             config.parameters[key].string_value = str(value)
-    _tell_framing(config, bundle)
     files = {"model.py": Path(__file__).with_name("triton_model.py")}
     for path in sorted(bundle.path.rglob("*")):
         inside = path.relative_to(bundle.path)
         # What an interrupted build left in a bundle starts with a dot.
         if path.is_file() and not any(part.startswith(".") for part in inside.parts):
             files[f"bundle/{inside}"] = path
-    person, owner = map(Person.load, sample_people())
-    inputs = stage_inputs(person, owner, size, bundle.manifest.framing)
-    return _Model(config, files, {key: array.tobytes() for key, array in inputs.items()})
-
-
-def _tell_framing(config: ModelConfig, bundle: Bundle) -> None:
-    """Writes the rule by which clients cut photos into a model's configuration, as JSON."""
-    rule = msgspec.json.encode(bundle.manifest.framing)
-    config.parameters["framing"].string_value = rule.decode()
+    return _Model(config, files)
 
 
 def _ensemble(
@@ -171,9 +157,11 @@ def _ensemble(
 ) -> list[_Model]:
     """The model that runs the stages in a row, and theirs: of engines, or of graphs without any."""
     signatures = contract(bundle.manifest.size)
-    config = _config(name, chained(signatures.values()), serving)
+    config = _config(name, serving, chained(signatures.values()))
     config.platform = "ensemble"
-    _tell_framing(config, bundle)
+    # by which clients cut photos
+    rule = msgspec.json.encode(bundle.manifest.framing)
+    config.parameters["framing"].string_value = rule.decode()
     models = [_Model(config)]
     for stage, signature in signatures.items():
         config.ensemble_scheduling.step.add(
@@ -183,7 +171,14 @@ def _ensemble(
             output_map={tensor.name: tensor.name for tensor in signature.outputs},
         )
         backend, kind = ("tensorrt", "GPU") if engines else ("onnxruntime", "AUTO")
-        of_stage = _stage_config(f"{name}_{stage}", signature, serving, backend, kind)
+        of_stage = _config(f"{name}_{stage}", serving, signature)
+        _run_by(of_stage, serving, backend, kind)
+        for batch in sorted({1, serving.max_batch}):
+            warm_up = of_stage.model_warmup.add(name=f"batch of {batch}", batch_size=batch)
+            for tensor in of_stage.input:
+                zeros = warm_up.inputs[tensor.name]
+                zeros.data_type, zeros.zero_data = tensor.data_type, True
+                zeros.dims.extend(tensor.dims)
         files = {} if engines else {"model.onnx": bundle.graph_path(stage, precision)}
         for engine_set in engines:
             engine_set.read_plan(stage)  # compares size and hash with the record
@@ -196,52 +191,29 @@ def _ensemble(
     return models
 
 
-def _config(name: str, signature: Signature, serving: Serving) -> ModelConfig:
-    inputs, outputs = (
-        [
-            # max_batch_size stands for the batch axis
-            {"name": t.name, "data_type": _TYPES[t.dtype], "dims": t.shape[1:]}
-            for t in tensors
-        ]
-        for tensors in (signature.inputs, signature.outputs)
-    )
-    return ModelConfig(
+def _config(name: str, serving: Serving, signature: Signature | None = None) -> ModelConfig:
+    """A configuration, with the inputs and outputs of `signature` where there is one."""
+    config = ModelConfig(
         name=name,
         max_batch_size=serving.max_batch,
-        input=inputs,
-        output=outputs,
         # The newest version serves. One that is added takes over once it is loaded and warm.
         version_policy={"latest": {"num_versions": 1}},
         response_cache={"enable": False},
     )
+    if signature:
+        for tensors, own in ((signature.inputs, config.input), (signature.outputs, config.output)):
+            for tensor in tensors:
+                # max_batch_size stands for the batch axis
+                own.add(name=tensor.name, data_type=_TYPES[tensor.dtype], dims=tensor.shape[1:])
+    return config
 
 
-def _stage_config(
-    name: str,
-    signature: Signature,
-    serving: Serving,
-    backend: str,
-    kind: str,
-    *,
-    zeros: bool = True,
-) -> ModelConfig:
-    """The configuration of a model that a backend runs, warmed up with zeros or with files."""
-    config = _config(name, signature, serving)
+def _run_by(config: ModelConfig, serving: Serving, backend: str, kind: str) -> None:
+    """Says which backend runs a model, on what, and how requests wait for it."""
     config.backend = backend
     config.instance_group.add(count=serving.instances, kind=f"KIND_{kind}")
     config.dynamic_batching.max_queue_delay_microseconds = round(1000 * serving.max_delay_ms)
     config.dynamic_batching.default_queue_policy.max_queue_size = QUEUE
-    for batch in sorted({1, serving.max_batch}):
-        warm_up = config.model_warmup.add(name=f"batch of {batch}", batch_size=batch)
-        for tensor in config.input:
-            entry = warm_up.inputs[tensor.name]
-            entry.data_type = tensor.data_type
-            entry.dims.extend(tensor.dims)
-            if zeros:
-                entry.zero_data = True
-            else:
-                entry.input_data_file = tensor.name
-    return config
 
 
 def _tensorrt_engines(bundle: Bundle, precision: str | None, serving: Serving) -> list[EngineSet]:
@@ -321,12 +293,8 @@ def _write(repository: Path, version: int, models: Sequence[_Model]) -> None:
 def _write_model(folder: Path, version: int, model: _Model) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     text = text_format.MessageToString(model.config, use_short_repeated_primitives=True)
-    texts = {CONFIG: f"# Written by garment-transfer triton.\n{text}".encode()}
-    data = {f"warmup/{name}": content for name, content in model.warm_up.items()}
-    for name, content in {**data, **texts}.items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        with replacing(folder / name) as temporary:
-            temporary.write_bytes(content)
+    with replacing(folder / CONFIG) as temporary:
+        temporary.write_text(f"# Written by garment-transfer triton.\n{text}", encoding="utf-8")
     with replacing_folder(folder / str(version)) as temporary:
         for name, source in model.files.items():
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)
@@ -347,6 +315,6 @@ def _check_same_model(path: Path, config: ModelConfig) -> None:
         raise OutputError(
             Code.OUTPUT_EXISTS,
             f"{path} is another model's, with another {', '.join(names)}",
-            expected="versions of one model, which share size and form",
+            expected="versions of one model, which share form, inputs and outputs",
             fix="give another --name or repository",
         )

@@ -6,18 +6,26 @@ can import it, and garment-transfer has to be installed in the Python that the s
 
 from __future__ import annotations
 
+import io
 import json
 import traceback
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
-from garment_transfer import GarmentTransferError, InputError, Person, Pipeline
+from garment_transfer import Code, GarmentTransferError, InputError, Person, Pipeline, Transfer
+from garment_transfer.runtime import REQUEST_FIELDS, read_request, transfer_each, warm_up
+from garment_transfer.runtime.backends import default_threads
+from garment_transfer.runtime.photos import png_bytes
 
-Arrays = dict[str, npt.NDArray[np.generic]]
+Contents = dict[str, npt.NDArray[np.generic]]
+Pair = tuple[Person, Person]
 
 
 class TritonPythonModel:
@@ -35,29 +43,24 @@ class TritonPythonModel:
         """Loads the bundle beside this file, as the parameters in `config.pbtxt` say."""
         config = json.loads(args["model_config"])
         parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
-        folder = Path(args["model_repository"])
         options = {}
+        threads = default_threads()
         if "threads" in parameters:
-            options["threads"] = int(parameters["threads"])
+            options["threads"] = threads = int(parameters["threads"])
         if args["model_instance_kind"] == "GPU":
             options["device"] = int(args["model_instance_device_id"])
-        self._names = [tensor["name"] for tensor in config["input"]]
+        cv2.setNumThreads(threads or -1)  # -1: its own choice
+        # reads and encodes the photos of a batch
+        self._codecs = ThreadPoolExecutor(threads)
         try:
             self._pipeline = Pipeline.load(
-                folder / args["model_version"] / "bundle",
+                Path(args["model_repository"]) / args["model_version"] / "bundle",
                 parameters["backend"],
                 precision=parameters.get("precision"),
                 **options,
             )
-            # Triton's own warm-up comes next, and Triton 2.51 crashes where that fails. Here a
-            # failure only keeps the model from loading.
-            for warm_up in config["model_warmup"]:
-                inputs = {}
-                for name, entry in warm_up["inputs"].items():
-                    array = np.fromfile(folder / "warmup" / entry["input_data_file"], np.uint8)
-                    one = array.reshape(1, *map(int, entry["dims"]))
-                    inputs[name] = np.repeat(one, int(warm_up["batch_size"]), axis=0)
-                self._pipeline.run(inputs)
+            # here: where warm-ups of the configuration fail, Triton 2.51 crashes
+            warm_up(self._pipeline, int(config["max_batch_size"]))
         except GarmentTransferError as error:
             raise pb_utils.TritonModelException(f"[{error.code}] {error}") from None
 
@@ -65,102 +68,65 @@ class TritonPythonModel:
         self, requests: Sequence[pb_utils.InferenceRequest]
     ) -> list[pb_utils.InferenceResponse]:
         """One response per request, in order."""
-        try:
-            results = self._results(requests)
-        except Exception:
-            pb_utils.Logger.log_error(traceback.format_exc())
-            message = "the server failed to run this request; its log says why"
-            error = pb_utils.TritonError(message, pb_utils.TritonError.INTERNAL)
-            return [pb_utils.InferenceResponse(error=error) for _ in requests]
-        return [_response(request, results[index]) for index, request in enumerate(requests)]
+        given = [None if one.is_cancelled() else self._bytes(one) for one in requests]
+        read = list(self._codecs.map(self._read, given))
+        pairs = [pair for pair in read if isinstance(pair, tuple)]
+        transfers = iter(transfer_each(self._pipeline, pairs))
+        results = [next(transfers) if isinstance(one, tuple) else one for one in read]
+        return list(map(_response, self._codecs.map(_encoded, results)))
 
-    def _results(
-        self, requests: Sequence[pb_utils.InferenceRequest]
-    ) -> dict[int, Arrays | GarmentTransferError | None]:
-        """The outputs or the error of each request by its index, None where it was cancelled."""
-        results: dict[int, Arrays | GarmentTransferError | None] = {}
-        runnable: dict[int, Arrays] = {}
-        for index, request in enumerate(requests):
-            if request.is_cancelled():
-                results[index] = None
-                continue
-            inputs: Arrays = {
-                name: np.from_dlpack(pb_utils.get_input_tensor_by_name(request, name))
-                for name in self._names
-            }
-            try:
-                _check(inputs)
-            except InputError as error:
-                results[index] = error
-            else:
-                runnable[index] = inputs
-        return results | self._run(runnable)
-
-    def _run(self, inputs: dict[int, Arrays]) -> dict[int, Arrays | GarmentTransferError]:
-        """Runs requests as one batch and gives each its part; alone, should the batch fail."""
-        if not inputs:
-            return {}
-        requests = list(inputs.values())
-        try:
-            outputs = self._pipeline.run(
-                requests[0]
-                if len(requests) == 1
-                else {name: np.concatenate([one[name] for one in requests]) for name in self._names}
-            )
-        except GarmentTransferError as error:
-            if len(requests) == 1:
-                return dict.fromkeys(inputs, error)
-            alone = (self._run({index: one}) for index, one in inputs.items())
-            return {index: result for results in alone for index, result in results.items()}
-        ends = np.cumsum([len(one["person_image"]) for one in requests])
-        parts = {name: np.split(array, ends[:-1]) for name, array in outputs.items()}
+    def _bytes(self, request: pb_utils.InferenceRequest) -> Contents:
+        """What a request gives, by the names of its inputs: [1, bytes]."""
+        get = pb_utils.get_input_tensor_by_name
+        # as_numpy() and strings of Triton before 2.52 are not NumPy 2's; DLPack is the same
         return {
-            index: {name: part[place] for name, part in parts.items()}
-            for place, index in enumerate(inputs)
+            name: np.from_dlpack(tensor)
+            for name in REQUEST_FIELDS
+            if (tensor := get(request, name)) is not None
         }
 
-
-def _check(inputs: Arrays) -> None:
-    """Raises InputError unless every pair in a request is one that a transfer takes.
-
-    Types and shapes are the configuration's, which Triton has checked.
-    """
-    count = len(inputs["person_image"])
-    for pair in range(count):
-        where = ""
+    def _read(self, given: Contents | None) -> Pair | Exception | None:
+        if given is None:
+            return None
         try:
-            for role in ("person", "garment"):
-                where = f"{role}: "
-                someone = Person(
-                    *(
-                        inputs[f"{role}_{field}"][pair]
-                        for field in ("image", "parsing", "densepose")
-                    )
+            count = max(map(len, given.values()))
+            if count > 1:
+                raise InputError(
+                    Code.BATCH_INVALID,
+                    f"a request for {count} pairs",
+                    expected="one, since files differ in length",
+                    fix="send them at the same time: those that wait together run together",
                 )
-            where = ""
-            someone.check_garment()
-        except InputError as error:
-            of_pair = f"pair {pair}: " if count > 1 else ""
-            raise InputError(
-                error.code, f"{of_pair}{where}{error.what}", expected=error.expected, fix=error.fix
-            ) from None
+            fields: dict[str, BinaryIO | str] = {}
+            for name, (content,) in given.items():
+                is_file = not name.endswith(("label_set", "encoding"))
+                text = bytes(content)
+                fields[name] = io.BytesIO(text) if is_file else text.decode(errors="replace")
+            return read_request(self._pipeline, fields)
+        except Exception as error:
+            return error
 
 
-def _response(
-    request: pb_utils.InferenceRequest, result: Arrays | GarmentTransferError | None
-) -> pb_utils.InferenceResponse:
+def _encoded(result: Transfer | Exception | None) -> bytes | Exception | None:
+    try:
+        return png_bytes(result.image) if isinstance(result, Transfer) else result
+    except Exception as error:
+        return error
+
+
+def _response(result: bytes | Exception | None) -> pb_utils.InferenceResponse:
+    """The answer to a request: its photo, why there is none, or None where it was cancelled."""
     errors = pb_utils.TritonError
+    if isinstance(result, bytes):
+        # DLPack takes no array that is read-only, as one over `bytes` is
+        file = np.frombuffer(bytearray(result), np.uint8)[None]
+        return pb_utils.InferenceResponse([pb_utils.Tensor.from_dlpack("image", file)])
     if result is None:
         error = errors("cancelled by the client", errors.CANCELLED)
     elif isinstance(result, GarmentTransferError):
         kind = errors.INVALID_ARG if isinstance(result, InputError) else errors.INTERNAL
         error = errors(f"[{result.code}] {result}", kind)
     else:
-        # as_numpy() and arrays of this build are not NumPy 2's; DLPack is the same
-        return pb_utils.InferenceResponse(
-            [
-                pb_utils.Tensor.from_dlpack(name, result[name])
-                for name in request.requested_output_names()
-            ]
-        )
+        pb_utils.Logger.log_error("".join(traceback.format_exception(result)))
+        error = errors("the server failed to run this request; its log says why", errors.INTERNAL)
     return pb_utils.InferenceResponse(error=error)

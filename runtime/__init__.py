@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         is_done as is_done,
         read_pairs as read_pairs,
         shard as shard,
+        transfer_each as transfer_each,
         transfer_pairs as transfer_pairs,
     )
     from garment_transfer.runtime._panel import (
@@ -62,6 +63,11 @@ if TYPE_CHECKING:
         prepare as prepare,
         prepare_photo as prepare_photo,
     )
+    from garment_transfer.runtime._serving import (
+        REQUEST_FIELDS as REQUEST_FIELDS,
+        read_request as read_request,
+        warm_up as warm_up,
+    )
     from garment_transfer.runtime.photos import Person as Person
 
 _MODULES: Final = {
@@ -69,11 +75,13 @@ _MODULES: Final = {
     for module, names in {
         "_maps": "Maps",
         "_pipeline": "Pipeline Transfer stage_inputs",
-        "_pairs": "Outcome Pair check_outputs is_done read_pairs shard transfer_pairs",
+        "_pairs": "Outcome Pair check_outputs is_done read_pairs shard transfer_each "
+        "transfer_pairs",
         "_panel": "PICTURES flow_colours flow_wheel maps_picture panel pictures_of",
         "_prepare": "DensePose DensePoseDescription DensePoseHeads DensePosePicture InputSize "
         "ModelInput Parser ParserDescription ParserOutput prepare "
         "prepare_photo",
+        "_serving": "REQUEST_FIELDS read_request warm_up",
         "photos": "Person",
     }.items()
     for name in names.split()

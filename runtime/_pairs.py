@@ -6,6 +6,7 @@ import csv
 import functools
 import io
 import itertools
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +20,8 @@ from PIL import Image
 from garment_transfer.bundle import Code, GarmentTransferError, InputError, OutputError, reason_of
 from garment_transfer.runtime._pipeline import Pipeline, Transfer
 from garment_transfer.runtime.photos import QUALITY, Person, check_output, write_rgb
+
+_LOG: Final = logging.getLogger(__name__)
 
 COLUMNS: Final = ("person", "garment_owner", "output")
 
@@ -257,25 +260,36 @@ def _read(
     return person, garment_owner
 
 
-def _run(pipeline: Pipeline, reads: Iterable[Future[_People]]) -> list[Transfer | _Error]:
+def _run(pipeline: Pipeline, reads: Iterable[Future[_People]]) -> list[Transfer | Exception]:
     results = [_attempt(read.result) for read in reads]
-    transfers = iter(_transfer(pipeline, [each for each in results if isinstance(each, tuple)]))
+    people = [each for each in results if isinstance(each, tuple)]
+    transfers = iter(transfer_each(pipeline, people))
     return [next(transfers) if isinstance(each, tuple) else each for each in results]
 
 
-def _transfer(pipeline: Pipeline, people: list[_People]) -> Sequence[Transfer | _Error]:
-    """The transfers of a batch, one by one where the batch fails."""
-    transfers = _attempt(
-        lambda: pipeline.transfer_batch([one for one, _ in people], [owner for _, owner in people])
-    )
-    if isinstance(transfers, list):
-        return transfers
-    if len(people) == 1:
-        return [transfers]
-    return [transfer for pair in people for transfer in _transfer(pipeline, [pair])]
+def transfer_each(
+    pipeline: Pipeline, people: Sequence[tuple[Person, Person]]
+) -> list[Transfer | Exception]:
+    """The transfer of each pair, or why there is none: a pair that fails costs no other anything.
+
+    They run as one batch; should that fail, which is logged, each runs alone.
+
+    Args:
+        pipeline: what transfers them.
+        people: person and garment owner of each pair.
+    """
+    try:
+        return [
+            *pipeline.transfer_batch([one for one, _ in people], [owner for _, owner in people])
+        ]
+    except Exception as error:
+        if len(people) == 1:
+            return [error]
+        _LOG.warning("a batch of %d failed, its pairs run one by one: %s", len(people), error)
+        return [result for pair in people for result in transfer_each(pipeline, [pair])]
 
 
-def _write(pair: Pair, result: Transfer | _Error, quality: int) -> None:
+def _write(pair: Pair, result: Transfer | Exception, quality: int) -> None:
     if isinstance(result, Exception):
         raise result
     write_rgb(pair.output, result.image, quality)

@@ -1,14 +1,12 @@
 """Dynamic batching: pairs that arrive together go through the pipeline together."""
 
 import asyncio
-import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from garment_transfer import Person, Pipeline, Transfer
-
-_log = logging.getLogger(__name__)
+from garment_transfer.runtime import transfer_each
 
 # How much the newest batch counts in the running mean of seconds per pair.
 _NEWEST = 0.2
@@ -70,7 +68,10 @@ class Batcher:
                 continue
             self._on_batch(len(batch))
             started = self._loop.time()
-            results = await self._loop.run_in_executor(self._thread, self._run, batch)
+            people = [(pair.person, pair.garment_owner) for pair in batch]
+            results = await self._loop.run_in_executor(
+                self._thread, transfer_each, self._pipeline, people
+            )
             newest = (self._loop.time() - started) / len(batch)
             self.seconds_per_pair += _NEWEST * (newest - self.seconds_per_pair)
             for pair, result in zip(batch, results, strict=True):
@@ -93,17 +94,3 @@ class Batcher:
                 break
             batch = [pair for pair in batch if not pair.transfer.done()]
         return [pair for pair in batch if not pair.transfer.done()]
-
-    def _run(self, batch: list[_Waiting]) -> list[Transfer | Exception]:
-        people = [pair.person for pair in batch]
-        owners = [pair.garment_owner for pair in batch]
-        try:
-            return list(self._pipeline.transfer_batch(people, owners))
-        except Exception as error:
-            if len(batch) == 1:
-                return [error]
-            # One pair's failure is not its neighbours': each is tried by itself.
-            _log.warning(
-                "a batch of %d failed, its pairs are run one by one: %s", len(batch), error
-            )
-            return [result for pair in batch for result in self._run([pair])]

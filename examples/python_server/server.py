@@ -11,7 +11,6 @@ import functools
 import logging
 import math
 import os
-import re
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from pathlib import Path
@@ -42,9 +41,9 @@ from garment_transfer import (
     Pipeline,
     __version__,
     sample_bundle,
-    sample_people,
 )
 from garment_transfer.bundle import LABEL_SETS, Bundle, BundleError
+from garment_transfer.runtime import read_request, warm_up
 from garment_transfer.runtime.backends import default_threads
 from garment_transfer.runtime.photos import ENCODINGS, photo_size, png_bytes
 
@@ -82,16 +81,6 @@ _REFUSALS: Final = {
     500: ("internal_error", "the server failed, and its log says why; other codes: a graph failed"),
 }
 _NOT_HERE: Final = {404: "not_found", 405: "method_not_allowed", 503: "not_ready"}
-
-# What fixes these here, where the package speaks of its own options.
-_FIXES: Final = {
-    Code.LABEL_SET_UNKNOWN: "name the parse map's own in person_label_set or garment_label_set",
-    Code.LABEL_SET_MISMATCH: "name the parse map's own label set in person_label_set or "
-    "garment_label_set, and send the map as the parser wrote it",
-    Code.DENSEPOSE_ENCODING_UNKNOWN: "name the file's own in person_encoding or garment_encoding",
-    Code.BODY_AMBIGUOUS: "crop the photo and its maps to the person who is meant",
-}
-_FILE_OF_SOMEBODY: Final = re.compile(r"\b(image|parsing|densepose) of (person|garment)( owner)?\b")
 
 # Threads that decode and encode pictures; each keeps memory of its own.
 _CODECS: Final = 2
@@ -167,11 +156,9 @@ def _refusal(error: Exception) -> Response:
             for field, kind, message in faults
         )
     elif isinstance(error, InputError):
-        status, code = 422, error.code
-        expected = error.expected and f"expected {error.expected}"
-        fix = _FIXES.get(error.code, error.fix)
-        detail = "; ".join(filter(None, (error.what, expected, fix)))
-        detail = _FILE_OF_SOMEBODY.sub(r"\2_\1", detail)
+        status, code, detail = 422, error.code, str(error)
+        if code == Code.PERSON_INCOMPLETE:
+            code = _REFUSALS[422][0]
     elif isinstance(error, GarmentTransferError):
         _log.error("a transfer failed", exc_info=error)
         status, code, detail = 500, error.code, str(error)
@@ -347,27 +334,20 @@ async def transfer(
     """
     state = request.app.state
     in_thread = functools.partial(anyio.to_thread.run_sync, limiter=state.codecs)
+    fields: dict[str, UploadFile | str | None] = {
+        "person_image": person_image,
+        "person_parsing": person_parsing,
+        "person_densepose": person_densepose,
+        "person_label_set": person_label_set,
+        "person_encoding": person_encoding,
+        "garment_image": garment_image,
+        "garment_parsing": garment_parsing,
+        "garment_densepose": garment_densepose,
+        "garment_label_set": garment_label_set,
+        "garment_encoding": garment_encoding,
+    }
     limit: float = state.settings.max_megapixels
-    person = await in_thread(
-        _read,
-        state.pipeline,
-        (person_image, person_parsing, person_densepose),
-        (person_label_set, person_encoding),
-        "person",
-        limit,
-    )
-    owner = await in_thread(
-        _read,
-        state.pipeline,
-        (garment_image, garment_parsing, garment_densepose),
-        (garment_label_set, garment_encoding),
-        "garment owner",
-        limit,
-    )
-    # here, because they would fail the whole batch
-    person.check_view("the")
-    owner.check_view("the")
-    owner.check_garment("the")
+    person, owner = await in_thread(_read, state.pipeline, fields, limit)
     result = await state.batcher.transfer(person, owner)
     for stage, milliseconds in result.timings.items():
         _STAGES.labels(stage).observe(milliseconds / 1000)
@@ -439,11 +419,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     options = {"threads": settings.threads} if settings.threads else {}
     cv2.setNumThreads(settings.threads or default_threads() or -1)  # -1: its own choice
     pipeline = Pipeline.load(app.state.bundle, settings.backend, precision=None, **options)
-    pipeline.transfer(*map(Person.load, sample_people()))
+    warm_up(pipeline)
     app.state.codecs = anyio.CapacityLimiter(_CODECS)
-    if pipeline.bundle.manifest.maps is not None:
-        with contextlib.suppress(InputError):  # a bundle of one's own may see others there
-            pipeline.person(next(sample_people()[0].glob("image.*")))
     app.state.pipeline = pipeline
     app.state.batcher = Batcher(
         pipeline, settings.max_batch, settings.max_wait_ms / 1000, _BATCHES.observe
@@ -454,40 +431,22 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 def _read(
-    pipeline: Pipeline,
-    uploads: tuple[UploadFile, UploadFile | None, UploadFile | None],
-    label_set_and_encoding: tuple[str | None, str | None],
-    who: str,
-    max_megapixels: float,
-) -> Person:
-    """One person out of the uploads; their pixels are counted before any is decoded."""
-    maps = (*uploads[1:], *label_set_and_encoding)
-    missing = [
-        f"{who.split()[0]}_{field}"
-        for field, given in zip(
-            ("parsing", "densepose", "label_set", "encoding"), maps, strict=True
-        )
-        if given is None
-    ]
-    if 0 < len(missing) < len(maps):
-        raise HTTPException(
-            422,
-            f"the form lacks {', '.join(missing)}; send them, or the photo alone",
-        )
-    files = [upload.file for upload in uploads if upload]
-    for file, what in zip(files, ("image", "parsing", "densepose"), strict=False):
-        if _megapixels(file) > max_megapixels:
-            raise HTTPException(
-                413,
-                f"{who.split()[0]}_{what} has more than {max_megapixels:g} megapixels; scale the "
-                "photo and its maps down first",
-            )
-    if len(files) == 1:
-        return pipeline.maps.person(files[0], who)
-    label_set, encoding = label_set_and_encoding
-    assert label_set is not None  # of maps none is missing
-    assert encoding is not None
-    return Person.from_files(files[0], files[1], files[2], label_set, encoding, who)
+    pipeline: Pipeline, fields: Mapping[str, UploadFile | str | None], max_megapixels: float
+) -> tuple[Person, Person]:
+    """The two people of a form; pixels are counted before any is decoded."""
+    given: dict[str, BinaryIO | str] = {}
+    for name, value in fields.items():
+        if isinstance(value, str):
+            given[name] = value
+        elif value is not None:
+            given[name] = value.file
+            if _megapixels(value.file) > max_megapixels:
+                raise HTTPException(
+                    413,
+                    f"{name} has more than {max_megapixels:g} megapixels; scale the photo and its "
+                    "maps down first",
+                )
+    return read_request(pipeline, given)
 
 
 def _megapixels(file: BinaryIO) -> float:
