@@ -55,6 +55,11 @@ struct ComposeCall {
   std::uint8_t* out_warped;       // [H,W,3], or null
 };
 
+// Plain background: within so many pixels of the frame, every other one is looked at; the standard
+// deviation up to which it is plain, and from which on it is not at all; how many pixels are enough.
+constexpr int kPlainReach = 6, kPlainStep = 2, kPlainCount = 12;
+constexpr float kPlain = 4, kUneven = 8;
+
 // Which of `count` differences a pixel gets: any, so that nothing of the patch is repeated.
 GT_FUNCTION unsigned scattered(int y, int x, unsigned count) {
   unsigned mixed = static_cast<unsigned>(y) * 0x9E3779B1u + static_cast<unsigned>(x) * 0x85EBCA77u;
@@ -189,6 +194,56 @@ struct FramePixel {
   Rgba picture, garment;
   int label;
 };
+
+// The person's background around a pixel of the frame, where the photo shows it.
+struct Seen {
+  int count, squares, sums[3];
+
+  GT_FUNCTION void add(const Rgba& colour) {
+    ++count;
+    for (int c = 0; c < 3; ++c) {
+      sums[c] += colour.values[c];
+      squares += colour.values[c] * colour.values[c];
+    }
+  }
+};
+
+// The graphs' background, or as far as what is around is plain, its colour.
+GT_FUNCTION Rgba plain_background(const Rgba& graphs, const Seen& seen) {
+  if (!seen.count) return graphs;
+  const float count = static_cast<float>(seen.count);
+  float variance = static_cast<float>(seen.squares) / count, means[3];
+  for (int c = 0; c < 3; ++c) {
+    means[c] = static_cast<float>(seen.sums[c]) / count;
+    variance -= means[c] * means[c];
+  }
+  const float deviation = sqrtf((variance > 0 ? variance : 0) / 3);
+  const float plain = (kUneven - deviation) / (kUneven - kPlain);
+  const float weight = (plain < 0 ? 0 : (plain > 1 ? 1 : plain)) *
+                       (seen.count < kPlainCount ? count / kPlainCount : 1);
+  Rgba out = graphs;
+  for (int c = 0; c < 3; ++c) {
+    const float found = lerp(static_cast<float>(graphs.values[c]), means[c], weight);
+    out.values[c] = static_cast<std::uint8_t>(found + 0.5f);
+  }
+  return out;
+}
+
+// The frame's pixel i, j with plain background in place of the graphs' where something changed.
+template <typename Changed>
+GT_FUNCTION Rgba background_at(const FramePixel* frame, const Changed* changed, int rows, int columns,
+                               int i, int j) {
+  Seen seen{};
+  for (int y = i - kPlainReach; y <= i + kPlainReach; y += kPlainStep) {
+    if (y < 0 || y >= rows) continue;
+    for (int x = j - kPlainReach; x <= j + kPlainReach; x += kPlainStep) {
+      if (x < 0 || x >= columns) continue;
+      const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(y) * columns + x;
+      if (frame[at].label == kBackground && !changed[at]) seen.add(frame[at].picture);
+    }
+  }
+  return plain_background(frame[static_cast<std::ptrdiff_t>(i) * columns + j].picture, seen);
+}
 
 // The owner's garment as pixels to sample: premultiplied RGB and 255 inside, 0 around, with a pixel
 // of nothing before and two behind, so that no place is outside. No height where there is none.

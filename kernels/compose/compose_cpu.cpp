@@ -407,6 +407,13 @@ class Composing {
     const auto row = [&](int i) { return differs.data() + area(i, columns_); };
     Columns along(0, rows_, columns_, kChangedReach, row);
     for (int i = 0; i < rows_; ++i) along.next(i, row, changed_.data() + area(i, columns_));
+    for (int i = 0; i < rows_; ++i) {
+      for (int j = 0; j < columns_; ++j) {
+        const std::size_t at = area(i, columns_) + static_cast<std::size_t>(j);
+        if (frame_[at].label != kBackground || !changed_[at]) continue;
+        frame_[at].picture = background_at(frame_.data(), changed_.data(), rows_, columns_, i, j);
+      }
+    }
     skin_ = grain_of(call_.photo, skin, fit_, &skin_levels_);
     lower_ = grain_of(call_.photo, lower, fit_, &lower_levels_);
   }

@@ -53,6 +53,13 @@ _PATCH_SIDES: Final = (32, 16)
 _PATCHES: Final = 9
 _MOST_GRAIN: Final = 12
 
+# Plain background: within so many pixels of the frame, every other one is looked at; the standard
+# deviation up to which it is plain, and from which on it is not at all; how many pixels are enough.
+_PLAIN_REACH: Final = 6
+_PLAIN_STEP: Final = 2
+_PLAIN, _UNEVEN = np.float32(4), np.float32(8)
+_PLAIN_COUNT: Final = 12
+
 # What stands for a flow that is not finite, in pixels: off every photo, so that the graph's own
 # garment shows there.
 _FAR: Final = 1e5
@@ -145,6 +152,7 @@ def define(
         (before != frame["parsing"]).astype(np.uint8),
         np.ones((2 * _CHANGED_REACH + 1,) * 2, np.uint8),
     ).astype(np.uint8, copy=False)
+    frame["image"] = _plain_background(frame, changed > 0)
     places = _places(rows, columns, fit.scaled.width, ~stays & _is_any(own, _DRAWN), changed)
     fields = _scores(frame, changed > 0)
     parsing = np.array(own, order="C")
@@ -250,6 +258,36 @@ def _places(
         (rows.part[y, None], columns.part[x, None]),
         (along_x[x], along_y[y]),
     )
+
+
+def _plain_background(frame: Mapping[str, Pixels], changed: npt.NDArray[np.bool_]) -> Pixels:
+    """The graphs' image with a plain background's own colour where they painted it.
+
+    Their colours are a little off there, which a plain wall shows as a rim around the garment.
+    What is around says how plain the background is, and its colour, where the photo shows it.
+    """
+    image, label = frame["image"], frame["parsing"] == BACKGROUND
+    known = label & ~changed
+    height, width = label.shape
+    layers = np.dstack([image * known[..., None], known]).astype(np.int32)
+    layers = np.pad(layers, ((_PLAIN_REACH,) * 2, (_PLAIN_REACH,) * 2, (0, 0)))
+    sums, squares = np.zeros((height, width, 4), np.int32), np.zeros((height, width), np.int32)
+    for y in range(0, 2 * _PLAIN_REACH + 1, _PLAIN_STEP):
+        for x in range(0, 2 * _PLAIN_REACH + 1, _PLAIN_STEP):
+            moved = layers[y : y + height, x : x + width]
+            sums += moved
+            squares += np.square(moved[..., :3]).sum(axis=2)
+    painted = label & changed & (sums[..., 3] > 0)
+    count = sums[painted, 3].astype(np.float32)
+    means = sums[painted, :3].astype(np.float32) / count[:, None]
+    variance = squares[painted].astype(np.float32) / count - np.square(means).sum(axis=1)
+    deviation = np.sqrt(np.maximum(variance, 0) / np.float32(3))
+    weight = ((_UNEVEN - deviation) / (_UNEVEN - _PLAIN)).clip(0, 1)
+    weight *= np.minimum(count / np.float32(_PLAIN_COUNT), 1)
+    result = image.copy()
+    found = _mix(image[painted].astype(np.float32), means, weight[:, None])
+    result[painted] = (found + np.float32(0.5)).astype(np.uint8)
+    return result
 
 
 def _scores(frame: Mapping[str, Pixels], changed: npt.NDArray[np.bool_]) -> Whole:

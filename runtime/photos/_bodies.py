@@ -329,7 +329,7 @@ def drop_not_worn(image: npt.NDArray[np.uint8], classes: npt.NDArray[np.uint8]) 
 
     Args:
         image: uint8 RGB [H,W,3].
-        classes: uint8 [H,W], the seven classes, which become background there.
+        classes: uint8 [H,W], the seven classes; such pixels get the nearest other one.
     """
     step = _step(classes)
     garment = (classes[::step, ::step] == GARMENT).astype(np.uint8)
@@ -339,6 +339,7 @@ def drop_not_worn(image: npt.NDArray[np.uint8], classes: npt.NDArray[np.uint8]) 
     # the box, and as much around it as counts
     top, left = (max(0, first - _AROUND) for first in (top, left))
     box = np.s_[top : top + height + 2 * _AROUND, left : left + width + 2 * _AROUND]
+    small = np.ascontiguousarray(classes[::step, ::step][box])
     garment = np.ascontiguousarray(garment[box])
     photo = np.ascontiguousarray(image[::step, ::step][box])
     inside = np.asarray(cv2.erode(garment, np.ones((2 * _ROUGH + 1,) * 2, np.uint8)), np.uint8)
@@ -364,10 +365,13 @@ def drop_not_worn(image: npt.NDArray[np.uint8], classes: npt.NDArray[np.uint8]) 
     near = ((pixel - beside) ** 2).sum(axis=1) < _ALIKE**2 * distance
     odd = (along > 0) & (along**2 > 9 * (apart * apart * variance).sum(axis=1))
     found = near & odd & (distance > _APART**2)
+    if not found.any():
+        return
+    instead = _of_nearest(small, outside > 0)
     for y, x in zip(*(each[found] for each in at), strict=True):
         rows, columns = ((first + i) * step for first, i in ((top, int(y)), (left, int(x))))
         cell = classes[rows : rows + step, columns : columns + step]
-        cell[cell == GARMENT] = BACKGROUND
+        cell[cell == GARMENT] = instead[y, x]
 
 
 def uncovered(

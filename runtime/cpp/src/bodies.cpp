@@ -369,8 +369,8 @@ cv::Mat in_front(cv::Mat& classes, cv::Mat& iuv, const cv::Mat& things) {
 
 void drop_not_worn(const cv::Mat& image, cv::Mat& classes) {
   const int step = step_of(classes);
-  const cv::Mat garment = every(classes, step) == kGarment;
-  cv::Mat photo(garment.size(), CV_8UC3), inside, outside;
+  const cv::Mat small = every(classes, step), garment = small == kGarment;
+  cv::Mat photo(garment.size(), CV_8UC3), inside, outside, instead;
   for (int y = 0; y < photo.rows; ++y) {
     for (int x = 0; x < photo.cols; ++x) {
       photo.at<cv::Vec3b>(y, x) = image.at<cv::Vec3b>(y * step, x * step);
@@ -415,7 +415,8 @@ void drop_not_worn(const cv::Mat& image, cv::Mat& classes) {
           distance > kApart * kApart) {
         const cv::Rect all(0, 0, classes.cols, classes.rows);
         cv::Mat cell = classes(cv::Rect(x * step, y * step, step, step) & all);
-        cell.setTo(kBackground, cell == kGarment);
+        if (instead.empty()) instead = of_nearest(small, outside);
+        cell.setTo(instead.at<unsigned char>(y, x), cell == kGarment);
       }
     }
   }
