@@ -595,6 +595,15 @@ def _cut(name: str, kind: str, **options: Any) -> Callable[[Path], None]:
     return spoil
 
 
+def _piped(name: str) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        for file in folder.glob(f"{Path(name).stem}.*"):
+            file.unlink()
+        os.mkfifo(folder / name)
+
+    return spoil
+
+
 def _flipped(folder: Path) -> None:
     content = bytearray((folder / "image.png").read_bytes())
     content[len(content) // 2] ^= 1
@@ -646,11 +655,9 @@ _BAD_PEOPLE: tuple[tuple[Callable[[Path], Any], str, str], ...] = (
         "meta_invalid",
         "meta.json",
     ),
-    (
-        lambda folder: (folder / "parse.png").unlink() or os.mkfifo(folder / "parse.png"),
-        "image_unreadable",
-        "a pipe or a device",
-    ),
+    (_piped("parse.png"), "image_unreadable", "a pipe or a device"),
+    (_piped("densepose.npy"), "image_unreadable", "a pipe or a device"),
+    (_piped("meta.json"), "meta_invalid", "a pipe or a device"),
 )
 
 

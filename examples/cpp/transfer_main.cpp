@@ -37,10 +37,15 @@ std::optional<gt_box> box_of(const std::string& text) {
   return box;
 }
 
-example::File file_of(const fs::path& path) {
+// A file's content; not that of the output, which would be lost.
+example::File file_of(const fs::path& path, const fs::path& output) {
   // a pipe or a device would be waited for, or read for ever
   if (fs::exists(path) && !fs::is_regular_file(path)) {
     throw std::runtime_error(path.string() + " is a folder, a pipe or a device; expected a file");
+  }
+  if (fs::exists(path) && fs::exists(output) && fs::equivalent(path, output)) {
+    throw std::runtime_error(output.string() + " is what this run reads, as " + path.string() +
+                             "; choose another path for the picture");
   }
   std::ifstream file(path, std::ios::binary);
   if (!file) throw std::runtime_error(path.string() + " cannot be read; check the path");
@@ -49,7 +54,7 @@ example::File file_of(const fs::path& path) {
 
 // The one file of a stem with one of the suffixes, in small letters or capitals.
 example::File find(const fs::path& folder, const std::string& stem,
-                   const std::set<std::string>& suffixes) {
+                   const std::set<std::string>& suffixes, const fs::path& output) {
   std::vector<fs::path> found;
   std::string expected;
   for (const auto& suffix : suffixes) expected += (expected.empty() ? "" : ", ") + stem + suffix;
@@ -59,7 +64,7 @@ example::File find(const fs::path& folder, const std::string& stem,
     const fs::path lower = name;
     if (lower.stem() == stem && suffixes.count(lower.extension())) found.push_back(entry.path());
   }
-  if (found.size() == 1) return file_of(found[0]);
+  if (found.size() == 1) return file_of(found[0], output);
   throw std::runtime_error(folder.string() + " has " + (found.empty() ? "none" : "more than one") +
                            " of " + expected + "; expected one");
 }
@@ -67,18 +72,18 @@ example::File find(const fs::path& folder, const std::string& stem,
 // A person of a bare photo, or of a folder: image, parse, densepose and meta.json, which names the
 // label set and the encoding.
 gt::Person read_person(const fs::path& path, const std::optional<gt_box>& box,
-                       const gt::Pipeline& pipeline) {
+                       const fs::path& output, const gt::Pipeline& pipeline) {
   example::Files files;
   files.name = path.string();
   files.box = box;
   if (!fs::is_directory(path)) {
-    files.image = file_of(path);
+    files.image = file_of(path, output);
     return example::read_person(files, pipeline);
   }
-  files.image = find(path, "image", {".jpeg", ".jpg", ".png"});
-  files.parsing = find(path, "parse", {".png"});
-  files.densepose = find(path, "densepose", {".npy", ".png"});
-  const example::File meta = find(path, "meta", {".json"});
+  files.image = find(path, "image", {".jpeg", ".jpg", ".png"}, output);
+  files.parsing = find(path, "parse", {".png"}, output);
+  files.densepose = find(path, "densepose", {".npy", ".png"}, output);
+  const example::File meta = find(path, "meta", {".json"}, output);
   try {
     // the parser takes a byte order mark
     const auto names = nlohmann::json::parse(meta.bytes);
@@ -121,18 +126,28 @@ int main(int argc, char** argv) {
   gt_set_log([](const char* message, void*) { std::cerr << "Warning: " << message << "\n"; },
              nullptr);
   try {
+    const fs::path output = fs::weakly_canonical(paths[3]);
+    if (fs::exists(output) && !fs::is_regular_file(output)) {
+      throw std::runtime_error(output.string() + " is no file; give the path of one");
+    }
     const gt::Pipeline pipeline(paths[0]);
     gt::Session session(pipeline);
-    const gt::Person person = read_person(paths[1], person_box, pipeline);
-    const gt::Person owner = read_person(paths[2], owner_box, pipeline);
+    const gt::Person person = read_person(paths[1], person_box, output, pipeline);
+    const gt::Person owner = read_person(paths[2], owner_box, output, pipeline);
     const auto threads = static_cast<int>(std::min(64u, std::thread::hardware_concurrency()));
     const gt::Finished finished = session.transfer(person, owner, threads);
     const std::string png =
         example::write_png(finished.size.height, finished.size.width, finished.image.data());
-    std::ofstream file(paths[3], std::ios::binary);
+    if (output.has_parent_path()) fs::create_directories(output.parent_path());
+    const fs::path unfinished = output.string() + ".partial";
+    std::ofstream file(unfinished, std::ios::binary);
     file.write(png.data(), static_cast<std::streamsize>(png.size()));
     file.close();
-    if (!file) throw std::runtime_error(paths[3] + " cannot be written");
+    if (!file) {
+      fs::remove(unfinished);
+      throw std::runtime_error(output.string() + " cannot be written");
+    }
+    fs::rename(unfinished, output);
   } catch (const std::exception& error) {
     std::cerr << "Error: " << error.what() << "\n";
     return 1;

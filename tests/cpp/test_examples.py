@@ -308,6 +308,24 @@ def test_command_line_refuses_spoilt_files_as_python_does(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_command_line_writes_over_no_input(
+    programs: Path, run: Run, small_pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    photo = small_pair[1] / "image.png"
+    before = photo.read_bytes()
+    (tmp_path / "link").symlink_to(photo)
+    os.link(photo, tmp_path / "hard")
+    os.mkfifo(tmp_path / "pipe")
+    command = [programs / "garment_transfer_cli", sample_bundle(), *small_pair]
+    for name, says in (("link", "what this run reads"), ("hard", "what this run reads"),
+                       ("pipe", "is no file")):  # fmt: skip
+        ran = subprocess.run([*command, tmp_path / name], capture_output=True, text=True)
+        assert (ran.returncode, says in ran.stderr) == (1, True), ran.stderr
+    assert photo.read_bytes() == before
+    run([*command, tmp_path / "new" / "folder" / "out.png"])
+    assert os.listdir(tmp_path / "new" / "folder") == ["out.png"]
+
+
 @contextlib.contextmanager
 def serving(programs: Path, **settings: int) -> Iterator[tuple[str, int, subprocess.Popen[str]]]:
     process = subprocess.Popen(
@@ -543,7 +561,7 @@ def test_server_refuses_spoilt_files_as_python_does(
 ) -> None:
     with serving(programs, SESSIONS=1) as (host, port, _):
         for folder, code, _ in bad_people:
-            if code.startswith(("person_", "meta_")) or not (folder / "parse.png").is_file():
+            if code.startswith(("person_", "meta_")) or any(map(Path.is_fifo, folder.iterdir())):
                 continue  # of the folder, which a form has not
             answer = ask(host, port, "POST", "/transfer", *form(parts_of(folder, folder)))
             found = answer[0], json.loads(answer[1])["code"]
