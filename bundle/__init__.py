@@ -31,9 +31,12 @@ from garment_transfer.bundle._errors import (
     reason_of as reason_of,
 )
 from garment_transfer.bundle._files import (
+    as_path as as_path,
     cache_folder as cache_folder,
     check_writable as check_writable,
+    kind_of as kind_of,
     read_json as read_json,
+    remove_unfinished as remove_unfinished,
     replacing as replacing,
     replacing_folder as replacing_folder,
 )

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from garment_transfer.bundle._errors import Code, OutputError, reason_of
+from garment_transfer.bundle._errors import Code, InputError, OutputError, reason_of
 
 try:
     import fcntl
@@ -112,6 +112,22 @@ def check_writable(path: Path) -> None:
     _create_beside(_target(path)).unlink()
 
 
+def kind_of(path: Path) -> str:
+    """What is at a path, as messages call it."""
+    if path.is_dir():
+        return "a folder"
+    return "a file" if path.is_file() else "a pipe or a device"
+
+
+def as_path(given: object, what: str) -> Path:
+    """A path that was given as text or so; InputError, which calls it `what`, where it is none."""
+    if isinstance(given, str | os.PathLike):
+        return Path(given)
+    raise InputError(
+        Code.ARGUMENT_INVALID, f"{what} is a {type(given).__name__}", expected="a path"
+    )
+
+
 def read_json(path: Path) -> Any:
     """What a JSON file holds. OSError when it cannot be read, ValueError when it is not JSON."""
     try:
@@ -147,16 +163,16 @@ def _target(path: Path) -> Path:
 
 
 def _create_beside(path: Path, folder: bool = False) -> Path:
-    if not folder and path.is_dir():
+    if not folder and path.exists() and not path.is_file():  # it would be replaced
         raise OutputError(
-            Code.OUTPUT_UNWRITABLE, f"{path} is a folder", fix="give the path of a file"
+            Code.OUTPUT_UNWRITABLE, f"{path} is {kind_of(path)}", fix="give the path of a file"
         )
     # Shorter than most names, so that a name which the file system takes is not too long here.
     suffix = "" if folder else path.suffix
     temporary = path.with_name(f".{secrets.token_hex(4)}.partial{suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _clean(os.path.realpath(path.parent))
+        remove_unfinished(os.path.realpath(path.parent))
         if folder:
             temporary.mkdir(0o700)
         else:
@@ -176,12 +192,13 @@ def _hold(path: Path) -> int:
 
 
 @functools.lru_cache(maxsize=64)
-def _clean(folder: str) -> None:
-    """Removes what processes that were killed left in a folder, once a process.
+def remove_unfinished(folder: str) -> None:
+    """Removes what processes that were killed left in a folder, if it is one, once a process.
 
     The lock of `_hold` ends with its process.
     """
-    with os.scandir(folder) as entries:
+    left: list[str] = []
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
         left = [entry.path for entry in entries if _UNFINISHED.fullmatch(entry.name)]
     for path in left if fcntl else []:
         with contextlib.suppress(OSError):  # it is gone, or somebody else's

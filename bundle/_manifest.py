@@ -29,6 +29,7 @@ from garment_transfer.bundle._contract import (
     maps_contract,
 )
 from garment_transfer.bundle._errors import BundleError, Code
+from garment_transfer.bundle._files import as_path
 from garment_transfer.bundle._json import (
     MAX_INTEGER,
     Count,
@@ -226,8 +227,10 @@ class Bundle(Struct, frozen=True):
         Raises:
             BundleError: the folder is not a bundle, the manifest is not valid or of a newer schema,
                 or a graph is missing, truncated or altered.
+            InputError: `path` is no path.
         """
-        bundle = cls(Path(path), _read_manifest(Path(path)))
+        folder = as_path(path, "the bundle")
+        bundle = cls(folder, _read_manifest(folder))
         for precision in bundle.manifest.precisions:
             for stage in bundle.manifest.graphs_of(precision):
                 bundle.read_graph(stage, precision)

@@ -127,6 +127,7 @@ def command(
     if not pairs and not output:
         raise click.UsageError("Missing option '-o': the picture to write.")
 
+    from garment_transfer.bundle import remove_unfinished
     from garment_transfer.runtime import (
         Pair,
         check_outputs,
@@ -143,6 +144,8 @@ def command(
     if shard:
         rows = part_of(rows, *shard)
     missing = [row for row in rows if not (resume and is_done(row))]
+    for folder in {row.output.parent for row in rows}:
+        remove_unfinished(str(folder))
     if sample:
         person, garment_owner = sample_people()
     others = [path for path in (panel,) if path]

@@ -92,6 +92,11 @@ def read_pairs(path: Path) -> list[Pair]:
             )
         pairs.append(Pair(*(path.parent / cell for cell in cells)))
         output = _identity(pairs[-1].output)
+        if output == _identity(path):
+            raise invalid(
+                f"{path}, line {line}: the output is the list itself",
+                fix="choose another path for the picture",
+            )
         if output in line_of:
             raise invalid(
                 f"{path}, line {line}: the output {cells[2]} is that of line {line_of[output]} too",
@@ -123,7 +128,8 @@ def check_outputs(pairs: Sequence[Pair], *outputs: Path) -> None:
         if identity in inputs:
             raise OutputError(
                 Code.OUTPUT_EXISTS,
-                f"{output} is {inputs[identity]}, which this run reads",
+                f"{output} is what this run reads"
+                + f", as {inputs[identity]}" * (output != inputs[identity]),
                 fix="choose another path for the picture",
             )
         if identity in written:

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import ModuleType
 from typing import Final, TypeGuard, TypeVar, overload
 
@@ -31,6 +30,7 @@ from garment_transfer.bundle import (
     Size,
     Stage,
     Tensor,
+    as_path,
     chained,
 )
 from garment_transfer.kernels.driver import (
@@ -225,7 +225,7 @@ class Pipeline:
         box: Box | None = None,
     ) -> Person:
         """A person of a folder with maps (`Person.load`), or of a bare photo (`Maps.person`)."""
-        if Path(source).is_file():
+        if as_path(source, "the person").is_file():
             return self.maps.person(source, box=box)
         return Person.load(source, label_set, densepose_encoding, box)
 
@@ -459,6 +459,12 @@ class Pipeline:
 
 
 def _all_on_host(arrays: Arrays | Mapping[str, DeviceArrayLike]) -> TypeGuard[Arrays]:
+    if not isinstance(arrays, Mapping):
+        raise InputError(
+            Code.ARRAY_INVALID,
+            f"the inputs are a {type(arrays).__name__}",
+            expected="arrays by name",
+        )
     return not any(_is_on_device(array) for array in arrays.values())
 
 

@@ -557,6 +557,121 @@ def spoil(bundle: Path, case: dict[str, Any]) -> None:
             file.write_bytes(edit(file.read_bytes()))
 
 
+def _changed(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path], None]:
+    """What changes the pixels of a person's PNG."""
+
+    def spoil(folder: Path) -> None:
+        pixels = np.array(Image.open(folder / f"{name}.png"))
+        Image.fromarray(change(pixels)).save(folder / f"{name}.png")
+
+    return spoil
+
+
+def _with_meta(**names: str) -> Callable[[Path], None]:
+    meta = {"parse": "classes7", "densepose": "iuv-png", **names}
+    return lambda folder: (folder / "meta.json").write_text(json.dumps(meta)) and None
+
+
+def _as_numpy(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path], None]:
+    """What makes DensePose a NumPy file, and changes it."""
+
+    def spoil(folder: Path) -> None:
+        iuv = np.array(Image.open(folder / "densepose.png"), np.float32).transpose(2, 0, 1)
+        (folder / "densepose.png").unlink()
+        np.save(folder / "densepose.npy", change(iuv / np.float32([[[1]], [[255]], [[255]]])))
+        _with_meta(densepose="iuv")(folder)
+
+    return spoil
+
+
+def _cut(name: str, kind: str, **options: Any) -> Callable[[Path], None]:
+    """What leaves a part of a file that is no PNG by its content, whatever it is called."""
+
+    def spoil(folder: Path) -> None:
+        file = folder / f"{name}.png"
+        Image.open(file).save(file, kind, **options)
+        file.write_bytes(file.read_bytes()[: file.stat().st_size * 6 // 10])
+
+    return spoil
+
+
+def _piped(name: str) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        for file in folder.glob(f"{Path(name).stem}.*"):
+            file.unlink()
+        os.mkfifo(folder / name)
+
+    return spoil
+
+
+def _flipped(folder: Path) -> None:
+    content = bytearray((folder / "image.png").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "image.png").write_bytes(content)
+
+
+#: How people's files are spoilt, with the code and words that Python and C++ refuse them with.
+_BAD_PEOPLE: tuple[tuple[Callable[[Path], Any], str, str], ...] = (
+    (_changed("parse", lambda a: 0 * a), "body_missing", "on 0% of the body that"),
+    (_changed("parse", lambda a: 0 * a + 255), "body_missing", "on 0% of the body that"),
+    (_changed("parse", lambda a: a + 9), "label_set_mismatch", "does not have: 9"),
+    (_changed("parse", lambda a: a[:, :32]), "sizes_differ", "the aspects differ"),
+    (_changed("parse", lambda a: np.dstack([a * 30, a, a])), "image_mode", "not label ids"),
+    (_changed("parse", lambda a: np.dstack([a, a, a, a])), "image_mode", "parse.png"),
+    (_changed("parse", lambda a: a.astype(np.uint16) + 300), "image_mode", "parse.png"),
+    (
+        _changed("parse", lambda a: np.array(Image.fromarray(20 * a).resize((384, 512), 2)) // 20),
+        "label_set_mismatch",
+        "was resized smoothly",
+    ),
+    (_changed("densepose", lambda a: a[:, :32]), "sizes_differ", "the aspects differ"),
+    (_changed("densepose", lambda a: 0 * a), "body_missing", "a person without a body"),
+    (_changed("densepose", lambda a: 0 * a + 25), "densepose_invalid", "channel I reaches 25"),
+    (_changed("densepose", lambda a: a[..., 0]), "image_mode", "densepose.png"),
+    (_with_meta(densepose="parula"), "densepose_invalid", "not look like encoding parula"),
+    (_with_meta(densepose="tiff"), "densepose_encoding_unknown", "'tiff'; expected one of iuv"),
+    (_with_meta(parse="coco"), "label_set_unknown", "'coco'; expected one of atr18"),
+    (_as_numpy(lambda a: a * np.nan), "densepose_invalid", "NaN or infinite values"),
+    (_as_numpy(lambda a: a * 99), "densepose_invalid", "channel I runs from"),
+    (_as_numpy(lambda a: a.astype(np.uint8)), "array_invalid", "densepose.npy"),
+    (_as_numpy(lambda a: a[:2]), "array_invalid", "densepose.npy"),
+    (_cut("image", "PNG"), "image_unreadable", "image.png cannot be read"),
+    (_cut("image", "JPEG"), "image_unreadable", "image.png cannot be read"),
+    (_cut("image", "JPEG", progressive=True), "image_unreadable", "image.png cannot be read"),
+    (_cut("parse", "PNG"), "image_unreadable", "parse.png cannot be read"),
+    (_flipped, "image_unreadable", "image.png cannot be read"),
+    (lambda folder: (folder / "image.png").write_bytes(b""), "image_unreadable", "(0 bytes"),
+    (_changed("image", lambda a: a[:1, :1].repeat(9000, 1)), "image_size", "is 9000x1 pixels"),
+    (lambda folder: (folder / "image.png").unlink(), "person_incomplete", "image"),
+    (lambda folder: (folder / "parse.png").unlink(), "person_incomplete", "parse.png"),
+    (
+        lambda folder: shutil.copy(folder / "image.png", folder / "IMAGE.JPG"),
+        "person_ambiguous",
+        "more than one",
+    ),
+    (lambda folder: (folder / "meta.json").write_text("{"), "meta_invalid", "meta.json"),
+    (
+        lambda folder: (folder / "meta.json").write_text('{"parse": 1}'),
+        "meta_invalid",
+        "meta.json",
+    ),
+    (_piped("parse.png"), "image_unreadable", "a pipe or a device"),
+    (_piped("densepose.npy"), "image_unreadable", "a pipe or a device"),
+    (_piped("meta.json"), "meta_invalid", "a pipe or a device"),
+)
+
+
+@pytest.fixture(scope="session")
+def bad_people(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, str, str]]:
+    """Folders of people as `_BAD_PEOPLE` spoils them, with code and words of the refusal."""
+    made = []
+    for spoil, code, says in _BAD_PEOPLE:
+        folder = save_person(make_person(64, 48), tmp_path_factory.mktemp("person"))
+        spoil(folder)
+        made.append((folder, code, says))
+    return made
+
+
 #: What servers are asked: method, path, what else goes with it, status and code of the answer.
 _REQUESTS: tuple[tuple[str, str, dict[str, Any], int, str], ...] = (
     ("GET", "/health/live", {}, 200, ""),

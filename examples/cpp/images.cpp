@@ -7,27 +7,44 @@
 #include <cstdio>  // before jpeglib.h, which needs it
 #include <cstring>
 #include <memory>
+#include <regex>
 #include <utility>
 
 namespace example {
 namespace {
+
+// 8-bit values, channels side by side, rows close together; of a NumPy file floats, as it has them.
+struct Image {
+  int height = 0, width = 0, channels = 0;
+  std::vector<std::uint8_t> values;
+  // Of a palette's indices the colours, 256 of them.
+  std::vector<std::uint8_t> palette;
+
+  gt_picture picture(const std::string& name) const {
+    return {values.data(), height, width, channels, 0, name.c_str()};
+  }
+};
 
 [[noreturn]] void refuse(const std::string& name, const std::string& what) {
   throw InputError("image_unreadable", name + " cannot be read as an image (" + what +
                                            "); send the whole file, a PNG or JPEG");
 }
 
-void check_side(const std::string& name, unsigned width, unsigned height, int max_side) {
-  const auto most = static_cast<unsigned>(max_side);
-  if (width >= 1 && height >= 1 && width <= most && height <= most) return;
+void check_size(const std::string& name, unsigned long width, unsigned long height, double most) {
+  const char* const scale = "; scale the photo and its maps down first";
+  if (double(width) * double(height) > most * 1e6) {
+    char megapixels[32];
+    std::snprintf(megapixels, sizeof megapixels, "%g", most);
+    throw InputError("too_large", name + " has more than " + megapixels + " megapixels" + scale);
+  }
+  if (width >= 1 && height >= 1 && width <= kMaxSide && height <= kMaxSide) return;
   throw InputError("image_size", name + " is " + std::to_string(width) + "x" +
                                      std::to_string(height) + " pixels; expected at most " +
-                                     std::to_string(max_side) +
-                                     " on either side; scale the photo and its maps down first");
+                                     std::to_string(kMaxSide) + " on either side" + scale);
 }
 
 Image sized(unsigned width, unsigned height, int channels) {
-  Image image{static_cast<int>(height), static_cast<int>(width), channels, {}};
+  Image image{static_cast<int>(height), static_cast<int>(width), channels, {}, {}};
   image.values.resize(std::size_t{width} * height * static_cast<unsigned>(channels));
   return image;
 }
@@ -83,7 +100,7 @@ void jpeg_said(j_common_ptr jpeg, int level) {
 }
 void png_warned(png_structp, png_const_charp) {}
 
-Image decoded_jpeg(const std::string& bytes, const std::string& name, int max_side) {
+Image decoded_jpeg(const std::string& bytes, const std::string& name, double most) {
   jpeg_error_mgr errors;
   jpeg_decompress_struct jpeg;
   jpeg.err = jpeg_std_error(&errors);
@@ -96,7 +113,7 @@ Image decoded_jpeg(const std::string& bytes, const std::string& name, int max_si
   jpeg_mem_src(&jpeg, data, static_cast<unsigned long>(bytes.size()));
   jpeg_save_markers(&jpeg, JPEG_APP0 + 1, 0xFFFF);
   jpeg_read_header(&jpeg, TRUE);
-  check_side(name, jpeg.image_width, jpeg.image_height, max_side);
+  check_size(name, jpeg.image_width, jpeg.image_height, most);
   if (jpeg.num_components != 1 && jpeg.num_components != 3) {
     throw InputError("image_mode", name + " is CMYK; expected grey levels or RGB; save it as RGB");
   }
@@ -135,17 +152,17 @@ struct Png {
   ~Png() { png_destroy_read_struct(&png, &info, nullptr); }
 };
 
-Image decoded_png(const std::string& bytes, const std::string& name, int max_side, bool as_photo) {
+Image decoded_png(const std::string& bytes, const std::string& name, double most, bool as_photo) {
   Source source{bytes};
   Png owner;
   if (!owner.info) throw std::bad_alloc();
   const png_structp png = owner.png;
   png_set_read_fn(png, &source, png_read_bytes);
-  png_set_user_limits(png, 0x7FFFFFFF, 0x7FFFFFFF);  // check_side has its own words
+  png_set_user_limits(png, 0x7FFFFFFF, 0x7FFFFFFF);  // check_size has its own words
   png_read_info(png, owner.info);
   const unsigned width = png_get_image_width(png, owner.info);
   const unsigned height = png_get_image_height(png, owner.info);
-  check_side(name, width, height, max_side);
+  check_size(name, width, height, most);
   const int colour = png_get_color_type(png, owner.info);
   const bool grey = colour == PNG_COLOR_TYPE_GRAY, rgb = colour == PNG_COLOR_TYPE_RGB;
   const bool wide = png_get_bit_depth(png, owner.info) == 16;
@@ -188,20 +205,26 @@ Image decoded_png(const std::string& bytes, const std::string& name, int max_sid
     }
     image.values.resize(image.values.size() / 2);
   }
+  png_colorp colours = nullptr;
+  if (int count = 0; !as_photo && png_get_PLTE(png, owner.info, &colours, &count)) {
+    image.palette.resize(3 * 256);
+    for (int i = 0; i < count; ++i) {
+      const png_color one = colours[i];
+      std::uint8_t* to = &image.palette[3 * std::size_t(i)];
+      to[0] = one.red, to[1] = one.green, to[2] = one.blue;
+    }
+  }
   png_bytep exif = nullptr;
   png_uint_32 size = 0;
   if (!as_photo || !png_get_eXIf_1(png, owner.info, &size, &exif)) return image;
   return upright(std::move(image), orientation(exif, size));
 }
 
-Image decoded(const std::string& bytes, const std::string& name, int max_side, bool as_photo) {
+Image decoded(const File& file, double most, bool as_photo) {
+  const auto& [name, bytes] = file;
   try {
-    if (!bytes.compare(0, 8, "\x89PNG\r\n\x1a\n")) {
-      return decoded_png(bytes, name, max_side, as_photo);
-    }
-    if (as_photo && !bytes.compare(0, 3, "\xff\xd8\xff")) {
-      return decoded_jpeg(bytes, name, max_side);
-    }
+    if (!bytes.compare(0, 8, "\x89PNG\r\n\x1a\n")) return decoded_png(bytes, name, most, as_photo);
+    if (as_photo && !bytes.compare(0, 3, "\xff\xd8\xff")) return decoded_jpeg(bytes, name, most);
   } catch (const InputError&) {
     throw;
   } catch (const std::runtime_error& error) {
@@ -210,14 +233,87 @@ Image decoded(const std::string& bytes, const std::string& name, int max_side, b
   refuse(name, std::to_string(bytes.size()) + " bytes");
 }
 
-}  // namespace
-
-Image read_photo(const std::string& bytes, const std::string& name, int max_side) {
-  return decoded(bytes, name, max_side, true);
+// A NumPy file of float32 [3,H,W].
+Image decoded_npy(const File& file, double most) {
+  static const std::regex some("\\{'descr': .*'shape': .*\\}\\s*"),
+      floats(
+          "\\{'descr': '<f4', 'fortran_order': False, 'shape': \\(3, (\\d{1,9}), (\\d{1,9})\\), "
+          "\\}\\s*");
+  const auto refuse_array = [&](const char* code, const std::string& why) {
+    throw InputError(code, file.name + " cannot be read as a NumPy array (" + why +
+                               "); expected float32 [3,H,W]; write it again with numpy.save");
+  };
+  const std::string& bytes = file.bytes;
+  // version 1 has two bytes for the length of its header, later ones four
+  const std::size_t start = bytes.size() > 12 && bytes[6] > 1 ? 12 : 10;
+  std::size_t length = 0;
+  for (std::size_t i = start; i-- > 8 && start < bytes.size();) {
+    length = length << 8 | static_cast<unsigned char>(bytes[i]);
+  }
+  std::smatch found;
+  const std::string header =
+      length > 4096 ? "" : bytes.substr(std::min(start, bytes.size()), length);
+  if (header.size() != length || bytes.compare(0, 6, "\x93NUMPY") ||
+      !std::regex_match(header, some)) {
+    refuse_array("image_unreadable", "it has no header of one");
+  }
+  if (!std::regex_match(header, found, floats)) refuse_array("array_invalid", header);
+  const unsigned long height = std::stoul(found[1]), width = std::stoul(found[2]);
+  check_size(file.name, width, height, most);
+  Image image{int(height), int(width), 3, {}, {}};
+  image.values.assign(bytes.begin() + std::ptrdiff_t(start + length), bytes.end());
+  if (image.values.size() != 12 * height * width) {
+    refuse_array("image_unreadable", "it ends early or late");
+  }
+  return image;
 }
 
-Image read_map(const std::string& bytes, const std::string& name, int max_side) {
-  return decoded(bytes, name, max_side, false);
+// The colours that a palette's indices stand for; nothing where there are none but grey levels.
+Image coloured(const Image& indices) {
+  Image image = sized(unsigned(indices.width), unsigned(indices.height), 3);
+  bool grey = true;
+  for (std::size_t i = 0; i < indices.values.size(); ++i) {
+    const std::uint8_t* colour = &indices.palette[3 * std::size_t{indices.values[i]}];
+    std::memcpy(&image.values[3 * i], colour, 3);
+    grey = grey && colour[0] == colour[1] && colour[1] == colour[2];
+  }
+  return grey ? Image{} : image;
+}
+
+}  // namespace
+
+garment_transfer::Person read_person(const Files& files, const garment_transfer::Pipeline& pipeline,
+                                     double most) {
+  garment_transfer::PersonSource source;
+  source.name = files.name;
+  source.box = files.box;
+  const Image image = decoded(files.image, most, true);
+  source.photo = image.picture(files.image.name);
+  if (files.parsing.bytes.empty() && files.densepose.bytes.empty() && files.label_set.empty()) {
+    return garment_transfer::Person(source, &pipeline);
+  }
+  source.label_set = files.label_set;
+  source.densepose_encoding = files.densepose_encoding;
+  Image densepose = files.densepose_encoding == "iuv" ? decoded_npy(files.densepose, most)
+                                                      : decoded(files.densepose, most, false);
+  if (!densepose.palette.empty()) densepose = coloured(densepose);
+  if (densepose.channels != 3) {
+    throw InputError("image_mode", files.densepose.name +
+                                       " is grey; expected DensePose as it was written, in RGB");
+  }
+  source.densepose = densepose.picture(files.densepose.name);
+  const Image parsing = decoded(files.parsing, most, false);
+  // Programs that shrink PNG files leave a palette of a label set's colours in another order.
+  if (const Image colours = parsing.palette.empty() ? Image{} : coloured(parsing); colours.height) {
+    source.parsing = colours.picture(files.parsing.name);
+    try {
+      return garment_transfer::Person(source, &pipeline);
+    } catch (const garment_transfer::Error& error) {
+      if (error.status() != GT_IMAGE_MODE) throw;
+    }
+  }
+  source.parsing = parsing.picture(files.parsing.name);
+  return garment_transfer::Person(source, &pipeline);
 }
 
 std::string write_png(int height, int width, const std::uint8_t* rgb) {

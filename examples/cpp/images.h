@@ -1,10 +1,11 @@
-// Photos and label maps from the bytes of files, and pictures back to PNG.
+// People from the bytes of their files, and pictures back to PNG.
 
 #pragma once
 
-#include <garment_transfer/garment_transfer.h>
-
 #include <cstdint>
+#include <garment_transfer/garment_transfer.hpp>
+#include <limits>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -24,26 +25,30 @@ class InputError : public std::runtime_error {
   const char* code_;
 };
 
-// 8-bit values, channels side by side, rows close together.
-struct Image {
-  int height = 0, width = 0, channels = 0;
-  std::vector<std::uint8_t> values;
+// The bytes of a file, and what messages call it.
+struct File {
+  std::string name, bytes;
+};
 
-  gt_picture picture(const char* name) const {
-    return {values.data(), height, width, channels, 0, name};
-  }
+// What a person is made of: a photo alone, or with its maps, whose label set and encoding are then
+// named.
+struct Files {
+  File image, parsing, densepose;
+  std::string label_set, densepose_encoding;
+  std::string name;
+  std::optional<gt_box> box;
 };
 
 // Pixels that an image may have on a side; sizes are read before anything is decoded.
 constexpr int kMaxSide = 8192;
 
-// `name` is what messages call the image. Both throw InputError.
-
-// A PNG or JPEG as RGB, upright by its EXIF orientation. Its numbers are taken for sRGB, whatever
-// colour profile it has; the Python package converts.
-Image read_photo(const std::string& bytes, const std::string& name, int max_side = kMaxSide);
-// The stored values of a PNG: RGB, or grey levels and palette indices in 1 channel.
-Image read_map(const std::string& bytes, const std::string& name, int max_side = kMaxSide);
+// The person of some files; `pipeline` makes maps that are missing. Photos are PNG or JPEG, and
+// turned upright by their EXIF; their numbers are taken for sRGB, whatever colour profile they have
+// (the Python package converts). Parse maps are PNG; DensePose is PNG, or a NumPy file of float32
+// [3,H,W] with encoding "iuv". More than `max_megapixels` in a file is an InputError "too_large".
+garment_transfer::Person read_person(
+    const Files& files, const garment_transfer::Pipeline& pipeline,
+    double max_megapixels = std::numeric_limits<double>::infinity());
 
 // An RGB picture as the bytes of a PNG.
 std::string write_png(int height, int width, const std::uint8_t* rgb);

@@ -1,30 +1,26 @@
-// garment_transfer_server: garment transfer over HTTP, with the same requests, answers and metrics
-// as examples/python_server.
+// garment_transfer_server: garment transfer over HTTP, with the interface of
+// examples/python_server: POST /transfer, GET /health/live, /health/ready and /metrics. What that
+// server's OpenAPI document says holds here.
 //
-//   POST /transfer      multipart/form-data: the files person_image, person_parsing,
-//                       person_densepose, garment_image, garment_parsing, garment_densepose and the
-//                       fields person_label_set and garment_label_set; or the photos without their
-//                       maps, which the bundle then makes; answers with a PNG
-//   GET /health/live    200
-//   GET /health/ready   200 while it takes requests, 503 while it stops
-//   GET /metrics        Prometheus text
-//
-// A refusal is JSON, {"code": ..., "detail": ...}. Connections have threads of their own, so that a
-// slow client holds one of these and nothing else; requests that are whole wait for one of the
-// sessions. SIGTERM and SIGINT stop it: what was taken is answered.
+// A connection has a thread while it is open, for at most UPLOAD_SECONDS until its request is
+// there; of more than MAX_UPLOADS whose requests arrive the oldest makes way. So slow clients keep
+// nobody from a session. SIGTERM and SIGINT stop it: what was taken is answered.
 //
 // Settings are environment variables, GARMENT_TRANSFER_ and the name:
 //
-//   SESSIONS      each on one thread [one per core]
-//   MAX_PENDING   requests at a time; one more is answered 429 [32]
-//   CONNECTIONS   clients that are served at once [64]
-//   MAX_BODY_MB   megabytes of a request; more is answered 413 [32]
-//   MAX_SIDE      most pixels on a side of an image; more is answered 413 [4096]
-//   IDLE_SECONDS  without a byte until a connection ends [10]
+//   SESSIONS        each on one thread [one per core]
+//   MAX_PENDING     requests at a time, whose body has arrived; one more is answered 429 [32]
+//   MAX_UPLOADS     connections whose requests arrive, or that wait for their next one [64]
+//   MAX_BODY_MB     megabytes of a request; more is answered 413 [32]
+//   MAX_MEGAPIXELS  of the photo and of each map; more is answered 413 [4]
+//   UPLOAD_SECONDS  for a request to arrive, or 408; and for its answer to leave [30]
 
 #include <httplib.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -37,6 +33,7 @@
 #include <map>
 #include <mutex>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -49,25 +46,32 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// A whole number of the environment, such as GARMENT_TRANSFER_MAX_PENDING.
+// The whole number that a text is; `name` is what messages call it.
+int number(const std::string& name, const std::string& text, int least, int most) {
+  std::istringstream in(text);
+  int value = 0;
+  if (in >> value && in.eof() && value >= least && value <= most) return value;
+  throw std::invalid_argument(name + " is '" + text + "'; expected a number from " +
+                              std::to_string(least) + " to " + std::to_string(most));
+}
+
+// One of the environment, such as GARMENT_TRANSFER_MAX_PENDING.
 int setting(const std::string& name, int otherwise, int most) {
   const std::string variable = "GARMENT_TRANSFER_" + name;
   const char* value = std::getenv(variable.c_str());
-  if (!value) return otherwise;
-  std::istringstream text(value);
-  int number = 0;
-  if (text >> number && text.eof() && number >= 1 && number <= most) return number;
-  throw std::invalid_argument(variable + " is '" + value + "'; expected a number from 1 to " +
-                              std::to_string(most));
+  return value ? number(variable, value, 1, most) : otherwise;
 }
 
 struct Settings {
   int sessions = setting("SESSIONS", std::max(1, int(std::thread::hardware_concurrency())), 1024);
-  int max_pending = setting("MAX_PENDING", 32, 100000);
-  int connections = setting("CONNECTIONS", 64, 10000);
+  // together not more than cpp-httplib's select can wait for
+  int max_pending = setting("MAX_PENDING", 32, 256);
+  int max_uploads = setting("MAX_UPLOADS", 64, 512);
   int max_body_mb = setting("MAX_BODY_MB", 32, 1024);
-  int max_side = setting("MAX_SIDE", 4096, example::kMaxSide);
-  int idle_seconds = setting("IDLE_SECONDS", 10, 3600);
+  int max_megapixels = setting("MAX_MEGAPIXELS", 4, 64);
+  int upload_seconds = setting("UPLOAD_SECONDS", 30, 3600);
+
+  std::uint64_t max_body() const { return std::uint64_t(max_body_mb) * 1000000; }
 };
 
 // Sessions that requests wait for.
@@ -161,56 +165,259 @@ void refuse(httplib::Response& response, int status, const std::string& code,
                        "application/json");
 }
 
+// A connection of limited patience: all of a request has a time to arrive in, not each byte.
+class Connection : public httplib::Stream {
+ public:
+  Connection(socket_t socket, const Settings& settings) : socket_(socket), settings_(settings) {
+    begin();
+  }
+
+  // From here a request, or an answer, has its time.
+  void begin() {
+    sending_ = false;
+    deadline_ = Clock::now() + std::chrono::seconds(settings_.upload_seconds);
+    room_ = settings_.max_body() + 100000;  // for headers
+  }
+
+  // Ends it from another thread.
+  void end() {
+    ended_ = true;
+    shutdown(socket_, sending_ ? SHUT_RDWR : SHUT_RD);
+  }
+
+  // Whether it may make way for another one.
+  bool can_end() const { return !working && !ended_; }
+
+  bool waits(short events) const {
+    const auto left =
+        std::chrono::duration_cast<std::chrono::milliseconds>(deadline_.load() - Clock::now());
+    pollfd of{socket_, events, 0};
+    return left.count() > 0 && poll(&of, 1, int(left.count())) > 0;
+  }
+
+  ssize_t read(char* to, size_t size) override {
+    ssize_t count = 0;
+    if (room_ < size) {
+      status = 413;
+    } else if (ended_ || !waits(POLLIN)) {
+      status = 408;
+    } else if ((count = recv(socket_, to, size, 0)) <= 0) {
+      status = ended_ ? 408 : 499;
+    }
+    if (count <= 0) return -1;
+    room_ -= std::uint64_t(count);
+    return count;
+  }
+
+  ssize_t write(const char* from, size_t size) override {
+    if (!sending_) begin();
+    sending_ = true;
+    return waits(POLLOUT) ? send(socket_, from, size, MSG_DONTWAIT | MSG_NOSIGNAL) : -1;
+  }
+
+  // So that a client that still sends gets to read its answer.
+  void drain() {
+    shutdown(socket_, SHUT_WR);
+    begin();
+    for (char rest[16384]; read(rest, sizeof rest) > 0;) continue;
+  }
+
+  bool is_readable() const override { return waits(POLLIN); }
+  bool is_writable() const override { return waits(POLLOUT); }
+  // Nobody here asks for addresses.
+  void get_remote_ip_and_port(std::string&, int&) const override {}
+  void get_local_ip_and_port(std::string&, int&) const override {}
+  socket_t socket() const override { return socket_; }
+  Clock::time_point deadline() const { return deadline_; }
+
+  // Why a request was not read: 408, 413, or 499 where the client left; 0 where it was.
+  int status = 0;
+  // Whether nothing more is read from it once the answer is sent.
+  bool last = false;
+  // Whether its request is there and the answer is not; and whether no request has begun.
+  std::atomic<bool> working{false}, idle{true};
+
+ private:
+  const socket_t socket_;
+  const Settings& settings_;
+  std::atomic<Clock::time_point> deadline_;
+  std::uint64_t room_ = 0;
+  std::atomic<bool> ended_{false}, sending_{false};
+};
+
+// Which connection this thread serves.
+thread_local Connection* this_connection = nullptr;
+
+// cpp-httplib's server with connections of the kind above.
+class Server : public httplib::Server {
+ public:
+  explicit Server(const Settings& settings) : settings_(settings) {}
+
+  // Takes nothing new, and ends connections that only wait.
+  void stop_gently() {
+    stop();
+    const std::lock_guard<std::mutex> lock(guard_);
+    for (Connection* one : open_) {
+      if (one->idle) one->end();
+    }
+  }
+
+ private:
+  bool process_and_close_socket(socket_t socket) override {
+    Connection connection(socket, settings_);
+    this_connection = &connection;
+    {
+      const std::lock_guard<std::mutex> lock(guard_);
+      open_.insert(&connection);
+      const auto older = [](const Connection* one, const Connection* other) {
+        return std::pair(!one->can_end(), one->deadline()) <
+               std::pair(!other->can_end(), other->deadline());
+      };
+      const auto arriving = std::count_if(open_.begin(), open_.end(),
+                                          [](const Connection* one) { return one->can_end(); });
+      if (arriving > settings_.max_uploads) {
+        (*std::min_element(open_.begin(), open_.end(), older))->end();
+      }
+    }
+    bool answered = true, closed = false;
+    while (answered && !closed && !connection.last && svr_sock_ != INVALID_SOCKET &&
+           connection.waits(POLLIN)) {
+      connection.begin();
+      connection.idle = false;
+      answered = process(&Server::process_request, connection, closed);
+      connection.begin();
+      connection.idle = true;
+    }
+    if (connection.last) connection.drain();
+    const std::lock_guard<std::mutex> lock(guard_);
+    open_.erase(&connection);
+    close(socket);
+    return answered;
+  }
+
+  // One request and its answer; cpp-httplib 0.18 wants to know the ends' addresses, too.
+  using Setup = std::function<void(httplib::Request&)>;
+  bool process(bool (httplib::Server::*by)(httplib::Stream&, bool, bool&, const Setup&),
+               Connection& connection, bool& closed) {
+    return (this->*by)(connection, false, closed, nullptr);
+  }
+  bool process(bool (httplib::Server::*by)(httplib::Stream&, const std::string&, int,
+                                           const std::string&, int, bool, bool&, const Setup&),
+               Connection& connection, bool& closed) {
+    return (this->*by)(connection, "", 0, "", 0, false, closed, nullptr);
+  }
+
+  const Settings& settings_;
+  std::mutex guard_;
+  std::set<Connection*> open_;
+};
+
 // The person of one role, from files and fields of a form.
 garment_transfer::Person person_of(const httplib::Request& request, const std::string& role,
-                                   int max_side, const garment_transfer::Pipeline& pipeline) {
-  const auto has = [&](const char* field) { return request.has_file(role + "_" + field); };
-  const auto content = [&](const char* field) -> const std::string& {
-    if (has(field)) return request.files.find(role + "_" + field)->second.content;
-    throw example::InputError("fields_invalid",
-                              "the form has no " + role + "_" + field +
-                                  "; expected image, parsing, densepose and label_set of person "
-                                  "and garment, or images alone");
+                                   double max_megapixels,
+                                   const garment_transfer::Pipeline& pipeline) {
+  std::string missing;
+  int maps = 0;
+  const auto content = [&](const char* field) -> std::string {
+    const auto found = request.files.find(role + "_" + field);
+    if (found != request.files.end()) {
+      ++maps;
+      return found->second.content;
+    }
+    missing += (missing.empty() ? "" : ", ") + role + "_" + field;
+    return {};
   };
-  const std::string image_name = role + "_image", parsing_name = role + "_parsing",
-                    densepose_name = role + "_densepose";
-  example::Image parsing, densepose;
-  garment_transfer::PersonSource source;
-  const example::Image image = example::read_photo(content("image"), image_name, max_side);
-  source.photo = image.picture(image_name.c_str());
-  if (has("parsing") || has("densepose") || has("label_set") || has("encoding")) {
-    parsing = example::read_map(content("parsing"), parsing_name, max_side);
-    densepose = example::read_map(content("densepose"), densepose_name, max_side);
-    source.parsing = parsing.picture(parsing_name.c_str());
-    source.densepose = densepose.picture(densepose_name.c_str());
-    source.label_set = content("label_set");
-    if (has("encoding")) source.densepose_encoding = content("encoding");
-  } else {
-    source.name = image_name;
+  example::Files files;
+  files.image = {role + "_image", content("image")};
+  if (!maps) throw example::InputError("fields_invalid", missing + " is missing");
+  files.parsing = {role + "_parsing", content("parsing")};
+  files.densepose = {role + "_densepose", content("densepose")};
+  files.label_set = content("label_set");
+  files.densepose_encoding = content("encoding");
+  if (maps > 1 && !missing.empty()) {
+    throw example::InputError("fields_invalid",
+                              "the form lacks " + missing + "; send them, or the photo alone");
   }
-  return garment_transfer::Person(source, &pipeline);
+  if (maps == 1) files.name = role + "_image";
+  return example::read_person(files, pipeline, max_megapixels);
 }
 
 // Answers a request for a transfer that holds a slot.
-void transfer(const httplib::Request& request, httplib::Response& response, int max_side,
+void transfer(const httplib::Request& request, httplib::Response& response, double max_megapixels,
               Sessions& sessions, const garment_transfer::Pipeline& pipeline) {
-  if (!request.is_multipart_form_data()) {
-    return refuse(response, 400, "body_invalid", "the body is not multipart/form-data");
+  if (request.files.size() > 10) {
+    return refuse(response, 400, "body_invalid", "more than 6 files and 4 fields");
   }
   try {
     response.set_content(sessions.with([&](garment_transfer::Session& session) {
-      const auto finished = session.transfer(person_of(request, "person", max_side, pipeline),
-                                             person_of(request, "garment", max_side, pipeline));
+      const auto finished =
+          session.transfer(person_of(request, "person", max_megapixels, pipeline),
+                           person_of(request, "garment", max_megapixels, pipeline));
       return example::write_png(finished.size.height, finished.size.width, finished.image.data());
     }),
                          "image/png");
   } catch (const example::InputError& error) {
-    const bool large = error.code() == std::string("image_size");
-    refuse(response, large ? 413 : 422, large ? "too_large" : error.code(), error.what());
+    refuse(response, error.code() == std::string("too_large") ? 413 : 422, error.code(),
+           error.what());
   } catch (const garment_transfer::Error& error) {
     // what is wrong with photos and maps is the client's
     if (error.status() != GT_ARRAY_INVALID && error.status() < GT_IMAGE_MODE) throw;
     refuse(response, 422, error.code(), error.what());
+  }
+}
+
+// Answers what needs no body, before one is read; whether it did.
+bool answered_at_once(const httplib::Request& request, httplib::Response& response,
+                      const Settings& settings) {
+  static const std::map<std::string, std::string> allowed = {{"/transfer", "POST"},
+                                                             {"/health/live", "GET, HEAD"},
+                                                             {"/health/ready", "GET, HEAD"},
+                                                             {"/metrics", "GET, HEAD"}};
+  const std::string length = request.get_header_value("Content-Length");
+  const bool chunked = request.has_header("Transfer-Encoding");
+  const auto here = allowed.find(request.path);
+  const bool takes =
+      here != allowed.end() &&
+      (", " + here->second + ",").find(", " + request.method + ",") != std::string::npos;
+  this_connection->last = request.method != "POST" && (chunked || !length.empty());
+  if (here == allowed.end()) {
+    refuse(response, 404, "not_found",
+           "there is nothing here; there is /transfer, /health/live, /health/ready, /metrics");
+  } else if (!takes) {
+    response.set_header("Allow", here->second + ", OPTIONS");
+    response.status = 204;
+    if (request.method == "OPTIONS") return true;
+    refuse(response, 405, "method_not_allowed",
+           request.method + " is not allowed here; " + here->second + " is");
+  } else if (request.method != "POST") {
+    return false;
+  } else if (std::strtoull(length.c_str(), nullptr, 10) > settings.max_body()) {
+    refuse(response, 413, "too_large",
+           "the request has more than " + std::to_string(settings.max_body_mb) +
+               " MB; send smaller files");
+  } else if (!request.is_multipart_form_data() || (length.empty() && !chunked)) {
+    refuse(response, 400, "body_invalid",
+           "the body is not multipart/form-data; send the files as a form");
+  } else {
+    return false;
+  }
+  this_connection->last = true;
+  return true;
+}
+
+// Gives what cpp-httplib refuses by itself the shape of a refusal.
+void explain(httplib::Response& response) {
+  const int why = this_connection->status ? this_connection->status : response.status;
+  this_connection->last = true;
+  if (why == 413) {
+    refuse(response, why, "too_large", "the request is too large; send smaller files");
+  } else if (why == 408) {
+    refuse(response, why, "upload_timeout",
+           "the request did not arrive in time, or made way for others; send smaller files");
+  } else if (why == 500) {
+    refuse(response, why, "internal_error", "the server failed");
+  } else {
+    refuse(response, why, "body_invalid", "the request is broken or not whole");
   }
 }
 
@@ -224,17 +431,19 @@ void serve(const std::string& bundle, const std::string& host, int wish) {
   Metrics metrics;
   std::atomic<bool> stopping{false};
 
-  httplib::Server server;
+  Server server(settings);
   server.new_task_queue = [&] {
-    return new httplib::ThreadPool(static_cast<std::size_t>(settings.connections));
+    // and some for those that make way
+    return new httplib::ThreadPool(std::size_t(settings.max_pending + settings.max_uploads + 8));
   };
   server.set_tcp_nodelay(true);
-  server.set_read_timeout(settings.idle_seconds);
-  server.set_write_timeout(settings.idle_seconds);
-  server.set_keep_alive_max_count(1000000);
-  server.set_keep_alive_timeout(1);
-  server.set_payload_max_length(static_cast<std::size_t>(settings.max_body_mb) * 1000000);
-
+  server.set_payload_max_length(settings.max_body());
+  server.set_pre_routing_handler(httplib::Server::HandlerWithResponse(
+      [&](const httplib::Request& request, httplib::Response& response) {
+        return answered_at_once(request, response, settings)
+                   ? httplib::Server::HandlerResponse::Handled
+                   : httplib::Server::HandlerResponse::Unhandled;
+      }));
   server.Get("/health/live", [&](const httplib::Request&, httplib::Response& response) {
     response.set_content("{\"status\":\"live\"}", "application/json");
   });
@@ -247,9 +456,10 @@ void serve(const std::string& bundle, const std::string& host, int wish) {
   });
   server.Post("/transfer", [&](const httplib::Request& request, httplib::Response& response) {
     const auto start = Clock::now();
+    this_connection->working = true;
     if (metrics.pending.fetch_add(1) < settings.max_pending) {
       try {
-        transfer(request, response, settings.max_side, sessions, pipeline);
+        transfer(request, response, settings.max_megapixels, sessions, pipeline);
       } catch (const std::exception& error) {
         std::cerr << "Error: " << error.what() << std::endl;
         const auto* known = dynamic_cast<const garment_transfer::Error*>(&error);
@@ -259,30 +469,27 @@ void serve(const std::string& bundle, const std::string& host, int wish) {
       }
     } else {
       response.set_header("Retry-After", "1");
-      refuse(response, 429, "busy", "all slots are taken; send it again after Retry-After");
+      refuse(response, 429, "busy",
+             "all " + std::to_string(settings.max_pending) +
+                 " slots are taken; send it again after the seconds in Retry-After");
     }
     --metrics.pending;
+    this_connection->begin();  // before others see it
+    this_connection->working = false;
     if (response.status == -1) {  // not refused
       metrics.took(std::chrono::duration<double>(Clock::now() - start).count());
     }
   });
-  // What the library refuses by itself has no body yet.
   server.set_error_handler(httplib::Server::HandlerWithResponse(
       [](const httplib::Request&, httplib::Response& response) {
-        if (!response.body.empty()) return httplib::Server::HandlerResponse::Unhandled;
-        if (response.status == 413) {
-          refuse(response, 413, "too_large", "the request is too large; send smaller files");
-        } else if (response.status == 404) {
-          refuse(response, 404, "not_found", "there is POST /transfer, GET /health and /metrics");
-        } else {
-          refuse(response, response.status, "body_invalid", "the request is broken or not whole");
-        }
+        if (response.body.empty()) explain(response);
         return httplib::Server::HandlerResponse::Handled;
       }));
   // before the answer is sent: who has it finds it counted
   server.set_post_routing_handler(
       [&](const httplib::Request& request, httplib::Response& response) {
-        if (request.path == "/transfer") metrics.count(response.status);
+        if (request.path == "/transfer" && request.method == "POST") metrics.count(response.status);
+        if (this_connection->last) response.set_header("Connection", "close");
       });
 
   const int port =
@@ -300,7 +507,7 @@ void serve(const std::string& bundle, const std::string& host, int wish) {
     int signal = 0;
     sigwait(&signals, &signal);
     stopping = true;
-    server.stop();
+    server.stop_gently();
   });
   std::cout << "http://" << host << ":" << port << " " << settings.sessions << " sessions, "
             << pipeline.description() << std::endl;
@@ -326,7 +533,7 @@ int main(int argc, char** argv) {
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
   try {
-    serve(argv[1], argv[2], std::atoi(argv[3]));
+    serve(argv[1], argv[2], number("PORT", argv[3], 0, 65535));
   } catch (const std::exception& error) {
     std::cerr << "Error: " << error.what() << "\n";
     return 1;

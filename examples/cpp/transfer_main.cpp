@@ -1,6 +1,7 @@
 // garment_transfer_cli: one transfer between two people.
 
 #include <algorithm>
+#include <cctype>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -9,6 +10,7 @@
 #include <iterator>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -35,45 +37,63 @@ std::optional<gt_box> box_of(const std::string& text) {
   return box;
 }
 
-std::string content_of(const fs::path& path) {
+// A file's content; not that of the output, which would be lost.
+example::File file_of(const fs::path& path, const fs::path& output) {
+  // a pipe or a device would be waited for, or read for ever
+  if (fs::exists(path) && !fs::is_regular_file(path)) {
+    throw std::runtime_error(path.string() + " is a folder, a pipe or a device; expected a file");
+  }
+  if (fs::exists(path) && fs::exists(output) && fs::equivalent(path, output)) {
+    throw std::runtime_error(output.string() + " is what this run reads, as " + path.string() +
+                             "; choose another path for the picture");
+  }
   std::ifstream file(path, std::ios::binary);
   if (!file) throw std::runtime_error(path.string() + " cannot be read; check the path");
-  return {std::istreambuf_iterator<char>(file), {}};
+  return {path.string(), {std::istreambuf_iterator<char>(file), {}}};
 }
 
-// A person of a bare photo, or of a folder: image.png or .jpg, parse.png, densepose.png and
-// meta.json, which names the label set and the encoding.
-gt::Person read_person(const fs::path& path, const std::optional<gt_box>& box,
-                       const gt::Pipeline& pipeline) {
-  gt::PersonSource source;
-  source.name = path.string();
-  source.box = box;
-  fs::path photo = path;
-  example::Image parse, densepose;
-  const std::string parse_path = path / "parse.png", densepose_path = path / "densepose.png";
-  if (!fs::is_regular_file(path)) {
-    const fs::path meta_path = path / "meta.json";
-    try {
-      const auto meta = nlohmann::json::parse(content_of(meta_path));
-      source.label_set = meta.at("parse").get<std::string>();
-      source.densepose_encoding = meta.at("densepose").get<std::string>();
-    } catch (const nlohmann::json::exception& error) {
-      throw std::runtime_error(meta_path.string() + " cannot be used (" + error.what() +
-                               R"(); expected {"parse": LABEL_SET, "densepose": "iuv-png"})");
-    }
-    for (const char* name : {"image.jpeg", "image.jpg", "image.png"}) {
-      if (fs::exists(path / name)) photo = path / name;
-    }
-    if (photo == path) throw std::runtime_error(path.string() + " has no image.png, .jpg or .jpeg");
-    parse = example::read_map(content_of(parse_path), parse_path);
-    densepose = example::read_map(content_of(densepose_path), densepose_path);
-    source.parsing = parse.picture(parse_path.c_str());
-    source.densepose = densepose.picture(densepose_path.c_str());
+// The one file of a stem with one of the suffixes, in small letters or capitals.
+example::File find(const fs::path& folder, const std::string& stem,
+                   const std::set<std::string>& suffixes, const fs::path& output) {
+  std::vector<fs::path> found;
+  std::string expected;
+  for (const auto& suffix : suffixes) expected += (expected.empty() ? "" : ", ") + stem + suffix;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    std::string name = entry.path().filename();
+    for (char& letter : name) letter = static_cast<char>(std::tolower(letter));
+    const fs::path lower = name;
+    if (lower.stem() == stem && suffixes.count(lower.extension())) found.push_back(entry.path());
   }
-  const std::string photo_path = photo;
-  const example::Image image = example::read_photo(content_of(photo), photo_path);
-  source.photo = image.picture(photo_path.c_str());
-  return gt::Person(source, &pipeline);
+  if (found.size() == 1) return file_of(found[0], output);
+  throw std::runtime_error(folder.string() + " has " + (found.empty() ? "none" : "more than one") +
+                           " of " + expected + "; expected one");
+}
+
+// A person of a bare photo, or of a folder: image, parse, densepose and meta.json, which names the
+// label set and the encoding.
+gt::Person read_person(const fs::path& path, const std::optional<gt_box>& box,
+                       const fs::path& output, const gt::Pipeline& pipeline) {
+  example::Files files;
+  files.name = path.string();
+  files.box = box;
+  if (!fs::is_directory(path)) {
+    files.image = file_of(path, output);
+    return example::read_person(files, pipeline);
+  }
+  files.image = find(path, "image", {".jpeg", ".jpg", ".png"}, output);
+  files.parsing = find(path, "parse", {".png"}, output);
+  files.densepose = find(path, "densepose", {".npy", ".png"}, output);
+  const example::File meta = find(path, "meta", {".json"}, output);
+  try {
+    // the parser takes a byte order mark
+    const auto names = nlohmann::json::parse(meta.bytes);
+    files.label_set = names.at("parse").get<std::string>();
+    files.densepose_encoding = names.at("densepose").get<std::string>();
+  } catch (const nlohmann::json::exception& error) {
+    throw std::runtime_error(meta.name + " cannot be used (" + error.what() +
+                             R"(); expected {"parse": LABEL_SET, "densepose": "iuv-png"})");
+  }
+  return example::read_person(files, pipeline);
 }
 
 int usage() {
@@ -106,18 +126,28 @@ int main(int argc, char** argv) {
   gt_set_log([](const char* message, void*) { std::cerr << "Warning: " << message << "\n"; },
              nullptr);
   try {
+    const fs::path output = fs::weakly_canonical(paths[3]);
+    if (fs::exists(output) && !fs::is_regular_file(output)) {
+      throw std::runtime_error(output.string() + " is no file; give the path of one");
+    }
     const gt::Pipeline pipeline(paths[0]);
     gt::Session session(pipeline);
-    const gt::Person person = read_person(paths[1], person_box, pipeline);
-    const gt::Person owner = read_person(paths[2], owner_box, pipeline);
+    const gt::Person person = read_person(paths[1], person_box, output, pipeline);
+    const gt::Person owner = read_person(paths[2], owner_box, output, pipeline);
     const auto threads = static_cast<int>(std::min(64u, std::thread::hardware_concurrency()));
     const gt::Finished finished = session.transfer(person, owner, threads);
     const std::string png =
         example::write_png(finished.size.height, finished.size.width, finished.image.data());
-    std::ofstream file(paths[3], std::ios::binary);
+    if (output.has_parent_path()) fs::create_directories(output.parent_path());
+    const fs::path unfinished = output.string() + ".partial";
+    std::ofstream file(unfinished, std::ios::binary);
     file.write(png.data(), static_cast<std::streamsize>(png.size()));
     file.close();
-    if (!file) throw std::runtime_error(paths[3] + " cannot be written");
+    if (!file) {
+      fs::remove(unfinished);
+      throw std::runtime_error(output.string() + " cannot be written");
+    }
+    fs::rename(unfinished, output);
   } catch (const std::exception& error) {
     std::cerr << "Error: " << error.what() << "\n";
     return 1;

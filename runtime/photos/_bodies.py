@@ -110,6 +110,10 @@ def choose_body(
     Raises:
         InputError: there are several bodies and no box, or the box holds none.
     """
+    if box is not None and not isinstance(box, Box):
+        raise InputError(
+            Code.ARGUMENT_INVALID, f"the box is a {type(box).__name__}", expected="Box, or None"
+        )
     parts = np.asarray(cv2.extractChannel(iuv, 0), np.uint8)
     step = _step(parts)
     bodies = _bodies(parts[::step, ::step])

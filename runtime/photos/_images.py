@@ -29,6 +29,7 @@ from garment_transfer.bundle import (
     LabelSet,
     OutputError,
     check_writable,
+    kind_of,
     reason_of,
     replacing,
 )
@@ -213,6 +214,16 @@ def _ids_of(
     return found[0] if found and all((ids == found[0]).all() for ids in found) else None
 
 
+def check_file(file: Path | BinaryIO, name: str, code: Code, expected: str) -> None:
+    """Raises InputError for what is neither a file nor missing: a pipe would be waited for."""
+    if isinstance(file, Path) and file.exists() and not file.is_file():
+        raise InputError(code, f"{name} is {kind_of(file)}", expected=expected)
+    if not isinstance(file, Path) and not hasattr(file, "read"):
+        raise InputError(
+            Code.ARGUMENT_INVALID, f"{name} is a {type(file).__name__}", expected="a path or a file"
+        )
+
+
 def check_side(height: int, width: int, name: str) -> None:
     """Raises InputError where an image is empty or larger than `MAX_SIDE` on either side."""
     if height < 1 or width < 1:
@@ -245,13 +256,7 @@ def photo_size(file: Path | BinaryIO) -> tuple[int, int] | None:
 
 def _decode(file: Path | BinaryIO, name: str, photo: bool = False) -> Image.Image:
     """Opens and decodes an image; `info["rawmode"]` says how its pixels are stored."""
-    if isinstance(file, Path) and file.exists() and not file.is_file():
-        # a pipe would be waited for
-        raise InputError(
-            Code.IMAGE_UNREADABLE,
-            f"{name} is {'a folder' if file.is_dir() else 'a pipe or a device'}",
-            expected=_KEPT_PHOTOS if photo else _KEPT,
-        )
+    check_file(file, name, Code.IMAGE_UNREADABLE, _KEPT_PHOTOS if photo else _KEPT)
     try:
         with Image.open(file, formats=_formats(file, name) if photo else _READ) as image:
             check_side(image.height, image.width, name)

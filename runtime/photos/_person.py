@@ -33,6 +33,8 @@ from garment_transfer.bundle import (
     LABEL_SETS,
     Code,
     InputError,
+    as_path,
+    kind_of,
     label_set,
     reason_of,
     replacing,
@@ -62,6 +64,7 @@ from garment_transfer.runtime.photos._images import (
     MAX_SIDE,
     PHOTO_SUFFIXES,
     PICTURE_SUFFIXES,
+    check_file,
     read_indices,
     read_photo,
     read_rgb,
@@ -125,6 +128,7 @@ class Person:
             )
         check_parts(self.densepose[..., 0], "densepose")
         check_body(self.densepose, "densepose")
+        _check_covered(self.parsing, self.densepose[..., 0], "parsing", "densepose")
         if self.protected is not None and (
             self.protected.dtype != np.bool_ or self.protected.shape != (height, width)
         ):
@@ -163,11 +167,11 @@ class Person:
         Raises:
             InputError: a file is missing or wrong; the message names it.
         """
-        folder = Path(folder)
+        folder = as_path(folder, "the person")
         if not folder.is_dir():
             raise InputError(
                 Code.PERSON_MISSING,
-                f"{folder} {'is a file' if folder.exists() else 'does not exist'}",
+                f"{folder} {'is ' + kind_of(folder) if folder.exists() else 'does not exist'}",
                 expected="a person, which is a folder with image.*, parse.png, densepose.* and "
                 "meta.json",
             )
@@ -387,6 +391,7 @@ def read_meta(
         InputError: the file is not valid, or a name is missing or unknown.
     """
     meta = _Meta()
+    check_file(path, str(path), Code.META_INVALID, _META)
     if path.exists():
         try:
             # some editors begin UTF-8 files with a mark
@@ -431,7 +436,8 @@ def _name(
     if name is None:
         raise InputError(
             Code.META_INVALID,
-            f'{path} does not name "{key}", and it cannot be told from the pixels',
+            f'{path} {"does not name" if path.exists() else "is missing, which names"} "{key}", '
+            "and it cannot be told from the pixels",
             expected=expected,
             fix=f"write {_META} into it, or give {_OPTIONS[key]}",
         )
@@ -488,7 +494,7 @@ def _check_covered(
 ) -> None:
     """Raises InputError where a parse map has next to nothing on the body that DensePose shows."""
     body = parts > 0
-    share = np.count_nonzero(classes[body]) / np.count_nonzero(body)
+    share = np.count_nonzero((classes > 0) & body) / np.count_nonzero(body)
     if share < _LEAST_COVERED:
         raise InputError(
             Code.BODY_MISSING,
@@ -530,6 +536,7 @@ def _listed(paths: Collection[Path]) -> str:
 
 
 def _read_npy(file: Path | BinaryIO, name: str) -> Pixels:
+    check_file(file, name, Code.IMAGE_UNREADABLE, "float32 [3,H,W]")
     try:
         # Arrays of Python objects would run code of the file's choice. Mapped, not read: a header
         # may claim more than the file, or the memory, holds. (An open file cannot be mapped; NumPy

@@ -66,6 +66,18 @@ def test_what_stands_in_the_way_is_named(tmp_path: Path) -> None:
         write(tmp_path / "file" / "folder", "new")
 
 
+def test_pipes_and_devices_are_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    for name in ("pipe", "link"):
+        with (
+            pytest.raises(OutputError, match=r"pipe is a pipe or a device; give the path of"),
+            replacing(tmp_path / name),
+        ):
+            pass
+    assert (tmp_path / "link").is_fifo()
+
+
 def test_permissions_are_those_of_what_was_there(tmp_path: Path) -> None:
     secret, folder = tmp_path / "secret", tmp_path / "folder"
     secret.touch(0o600)

@@ -163,9 +163,9 @@ def test_own_files(page: Any, tmp_path: Path) -> None:
     # Without meta.json nobody knows what the ids mean: the loader's own words, no server's path.
     upload([path for path in files if not path.endswith("meta.json")])
     page.locator("#person-use").click()
-    toast = page.get_by_text("meta.json does not name", exact=False)
+    toast = page.get_by_text("meta.json is missing", exact=False)
     toast.wait_for()
-    assert toast.inner_text().startswith('meta.json does not name "parse"')
+    assert toast.inner_text().startswith('meta.json is missing, which names "parse"')
     assert "/tmp" not in toast.inner_text()
     page.get_by_label("Clear").first.click()
     upload(files)

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from garment_transfer.bundle import remove_unfinished
 from garment_transfer.cli.main import main
 from garment_transfer.runtime import Person, Pipeline
 
@@ -166,16 +167,20 @@ def test_an_output_is_no_input_and_no_other_output(
     ):
         result = transfer(tiny_bundle, *people, "-o", output)
         assert result.exit_code == 1
-        assert "which this run reads" in result.output
+        assert "is what this run reads" in result.output
         (tmp_path / "pairs.csv").write_text(
             f"person,garment_owner,output\nbob,bob,1.png\nanna,bob,{output}\n"
         )
         assert (
-            "which this run reads"
+            "is what this run reads"
             in transfer(tiny_bundle, "--pairs", tmp_path / "pairs.csv").output
         )
     assert photo.read_bytes() == before
     assert not (tmp_path / "1.png").exists()
+    itself = tmp_path / "list.png"
+    itself.write_text("person,garment_owner,output\nanna,bob,list.png\n")
+    result = transfer(tiny_bundle, "--pairs", itself)
+    assert "line 2: the output is the list itself" in result.output
     here = (tmp_path / "x.png", "--panel", tmp_path / "anna" / ".." / "x.png")
     result = transfer(tiny_bundle, *people, "-o", *here)
     assert "are one file; give each picture its own" in result.output
@@ -259,10 +264,13 @@ def test_resume_and_shards(tiny_bundle: Path, people: tuple[Path, Path], tmp_pat
     result = transfer(tiny_bundle, "--pairs", pairs, "--resume")
     assert "3 of 5 pairs written, 2 were there, 0 failed" in result.output
     assert (tmp_path / "1.png").stat().st_mtime_ns == before
-    # nothing is left to do, so nothing is loaded
+    # nothing is left to do, so nothing is loaded; what a killed run left goes
+    remove_unfinished.cache_clear()  # as in another process
+    (tmp_path / ".abcdef01.partial.png").write_bytes(b"half")
     result = transfer(tmp_path / "no bundle", "--pairs", pairs, "--resume")
     assert result.exit_code == 0, result.output
     assert "0 of 5 pairs written, 5 were there, 0 failed" in result.output
+    assert list(tmp_path.glob(".*")) == []
     result = transfer(tiny_bundle, "--pairs", pairs)
     assert "5 of 5 pairs written, 0 failed" in result.output
     assert (tmp_path / "1.png").stat().st_mtime_ns > before

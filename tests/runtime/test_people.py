@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -274,12 +275,11 @@ def test_broken_meta(folder: Path, text: str) -> None:
     assert error.value.code == Code.META_INVALID
 
 
-def test_unknown_label(folder: Path) -> None:
-    ids = np.array(Image.open(folder / "parse.png"))
-    ids[0, 0] = 99
-    Image.fromarray(ids).save(folder / "parse.png")
-    with pytest.raises(InputError, match=r"parse\.png has ids .*: 99; expected ids 0-6"):
-        Person.load(folder)
+def test_spoilt_files(bad_people: list[tuple[Path, str, str]]) -> None:
+    for folder, code, says in bad_people:
+        with pytest.raises(InputError) as error:
+            Person.load(folder)
+        assert (error.value.code, says in str(error.value)) == (code, True), error.value
 
 
 def npy_header(shape: str) -> bytes:
@@ -438,6 +438,8 @@ def test_a_parse_map_that_shows_nobody(make_person: MakePerson) -> None:
         with pytest.raises(InputError, match=r"on 0% of the body that .*make both maps") as error:
             Person.from_arrays(**given)
         assert error.value.code == Code.BODY_MISSING
+    with pytest.raises(InputError, match="on 0% of the body that densepose shows"):
+        replace(make_person(), parsing=given["parsing"] * np.uint8(0))
 
 
 def test_names_that_are_no_text(make_person: MakePerson, folder: Path) -> None:
@@ -446,6 +448,13 @@ def test_names_that_are_no_text(make_person: MakePerson, folder: Path) -> None:
             Person.load(folder, label_set=wrong)
     with pytest.raises(InputError, match="the photo is a int; expected a path"):
         Person.from_photo(7)
+    for given, what in ((None, "NoneType"), (7, "int")):
+        with pytest.raises(InputError, match=f"the person is a {what}; expected a path"):
+            Person.load(given)
+        with pytest.raises(InputError, match=f"image is a {what}; expected a path or a file"):
+            Person.from_files(given, given, given, "classes7", "iuv-png")
+    with pytest.raises(InputError, match="the box is a tuple; expected Box"):
+        Person.load(folder, box=(1, 2, 3, 4))
     for option in ("label_set", "densepose_encoding"):
         with pytest.raises(InputError, match=r"unknown .* \['classes7'\]; expected one of"):
             Person.from_arrays(**arrays(make_person), **{option: ["classes7"]})

@@ -333,6 +333,12 @@ def test_one_line_each(tiny_bundle: Path, make_person: MakePerson) -> None:
 
 def test_what_is_no_person_and_no_number_of_threads(tiny_bundle: Path) -> None:
     pipeline = Pipeline.load(tiny_bundle, threads=1)
+    with pytest.raises(InputError, match="the bundle is a NoneType; expected a path"):
+        Pipeline.load(None)
+    with pytest.raises(InputError, match="the person is a int; expected a path"):
+        pipeline.person(7)
+    with pytest.raises(InputError, match="the inputs are a NoneType; expected arrays by name"):
+        pipeline.run(None)
     with pytest.raises(InputError, match=r"a person is a str; expected Person; Person\.load"):
         pipeline.transfer("anna", "bob")  # type: ignore[arg-type]
     for threads in (2.5, "2", True, 0, MAX_THREADS + 1, 10**20):

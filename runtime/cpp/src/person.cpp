@@ -31,6 +31,7 @@ constexpr double kMaxSmooth = 0.2;
 constexpr long kMinSmooth = 100;
 constexpr double kAspectTolerance = 0.01;
 constexpr double kLeastGarment = 0.1;
+constexpr double kLeastCovered = 0.1;
 constexpr double kSettled = 0.06;
 constexpr int kLooks = 3;
 constexpr int kLeastRows = 96;
@@ -455,6 +456,20 @@ void check_body(const cv::Mat& parts, const std::string& name) {
                   kEncodings + ")");
 }
 
+// Throws Error where a parse map has next to nothing on the body that DensePose shows.
+void check_covered(const cv::Mat& classes, const cv::Mat& parts, const std::string& parsing,
+                   const std::string& densepose) {
+  const cv::Mat body = parts > 0;
+  const double share = double(cv::countNonZero(classes & body)) / cv::countNonZero(body);
+  if (share >= kLeastCovered) return;
+  char percent[16];
+  std::snprintf(percent, sizeof percent, "%.0f%%", 100 * share);
+  throw Error(GT_BODY_MISSING,
+              parsing + " has something other than background on " + percent +
+                  " of the body that " + densepose + " shows",
+              "at least 10%", "make both maps from the same photo");
+}
+
 cv::Mat decoded(const gt_picture& picture, const std::string& encoding, const std::string& name) {
   if (encoding == "iuv") return of_floats(copied(picture, 3, name, true), name);
   if (encoding == "parula") return of_parula(copied(picture, 3, name), name);
@@ -496,6 +511,7 @@ Person built(cv::Mat image, cv::Mat ids, cv::Mat densepose, const std::string& s
   cv::Mat others, iuv = choose_body(densepose, box, names.densepose, others);
   const cv::Mat parts = parts_of(iuv);
   cv::Mat classes = to_classes(ids, set, set_name, parts, names.parsing);
+  check_covered(classes, parts, names.parsing, names.densepose);
   others = somebody_else(image, classes, parts, others);
   classes.setTo(kBackground, others);
   const cv::Mat things = in_front(classes, iuv, is_any(ids, set.in_front));
