@@ -32,6 +32,7 @@ constexpr int kWhole = 256;      // of the share that another class has in a pix
 constexpr float kWeak = 0.25f, kStrong = 0.75f;
 constexpr float kLeastShare = 1e-3f;
 constexpr double kMinifying = 1.5;
+constexpr int kExtended = 4;     // pixels of the frame by which the owner's garment is extended
 constexpr float kFar = 1e5f;
 constexpr int kPatches = 9;     // of grain, that are compared
 constexpr int kMostGrain = 12;  // levels
@@ -253,6 +254,16 @@ struct Layers {
   const std::uint8_t* pixels;
 
   GT_FUNCTION std::size_t stride() const { return static_cast<std::size_t>(width + 3) * 4; }
+};
+
+// Of the pixels of a garment that lie nearest to one outside it along its row and its column, the one
+// that it takes the colour of; the first of equals.
+struct Nearest {
+  int distance, way;
+
+  GT_FUNCTION void offer(int other, int other_way) {
+    if (other < distance) distance = other, way = other_way;
+  }
 };
 
 // Where the layers' pixels lie, for a garment in the box at `left`, `top` of the owner's photo that

@@ -84,17 +84,6 @@ GT_TARGETS bool any(const std::uint8_t* row, int count) {
   return found != 0;
 }
 
-// RGBA of RGB where `inside` is not 0.
-GT_TARGETS void premultiply(const std::uint8_t* __restrict rgb,
-                            const std::uint8_t* __restrict inside, int count,
-                            std::uint8_t* __restrict rgba) {
-  for (int x = 0; x < count; ++x) {
-    const std::uint8_t mask = inside[x] ? 255 : 0;
-    for (int c = 0; c < 3; ++c) rgba[4 * x + c] = rgb[3 * x + c] & mask;
-    rgba[4 * x + 3] = mask;
-  }
-}
-
 // 1 where a pixel gets another colour than the photo's, if it may: its class is another one, or
 // garment, or one that may still show what vanished beside it.
 GT_TARGETS void mark_drawn(const std::uint8_t* __restrict own, const std::uint8_t* __restrict labels,
@@ -143,60 +132,97 @@ double owner_step(const ComposeCall& call, const std::vector<float>& flow) {
   return owner_pixels_per_pixel(*middle, call.fit, call.owner_fit);
 }
 
+// A map whose border is rough, without `reach` pixels within it, and not of it where others begin: 1
+// in a part of the mask, whose photo ends where it may. All of it where nothing else is left.
+Bytes within(const Raster& mask, const Box& part, int reach, const ParallelFor& parallel_for) {
+  const int rows = part.bottom - part.top, width = part.right - part.left;
+  Bytes others(area(rows, width)), inside(others.size());
+  parallel_for(rows, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+    Bytes not_worn(static_cast<std::size_t>(width));
+    Bytes line(static_cast<std::size_t>(width + 2 * reach));
+    for (std::ptrdiff_t y = begin; y < end; ++y) {
+      const std::uint8_t* row = mask.row(static_cast<int>(y) + part.top) + part.left;
+      for (std::size_t x = 0; x < not_worn.size(); ++x) not_worn[x] = row[x] == 0;
+      dilate_row(not_worn.data(), others.data() + area(y, width), width, reach, line.data());
+    }
+  });
+  std::atomic<bool> filled{false};
+  parallel_for(rows, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+    const auto row = [&](int y) { return others.data() + area(y, width); };
+    Columns columns(static_cast<int>(begin), rows, width, reach, row);
+    for (std::ptrdiff_t y = begin; y < end; ++y) {
+      std::uint8_t* const out = inside.data() + area(y, width);
+      columns.next(static_cast<int>(y), row, out);
+      for (int x = 0; x < width; ++x) out[x] = out[x] == 0;
+      if (any(out, width)) filled = true;
+    }
+  });
+  for (int y = 0; y < rows && !filled; ++y) {
+    const std::uint8_t* const worn = mask.row(y + part.top) + part.left;
+    for (int x = 0; x < width; ++x) inside[area(y, width) + static_cast<std::size_t>(x)] = worn[x] != 0;
+  }
+  return inside;
+}
+
+// For every pixel of a mask how far up, or down, the nearest one of its column is that is not 0; more
+// than `most` where there is none.
+std::vector<int> column_distances(const Bytes& mask, int rows, int width, bool up, int most) {
+  std::vector<int> out(mask.size(), most + 1);
+  const auto pass = [&](std::size_t to, std::size_t from, bool first) GT_TARGETS {
+    for (std::size_t x = 0; x < static_cast<std::size_t>(width); ++x) {
+      const int beyond = first ? most + 1 : std::min(out[from + x] + 1, most + 1);
+      out[to + x] = mask[to + x] ? 0 : beyond;
+    }
+  };
+  for (int i = 0; i < rows; ++i) {
+    const int y = up ? i : rows - 1 - i;
+    pass(area(y, width), area(up ? y - 1 : y + 1, width), i == 0);
+  }
+  return out;
+}
+
 // The layers, whose pixels are put into `pixels`.
 Layers layers_of(const ComposeCall& call, const std::vector<float>& flow, Bytes* pixels,
                  const ParallelFor& parallel_for) {
   Layers out{};
   const Raster& mask = call.garment;
-  const Box box = bounds(mask);
-  if (box.bottom <= box.top) return out;
-  out.height = box.bottom - box.top;
-  out.width = box.right - box.left;
-  // What is not garment reaches a pixel of the frame into the mask, whose border is rough. The photo
-  // ends where it may: what is beyond it is not known to be anything else.
-  const int reach = in_photo(1, call.owner_fit);
-  const int top = std::max(0, box.top - reach), bottom = std::min(mask.height, box.bottom + reach);
-  const int left = std::max(0, box.left - reach), right = std::min(mask.width, box.right + reach);
-  const int rows = bottom - top, width = right - left;
-  Bytes others(area(rows, width));
-  parallel_for(rows, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
-    Bytes not_worn(static_cast<std::size_t>(width));
-    Bytes line(static_cast<std::size_t>(width + 2 * reach));
+  const Box worn = bounds(mask);
+  if (worn.bottom <= worn.top) return out;
+  const int reach = in_photo(kExtended, call.owner_fit);
+  const Box box{std::max(0, worn.top - reach), std::max(0, worn.left - reach),
+                std::min(mask.height, worn.bottom + reach), std::min(mask.width, worn.right + reach)};
+  const int width = box.right - box.left, height = box.bottom - box.top;
+  out.height = height;
+  out.width = width;
+  const Bytes inside = within(mask, box, in_photo(1, call.owner_fit), parallel_for);
+  const std::vector<int> up = column_distances(inside, height, width, true, reach);
+  const std::vector<int> down = column_distances(inside, height, width, false, reach);
+  pixels->resize(static_cast<std::size_t>(height + 3) * out.stride());
+  parallel_for(height, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+    std::vector<int> behind(static_cast<std::size_t>(width));
     for (std::ptrdiff_t y = begin; y < end; ++y) {
-      const std::uint8_t* row = mask.row(static_cast<int>(y) + top) + left;
-      for (std::size_t x = 0; x < not_worn.size(); ++x) not_worn[x] = row[x] == 0;
-      dilate_row(not_worn.data(), others.data() + area(y, width), width, reach, line.data());
+      const std::uint8_t* const in_row = inside.data() + area(y, width);
+      for (int x = width, last = 3 * (width + reach); x-- > 0;) {
+        if (in_row[x]) last = x;
+        behind[static_cast<std::size_t>(x)] = last - x;
+      }
+      std::uint8_t* to = pixels->data() + area(y + 1, 1) * out.stride() + 4;
+      for (int x = 0, last = -reach - 1; x < width; ++x, to += 4) {
+        const auto i = static_cast<std::size_t>(x), at = area(y, width) + i;
+        if (in_row[x]) last = x;
+        Nearest nearest{x - last, 0};
+        nearest.offer(behind[i], 1);
+        nearest.offer(up[at], 2);
+        nearest.offer(down[at], 3);
+        if (nearest.distance > reach) continue;
+        const int d = nearest.distance, way = nearest.way;
+        const int from_x = x + (way == 0 ? -d : way == 1 ? d : 0);
+        const int from_y = static_cast<int>(y) + (way == 2 ? -d : way == 3 ? d : 0);
+        std::memcpy(to, call.owner.row(box.top + from_y) + 3 * (box.left + from_x), 3);
+        to[3] = 255;
+      }
     }
   });
-  pixels->resize(static_cast<std::size_t>(out.height + 3) * out.stride());
-  const auto fill = [&](bool eroded) {
-    std::atomic<bool> filled{false};
-    parallel_for(out.height, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
-      const auto row = [&](int y) { return others.data() + area(y, width); };
-      const int shift = box.top - top;
-      Columns columns(static_cast<int>(begin) + shift, rows, width, reach, row);
-      Bytes other(static_cast<std::size_t>(width));
-      bool some = false;
-      for (std::ptrdiff_t i = begin; i < end; ++i) {
-        const int y = static_cast<int>(i) + box.top;
-        columns.next(y - top, row, other.data());
-        const std::uint8_t* from = call.owner.row(y) + 3 * box.left;
-        const std::uint8_t* worn = mask.row(y) + box.left;
-        std::uint8_t* to = pixels->data() + area(i + 1, 1) * out.stride() + 4;
-        std::uint8_t* const inside = other.data() + box.left - left;
-        if (eroded) {
-          for (int x = 0; x < out.width; ++x) inside[x] = inside[x] == 0;
-        } else {
-          std::memcpy(inside, worn, static_cast<std::size_t>(out.width));
-        }
-        some |= any(inside, out.width);
-        premultiply(from, inside, out.width, to);
-      }
-      if (some) filled = true;
-    });
-    return filled.load();
-  };
-  if (!fill(true)) fill(false);
 
   const Layers large = out;
   const double step = owner_step(call, flow);

