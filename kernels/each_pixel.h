@@ -5,6 +5,8 @@
 
 #include <cuda_runtime_api.h>
 
+#include <memory>
+
 namespace garment_transfer {
 
 #if defined(__CUDACC__)
@@ -43,9 +45,17 @@ class Queue {
     each_pixel_kernel<<<grid, block, 0, stream_>>>(height, width, body);
     error_ = cudaGetLastError();
 #else
-    for (int y = height; y-- > 0;) {
-      for (int x = width; x-- > 0;) body(y, x);
-    }
+    struct Work {
+      int height, width;
+      Body body;
+    };
+    const auto run = [](void* memory) {
+      const std::unique_ptr<Work> work(static_cast<Work*>(memory));
+      for (int y = work->height; y-- > 0;) {
+        for (int x = work->width; x-- > 0;) work->body(y, x);
+      }
+    };
+    error_ = cudaLaunchHostFunc(stream_, run, new Work{height, width, body});
 #endif
   }
   template <typename Body>

@@ -335,6 +335,8 @@ def drop_not_worn(image: npt.NDArray[np.uint8], classes: npt.NDArray[np.uint8]) 
         image: uint8 RGB [H,W,3].
         classes: uint8 [H,W], the seven classes; such pixels get the nearest other one.
     """
+    if min(classes.shape) < _SIDE // 2:
+        return  # a pixel is too large for colours to tell
     step = _step(classes)
     garment = (classes[::step, ::step] == GARMENT).astype(np.uint8)
     left, top, width, height = cv2.boundingRect(garment)

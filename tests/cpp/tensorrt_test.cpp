@@ -14,6 +14,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <random>
 #include <sstream>
 #include <thread>
 
@@ -49,6 +50,46 @@ TEST(TensorRt, DevicePointersOnTheCallersStream) {
       // the caller's addresses stay out of the graph
       EXPECT_EQ(differing(one, session.run(one.given(pipeline().size()))), "") << shift;
     }
+  }
+}
+
+// Somebody of rectangles in a photo of twice the tiny bundle's size, with a garment down to a row.
+gt::Person somebody(unsigned seed, int hem) {
+  const int height = 128, width = 64;
+  std::mt19937 random(seed);
+  std::vector<std::uint8_t> image(3 * height * width), parsing(height * width), iuv(image.size());
+  for (std::uint8_t& value : image) value = static_cast<std::uint8_t>(random() % 256);
+  const auto draw = [&](int top, int bottom, int left, int right, int label, int part) {
+    for (int y = top; y < bottom; ++y) {
+      for (int x = left; x < right; ++x) {
+        parsing[y * width + x] = static_cast<std::uint8_t>(label);
+        iuv[3 * (y * width + x)] = static_cast<std::uint8_t>(part);
+      }
+    }
+  };
+  draw(8, 26, 24, 40, 2, 24);    // face
+  draw(26, hem, 16, 48, 4, 2);   // garment
+  draw(hem, 116, 16, 48, 5, 2);  // lower garment
+  gt::PersonSource source;
+  source.photo = {image.data(), height, width, 3, 0, nullptr};
+  source.parsing = {parsing.data(), height, width, 1, 0, nullptr};
+  source.densepose = {iuv.data(), height, width, 3, 0, nullptr};
+  return gt::Person(source);
+}
+
+TEST(TensorRt, FinishedPhotosAreTheCpus) {
+  const gt::Person person = somebody(1, 90), owner = somebody(2, 80);
+  const gt::Pipeline cpu(variable("GARMENT_TRANSFER_ENGINES"), one_thread());
+  const gt::Finished due = gt::Session(cpu).transfer(person, owner);
+  gt::Session session(pipeline());
+  for (int round = 0; round < 2; ++round) {
+    const gt::Finished found = session.transfer(person, owner);
+    EXPECT_EQ(found.transfer_parsing, due.transfer_parsing);
+    int difference = 0;
+    for (std::size_t i = 0; i < due.image.size(); ++i) {
+      difference = std::max(difference, std::abs(found.image[i] - due.image[i]));
+    }
+    EXPECT_LE(difference, 1);
   }
 }
 

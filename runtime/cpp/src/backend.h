@@ -3,6 +3,7 @@
 #pragma once
 
 #include <garment_transfer/garment_transfer.h>
+#include <photos.h>
 
 #include <array>
 #include <cstddef>
@@ -55,6 +56,9 @@ class Worker {
  public:
   virtual ~Worker() = default;
   virtual void run(const Run& run) = 0;
+  // The finished photo of the last run, which was of one pair in host memory: gt_compose, whose call
+  // is all host memory, with the device's own outputs of the graphs. False where a worker has none.
+  virtual bool compose(const GtCompose&) { return false; }
 };
 
 // A loaded bundle. `worker` may be called from several threads at once; the backend outlives its

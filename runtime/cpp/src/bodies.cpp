@@ -368,6 +368,7 @@ cv::Mat in_front(cv::Mat& classes, cv::Mat& iuv, const cv::Mat& things) {
 }
 
 void drop_not_worn(const cv::Mat& image, cv::Mat& classes) {
+  if (std::min(classes.rows, classes.cols) < kSide / 2) return;
   const int step = step_of(classes);
   const cv::Mat small = every(classes, step), garment = small == kGarment;
   cv::Mat photo(garment.size(), CV_8UC3), inside, outside, instead;

@@ -450,6 +450,9 @@ class Chain {
     if (run.times) read_times(*run.times);
   }
 
+  // An output of the last run, in device memory.
+  unsigned char* output(std::size_t i) { return device_at(input_bytes_ + output_at_[i]); }
+
   // Pictures in device memory, on the caller's stream; waits for it where times are asked for.
   void run_on_device(const Run& run) {
     const auto stream = static_cast<cudaStream_t>(run.stream);
@@ -519,7 +522,7 @@ class Chain {
     for (std::size_t i = 0; i < kInputs.size(); ++i)
       addresses[kInputs[i]] = device_at(input_at_[i]);
     for (std::size_t i = 0; i < kOutputs.size(); ++i) {
-      addresses[kOutputs[i]] = device_at(input_bytes_ + output_at_[i]);
+      addresses[kOutputs[i]] = output(i);
     }
     return addresses;
   }
@@ -649,6 +652,8 @@ class TensorRtWorker final : public Worker {
       const OnDevice on(backend_.device);
       cudaEventSynchronize(done_.get());
       chains_.clear();
+      photos_ = {};
+      workspace_ = {};
       for (auto& mark : marks_) mark.reset();
       done_.reset();
       stream_.reset();
@@ -680,7 +685,87 @@ class TensorRtWorker final : public Worker {
     }
   }
 
+#if defined(GT_PHOTOS_WITH_CUDA)
+  bool compose(const GtCompose& on_host) override {
+    const OnDevice on(backend_.device);
+    const auto stream = stream_.get();
+    GtCompose call = on_host;
+    GtPicture* const read[] = {&call.photo, &call.parsing, &call.kept, &call.owner_photo,
+                               &call.owner_garment};
+    const auto row_of = [](const GtPicture& picture) {
+      return static_cast<std::size_t>(picture.width) * static_cast<std::size_t>(picture.channels);
+    };
+    const auto area = static_cast<std::size_t>(call.photo.height) *
+                      static_cast<std::size_t>(call.photo.width);
+    struct Written {
+      std::uint8_t** to;
+      std::size_t bytes;
+    };
+    const Written written[] = {
+        {&call.out_image, 3 * area}, {&call.out_parsing, area}, {&call.out_warped_garment, 3 * area}};
+    std::size_t bytes = 0;
+    for (const GtPicture* picture : read) {
+      if (picture->data) bytes += row_of(*picture) * static_cast<std::size_t>(picture->height);
+    }
+    for (const Written& one : written) bytes += *one.to ? one.bytes : 0;
+    reserve(photos_, bytes);
+    auto* at = static_cast<std::uint8_t*>(photos_.memory.get());
+    for (GtPicture* picture : read) {
+      if (!picture->data) continue;
+      const std::size_t row = row_of(*picture), rows = static_cast<std::size_t>(picture->height);
+      check(cudaMemcpy2DAsync(at, row, picture->data, static_cast<std::size_t>(picture->stride), row,
+                              rows, cudaMemcpyHostToDevice, stream),
+            "copy a photo");
+      picture->data = at;
+      picture->stride = static_cast<std::int64_t>(row);
+      at += row * rows;
+    }
+    for (const Written& one : written) {
+      if (!*one.to) continue;
+      *one.to = at;
+      at += one.bytes;
+    }
+    Chain& chain = chain_for(1);
+    call.image.data = chain.output(0);
+    call.transfer_parsing.data = chain.output(1);
+    call.warped_garment.data = chain.output(2);
+    call.flow = reinterpret_cast<const float*>(chain.output(3));
+    for (GtPicture* picture : {&call.image, &call.transfer_parsing, &call.warped_garment}) {
+      picture->stride = static_cast<std::int64_t>(row_of(*picture));
+    }
+    reserve(workspace_, gt_compose_cuda_bytes(&call));
+    if (gt_compose_cuda(&call, workspace_.memory.get(), stream) != GT_PHOTOS_OK) {
+      check(cudaGetLastError(), "compose a photo");
+      throw Error(GT_CUDA_FAILED, "the GPU did not compose the photo", "");
+    }
+    std::uint8_t* const outputs[] = {on_host.out_image, on_host.out_parsing,
+                                     on_host.out_warped_garment};
+    for (std::size_t i = 0; i < std::size(outputs); ++i) {
+      if (!outputs[i]) continue;
+      check(cudaMemcpyAsync(outputs[i], *written[i].to, written[i].bytes, cudaMemcpyDeviceToHost,
+                            stream),
+            "copy a photo");
+    }
+    check(cudaStreamSynchronize(stream), "compose a photo");
+    return true;
+  }
+#endif
+
  private:
+  // Device memory that is made anew where more is needed.
+  struct Growing {
+    DeviceMemory memory;
+    std::size_t bytes = 0;
+  };
+  static void reserve(Growing& growing, std::size_t bytes) {
+    if (bytes <= growing.bytes) return;
+    growing = {};
+    void* memory = nullptr;
+    check(cudaMalloc(&memory, bytes), "allocate memory for photos");
+    growing.memory.reset(memory);
+    growing.bytes = bytes;
+  }
+
   void check_pointers(const Run& run) const {
     const auto one = [&](const void* pointer, const char* name) {
       cudaPointerAttributes attributes{};
@@ -723,6 +808,7 @@ class TensorRtWorker final : public Worker {
   Stream stream_;
   Event done_;
   Marks marks_;
+  Growing photos_, workspace_;
   std::list<std::unique_ptr<Chain>> chains_;  // at most kMaxChains, last used first
 };
 

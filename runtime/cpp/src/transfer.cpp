@@ -110,7 +110,7 @@ void transfer(Worker& worker, Size size, const Framing& framing, const Person& p
       out.parsing ? out.parsing : unwanted.data() + unwanted.size() - person.image.total();
   call.out_warped_garment = out.garment;
   call.threads = threads;
-  check(gt_compose(&call));
+  if (!worker.compose(call)) check(gt_compose(&call));
 }
 
 }  // namespace garment_transfer::internal
