@@ -256,12 +256,7 @@ def make_person(
     height: int = 64,
     width: int = 32,
     *,
-    garment: tuple[float, float, float, float] = (
-        0.3,
-        0.7,
-        0.2,
-        0.8,
-    ),
+    garment: tuple[float, float, float, float] = (0.3, 0.7, 0.2, 0.8),
     seed: int = 0,
 ) -> Person:
     """A person of rectangles: hair, face, arms, garment (top, bottom, left, right), legs.
@@ -410,7 +405,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared_folder(tmp_path_factory) -> Path:
     """A folder of this run that the processes of `-n` have in common."""
     folder = tmp_path_factory.getbasetemp()
     folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "shared"
@@ -468,7 +463,7 @@ def _put_engines() -> Callable[..., EngineSet]:
 
 
 @pytest.fixture(scope="session")
-def with_engines(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def with_engines(tmp_path_factory) -> Callable[..., Path]:
     """`with_engines(bundle, backend, *options)`: the bundle, or a copy with this GPU's engines."""
 
     def build(bundle: Path, backend: str, *options: str) -> Path:
@@ -490,21 +485,19 @@ def tiny() -> SimpleNamespace:
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_bundle(tmp_path_factory) -> Path:
     """The folder of the tiny bundle; not to be changed."""
     return write_tiny_bundle(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture
-def own_tiny_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
+def own_tiny_bundle(tiny_bundle, tmp_path) -> Path:
     """A copy of the tiny bundle for a test to spoil."""
     return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
 
 
 @pytest.fixture(scope="session")
-def bad_bundles(
-    tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory
-) -> list[tuple[Path, str, str]]:
+def bad_bundles(tiny_bundle, tmp_path_factory) -> list[tuple[Path, str, str]]:
     """Bundles as bundle/bad_bundles.json spoils them: folder, code, and words of the message."""
     table = json.loads(Path(__file__).with_name("bundle").joinpath("bad_bundles.json").read_text())
     folder = tmp_path_factory.mktemp("bad")

@@ -21,7 +21,7 @@ from garment_transfer.runtime import sample_bundle
 ROOT = Path(__file__).parents[2]
 
 
-def test_pieces_fit_nine_minutes_and_a_lent_machine_25() -> None:
+def test_pieces_fit_nine_minutes_and_a_lent_machine_25():
     minutes: dict[str, float] = defaultdict(float)
     for step in gpu.read_steps()[0]:
         minutes[step.piece] += step.minutes
@@ -32,7 +32,7 @@ def test_pieces_fit_nine_minutes_and_a_lent_machine_25() -> None:
 
 
 @pytest.mark.parametrize("rehearse", [False, True])
-def test_every_step_names_rows_needs_and_tests_that_exist(rehearse: bool, tmp_path: Path) -> None:
+def test_every_step_names_rows_needs_and_tests_that_exist(rehearse, tmp_path):
     steps, settings, rehearsed = gpu.read_steps()
     assert set(rehearsed) < set(settings)
     settings = {**settings, **(rehearsed if rehearse else {}), "architecture": "90"}
@@ -55,7 +55,7 @@ def test_every_step_names_rows_needs_and_tests_that_exist(rehearse: bool, tmp_pa
                 assert (ROOT / word).exists()
 
 
-def test_a_step_that_takes_too_long_saves_what_it_has(tmp_path: Path) -> None:
+def test_a_step_that_takes_too_long_saves_what_it_has(tmp_path):
     # its child ignores the interrupt and would outlive it
     program = "sleep 100 & trap 'echo saved; exit' INT; echo begun $!; wait"
     log = tmp_path / "log"
@@ -74,7 +74,7 @@ def test_a_step_that_takes_too_long_saves_what_it_has(tmp_path: Path) -> None:
     assert gpu.run_command(["true"], log, 20) == "passed"
 
 
-def test_a_run_that_is_stopped_leaves_its_piece(tmp_path: Path) -> None:
+def test_a_run_that_is_stopped_leaves_its_piece(tmp_path):
     command = [sys.executable, "-m", "garment_transfer.benchmarks.gpu", "run", str(tmp_path)]
     process = subprocess.Popen(
         [*command, "load/threads", "--rehearse"], cwd=ROOT, stdout=subprocess.DEVNULL
@@ -89,7 +89,7 @@ def test_a_run_that_is_stopped_leaves_its_piece(tmp_path: Path) -> None:
     assert step["outcome"] == "interrupted"
 
 
-def test_rehearsal(tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rehearsal(tmp_path, tiny_bundle, monkeypatch):
     """One step of every kind; the tiny bundle has no float16 graphs, which is a step's failure."""
     monkeypatch.chdir(ROOT)
     names = [
@@ -122,9 +122,7 @@ def test_rehearsal(tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.Monkey
     assert (tmp_path / "load" / "profile-trace.json").exists()
 
 
-def test_a_machine_without_a_gpu_runs_what_needs_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_machine_without_a_gpu_runs_what_needs_none(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     missing = gpu.obstacles(rehearse=False)
     if "gpu" not in missing:
@@ -142,7 +140,7 @@ def test_a_machine_without_a_gpu_runs_what_needs_none(
     assert "not here: tests: the working folder is not a checkout" in result.output
 
 
-def test_an_unknown_piece_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_piece_is_refused(tmp_path):
     result = CliRunner().invoke(gpu.main, ["run", str(tmp_path), "kernel"])
     assert result.exit_code == 2
     assert "no piece or step kernel" in result.output

@@ -5,14 +5,13 @@ import re
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 from click.testing import CliRunner
 
 from garment_transfer.benchmarks import wheels
 
 
-def test_split_and_joined_again(tmp_path: Path) -> None:
+def test_split_and_joined_again(tmp_path):
     rng = random.Random(0)
     sizes = {"a.whl": 10, "b.whl": 2500, "c.whl": 0, "d.whl": 700}
     for name, size in sizes.items():
@@ -38,7 +37,7 @@ def test_split_and_joined_again(tmp_path: Path) -> None:
     assert "a.whl" in [path.name for path in whole]
 
 
-def test_what_is_whole_is_installed(tmp_path: Path) -> None:
+def test_what_is_whole_is_installed(tmp_path):
     wheel = tmp_path / "thing-1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("thing.py", "answer = 42\n")
@@ -58,7 +57,7 @@ def test_what_is_whole_is_installed(tmp_path: Path) -> None:
     assert result.output == f"not whole yet: {wheel.name}\n"
 
 
-def test_install_needs_none_of_the_package(tmp_path: Path) -> None:
+def test_install_needs_none_of_the_package(tmp_path):
     run = [sys.executable, "-X", "importtime", wheels.__file__, "install", "--help"]
     imported = subprocess.run(run, capture_output=True, text=True, check=True, cwd=tmp_path).stderr
     assert "click" in imported

@@ -16,13 +16,13 @@ from garment_transfer.kernels import driver
 
 
 @pytest.fixture
-def shipped(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def shipped(tiny_bundle, monkeypatch) -> None:
     """Puts the tiny bundle in the place of the one that ships."""
     monkeypatch.setattr(runtime, "sample_bundle", lambda: tiny_bundle)
 
 
 @pytest.mark.usefixtures("shipped")
-def test_all_is_well() -> None:
+def test_all_is_well():
     result = CliRunner().invoke(main, ["doctor"])
     assert result.exit_code == 0, result.output
     assert "backend onnxruntime" in result.output
@@ -31,7 +31,7 @@ def test_all_is_well() -> None:
 
 
 @pytest.mark.usefixtures("shipped")
-def test_json() -> None:
+def test_json():
     result = CliRunner().invoke(main, ["doctor", "--json"])
     assert result.exit_code == 0, result.output
     found = json.loads(result.output)
@@ -40,7 +40,7 @@ def test_json() -> None:
     assert found["packages"]["numpy"] == importlib.metadata.version("numpy")
 
 
-def test_damaged_bundle(own_tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_bundle(own_tiny_bundle, monkeypatch):
     (own_tiny_bundle / "parsing.onnx").unlink()
     monkeypatch.setattr(runtime, "sample_bundle", lambda: own_tiny_bundle)
     result = CliRunner().invoke(main, ["doctor"])
@@ -50,7 +50,7 @@ def test_damaged_bundle(own_tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.usefixtures("shipped")
-def test_two_onnxruntimes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_onnxruntimes(monkeypatch):
     real = importlib.metadata.version
     monkeypatch.setattr(
         importlib.metadata, "version", lambda name: "1" if "onnxruntime" in name else real(name)
@@ -61,7 +61,7 @@ def test_two_onnxruntimes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "fix: run `pip uninstall -y onnxruntime onnxruntime-gpu`" in result.output
 
 
-def test_the_packages_of_an_extra_are_the_metadatas(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_packages_of_an_extra_are_the_metadatas(monkeypatch):
     requirements = [
         "numpy>=1.26",
         "torch>=2.9; extra == 'export'",
@@ -77,7 +77,7 @@ def test_the_packages_of_an_extra_are_the_metadatas(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.usefixtures("shipped")
-def test_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages(monkeypatch):
     monkeypatch.setattr(doctor, "_BASE", (("no_such_module", "x", "no-such-package"),))
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: ["nor-this; extra == 'train'"])
     result = CliRunner().invoke(main, ["doctor"])
@@ -89,7 +89,7 @@ def test_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("shipped")
-def test_what_engines_can_be_built(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_engines_can_be_built(monkeypatch):
     engines = json.loads(CliRunner().invoke(main, ["doctor", "--json"]).output)["engines"]
     backends = {backend["name"]: backend for backend in engines["backends"]}
     assert set(backends) == {"tensorrt", "tensorrt-rtx"}
@@ -107,7 +107,7 @@ def test_what_engines_can_be_built(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("shipped")
 @pytest.mark.parametrize("loads", [False, True])
-def test_the_library_of_fit_and_compose(monkeypatch: pytest.MonkeyPatch, loads: bool) -> None:
+def test_the_library_of_fit_and_compose(monkeypatch, loads):
     from garment_transfer import kernels
     from garment_transfer.kernels import photos
 
@@ -120,7 +120,7 @@ def test_the_library_of_fit_and_compose(monkeypatch: pytest.MonkeyPatch, loads: 
 
 
 @pytest.mark.usefixtures("shipped")
-def test_a_gpu_and_a_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_and_a_plugin(monkeypatch):
     from garment_transfer import kernels
     from garment_transfer.runtime import cuda
 
@@ -143,13 +143,7 @@ def test_a_gpu_and_a_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
         (None, 13010, "there, for CUDA 13.1\n"),  # where the kernel is another's, as in WSL
     ],
 )
-def test_the_driver_that_is_found(
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    kernel_module: str | None,
-    cuda: int,
-    said: str,
-) -> None:
+def test_the_driver_that_is_found(monkeypatch, tmp_path, kernel_module, cuda, said):
     def without_gpus() -> None:
         raise driver.CudaError("CUDA says no CUDA-capable device is detected")
 
@@ -167,7 +161,7 @@ def test_the_driver_that_is_found(
 
 
 @pytest.mark.usefixtures("shipped")
-def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_driver(monkeypatch):
     def missing() -> int:
         raise driver.CudaError("there is no NVIDIA driver here")
 
@@ -203,7 +197,7 @@ def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
         ("click", "", "'Group'; run `pip install --force-reinstall --no-deps click msgspec`"),
     ],
 )
-def test_damaged_packages(tmp_path: Path, module: str, content: str, due: str) -> None:
+def test_damaged_packages(tmp_path, module, content, due):
     """In a process of its own, which finds a package in their place that is damaged indeed."""
     (tmp_path / module).mkdir()
     (tmp_path / module / "__init__.py").write_text(content)

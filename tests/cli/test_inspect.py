@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 from click.testing import CliRunner
 
@@ -7,7 +6,7 @@ from garment_transfer.bundle import Bundle
 from garment_transfer.cli.main import main
 
 
-def test_text(tiny_bundle: Path) -> None:
+def test_text(tiny_bundle):
     result = CliRunner().invoke(main, ["inspect", str(tiny_bundle)])
     assert result.exit_code == 0, result.output
     manifest = Bundle.load(tiny_bundle).manifest
@@ -24,7 +23,7 @@ def test_text(tiny_bundle: Path) -> None:
     assert "transfer_parsing: max abs difference 0; 100.0000% within 0" in result.output
 
 
-def test_json(tiny_bundle: Path) -> None:
+def test_json(tiny_bundle):
     result = CliRunner().invoke(main, ["inspect", str(tiny_bundle), "--json"])
     assert result.exit_code == 0, result.output
     found = json.loads(result.output)
@@ -32,7 +31,7 @@ def test_json(tiny_bundle: Path) -> None:
     assert found == json.loads((tiny_bundle / "manifest.json").read_text())
 
 
-def test_damage(own_tiny_bundle: Path) -> None:
+def test_damage(own_tiny_bundle):
     (own_tiny_bundle / "warping.onnx").write_bytes(b"")
     result = CliRunner().invoke(main, ["inspect", str(own_tiny_bundle)])
     assert result.exit_code == 1

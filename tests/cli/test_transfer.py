@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +15,9 @@ from garment_transfer.bundle import remove_unfinished
 from garment_transfer.cli.main import main
 from garment_transfer.runtime import Person, Pipeline
 
-MakePerson = Callable[..., Person]
-SavePerson = Callable[..., Path]
-
 
 @pytest.fixture
-def people(tmp_path: Path, make_person: MakePerson, save_person: SavePerson) -> tuple[Path, Path]:
+def people(tmp_path, make_person, save_person) -> tuple[Path, Path]:
     """Folders of a person and of a garment's owner."""
     owner = make_person(96, 48, garment=(0.25, 0.5, 0.15, 0.9), seed=1)
     return (
@@ -35,7 +31,7 @@ def transfer(bundle: Path | None, *arguments: str | Path) -> Result:
     return CliRunner().invoke(main, ["transfer", *map(str, arguments), *options])
 
 
-def test_one_pair(tiny_bundle: Path, people: tuple[Path, Path], tmp_path: Path) -> None:
+def test_one_pair(tiny_bundle, people, tmp_path):
     output, panel = tmp_path / "out.png", tmp_path / "panel.png"
     result = transfer(tiny_bundle, *people, "-o", output, "--panel", panel)
     assert result.exit_code == 0, result.output
@@ -52,9 +48,7 @@ def test_one_pair(tiny_bundle: Path, people: tuple[Path, Path], tmp_path: Path) 
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp"])
-def test_the_metadata_of_the_photo_stays_behind(
-    tiny_bundle: Path, people: tuple[Path, Path], tmp_path: Path, suffix: str
-) -> None:
+def test_the_metadata_of_the_photo_stays_behind(tiny_bundle, people, tmp_path, suffix):
     exif = Image.Exif()
     exif[271] = "maker of cameras"
     exif.get_ifd(34853)[2] = (48.0, 8.0, 13.0)  # GPS: latitude
@@ -72,7 +66,7 @@ def test_the_metadata_of_the_photo_stays_behind(
         assert b"maker of cameras" not in path.read_bytes()
 
 
-def test_quality(tiny_bundle: Path, people: tuple[Path, Path], tmp_path: Path) -> None:
+def test_quality(tiny_bundle, people, tmp_path):
     sizes = []
     for quality in ("30", "95"):
         output = tmp_path / f"{quality}.jpg"
@@ -90,9 +84,7 @@ def test_quality(tiny_bundle: Path, people: tuple[Path, Path], tmp_path: Path) -
     assert transfer(tiny_bundle, *people, "-o", output, "--quality", "101").exit_code == 2
 
 
-def test_options_name_the_maps(
-    tiny_bundle: Path, people: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_options_name_the_maps(tiny_bundle, people, tmp_path):
     for folder in people:
         (folder / "meta.json").unlink()
     result = transfer(tiny_bundle, *people, "-o", tmp_path / "out.png")
@@ -129,16 +121,14 @@ def test_options_name_the_maps(
         (("--pairs", "p.csv", "--batch", "0"), "--batch"),
     ],
 )
-def test_usage(arguments: tuple[str, ...], due: str) -> None:
+def test_usage(arguments, due):
     result = transfer(None, *arguments)
     assert result.exit_code == 2
     assert due in " ".join(result.output.split())
 
 
 @pytest.mark.parametrize("option", ["-o", "--panel"])
-def test_unwritable_outputs_fail_before_anything_is_loaded(
-    people: tuple[Path, Path], tmp_path: Path, option: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unwritable_outputs_fail_before_anything_is_loaded(people, tmp_path, option, monkeypatch):
     def load(*_: object) -> None:
         raise AssertionError("the bundle was loaded first")
 
@@ -149,9 +139,7 @@ def test_unwritable_outputs_fail_before_anything_is_loaded(
     assert "x.png cannot be written" in result.output
 
 
-def test_an_output_is_no_input_and_no_other_output(
-    tiny_bundle: Path, people: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_an_output_is_no_input_and_no_other_output(tiny_bundle, people, tmp_path):
     """By the same path, another spelling of it, a link to the folder or the file, a hard link."""
     photo = people[0] / "image.png"
     before = photo.read_bytes()
@@ -186,9 +174,7 @@ def test_an_output_is_no_input_and_no_other_output(
     assert "are one file; give each picture its own" in result.output
 
 
-def test_a_run_that_is_told_to_end_leaves_nothing_half(
-    tiny_bundle: Path, people: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_a_run_that_is_told_to_end_leaves_nothing_half(tiny_bundle, people, tmp_path):
     rows = "".join(f"anna,bob,out/{index}.png\n" for index in range(5000))
     (tmp_path / "pairs.csv").write_text("person,garment_owner,output\n" + rows)
     command = "from garment_transfer.cli.main import main; main()"
@@ -210,15 +196,13 @@ def test_a_run_that_is_told_to_end_leaves_nothing_half(
         Image.open(path).load()
 
 
-def test_output_folders_are_made(
-    tiny_bundle: Path, people: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_output_folders_are_made(tiny_bundle, people, tmp_path):
     result = transfer(tiny_bundle, *people, "-o", tmp_path / "new" / "folder" / "out.png")
     assert result.exit_code == 0, result.output
     assert os.listdir(tmp_path / "new" / "folder") == ["out.png"]
 
 
-def test_pairs(tiny_bundle: Path, people: tuple[Path, Path], tmp_path: Path) -> None:
+def test_pairs(tiny_bundle, people, tmp_path):
     pairs = tmp_path / "pairs.csv"
     pairs.write_text("person,garment_owner,output\nanna,bob,1.png\nbob,anna,2.jpg\n")
     result = transfer(tiny_bundle, "--pairs", pairs)
@@ -228,9 +212,7 @@ def test_pairs(tiny_bundle: Path, people: tuple[Path, Path], tmp_path: Path) -> 
     assert Image.open(tmp_path / "2.jpg").size == (48, 96)
 
 
-def test_a_failing_pair_does_not_stop_the_others(
-    tiny_bundle: Path, people: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_a_failing_pair_does_not_stop_the_others(tiny_bundle, people, tmp_path):
     pairs = tmp_path / "pairs.csv"
     pairs.write_text(
         "person,garment_owner,output\n"
@@ -252,7 +234,7 @@ def test_a_failing_pair_does_not_stop_the_others(
     assert sorted(os.listdir(tmp_path)) == ["4.png", "anna", "bob", "pairs.csv"]
 
 
-def test_resume_and_shards(tiny_bundle: Path, people: tuple[Path, Path], tmp_path: Path) -> None:
+def test_resume_and_shards(tiny_bundle, people, tmp_path):
     pairs = tmp_path / "pairs.csv"
     rows = [f"anna,bob,{number}.png\n" for number in range(5)]
     pairs.write_text("person,garment_owner,output\n" + "".join(rows))
@@ -276,9 +258,7 @@ def test_resume_and_shards(tiny_bundle: Path, people: tuple[Path, Path], tmp_pat
     assert (tmp_path / "1.png").stat().st_mtime_ns > before
 
 
-def test_a_killed_run_is_resumed(
-    tiny_bundle: Path, people: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_a_killed_run_is_resumed(tiny_bundle, people, tmp_path):
     pairs = tmp_path / "pairs.csv"
     count = 100
     rows = [f"anna,bob,{number}.png\n" for number in range(count)]
@@ -306,8 +286,8 @@ def test_a_killed_run_is_resumed(
 
 
 def test_a_panel_too_wide_for_its_format_is_told_before_anything_is_written(
-    tiny_bundle: Path, tmp_path: Path, make_person: MakePerson, save_person: SavePerson
-) -> None:
+    tiny_bundle, tmp_path, make_person, save_person
+):
     folder = save_person(make_person(64, 3300), tmp_path / "anna")
     output, panel = tmp_path / "out.png", tmp_path / "panel.webp"
     result = transfer(tiny_bundle, folder, folder, "-o", output, "--panel", panel)
@@ -317,15 +297,13 @@ def test_a_panel_too_wide_for_its_format_is_told_before_anything_is_written(
     assert os.listdir(tmp_path) == ["anna"]
 
 
-def test_a_bad_list_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
+def test_a_bad_list_is_told_before_anything_is_loaded(tmp_path):
     result = transfer(tmp_path / "no bundle", "--pairs", tmp_path / "none.csv")
     assert result.exit_code == 1
     assert "none.csv cannot be read" in result.output
 
 
-def test_options_reach_the_backend(
-    tiny_bundle: Path, people: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_options_reach_the_backend(tiny_bundle, people, tmp_path):
     output = tmp_path / "out.png"
     result = transfer(tiny_bundle, *people, "-o", output, "--precision", "float32")
     assert result.exit_code == 0, result.output

@@ -29,12 +29,7 @@ from garment_transfer.bundle import (
 )
 from garment_transfer.cli.main import main
 from garment_transfer.export.flow_warp import OPSET, attach_flow_warp
-from garment_transfer.export.tensorrt import (
-    _Builder,
-    build_engines,
-    copy_bundle,
-    parse,
-)
+from garment_transfer.export.tensorrt import _Builder, build_engines, copy_bundle, parse
 from garment_transfer.runtime import sample_bundle
 from garment_transfer.runtime.backends.tensorrt import load_plugin, logger_of, take_errors
 
@@ -389,8 +384,7 @@ def test_a_copy_inside_the_bundle_does_not_hold_itself(own_tiny_bundle):
 def test_the_command_copies_builds_and_says_what(tiny_bundle, trt, tmp_path):
     output = tmp_path / "bundle"
     result = CliRunner().invoke(
-        main,
-        ["build", str(tiny_bundle), "--backend", RTX, "--batch", "1:2:4", "-o", str(output)],
+        main, ["build", str(tiny_bundle), "--backend", RTX, "--batch", "1:2:4", "-o", str(output)]
     )
     assert result.exit_code == 0, result.output
     assert "wrote" in result.output

@@ -1,7 +1,5 @@
 """Benchmark and profile of a GPU's rows: `pytest -m gpu tests/gpu`."""
 
-from pathlib import Path
-
 import pytest
 from click.testing import CliRunner
 
@@ -16,7 +14,7 @@ pytestmark = pytest.mark.gpu
 
 
 @pytest.fixture(params=["onnxruntime-cuda", "onnxruntime-cuda-graph", "torch-cuda-eager"])
-def row(request: pytest.FixtureRequest) -> str:
+def row(request) -> str:
     """A row that needs no engines; skips where it cannot run."""
     found = next(row for row in ROWS if row.name == request.param)
     bundle = Bundle.load(sample_bundle())
@@ -26,7 +24,7 @@ def row(request: pytest.FixtureRequest) -> str:
     return found.name
 
 
-def test_profile(row: str) -> None:
+def test_profile(row):
     profile = profile_row(row, Bundle.load(sample_bundle()), threads=1, transfers=3)
     stages = profile.stages()
     graphs = ["parsing", "warping", "regrowth"]
@@ -45,7 +43,7 @@ def test_profile(row: str) -> None:
         )
 
 
-def test_benchmark(row: str, tmp_path: Path) -> None:
+def test_benchmark(row, tmp_path):
     file = tmp_path / "r.json"
     command = ["benchmark", "--backends", row, "--rounds", "5", "--json", str(file)]
     result = CliRunner().invoke(main, command)

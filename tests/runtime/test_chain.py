@@ -27,11 +27,10 @@ import pytest
 
 from garment_transfer.bundle import STAGES, BackendError, Bundle, Code, InputError, chained
 from garment_transfer.kernels.driver import Array, OutOfMemory, check_contiguous
-from garment_transfer.runtime import Person, Pipeline, stage_inputs
+from garment_transfer.runtime import Pipeline, stage_inputs
 from garment_transfer.runtime.backends.onnxruntime_cuda import OnnxRuntimeEngine
 from garment_transfer.runtime.cuda import Chain, CudaDevice
 
-MakePerson = Callable[..., Person]
 RUBBISH = 0xCC
 
 
@@ -313,7 +312,7 @@ class Setup:
 
 
 @pytest.fixture
-def setup(tiny_bundle: Path) -> Iterator[Setup]:
+def setup(tiny_bundle) -> Iterator[Setup]:
     made = Setup(tiny_bundle)
     yield made
     made.pipeline.close()
@@ -321,12 +320,12 @@ def setup(tiny_bundle: Path) -> Iterator[Setup]:
 
 
 @pytest.fixture(scope="module")
-def cpu(tiny_bundle: Path) -> Pipeline:
+def cpu(tiny_bundle) -> Pipeline:
     return Pipeline.load(tiny_bundle, threads=1)
 
 
 @pytest.fixture(scope="module")
-def pairs(make_person: MakePerson, tiny: Any) -> list[dict[str, np.ndarray]]:
+def pairs(make_person, tiny) -> list[dict[str, np.ndarray]]:
     """Inputs of six different pairs."""
     return [
         stage_inputs(
@@ -357,18 +356,14 @@ def assert_nothing_left(double: Double) -> None:
 
 
 @pytest.mark.parametrize("graphs", [True, False])
-def test_the_chain_gives_what_the_cpu_gives(
-    tiny_bundle: Path, cpu: Pipeline, pairs: list[dict[str, np.ndarray]], graphs: bool
-) -> None:
+def test_the_chain_gives_what_the_cpu_gives(tiny_bundle, cpu, pairs, graphs):
     with Setup(tiny_bundle, graphs=graphs).pipeline as pipeline:
         for which in ((0,), (1,), (2, 3), (0, 1, 5), (4,)):
             inputs = batch_of(pairs, *which)
             assert_same(pipeline.run(inputs), cpu.run(inputs))
 
 
-def test_photos_go_through_the_same_chain(
-    setup: Setup, cpu: Pipeline, make_person: MakePerson
-) -> None:
+def test_photos_go_through_the_same_chain(setup, cpu, make_person):
     people = [make_person(128, 64, seed=1), make_person(96, 90, seed=2)]
     found = setup.pipeline.transfer_batch(people, people[::-1])
     due = cpu.transfer_batch(people, people[::-1])
@@ -378,9 +373,7 @@ def test_photos_go_through_the_same_chain(
         assert set(one.timings) == {"fit", "chain", "compose"}
 
 
-def test_a_transfer_is_two_copies_a_replay_and_one_wait(
-    setup: Setup, pairs: list[dict[str, np.ndarray]]
-) -> None:
+def test_a_transfer_is_two_copies_a_replay_and_one_wait(setup, pairs):
     setup.pipeline.run(batch_of(pairs, 0))
     assert setup.enqueued == [2, 2, 2]  # once for real, once into the graph
     before = setup.double.counts.copy()
@@ -391,12 +384,7 @@ def test_a_transfer_is_two_copies_a_replay_and_one_wait(
     assert [len(engine.bound) for engine in setup.engines.values()] == [1, 1, 1]
 
 
-def test_captures_that_other_threads_end(
-    setup: Setup,
-    cpu: Pipeline,
-    pairs: list[dict[str, np.ndarray]],
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_captures_that_other_threads_end(setup, cpu, pairs, caplog):
     setup.double.captures_end = True
     assert_same(setup.pipeline.run(batch_of(pairs, 0)), cpu.run(batch_of(pairs, 0)))
     with setup.pipeline.session() as session:
@@ -406,9 +394,7 @@ def test_captures_that_other_threads_end(
     assert "torch.cuda.synchronize" in record.message
 
 
-def test_no_session_is_made_while_another_one_is_captured(
-    setup: Setup, cpu: Pipeline, pairs: list[dict[str, np.ndarray]]
-) -> None:
+def test_no_session_is_made_while_another_one_is_captured(setup, cpu, pairs):
     """What engines do at their first run would end the capture."""
     others: list[Future[Any]] = []
 
@@ -425,9 +411,7 @@ def test_no_session_is_made_while_another_one_is_captured(
 
 
 @pytest.mark.parametrize("reason", ["an engine", "wish"])
-def test_without_a_graph_every_engine_is_queued(
-    tiny_bundle: Path, pairs: list[dict[str, np.ndarray]], reason: str
-) -> None:
+def test_without_a_graph_every_engine_is_queued(tiny_bundle, pairs, reason):
     options: dict[str, Any] = {"graphs": False}
     if reason == "an engine":
         options = {"capturable": (True, False, True)}
@@ -442,9 +426,7 @@ def test_without_a_graph_every_engine_is_queued(
         assert not session.replays
 
 
-def test_outputs_are_inputs_in_place_and_activations_are_shared(
-    setup: Setup, pairs: list[dict[str, np.ndarray]]
-) -> None:
+def test_outputs_are_inputs_in_place_and_activations_are_shared(setup, pairs):
     setup.pipeline.run(batch_of(pairs, 0, 1))
     bound = [engine.bound[0] for engine in setup.engines.values()]
     assert bound[0] == bound[1] == bound[2]  # one address per name, whoever reads or writes
@@ -463,18 +445,14 @@ def test_outputs_are_inputs_in_place_and_activations_are_shared(
     assert size == sum(-(-n // 512) * 512 for n in (5000, *sizes)) + 256
 
 
-def test_results_are_the_callers_own(
-    setup: Setup, cpu: Pipeline, pairs: list[dict[str, np.ndarray]]
-) -> None:
+def test_results_are_the_callers_own(setup, cpu, pairs):
     first = setup.pipeline.run(batch_of(pairs, 0))
     setup.pipeline.run(batch_of(pairs, 1))
     assert_same(first, cpu.run(batch_of(pairs, 0)))
 
 
 @pytest.mark.parametrize("offset", [0, 3])  # callers' arrays lie anywhere
-def test_device_arrays_follow_the_callers_stream(
-    setup: Setup, cpu: Pipeline, pairs: list[dict[str, np.ndarray]], offset: int
-) -> None:
+def test_device_arrays_follow_the_callers_stream(setup, cpu, pairs, offset):
     double = setup.double
     inputs = batch_of(pairs, 0, 1)
     due = cpu.run(inputs)
@@ -519,9 +497,7 @@ def view(array: Any) -> np.ndarray:
     return np.frombuffer(memory, interface["typestr"]).reshape(interface["shape"])
 
 
-def test_two_holders_in_a_row_write_on_streams_of_their_own(
-    setup: Setup, cpu: Pipeline, pairs: list[dict[str, np.ndarray]]
-) -> None:
+def test_two_holders_in_a_row_write_on_streams_of_their_own(setup, cpu, pairs):
     double = setup.double
     with double.active():
         streams = [double.create_stream() for _ in range(2)]
@@ -544,9 +520,7 @@ def test_two_holders_in_a_row_write_on_streams_of_their_own(
         assert_same(found, cpu.run(batch_of(pairs, i)))
 
 
-def test_writing_into_a_session_needs_no_copy(
-    setup: Setup, cpu: Pipeline, pairs: list[dict[str, np.ndarray]]
-) -> None:
+def test_writing_into_a_session_needs_no_copy(setup, cpu, pairs):
     double = setup.double
     with double.active():
         stream = double.create_stream()
@@ -570,9 +544,7 @@ def test_writing_into_a_session_needs_no_copy(
         double.destroy_stream(stream)
 
 
-def test_a_sessions_host_memory(
-    setup: Setup, cpu: Pipeline, pairs: list[dict[str, np.ndarray]]
-) -> None:
+def test_a_sessions_host_memory(setup, cpu, pairs):
     with setup.pipeline.session() as session:
         for name, array in batch_of(pairs, 2).items():
             session.host_inputs[name][...] = array
@@ -583,9 +555,7 @@ def test_a_sessions_host_memory(
         assert_same(dict(session.host_outputs), cpu.run(batch_of(pairs, 2)))
 
 
-def test_a_session_given_back_early_is_not_overtaken(
-    setup: Setup, cpu: Pipeline, pairs: list[dict[str, np.ndarray]]
-) -> None:
+def test_a_session_given_back_early_is_not_overtaken(setup, cpu, pairs):
     inputs = batch_of(pairs, 2)
     with setup.pipeline.session() as session:
         for name, array in inputs.items():
@@ -601,9 +571,7 @@ def test_a_session_given_back_early_is_not_overtaken(
         assert_same(dict(again.host_outputs), cpu.run(inputs))
 
 
-def test_sessions_of_other_batches_make_room(
-    tiny_bundle: Path, cpu: Pipeline, pairs: list[dict[str, np.ndarray]]
-) -> None:
+def test_sessions_of_other_batches_make_room(tiny_bundle, cpu, pairs):
     setup = Setup(tiny_bundle, sessions=2)
     counts = setup.double.counts
     for which in ((0,), (0, 1), (2,), (2, 3)):
@@ -619,7 +587,7 @@ def test_sessions_of_other_batches_make_room(
     assert not setup.double.memories
 
 
-def test_memory_stays_flat(setup: Setup, pairs: list[dict[str, np.ndarray]]) -> None:
+def test_memory_stays_flat(setup, pairs):
     inputs = batch_of(pairs, 0)
     setup.pipeline.run(inputs)
     free = setup.double.memory()
@@ -632,9 +600,7 @@ def test_memory_stays_flat(setup: Setup, pairs: list[dict[str, np.ndarray]]) -> 
 
 
 @pytest.mark.parametrize("sessions", [2, 8])
-def test_eight_threads(
-    tiny_bundle: Path, cpu: Pipeline, pairs: list[dict[str, np.ndarray]], sessions: int
-) -> None:
+def test_eight_threads(tiny_bundle, cpu, pairs, sessions):
     setup = Setup(tiny_bundle, sessions=sessions)
     work = [batch_of(pairs, *which) for which in ((0,), (1,), (2, 3), (4,), (5, 0), (3,))]
     due = [cpu.run(inputs) for inputs in work]
@@ -655,7 +621,7 @@ def test_eight_threads(
     assert not setup.double.memories
 
 
-def test_exhaustion(tiny_bundle: Path, cpu: Pipeline, pairs: list[dict[str, np.ndarray]]) -> None:
+def test_exhaustion(tiny_bundle, cpu, pairs):
     pipeline = Setup(tiny_bundle, sessions=1).pipeline
 
     def ask() -> None:
@@ -676,9 +642,7 @@ def test_exhaustion(tiny_bundle: Path, cpu: Pipeline, pairs: list[dict[str, np.n
         assert set(future.result(timeout=60)) == set(cpu.run(batch_of(pairs, 0)))
 
 
-def test_a_thread_does_not_wait_for_itself(
-    tiny_bundle: Path, cpu: Pipeline, pairs: list[dict[str, np.ndarray]]
-) -> None:
+def test_a_thread_does_not_wait_for_itself(tiny_bundle, cpu, pairs):
     setup = Setup(tiny_bundle, sessions=1)
     with setup.pipeline.session() as session:
         with pytest.raises(BackendError, match=r"would wait for itself.*session\.run") as error:
@@ -691,7 +655,7 @@ def test_a_thread_does_not_wait_for_itself(
         assert_same(setup.pipeline.run(batch_of(pairs, 1)), cpu.run(batch_of(pairs, 1)))
 
 
-def test_a_thread_gets_the_session_that_it_had(tiny_bundle: Path) -> None:
+def test_a_thread_gets_the_session_that_it_had(tiny_bundle):
     pipeline = Setup(tiny_bundle).pipeline
 
     def take() -> Any:
@@ -705,7 +669,7 @@ def test_a_thread_gets_the_session_that_it_had(tiny_bundle: Path) -> None:
         assert take() is own
 
 
-def test_threads_that_hold_one_each_and_want_another_do_not_wait(tiny_bundle: Path) -> None:
+def test_threads_that_hold_one_each_and_want_another_do_not_wait(tiny_bundle):
     pipeline = Setup(tiny_bundle, sessions=2).pipeline
     barrier = threading.Barrier(2)
 
@@ -724,9 +688,7 @@ def test_threads_that_hold_one_each_and_want_another_do_not_wait(tiny_bundle: Pa
     assert codes == [Code.SESSIONS_IN_USE] * 2
 
 
-def test_a_callers_exception_costs_the_session_nothing(
-    tiny_bundle: Path, cpu: Pipeline, pairs: list[dict[str, np.ndarray]]
-) -> None:
+def test_a_callers_exception_costs_the_session_nothing(tiny_bundle, cpu, pairs):
     setup = Setup(tiny_bundle, sessions=1)
     with setup.pipeline.session() as first:
         pass
@@ -745,7 +707,7 @@ def test_a_callers_exception_costs_the_session_nothing(
     assert_same(setup.pipeline.run(batch_of(pairs, 1)), cpu.run(batch_of(pairs, 1)))
 
 
-def test_close_waits_for_the_sessions_of_others(tiny_bundle: Path) -> None:
+def test_close_waits_for_the_sessions_of_others(tiny_bundle):
     setup = Setup(tiny_bundle)
     held, let_go = threading.Event(), threading.Event()
 
@@ -769,7 +731,7 @@ def test_close_waits_for_the_sessions_of_others(tiny_bundle: Path) -> None:
     assert_nothing_left(setup.double)
 
 
-def test_threads_that_hold_one_each_may_both_close(tiny_bundle: Path) -> None:
+def test_threads_that_hold_one_each_may_both_close(tiny_bundle):
     setup = Setup(tiny_bundle, sessions=2)
     barrier = threading.Barrier(2)
 
@@ -787,7 +749,7 @@ def test_threads_that_hold_one_each_may_both_close(tiny_bundle: Path) -> None:
     assert_nothing_left(setup.double)
 
 
-def test_use_after_close(setup: Setup, pairs: list[dict[str, np.ndarray]]) -> None:
+def test_use_after_close(setup, pairs):
     pipeline = setup.pipeline
     with pipeline.session() as session:
         pipeline.close()
@@ -805,25 +767,23 @@ def test_use_after_close(setup: Setup, pairs: list[dict[str, np.ndarray]]) -> No
         pipeline.run(batch_of(pairs, 0))
 
 
-def test_close_wakes_those_who_wait(tiny_bundle: Path, pairs: list[dict[str, np.ndarray]]) -> None:
+def test_close_wakes_those_who_wait(tiny_bundle, pairs):
     pipeline = Setup(tiny_bundle, sessions=1).pipeline
     with ThreadPoolExecutor(1) as pool, pipeline.session():
         future = pool.submit(pipeline.run, batch_of(pairs, 0))
-        pipeline._chain.close()  # type: ignore[union-attr]
+        pipeline._chain.close()
         with pytest.raises(BackendError, match="pipeline is closed"):
             future.result(timeout=60)
 
 
-def test_the_cpu_pipeline_closes_too(tiny_bundle: Path, pairs: list[dict[str, np.ndarray]]) -> None:
+def test_the_cpu_pipeline_closes_too(tiny_bundle, pairs):
     with Pipeline.load(tiny_bundle, threads=1) as pipeline:
         pass
     with pytest.raises(BackendError, match="pipeline is closed"):
         pipeline.run(batch_of(pairs, 0))
 
 
-def test_a_dropped_pipeline_frees_its_memory(
-    tiny_bundle: Path, pairs: list[dict[str, np.ndarray]]
-) -> None:
+def test_a_dropped_pipeline_frees_its_memory(tiny_bundle, pairs):
     setup = Setup(tiny_bundle)
     setup.pipeline.run(batch_of(pairs, 0))
     double = setup.double
@@ -833,9 +793,7 @@ def test_a_dropped_pipeline_frees_its_memory(
     assert_nothing_left(double)
 
 
-def test_out_of_memory_says_how_much_was_needed(
-    tiny_bundle: Path, cpu: Pipeline, pairs: list[dict[str, np.ndarray]]
-) -> None:
+def test_out_of_memory_says_how_much_was_needed(tiny_bundle, cpu, pairs):
     setup = Setup(tiny_bundle, size=2 << 20, activations=(1 << 20, 100, 100), sessions=1)
     with pytest.raises(
         BackendError,
@@ -849,9 +807,7 @@ def test_out_of_memory_says_how_much_was_needed(
 
 
 @pytest.mark.parametrize("when", ["first run", "later"])
-def test_an_engine_that_fails(
-    tiny_bundle: Path, cpu: Pipeline, pairs: list[dict[str, np.ndarray]], when: str
-) -> None:
+def test_an_engine_that_fails(tiny_bundle, cpu, pairs, when):
     setup = Setup(tiny_bundle, graphs=False, sessions=1)
     if when == "later":
         setup.pipeline.run(batch_of(pairs, 0))
@@ -865,21 +821,16 @@ def test_an_engine_that_fails(
     assert_same(setup.pipeline.run(batch_of(pairs, 1)), cpu.run(batch_of(pairs, 1)))
 
 
-def test_a_kernel_that_fails_shows_when_the_session_is_made(tiny_bundle: Path) -> None:
+def test_a_kernel_that_fails_shows_when_the_session_is_made(tiny_bundle):
     setup = Setup(tiny_bundle)
     setup.engines["warping"].fail_late = True
     sessions = []
-    with (
-        pytest.raises(BackendError, match="a kernel fails"),
-        setup.pipeline.session() as session,
-    ):
+    with pytest.raises(BackendError, match="a kernel fails"), setup.pipeline.session() as session:
         sessions.append(session)
     assert not sessions
 
 
-def test_close_waits_for_what_is_under_way(
-    tiny_bundle: Path, cpu: Pipeline, pairs: list[dict[str, np.ndarray]]
-) -> None:
+def test_close_waits_for_what_is_under_way(tiny_bundle, cpu, pairs):
     setup = Setup(tiny_bundle)
     inputs, due = batch_of(pairs, 3), cpu.run(batch_of(pairs, 3))["image"]
     sources = {name: OnDevice(setup.double, array) for name, array in inputs.items()}
@@ -907,9 +858,7 @@ def test_close_waits_for_what_is_under_way(
         ("host out", r"image is a ndarray, and others are device arrays"),
     ],
 )
-def test_device_arrays_that_do_not_fit(
-    setup: Setup, pairs: list[dict[str, np.ndarray]], what: str, due: str
-) -> None:
+def test_device_arrays_that_do_not_fit(setup, pairs, what, due):
     double = setup.double
     inputs: dict[str, Any] = {
         name: OnDevice(double, array) for name, array in batch_of(pairs, 0).items()
@@ -943,7 +892,7 @@ def test_device_arrays_that_do_not_fit(
     assert double.counts["create_stream"] == 0  # before anything is made
 
 
-def test_streams_that_are_being_captured(setup: Setup, pairs: list[dict[str, np.ndarray]]) -> None:
+def test_streams_that_are_being_captured(setup, pairs):
     double = setup.double
     inputs = {name: OnDevice(double, a) for name, a in batch_of(pairs, 0).items()}
     out = {"image": OnDevice(double, np.zeros((1, 64, 32, 3), np.uint8))}
@@ -959,14 +908,14 @@ def test_streams_that_are_being_captured(setup: Setup, pairs: list[dict[str, np.
         assert not session.broken
 
 
-def test_streams_that_are_none(setup: Setup, pairs: list[dict[str, np.ndarray]]) -> None:
+def test_streams_that_are_none(setup, pairs):
     inputs = {name: OnDevice(setup.double, a) for name, a in batch_of(pairs, 0).items()}
     out = {"image": OnDevice(setup.double, np.zeros((1, 64, 32, 3), np.uint8))}
     with pytest.raises(InputError, match=r"stream is a str; expected a handle"):
         setup.pipeline.run(inputs, out=out, stream="default")
 
 
-def test_the_cpu_takes_no_device_arrays(cpu: Pipeline, pairs: list[dict[str, np.ndarray]]) -> None:
+def test_the_cpu_takes_no_device_arrays(cpu, pairs):
     double = Double()
     inputs = {name: OnDevice(double, array) for name, array in batch_of(pairs, 0).items()}
     images = {"image": np.zeros(1, np.uint8)}
@@ -977,7 +926,7 @@ def test_the_cpu_takes_no_device_arrays(cpu: Pipeline, pairs: list[dict[str, np.
         cpu.session()
 
 
-def test_empty_batches(setup: Setup, pairs: list[dict[str, np.ndarray]]) -> None:
+def test_empty_batches(setup, pairs):
     with pytest.raises(InputError, match=r"expected one size for all arrays, 1 or more"):
         setup.pipeline.run({name: array[:0] for name, array in batch_of(pairs, 0).items()})
     with pytest.raises(InputError, match=r"the batch has 0 pairs"), setup.pipeline.session(0):

@@ -218,9 +218,7 @@ def densepose_model(folder: Path, description: dict[str, Any], pooled: int = 1) 
     ],
 )
 @pytest.mark.parametrize("kind", ["logits", "labels"])
-def test_parser(
-    tmp_path: Path, size: tuple[int, int] | None, given: dict[str, Any], pooled: int, kind: str
-) -> None:
+def test_parser(tmp_path, size, given, pooled, kind):
     ids = ids_of_blocks(128, 64, 16)
     description = description_of("parsing", {**LOGITS, "kind": kind}, size, **given)
     parser = Parser.load(parser_model(tmp_path, description, pooled))
@@ -231,7 +229,7 @@ def test_parser(
 @pytest.mark.parametrize(
     ("dtype", "batch"), [(TensorProto.FLOAT16, True), (TensorProto.FLOAT, False)]
 )
-def test_parser_of_other_inputs(tmp_path: Path, dtype: int, batch: bool) -> None:
+def test_parser_of_other_inputs(tmp_path, dtype, batch):
     ids = ids_of_blocks(64, 64, 16)
     output = {**LOGITS, "layout": "NHWC"}
     description = description_of("parsing", output, (64, 64))
@@ -239,7 +237,7 @@ def test_parser_of_other_inputs(tmp_path: Path, dtype: int, batch: bool) -> None
     assert (parser.parse(photo_of(ids)) == ids).all()
 
 
-def test_parser_of_bytes(tmp_path: Path) -> None:
+def test_parser_of_bytes(tmp_path):
     ids = ids_of_blocks(64, 48, 16)
     bytes_in = {"scale": 1, "mean": [0, 0, 0], "std": [1, 1, 1], "layout": "NHWC"}
     description = description_of("parsing", LOGITS, **bytes_in)
@@ -247,7 +245,7 @@ def test_parser_of_bytes(tmp_path: Path) -> None:
     assert (parser.parse(photo_of(ids)) == ids).all()
 
 
-def test_nothing_is_shifted_at_odd_sizes(tmp_path: Path) -> None:
+def test_nothing_is_shifted_at_odd_sizes(tmp_path):
     """A disc comes back where it was, through 473 pixels and an output a fourth of that."""
     height, width = 311, 207
     rows, columns = np.mgrid[:height, :width]
@@ -261,7 +259,7 @@ def test_nothing_is_shifted_at_odd_sizes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("size", "pooled"), [(None, 1), ((64, 64), 1), ((256, 256), 2)])
-def test_densepose_heads(tmp_path: Path, size: tuple[int, int] | None, pooled: int) -> None:
+def test_densepose_heads(tmp_path, size, pooled):
     ids = ids_of_blocks(128, 64, 16, seed=1)
     description = description_of("densepose", HEADS, size)
     iuv = DensePose.load(densepose_model(tmp_path, description, pooled)).estimate(photo_of(ids))
@@ -270,7 +268,7 @@ def test_densepose_heads(tmp_path: Path, size: tuple[int, int] | None, pooled: i
     assert np.abs(iuv[..., 1:] - uv_of(PART_OF[ids])).max() <= 1
 
 
-def test_densepose_of_the_best_box(tmp_path: Path) -> None:
+def test_densepose_of_the_best_box(tmp_path):
     """As detectors give it: heads over boxes, of which one holds the person."""
     ids = ids_of_blocks(128, 64, 16, seed=2)
     # The photo lies in columns 32..96 of 128; the box leaves some of it out.
@@ -308,7 +306,7 @@ def test_densepose_of_the_best_box(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("layout", "uv_max"), [("NCHW", 1), ("NHWC", 255)])
-def test_densepose_picture(tmp_path: Path, layout: str, uv_max: int) -> None:
+def test_densepose_picture(tmp_path, layout, uv_max):
     ids = ids_of_blocks(64, 64, 16, seed=3)
     output = {"kind": "iuv", "name": "iuv", "layout": layout, "uv_max": uv_max}
     net = Net(description_of("densepose", output, (32, 32)))
@@ -397,7 +395,7 @@ def border_error(parser: Parser, height: int, width: int, share: float, turned: 
 
 @pytest.mark.parametrize("kind", PARSER_KINDS)
 @pytest.mark.parametrize(("height", "width"), [(1024, 1024), (2048, 1536)])
-def test_borders_are_where_they_belong(tmp_path: Path, kind: str, height: int, width: int) -> None:
+def test_borders_are_where_they_belong(tmp_path, kind, height, width):
     corners = kind_of(kind)["output"].get("align_corners", False)
     assert corners == kind.startswith("schp")
     parser = Parser.load(published_parser(tmp_path, kind, corners), 1, kind)
@@ -406,7 +404,7 @@ def test_borders_are_where_they_belong(tmp_path: Path, kind: str, height: int, w
         assert abs(border_error(parser, height, width, share, turned=True)) < 0.25
 
 
-def test_corners_that_are_not_said_move_borders(tmp_path: Path) -> None:
+def test_corners_that_are_not_said_move_borders(tmp_path):
     """What a description without `align_corners` costs with such a model, and the other way."""
     for corners in (True, False):
         path = published_parser(tmp_path, "schp-lip", corners)
@@ -419,7 +417,7 @@ def test_corners_that_are_not_said_move_borders(tmp_path: Path) -> None:
         assert -8 < inwards * errors[1] < -4
 
 
-def test_the_schp_case(tmp_path: Path) -> None:
+def test_the_schp_case(tmp_path):
     """A model whose half-pixel reading was up to 7 pixels off at 2048."""
     case = Path(__file__).parents[2] / ".." / "shared" / "cases" / "schp_align"
     if not case.exists():
@@ -485,7 +483,7 @@ def export(net: torch.nn.Module, photo: torch.Tensor, path: Path, names: list[st
     )
 
 
-def test_a_parser_of_the_published_architecture(tmp_path: Path) -> None:
+def test_a_parser_of_the_published_architecture(tmp_path):
     """SCHP's shapes at random weights: its own postprocessing, in torch, gives the same classes."""
     torch.manual_seed(0)
     net = SmallParser(20).eval()
@@ -537,7 +535,7 @@ class SmallDensePose(torch.nn.Module):
         return (torch.tensor(self.BOXES).float(), torch.tensor([0.6, 0.9]), coarse, *others)
 
 
-def test_a_densepose_of_the_published_architecture(tmp_path: Path) -> None:
+def test_a_densepose_of_the_published_architecture(tmp_path):
     """DensePose R-CNN's shapes at random weights, compared with detectron2's rule in torch.
 
     In a box of whole pixels each head is scaled to the box bilinearly; parts count where the body's
@@ -571,7 +569,7 @@ def test_a_densepose_of_the_published_architecture(tmp_path: Path) -> None:
     assert not found.any()
 
 
-def test_the_person_alone_goes_in(tmp_path: Path) -> None:
+def test_the_person_alone_goes_in(tmp_path):
     """A parser for pictures of one person sees a small one as large as it can."""
     ids = np.zeros((480, 640), np.uint8)
     ids[200:360, 300:460] = ids_of_blocks(160, 160, 16)
@@ -589,7 +587,7 @@ def test_the_person_alone_goes_in(tmp_path: Path) -> None:
     assert right["person"] > 0.9 > right["photo"] + 0.1
 
 
-def test_kinds(tmp_path: Path) -> None:
+def test_kinds(tmp_path):
     path = published_parser(tmp_path, "schp-lip", corners=True)
     with pytest.raises(InputError, match=r"no kind 'schp' .*one of schp-atr, schp-lip, segformer"):
         Parser.load(path, kind="schp")
@@ -613,7 +611,7 @@ def test_kinds(tmp_path: Path) -> None:
         Parser.load(atr)
 
 
-def test_the_command_takes_kinds(tmp_path: Path) -> None:
+def test_the_command_takes_kinds(tmp_path):
     path = published_parser(tmp_path, "schp-lip", corners=True)
     given = ["prepare", "photo.jpg", "-o", str(tmp_path / "anna"), "--parser", str(path)]
     given += ["--densepose", str(path)]
@@ -640,7 +638,7 @@ def test_the_command_takes_kinds(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def models(tmp_path: Path) -> tuple[Path, Path]:
+def models(tmp_path) -> tuple[Path, Path]:
     """A parser and a DensePose model for photos of any size."""
     return (
         parser_model(tmp_path, description_of("parsing", LOGITS)),
@@ -649,7 +647,7 @@ def models(tmp_path: Path) -> tuple[Path, Path]:
 
 
 @pytest.fixture
-def photo(tmp_path: Path) -> Path:
+def photo(tmp_path) -> Path:
     """A photo that is stored lying on its side."""
     upright = photo_of(ids_of_blocks(128, 64, 16))
     exif = Image.Exif()
@@ -660,7 +658,7 @@ def photo(tmp_path: Path) -> Path:
     return path
 
 
-def test_prepare(models: tuple[Path, Path], photo: Path, tmp_path: Path, tiny_bundle: Path) -> None:
+def test_prepare(models, photo, tmp_path, tiny_bundle):
     folder = tmp_path / "anna"
     arguments = ["--parser", str(models[0]), "--densepose", str(models[1]), "--threads", "1"]
     result = CliRunner().invoke(main, ["prepare", str(photo), "-o", str(folder), *arguments])
@@ -686,9 +684,7 @@ def test_prepare(models: tuple[Path, Path], photo: Path, tmp_path: Path, tiny_bu
     assert Image.open(output).size == (64, 128)
 
 
-def test_a_photo_under_another_name_becomes_png(
-    models: tuple[Path, Path], photo: Path, tmp_path: Path
-) -> None:
+def test_a_photo_under_another_name_becomes_png(models, photo, tmp_path):
     other = tmp_path / "photo.jpe"
     Image.fromarray(read_rgb(photo)).save(other, "JPEG", quality=95)
     folder = tmp_path / "anna"
@@ -696,9 +692,7 @@ def test_a_photo_under_another_name_becomes_png(
     assert (Person.load(folder).image == read_rgb(other)).all()
 
 
-def test_nothing_is_written_for_a_photo_without_a_person(
-    models: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_nothing_is_written_for_a_photo_without_a_person(models, tmp_path):
     path = tmp_path / "wall.png"
     Image.new("RGB", (64, 128)).save(path)
     with pytest.raises(InputError, match="shows a person without a body"):
@@ -706,7 +700,7 @@ def test_nothing_is_written_for_a_photo_without_a_person(
     assert not (tmp_path / "anna").exists()
 
 
-def test_a_folder_that_is_not_empty(models: tuple[Path, Path], photo: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_empty(models, photo, tmp_path):
     parser, densepose = Parser.load(models[0]), DensePose.load(models[1])
     with pytest.raises(OutputError, match=r"is a folder that is not empty"):
         prepare(photo, tmp_path, parser, densepose)
@@ -714,7 +708,7 @@ def test_a_folder_that_is_not_empty(models: tuple[Path, Path], photo: Path, tmp_
         prepare(photo, photo, parser, densepose)
 
 
-def test_the_description_is_checked(models: tuple[Path, Path]) -> None:
+def test_the_description_is_checked(models):
     parser, densepose = models
     good = json.loads(parser.with_suffix(".json").read_text())
 
@@ -786,7 +780,7 @@ def test_the_description_is_checked(models: tuple[Path, Path]) -> None:
         DensePose.load(densepose)
 
 
-def test_values_that_are_no_numbers(tmp_path: Path) -> None:
+def test_values_that_are_no_numbers(tmp_path):
     net = Net(description_of("parsing", LOGITS))
     scores = net.scores("scores", np.arange(7), 7)
     net.give(
@@ -796,7 +790,7 @@ def test_values_that_are_no_numbers(tmp_path: Path) -> None:
         Parser.load(net.save(tmp_path, "parser")).parse(photo_of(ids_of_blocks(32, 32, 16)))
 
 
-def test_nobody_in_the_photo(tmp_path: Path) -> None:
+def test_nobody_in_the_photo(tmp_path):
     description = description_of("densepose", {**HEADS, "boxes": "boxes"})
     net = Net(description)
     parts = net.scores("parts_", PART_OF, 25)
