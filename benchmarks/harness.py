@@ -43,14 +43,7 @@ from garment_transfer.benchmarks.report import (
     Times,
 )
 from garment_transfer.benchmarks.rows import ROWS, Row, find_checkpoint, load_row, unavailable
-from garment_transfer.bundle import (
-    Bundle,
-    Code,
-    GarmentTransferError,
-    InputError,
-    Precision,
-    now,
-)
+from garment_transfer.bundle import Bundle, Code, GarmentTransferError, InputError, Precision, now
 from garment_transfer.runtime import Person, Pipeline, sample_people, stage_inputs
 
 P = ParamSpec("P")

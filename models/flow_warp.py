@@ -64,11 +64,7 @@ def _check(x: Tensor, coarse_flow: Tensor, residual: Tensor, affine: Tensor, pad
 
 
 def flow_warp(
-    x: Tensor,
-    coarse_flow: Tensor,
-    residual: Tensor,
-    affine: Tensor,
-    padding: Padding = "zeros",
+    x: Tensor, coarse_flow: Tensor, residual: Tensor, affine: Tensor, padding: Padding = "zeros"
 ) -> tuple[Tensor, Tensor]:
     """FlowWarp in torch operators, differentiable in all four tensors.
 
