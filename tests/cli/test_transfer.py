@@ -202,16 +202,6 @@ def test_output_folders_are_made(tiny_bundle, people, tmp_path):
     assert os.listdir(tmp_path / "new" / "folder") == ["out.png"]
 
 
-def test_pairs(tiny_bundle, people, tmp_path):
-    pairs = tmp_path / "pairs.csv"
-    pairs.write_text("person,garment_owner,output\nanna,bob,1.png\nbob,anna,2.jpg\n")
-    result = transfer(tiny_bundle, "--pairs", pairs)
-    assert result.exit_code == 0, result.output
-    assert "2 of 2 pairs written, 0 failed" in result.output
-    assert Image.open(tmp_path / "1.png").size == (64, 128)
-    assert Image.open(tmp_path / "2.jpg").size == (48, 96)
-
-
 def test_a_failing_pair_does_not_stop_the_others(tiny_bundle, people, tmp_path):
     pairs = tmp_path / "pairs.csv"
     pairs.write_text(

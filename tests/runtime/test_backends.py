@@ -31,13 +31,6 @@ def test_every_backend_has_a_status():
         assert status.available or (status.reason and status.fix)
 
 
-def test_unknown_backend():
-    with pytest.raises(
-        BackendError, match=r"unknown backend 'tpu'; expected one of onnxruntime.*doctor"
-    ):
-        find_backend("tpu")
-
-
 def test_engine(tiny_bundle):
     bundle = Bundle.load(tiny_bundle)
     engine = backend.load(bundle, None, backend.Options(threads=1))["parsing"]

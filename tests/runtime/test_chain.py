@@ -544,17 +544,6 @@ def test_writing_into_a_session_needs_no_copy(setup, cpu, pairs):
         double.destroy_stream(stream)
 
 
-def test_a_sessions_host_memory(setup, cpu, pairs):
-    with setup.pipeline.session() as session:
-        for name, array in batch_of(pairs, 2).items():
-            session.host_inputs[name][...] = array
-        session.upload()
-        session.run()
-        session.download()
-        session.synchronize()
-        assert_same(dict(session.host_outputs), cpu.run(batch_of(pairs, 2)))
-
-
 def test_a_session_given_back_early_is_not_overtaken(setup, cpu, pairs):
     inputs = batch_of(pairs, 2)
     with setup.pipeline.session() as session:
@@ -776,13 +765,6 @@ def test_close_wakes_those_who_wait(tiny_bundle, pairs):
             future.result(timeout=60)
 
 
-def test_the_cpu_pipeline_closes_too(tiny_bundle, pairs):
-    with Pipeline.load(tiny_bundle, threads=1) as pipeline:
-        pass
-    with pytest.raises(BackendError, match="pipeline is closed"):
-        pipeline.run(batch_of(pairs, 0))
-
-
 def test_a_dropped_pipeline_frees_its_memory(tiny_bundle, pairs):
     setup = Setup(tiny_bundle)
     setup.pipeline.run(batch_of(pairs, 0))
@@ -833,7 +815,7 @@ def test_a_kernel_that_fails_shows_when_the_session_is_made(tiny_bundle):
 def test_close_waits_for_what_is_under_way(tiny_bundle, cpu, pairs):
     setup = Setup(tiny_bundle)
     inputs, due = batch_of(pairs, 3), cpu.run(batch_of(pairs, 3))["image"]
-    sources = {name: OnDevice(setup.double, array) for name, array in inputs.items()}
+    sources = on_double(setup.double, inputs)
     target = OnDevice(setup.double, np.zeros_like(due))
     setup.pipeline.run(sources, out={"image": target}, stream=0)
     assert not target.array.any()
@@ -842,60 +824,77 @@ def test_close_waits_for_what_is_under_way(tiny_bundle, cpu, pairs):
     assert [engine.open for engine in setup.engines.values()] == [0, 0, 0]
 
 
+IMAGE = np.zeros((1, 64, 32, 3), np.uint8)
+
+
+def on_double(double: Double, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    return {name: OnDevice(double, array) for name, array in arrays.items()}
+
+
+def in_steps(double: Double, labels: np.ndarray) -> OnDevice:
+    array = OnDevice(double, labels)
+    array.array = labels.reshape(1, 32, 64).transpose(0, 2, 1)
+    return array
+
+
 @pytest.mark.parametrize(
-    ("what", "due"),
+    ("wrong", "due"),
     [
-        ("mixed", r"person_parsing is a ndarray, and others are device arrays.*move it there"),
-        ("dtype", r"person_parsing is int16 \[1, 64, 32\]; expected person_parsing uint8"),
-        ("shape", r"person_parsing is uint8 \[1, 32, 64\]; expected"),
-        ("batch", r"the batch sizes are .*person_parsing 2"),
-        ("strides", r"person_parsing of shape \(1, 64, 32\) has strides.*expected a contiguous"),
-        ("device", r"person_parsing is on GPU 1, and the pipeline on 0; .*`device=`"),
-        ("missing", r"the inputs are garment_densepose, .*expected person_parsing uint8"),
-        ("no out", r"no `out` says where outputs go; expected .*image uint8"),
-        ("unknown out", r"the outputs are image, picture; expected image uint8"),
-        ("out batch", r"the batch sizes are .*image 2"),
-        ("host out", r"image is a ndarray, and others are device arrays"),
+        (lambda _, a: a, r"person_parsing is a ndarray, and others are device arrays.*move it"),
+        (
+            lambda double, a: OnDevice(double, a.astype(np.int16)),
+            r"person_parsing is int16 \[1, 64, 32\]; expected person_parsing uint8",
+        ),
+        (
+            lambda double, a: OnDevice(double, a.reshape(1, 32, 64)),
+            r"person_parsing is uint8 \[1, 32, 64\]; expected",
+        ),
+        (
+            lambda double, a: OnDevice(double, np.concatenate([a, a])),
+            r"the batch sizes are .*person_parsing 2",
+        ),
+        (in_steps, r"person_parsing of shape \(1, 64, 32\) has strides.*expected a contiguous"),
+        (
+            lambda double, a: OnDevice(double, a, device=1),
+            r"person_parsing is on GPU 1, and the pipeline on 0; .*`device=`",
+        ),
+        (None, r"the inputs are garment_densepose, .*expected person_parsing uint8"),
     ],
 )
-def test_device_arrays_that_do_not_fit(setup, pairs, what, due):
-    double = setup.double
-    inputs: dict[str, Any] = {
-        name: OnDevice(double, array) for name, array in batch_of(pairs, 0).items()
-    }
-    image = np.zeros((1, 64, 32, 3), np.uint8)
-    out: dict[str, Any] | None = {"image": OnDevice(double, image)}
-    labels = batch_of(pairs, 0)["person_parsing"]
-    wrong: dict[str, Callable[[], Any]] = {
-        "mixed": lambda: labels,
-        "dtype": lambda: OnDevice(double, labels.astype(np.int16)),
-        "shape": lambda: OnDevice(double, labels.reshape(1, 32, 64)),
-        "batch": lambda: OnDevice(double, np.concatenate([labels, labels])),
-        "device": lambda: OnDevice(double, labels, device=1),
-    }
-    if what in wrong:
-        inputs["person_parsing"] = wrong[what]()
-    if what == "strides":
-        inputs["person_parsing"].array = np.zeros((1, 32, 64), np.uint8).transpose(0, 2, 1)
-    if what == "missing":
-        del inputs["person_parsing"]
-    if what == "no out":
-        out = None
-    if what == "unknown out":
-        out = {"image": OnDevice(double, image), "picture": OnDevice(double, image)}
-    if what == "out batch":
-        out = {"image": OnDevice(double, np.concatenate([image, image]))}
-    if what == "host out":
-        out = {"image": image}
+def test_device_arrays_that_do_not_fit(setup, pairs, wrong, due):
+    arrays = batch_of(pairs, 0)
+    inputs = on_double(setup.double, arrays)
+    labels = inputs.pop("person_parsing").array
+    if wrong:
+        inputs["person_parsing"] = wrong(setup.double, labels)
     with pytest.raises(InputError, match=due):
-        setup.pipeline.run(inputs, out=out)
-    assert double.counts["create_stream"] == 0  # before anything is made
+        setup.pipeline.run(inputs, out=on_double(setup.double, {"image": IMAGE}))
+    assert setup.double.counts["create_stream"] == 0  # before anything is made
 
 
-def test_streams_that_are_being_captured(setup, pairs):
+@pytest.mark.parametrize(
+    ("out", "due"),
+    [
+        (None, r"no `out` says where outputs go; expected .*image uint8"),
+        ({"image": IMAGE, "picture": IMAGE}, r"the outputs are image, picture; expected image"),
+        ({"image": np.concatenate([IMAGE, IMAGE])}, r"the batch sizes are .*image 2"),
+    ],
+)
+def test_outputs_that_do_not_fit(setup, pairs, out, due):
+    inputs = on_double(setup.double, batch_of(pairs, 0))
+    with pytest.raises(InputError, match=due):
+        setup.pipeline.run(inputs, out=out and on_double(setup.double, out))
+    with pytest.raises(InputError, match=r"image is a ndarray, and others are device arrays"):
+        setup.pipeline.run(inputs, out={"image": IMAGE})
+    assert setup.double.counts["create_stream"] == 0
+
+
+def test_streams_that_are_refused(setup, pairs):
     double = setup.double
-    inputs = {name: OnDevice(double, a) for name, a in batch_of(pairs, 0).items()}
-    out = {"image": OnDevice(double, np.zeros((1, 64, 32, 3), np.uint8))}
+    inputs = on_double(double, batch_of(pairs, 0))
+    out = on_double(double, {"image": IMAGE})
+    with pytest.raises(InputError, match=r"stream is a str; expected a handle"):
+        setup.pipeline.run(inputs, out=out, stream="default")
     double.captured_streams = {7}
     captured = r"the stream is being captured into a CUDA graph; end the capture"
     with pytest.raises(InputError, match=captured):
@@ -908,16 +907,8 @@ def test_streams_that_are_being_captured(setup, pairs):
         assert not session.broken
 
 
-def test_streams_that_are_none(setup, pairs):
-    inputs = {name: OnDevice(setup.double, a) for name, a in batch_of(pairs, 0).items()}
-    out = {"image": OnDevice(setup.double, np.zeros((1, 64, 32, 3), np.uint8))}
-    with pytest.raises(InputError, match=r"stream is a str; expected a handle"):
-        setup.pipeline.run(inputs, out=out, stream="default")
-
-
 def test_the_cpu_takes_no_device_arrays(cpu, pairs):
-    double = Double()
-    inputs = {name: OnDevice(double, array) for name, array in batch_of(pairs, 0).items()}
+    inputs = on_double(Double(), batch_of(pairs, 0))
     images = {"image": np.zeros(1, np.uint8)}
     for given, options in ((inputs, {}), (batch_of(pairs, 0), {"out": images})):
         with pytest.raises(InputError, match=r"no `out`; pass NumPy arrays alone, or .*tensorrt"):

@@ -441,13 +441,6 @@ def test_ids_in_a_wider_mode(tmp_path, kind):
     assert (read_indices(tmp_path / "parse.png") == IDS).all()
 
 
-def test_palette_files_are_read_by_index(tmp_path):
-    image = Image.fromarray(IDS, mode="P")
-    image.putpalette([(37 * i) % 256 for i in range(768)])
-    image.save(tmp_path / "parse.png")
-    assert (read_indices(tmp_path / "parse.png") == IDS).all()
-
-
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
 def test_palette_files_of_few_bits(tmp_path, bits):
     ids = IDS % min(2**bits, 12)

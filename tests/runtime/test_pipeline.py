@@ -10,7 +10,7 @@ import pytest
 
 from garment_transfer.bundle import BackendError, Bundle, Code, InputError, border_width
 from garment_transfer.cli.options import THREADS
-from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people, stage_inputs
+from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people
 from garment_transfer.runtime.backends import (
     MAX_THREADS,
     Arrays,
@@ -91,20 +91,6 @@ def test_run_moves_arrays_only(pipeline, make_person, tiny):
     for index, (person, owner) in enumerate(zip(people, owners, strict=True)):
         for name, array in expected(person, owner, tiny).items():
             assert (outputs[name][index] == array).all(), name
-
-
-def test_stage_inputs(make_person, tiny):
-    person, owner = make_person(), make_person(128, 64, seed=1)
-    inputs = stage_inputs(person, owner, tiny.size, None)
-    assert (inputs["person_parsing"] == person.parsing).all()
-    assert {name: array.shape for name, array in inputs.items()} == {
-        "person_image": (64, 32, 3),
-        "person_parsing": (64, 32),
-        "person_densepose": (64, 32, 3),
-        "garment_image": (64, 32, 3),
-        "garment_parsing": (64, 32),
-        "garment_densepose": (64, 32, 3),
-    }
 
 
 def test_batch_of_several_sizes(pipeline, make_person):
