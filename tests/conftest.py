@@ -18,6 +18,7 @@ from typing import Any
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import click
 import msgspec
 import numpy as np
 import onnx
@@ -399,6 +400,13 @@ def put_engines(
     return EngineSet(bundle, folder, record)
 
 
+def invoke(*arguments: object, code: int = 0, command: click.Command = main) -> str:
+    """What a command prints that ends with this status."""
+    result = CliRunner().invoke(command, list(map(str, arguments)))
+    assert result.exit_code == code, result.output
+    return result.output
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The tests of the C++ library come first: with `-n` others run beside its compiler."""
     items.sort(key=lambda item: "cpp" not in item.path.parts)
@@ -462,6 +470,12 @@ def _put_engines() -> Callable[..., EngineSet]:
     return put_engines
 
 
+@pytest.fixture(scope="session", name="invoke")
+def _invoke() -> Callable[..., str]:
+    """`invoke(*arguments, code=0, command=)` of this file."""
+    return invoke
+
+
 @pytest.fixture(scope="session")
 def with_engines(tmp_path_factory) -> Callable[..., Path]:
     """`with_engines(bundle, backend, *options)`: the bundle, or a copy with this GPU's engines."""
@@ -470,9 +484,8 @@ def with_engines(tmp_path_factory) -> Callable[..., Path]:
         if backend == "onnxruntime-cuda":  # needs none
             return bundle
         target = tmp_path_factory.mktemp("engines") / "bundle"
-        arguments = ["build", str(bundle), "--backend", backend, "--batch", "1:1:8", *options]
-        result = CliRunner().invoke(main, [*arguments, "-o", str(target)])
-        assert result.exit_code == 0, result.output
+        arguments = ("--backend", backend, "--batch", "1:1:8", *options)
+        invoke("build", bundle, *arguments, "-o", target)
         return target
 
     return build

@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from click.testing import CliRunner
 
 from garment_transfer.benchmarks import peers
 from garment_transfer.bundle import STAGES
@@ -35,7 +34,6 @@ def test_ours_is_the_three_graphs_in_a_row():
     assert (np.abs(found.astype(int) - due) <= 1).mean() > 0.999
 
 
-def test_a_folder_that_is_no_clone(tmp_path):
-    result = CliRunner().invoke(peers.main, [str(tmp_path)])
-    assert result.exit_code == 2
-    assert "has no folder exp/runtime" in result.output
+def test_a_folder_that_is_no_clone(invoke, tmp_path):
+    printed = invoke(tmp_path, code=2, command=peers.main)
+    assert "has no folder exp/runtime" in printed

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,11 +30,10 @@ def test_readme_plot_is_made_from_the_results(tables):
     assert tables["is_current"](ROOT / tables["PLOT"])
 
 
-def test_command(tables, tmp_path):
+def test_command(invoke, tables, tmp_path):
     file = tmp_path / "README.md"
     file.write_text("![plot](docs/benchmark.png)\n<!-- table: latency -->\nold\n<!-- end -->\nb\n")
-    result = CliRunner().invoke(tables["main"], [str(file)])
-    assert result.exit_code == 0, result.output
+    invoke(file, command=tables["main"])
     text = file.read_text()
     assert text.startswith("![plot](docs/benchmark.png)\n<!-- table: latency -->\n")
     assert text.endswith("<!-- end -->\nb\n")

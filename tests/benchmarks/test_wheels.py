@@ -6,8 +6,6 @@ import subprocess
 import sys
 import zipfile
 
-from click.testing import CliRunner
-
 from garment_transfer.benchmarks import wheels
 
 
@@ -37,7 +35,7 @@ def test_split_and_joined_again(tmp_path):
     assert "a.whl" in [path.name for path in whole]
 
 
-def test_what_is_whole_is_installed(tmp_path):
+def test_what_is_whole_is_installed(invoke, tmp_path):
     wheel = tmp_path / "thing-1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("thing.py", "answer = 42\n")
@@ -46,15 +44,14 @@ def test_what_is_whole_is_installed(tmp_path):
         archive.writestr("thing-1.0.dist-info/RECORD", "")
     wheels.split([wheel], tmp_path / "pieces", 700)
     site = tmp_path / "site"
-    result = CliRunner().invoke(wheels.main, ["install", str(tmp_path / "pieces"), str(site)])
-    assert result.exit_code == 0, result.output
-    assert result.output == f"installed {wheel.name}\n"
+    printed = invoke("install", tmp_path / "pieces", site, command=wheels.main)
+    assert printed == f"installed {wheel.name}\n"
     run = [sys.executable, "-c", "import thing; print(thing.answer)"]
     assert subprocess.check_output(run, cwd=site) == b"42\n"
 
     next((tmp_path / "pieces").glob(f"00/{wheel.name}.*")).unlink()
-    result = CliRunner().invoke(wheels.main, ["install", str(tmp_path / "pieces"), str(site)])
-    assert result.output == f"not whole yet: {wheel.name}\n"
+    printed = invoke("install", tmp_path / "pieces", site, command=wheels.main)
+    assert printed == f"not whole yet: {wheel.name}\n"
 
 
 def test_install_needs_none_of_the_package(tmp_path):

@@ -9,12 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from click.testing import CliRunner
 from filelock import FileLock
 from torch import Tensor, nn
 
 from garment_transfer.bundle import CLASSES, NUM_PARTS, Bundle, Code, ExportError, Size, contract
-from garment_transfer.cli.main import main
 from garment_transfer.export.bundle import Converter, export_bundle
 from garment_transfer.models.checkpoint import save_checkpoint
 from garment_transfer.models.presets import build
@@ -36,7 +34,7 @@ def checkpoint(networks, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def exported(checkpoint, shared_folder, save_person, make_person) -> tuple[Bundle, str]:
+def exported(invoke, checkpoint, shared_folder, save_person, make_person) -> tuple[Bundle, str]:
     """The bundle, and what `garment-transfer export` printed."""
     folder = shared_folder / "export"
     with FileLock(f"{folder}.lock"):  # another process may export it
@@ -44,9 +42,8 @@ def exported(checkpoint, shared_folder, save_person, make_person) -> tuple[Bundl
             save_person(make_person(SIZE.height, SIZE.width), folder / "people" / "one")
             command = ["export", checkpoint, "-o", folder / "bundle", "--size", SIZE]
             command += ["--precision", "float16", "--people", folder / "people"]
-            result = CliRunner().invoke(main, list(map(str, command)))
-            assert result.exit_code == 0, result.output
-            (folder / "output").write_text(result.output)
+            printed = invoke(*command)
+            (folder / "output").write_text(printed)
     return Bundle.load(folder / "bundle"), (folder / "output").read_text()
 
 

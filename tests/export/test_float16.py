@@ -13,12 +13,10 @@ import onnx.parser
 import onnxruntime
 import pytest
 import torch
-from click.testing import CliRunner
 from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 
 from garment_transfer.bundle import STAGES, Bundle, Code, ExportError, Stage, contract
-from garment_transfer.cli.main import main
 from garment_transfer.export import float16
 from garment_transfer.export.autocast import convert_by_autocast
 from garment_transfer.export.float16 import LEAST_PSNR, MOST_DIFFERENT_LABELS
@@ -270,7 +268,6 @@ def test_autocast_without_modelopt_names_the_extra(monkeypatch):
     assert raised.value.code == Code.BACKEND_UNAVAILABLE
 
 
-def test_autocast_is_about_float16():
-    result = CliRunner().invoke(main, ["export", "checkpoint", "-o", "bundle", "--autocast"])
-    assert result.exit_code == 2
-    assert "add --precision float16" in result.output
+def test_autocast_is_about_float16(invoke):
+    printed = invoke("export", "checkpoint", "-o", "bundle", "--autocast", code=2)
+    assert "add --precision float16" in printed

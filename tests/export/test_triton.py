@@ -10,7 +10,6 @@ import msgspec
 import numpy as np
 import onnxruntime
 import pytest
-from click.testing import CliRunner
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as schema
 
@@ -31,7 +30,6 @@ from garment_transfer.bundle import (
     chained,
     contract,
 )
-from garment_transfer.cli.main import main
 from garment_transfer.export.triton import Serving, write_repository
 from garment_transfer.runtime import Pipeline, sample_bundle, stage_inputs
 
@@ -266,24 +264,29 @@ def test_a_file_in_the_way(bundle, tmp_path):
     assert raised.value.code == Code.OUTPUT_UNWRITABLE
 
 
-def test_command(bundle, tmp_path):
-    def invoke(*arguments: str) -> Any:
-        return CliRunner().invoke(main, ["triton", str(bundle.path), *arguments])
-
+def test_command(bundle, tmp_path, invoke):
     repository = str(tmp_path / "repository")
-    result = invoke("-o", repository, "--max-batch", "2", "--max-delay", "0.5", "--threads", "1")
-    assert result.exit_code == 0, result.output
-    assert f"tritonserver --model-repository {repository}" in result.output
+    printed = invoke(
+        "triton",
+        bundle.path,
+        "-o",
+        repository,
+        "--max-batch",
+        "2",
+        "--max-delay",
+        "0.5",
+        "--threads",
+        "1",
+    )
+    assert f"tritonserver --model-repository {repository}" in printed
     config = config_of(tmp_path / "repository" / "garment_transfer")
     assert config.max_batch_size == 2
     assert config.dynamic_batching.max_queue_delay_microseconds == 500
-    result = invoke("-o", repository)
-    assert result.exit_code == 1
-    assert "--model-version 2" in result.output
+    printed = invoke("triton", bundle.path, "-o", repository, code=1)
+    assert "--model-version 2" in printed
     for arguments, says in (
         (("--form", "onnx", "--threads", "2"), "--backend and --threads are for --form python"),
         (("--form", "none"), "none"),
     ):
-        result = invoke("-o", repository, *arguments)
-        assert result.exit_code == 2
-        assert says in result.output
+        printed = invoke("triton", bundle.path, "-o", repository, *arguments, code=2)
+        assert says in printed

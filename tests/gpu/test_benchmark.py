@@ -1,13 +1,11 @@
 """Benchmark and profile of a GPU's rows: `pytest -m gpu tests/gpu`."""
 
 import pytest
-from click.testing import CliRunner
 
 from garment_transfer.benchmarks.profiling import profile_row, trace
 from garment_transfer.benchmarks.report import read_report
 from garment_transfer.benchmarks.rows import ROWS, find_checkpoint, unavailable
 from garment_transfer.bundle import Bundle
-from garment_transfer.cli.main import main
 from garment_transfer.runtime import sample_bundle
 
 pytestmark = pytest.mark.gpu
@@ -43,11 +41,10 @@ def test_profile(row):
         )
 
 
-def test_benchmark(row, tmp_path):
+def test_benchmark(invoke, row, tmp_path):
     file = tmp_path / "r.json"
     command = ["benchmark", "--backends", row, "--rounds", "5", "--json", str(file)]
-    result = CliRunner().invoke(main, command)
-    assert result.exit_code == 0, result.output
+    invoke(*command)
     report = read_report(file)
     (found,) = [entry for entry in report.measured if entry.name == row]
     if not row.startswith("torch"):

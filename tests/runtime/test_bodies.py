@@ -6,11 +6,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
 from garment_transfer.bundle import Code, InputError
-from garment_transfer.cli.main import main
 from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people
 from garment_transfer.runtime.photos import Box, check_plausible, choose_body, drop_not_worn
 
@@ -297,24 +295,21 @@ def test_what_is_protected_comes_back(pipeline, people):
     assert magenta.mean() < 0.002
 
 
-def test_the_commands_take_boxes(new_scene, tmp_path, tiny_bundle):
+def test_the_commands_take_boxes(invoke, new_scene, tmp_path, tiny_bundle):
     scene = new_scene().person(100).person(280, BLUE)
     scene.save(tmp_path)
     both = ["transfer", str(tmp_path), str(tmp_path), "-o", str(tmp_path / "out.png")]
     both += ["--bundle", str(tiny_bundle), "--threads", "1"]
-    result = CliRunner().invoke(main, both)
-    assert result.exit_code == 1
-    assert "shows 2 people, in the boxes 54,10,146,220 and 234,10,326,220" in result.output
-    assert "--person-box" in result.output
+    printed = invoke(*both, code=1)
+    assert "shows 2 people, in the boxes 54,10,146,220 and 234,10,326,220" in printed
+    assert "--person-box" in printed
     boxes = ["--person-box", "54,10,146,220", "--owner-box", "234,10,326,220"]
-    result = CliRunner().invoke(main, both + boxes)
-    assert result.exit_code == 0, result.output
+    invoke(*(both + boxes))
     picture = np.asarray(Image.open(tmp_path / "out.png"))
     assert (picture[:, 200:] == scene.image[:, 200:]).all()
     assert (picture[:, :200] != scene.image[:, :200]).any()
-    result = CliRunner().invoke(main, [*both, "--person-box", "9,9,9,20"])
-    assert result.exit_code == 2
-    assert "right beyond left" in result.output
+    printed = invoke(*both, "--person-box", "9,9,9,20", code=2)
+    assert "right beyond left" in printed
 
 
 @pytest.mark.parametrize("scale", [1, 4])
@@ -326,9 +321,7 @@ def test_the_commands_take_boxes(new_scene, tmp_path, tiny_bundle):
         ((230, 228, 225), (240, 240, 238), False),  # white before white: colours cannot tell
     ],
 )
-def test_what_a_rough_map_takes_for_the_garment(
-    garment: tuple[int, ...], around: tuple[int, ...], dropped: bool, scale: int
-) -> None:
+def test_what_a_rough_map_takes_for_the_garment(garment, around, dropped, scale):
     """Its border lies two pixels outside the garment's."""
     random = np.random.default_rng(1)
     image = np.empty((256, 256, 3), np.uint8)
@@ -345,7 +338,7 @@ def test_what_a_rough_map_takes_for_the_garment(
     assert (classes == due).all() == dropped
 
 
-def test_a_garment_s_own_pattern_stays() -> None:
+def test_a_garment_s_own_pattern_stays():
     """Stripes of the wall's colour, as far as the garment's border."""
     image = np.full((256, 256, 3), 235, np.uint8)
     image[40:200, 60:180] = (20, 30, 80)

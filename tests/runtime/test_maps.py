@@ -7,11 +7,9 @@ import logging
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
 from garment_transfer.bundle import Bundle, BundleError, Code, InputError
-from garment_transfer.cli.main import main
 from garment_transfer.runtime import Maps, Person, Pipeline, panel, pictures_of, sample_people
 from garment_transfer.runtime.photos import Box
 
@@ -131,7 +129,7 @@ def test_every_backend_of_the_cpu_gives_the_same(tiny_bundle):
     assert (first.densepose == second.densepose).all()
 
 
-def test_photos_in_place_of_folders(tiny_bundle, tmp_path):
+def test_photos_in_place_of_folders(invoke, tiny_bundle, tmp_path):
     """The command, lists of pairs, the panel and `prepare` take them."""
     for name, figure in (("anna", (10, 20, 280)), ("bob", (30, 40, 260))):
         Image.fromarray(coded((300, 200), figure)[0]).save(tmp_path / f"{name}.png")
@@ -139,8 +137,7 @@ def test_photos_in_place_of_folders(tiny_bundle, tmp_path):
     options = ["--bundle", str(tiny_bundle), "--threads", "1"]
 
     def run(*arguments: str) -> None:
-        result = CliRunner().invoke(main, [*arguments])
-        assert result.exit_code == 0, result.output
+        invoke(*arguments)
 
     pipeline = Pipeline.load(tiny_bundle, threads=1)
     people = pipeline.person(anna), pipeline.person(bob)
@@ -155,7 +152,7 @@ def test_photos_in_place_of_folders(tiny_bundle, tmp_path):
         assert (np.array(Image.open(tmp_path / "listed.png")) == due.image).all()
 
 
-def test_the_network_in_the_package_finds_the_people_in_the_package(tmp_path):
+def test_the_network_in_the_package_finds_the_people_in_the_package(invoke, tmp_path):
     for folder in sample_people():
         given = Person.load(folder)
         (photo,) = folder.glob("image.*")
@@ -164,8 +161,7 @@ def test_the_network_in_the_package_finds_the_people_in_the_package(tmp_path):
         assert iou(person.parsing == 4, given.parsing == 4) > 0.9
         assert iou(person.densepose[..., 0] > 0, given.densepose[..., 0] > 0) > 0.8
         target = tmp_path / folder.name
-        result = CliRunner().invoke(main, ["prepare", str(photo), "-o", str(target)])
-        assert result.exit_code == 0, result.output
+        invoke("prepare", photo, "-o", target)
         prepared = Person.load(target)
         assert (prepared.parsing == person.parsing).mean() > 0.999
         assert (prepared.densepose == person.densepose).mean() > 0.999

@@ -19,12 +19,10 @@ import onnx.helper
 import pytest
 import torch
 import torch.nn.functional as F
-from click.testing import CliRunner
 from onnx import TensorProto
 from PIL import Image
 
 from garment_transfer.bundle import BackendError, Code, InputError, OutputError
-from garment_transfer.cli.main import main
 from garment_transfer.runtime import (
     DensePose,
     Parser,
@@ -592,28 +590,19 @@ def test_kinds(tmp_path):
         Parser.load(atr)
 
 
-def test_the_command_takes_kinds(tmp_path):
+def test_the_command_takes_kinds(tmp_path, invoke):
     path = published_parser(tmp_path, "schp-lip", corners=True)
-    given = ["prepare", "photo.jpg", "-o", str(tmp_path / "anna"), "--parser", str(path)]
-    given += ["--densepose", str(path)]
-    result = CliRunner().invoke(main, [*given, "--parser-kind", "lip"])
-    assert result.exit_code != 0
-    assert "there is no kind 'lip'" in result.output
-    result = CliRunner().invoke(
-        main, [*given, "--parser-kind", "schp-lip", "--densepose-kind", "x"]
-    )
-    assert "there is no kind 'x'" in result.output
+    given = ("prepare", "photo.jpg", "-o", tmp_path / "anna")
+    models = ("--parser", path, "--densepose", path)
+    for kinds, unknown in ((("lip",), "lip"), (("schp-lip", "--densepose-kind", "x"), "x")):
+        printed = invoke(*given, *models, "--parser-kind", *kinds, code=1)
+        assert f"there is no kind '{unknown}'" in printed
     # a file that is called by its kind
     path.rename(tmp_path / "schp-lip.onnx")
-    named = [
-        "--parser",
-        str(tmp_path / "schp-lip"),
-        "--densepose",
-        str(tmp_path / "densepose-rcnn"),
-    ]
-    result = CliRunner().invoke(main, [*given[:4], *named])
-    assert f"{tmp_path}/densepose-rcnn.onnx does not exist" in result.output
-    text = CliRunner().invoke(main, ["prepare", "--help"]).output
+    named = ("--parser", tmp_path / "schp-lip", "--densepose", tmp_path / "densepose-rcnn")
+    printed = invoke(*given, *named, code=1)
+    assert f"{tmp_path}/densepose-rcnn.onnx does not exist" in printed
+    text = invoke("prepare", "--help")
     for name in model_kinds("parsing") | model_kinds("densepose"):
         assert name in text
 
@@ -639,12 +628,11 @@ def photo(tmp_path) -> Path:
     return path
 
 
-def test_prepare(models, photo, tmp_path, tiny_bundle):
+def test_prepare(invoke, models, photo, tmp_path, tiny_bundle):
     folder = tmp_path / "anna"
-    arguments = ["--parser", str(models[0]), "--densepose", str(models[1]), "--threads", "1"]
-    result = CliRunner().invoke(main, ["prepare", str(photo), "-o", str(folder), *arguments])
-    assert result.exit_code == 0, result.output
-    assert "a person of 64x128 pixels" in result.output
+    arguments = ("--parser", models[0], "--densepose", models[1], "--threads", 1)
+    printed = invoke("prepare", photo, "-o", folder, *arguments)
+    assert "a person of 64x128 pixels" in printed
     assert sorted(path.name for path in folder.iterdir()) == [
         "densepose.png",
         "image.png",
@@ -659,9 +647,8 @@ def test_prepare(models, photo, tmp_path, tiny_bundle):
     assert (person.image == photo_of(ids)).all()
     # and it is what a transfer takes
     output = tmp_path / "out.png"
-    transfer = ["transfer", str(folder), str(folder), "-o", str(output)]
-    result = CliRunner().invoke(main, [*transfer, "--bundle", str(tiny_bundle), "--threads", "1"])
-    assert result.exit_code == 0, result.output
+    options = ("--bundle", tiny_bundle, "--threads", 1)
+    invoke("transfer", folder, folder, "-o", output, *options)
     assert Image.open(output).size == (64, 128)
 
 
