@@ -400,6 +400,15 @@ def put_engines(
     return EngineSet(bundle, folder, record)
 
 
+def replace_graph(bundle: Path, content: bytes) -> None:
+    """Puts other bytes in the place of a bundle's graph `parsing`, and a manifest that says so."""
+    (bundle / "parsing.onnx").write_bytes(content)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    digest = hashlib.sha256(content).hexdigest()
+    manifest["graphs"]["parsing"] |= {"bytes": len(content), "sha256": digest}
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+
 def invoke(*arguments: object, code: int = 0, command: click.Command = main) -> str:
     """What a command prints that ends with this status."""
     result = CliRunner().invoke(command, list(map(str, arguments)))
@@ -468,6 +477,12 @@ def _save_person() -> Callable[..., Path]:
 def _put_engines() -> Callable[..., EngineSet]:
     """`put_engines(bundle, plan=, graph_sha256=, **fields)`: engines that are only text."""
     return put_engines
+
+
+@pytest.fixture(scope="session", name="replace_graph")
+def _replace_graph() -> Callable[[Path, bytes], None]:
+    """`replace_graph(bundle, content)` of this file."""
+    return replace_graph
 
 
 @pytest.fixture(scope="session", name="invoke")

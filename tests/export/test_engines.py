@@ -1,6 +1,5 @@
 """Engines that TensorRT-RTX builds for real, on any CPU; TensorRT's own where there is a GPU."""
 
-import hashlib
 import json
 import shutil
 import signal
@@ -333,17 +332,10 @@ def test_an_interrupt_leaves_the_bundle_as_it_was(own):
     assert len(list((own.path / "engines").iterdir())) == 2
 
 
-def test_a_graph_that_tensorrt_refuses(bundle, trt, tmp_path):
+def test_a_graph_that_tensorrt_refuses(replace_graph, bundle, trt, tmp_path):
     own = tmp_path / "bundle"
     shutil.copytree(bundle.path, own)
-    content = b"no graph"
-    (own / "parsing.onnx").write_bytes(content)
-    manifest = json.loads((own / "manifest.json").read_text())
-    manifest["graphs"]["parsing"] |= {
-        "bytes": len(content),
-        "sha256": hashlib.sha256(content).hexdigest(),
-    }
-    (own / "manifest.json").write_text(json.dumps(manifest))
+    replace_graph(own, b"no graph")
     loaded = Bundle.load(own)
     with pytest.raises(EngineError, match=r"does not take .*parsing\.onnx: .+; export the bundle"):
         build_engines(loaded, RTX)
