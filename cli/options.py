@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import click
@@ -56,6 +57,16 @@ def set_opencv_threads(threads: int | None) -> None:
     from garment_transfer.runtime.backends import default_threads
 
     cv2.setNumThreads(threads or default_threads() or -1)  # -1: its own choice
+
+
+def people_in(folder: Path) -> list[Path]:
+    """The folders of people in a folder; a usage error where there is none."""
+    folders = [path for path in sorted(folder.iterdir()) if (path / "meta.json").is_file()]
+    if not folders:
+        raise click.UsageError(
+            f"{folder} holds no people: each is a folder with image, maps and meta.json"
+        )
+    return folders
 
 
 def _size(height: str, width: str) -> Size:

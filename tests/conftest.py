@@ -431,7 +431,7 @@ def shared_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def photos_on_cpu(shared_folder: Path) -> Path:
+def photos_on_cpu(shared_folder) -> Path:
     """The library of Fit and Compose whose device code runs on the CPU (photos_on_cpu.cpp)."""
     compiler = shutil.which(os.environ.get("CXX", "g++"))
     if compiler is None:
@@ -452,43 +452,17 @@ def photos_on_cpu(shared_folder: Path) -> Path:
     return library
 
 
-# Test files cannot import this one (pytest's importlib mode), so they get what it has as fixtures.
+def _given(function: Callable[..., Any], name: str = "") -> object:
+    """A fixture that gives a function, since test files cannot import this one (importlib mode)."""
+    return pytest.fixture(scope="session", name=name or function.__name__)(lambda: function)
 
 
-@pytest.fixture(scope="session", name="make_person")
-def _make_person() -> Callable[..., Person]:
-    """`make_person(height, width, garment=, seed=)`: a person of rectangles."""
-    return make_person
-
-
-@pytest.fixture(scope="session", name="new_scene")
-def _new_scene() -> Callable[..., Scene]:
-    """`new_scene(height, width)`: a photo in the making, into which its `person` draws people."""
-    return Scene
-
-
-@pytest.fixture(scope="session", name="save_person")
-def _save_person() -> Callable[..., Path]:
-    """`save_person(person, folder, **meta)`: writes a person's folder and returns it."""
-    return save_person
-
-
-@pytest.fixture(scope="session", name="put_engines")
-def _put_engines() -> Callable[..., EngineSet]:
-    """`put_engines(bundle, plan=, graph_sha256=, **fields)`: engines that are only text."""
-    return put_engines
-
-
-@pytest.fixture(scope="session", name="replace_graph")
-def _replace_graph() -> Callable[[Path, bytes], None]:
-    """`replace_graph(bundle, content)` of this file."""
-    return replace_graph
-
-
-@pytest.fixture(scope="session", name="invoke")
-def _invoke() -> Callable[..., str]:
-    """`invoke(*arguments, code=0, command=)` of this file."""
-    return invoke
+_make_person = _given(make_person)
+_new_scene = _given(Scene, "new_scene")
+_save_person = _given(save_person)
+_put_engines = _given(put_engines)
+_replace_graph = _given(replace_graph)
+_invoke = _given(invoke)
 
 
 @pytest.fixture(scope="session")
@@ -796,10 +770,7 @@ def check_interface(
             assert f"\ngarment_transfer_{name} " in text
 
 
-@pytest.fixture(scope="session", name="check_interface")
-def _check_interface() -> Callable[..., None]:
-    """`check_interface` of this file."""
-    return check_interface
+_check_interface = _given(check_interface)
 
 
 @pytest.fixture(scope="session")
