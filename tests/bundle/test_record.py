@@ -118,21 +118,27 @@ def test_another_gpu(put):
         put().check(VERSION, "8.6")
 
 
-def test_engine_of_another_graph(bundle, put):
+@pytest.mark.parametrize(
+    ("stage", "change", "due"),
+    [
+        (
+            "warping",
+            lambda stage: {"onnx_sha256": "b" * 64},
+            r"engine of warping was built from another graph",
+        ),
+        (
+            "parsing",
+            lambda stage: {"inputs": stage.inputs[:3]},
+            r"engine of parsing, the inputs are .*expected \(p",
+        ),
+    ],
+)
+def test_engines_of_another_bundle(put, stage, change, due):
     engines = put()
     stages = dict(engines.record.stages)
-    stages["warping"] = replace(stages["warping"], onnx_sha256="b" * 64)
+    stages[stage] = replace(stages[stage], **change(stages[stage]))
     other = replace(engines, record=replace(engines.record, stages=stages))
-    with pytest.raises(EngineError, match=r"engine of warping was built from another graph"):
-        other.check(VERSION, "8.9")
-
-
-def test_engine_with_other_inputs(put):
-    engines = put()
-    stages = dict(engines.record.stages)
-    stages["parsing"] = replace(stages["parsing"], inputs=stages["parsing"].inputs[:3])
-    other = replace(engines, record=replace(engines.record, stages=stages))
-    with pytest.raises(EngineError, match=r"engine of parsing, the inputs are .*expected \(p"):
+    with pytest.raises(EngineError, match=due):
         other.check(VERSION, "8.9")
 
 

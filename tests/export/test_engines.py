@@ -28,7 +28,7 @@ from garment_transfer.bundle import (
 from garment_transfer.export.flow_warp import OPSET, attach_flow_warp
 from garment_transfer.export.tensorrt import _Builder, build_engines, copy_bundle, parse
 from garment_transfer.runtime import sample_bundle
-from garment_transfer.runtime.backends.tensorrt import load_plugin, logger_of, take_errors
+from garment_transfer.runtime.backends.tensorrt import load_plugin, logger_of
 
 RTX = "tensorrt-rtx"
 PRECISIONS = ("float32", "float16")
@@ -409,14 +409,6 @@ def test_tensorrt_without_its_package_or_a_gpu_says_what_to_do(own_tiny_bundle):
             build_engines(loaded, "tensorrt")
     else:
         pytest.skip("tensorrt is installed: the gpu test builds with it")
-
-
-def test_messages_of_tensorrt_are_kept(trt):
-    take_errors(trt)
-    logger_of(trt).log(trt.ILogger.Severity.WARNING, "a warning")
-    logger_of(trt).log(trt.ILogger.Severity.ERROR, "an error\n")
-    assert take_errors(trt) == "an error"
-    assert take_errors(trt).startswith("TensorRT gives no reason")
 
 
 @pytest.mark.gpu

@@ -226,6 +226,7 @@ def test_calls_that_refuse_in_ways_of_their_own(put, rtx, call, cannot):
 def test_errors_are_gathered_by_who_waits_for_them(rtx):
     logger, error = backend.logger_of(rtx), rtx.ILogger.Severity.ERROR
     logger.log(error, "before")
+    logger.log(rtx.ILogger.Severity.WARNING, "a warning")
     with backend.gathering_errors(rtx), ThreadPoolExecutor(1) as other:
         other.submit(logger.log, error, "of a builder's thread").result()
         assert "of a builder's thread" in other.submit(backend.take_errors, rtx).result()
