@@ -85,8 +85,9 @@ def test_engines_are_found_by_backend_precision_and_gpu(bundle, put):
     ampere = put(compute_capabilities=("8.6",))
     portable = put(backend="tensorrt-rtx", compute_capabilities=("8.0", "8.6", "8.9", "12.0"))
     own = put(backend="tensorrt-rtx", compute_capabilities=("8.9",))
+    put(precision="int8")
     (bundle.path / ENGINES / ".tensorrt-sm75-float32").mkdir()
-    assert len(list_engines(bundle)) == 4
+    assert len(list_engines(bundle)) == 5
     assert find_engines(bundle, "tensorrt", "float32", "8.9") == ada
     assert find_engines(bundle, "tensorrt", "float32", "8.6") == ampere
     assert find_engines(bundle, "tensorrt-rtx", "float32", "8.6") == portable
