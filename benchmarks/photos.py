@@ -148,7 +148,6 @@ def _full_length(case: Callable[[str], Case], seed: int, index: int) -> None:
     person, found = _render(seed, 2 * index, 2 * index, full_length=True)
     owner, _ = _render(seed, 2 * index + 1, 2 * index + 1)
     here = case("full length")
-    here.stays(np.isin(found.parsing, (1, 2, 6)) & (found.parsing == person[1]))
     # cut by hand: from above the head to the middle of the thighs
     rows = np.flatnonzero((person[2][..., 0] > 0).any(axis=1))
     torso = np.flatnonzero(np.isin(person[2][..., 0], (1, 2)).any(axis=1))
@@ -156,6 +155,7 @@ def _full_length(case: Callable[[str], Case], seed: int, index: int) -> None:
     bottom = int(torso[-1] + 0.25 * (torso[-1] - rows[0]))
     photo, parsing, iuv = (array[top:bottom] for array in person)
     here.pair(person, owner, ((photo, parsing, iuv), owner))
+    here.stays(np.isin(found.parsing, (1, 2, 6)) & (found.parsing == person[1]))
     here.write(place=[int(top), 0, int(bottom - top), person[1].shape[1]])
 
 
