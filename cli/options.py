@@ -76,18 +76,6 @@ def _size(height: str, width: str) -> Size:
         raise ValueError("expected sides of 32 to 8192 pixels, divisible by 32") from None
 
 
-def _batch(*sizes: str) -> Batch:
-    return Batch(*map(int, sizes))
-
-
-def _counts(text: str) -> tuple[int, ...]:
-    return tuple(sorted({int(part) for part in text.split(",")}))
-
-
-def _shard(index: str, count: str) -> tuple[int, int]:
-    return int(index), int(count)
-
-
 def _box(*sides: str) -> Box:
     # after `--help`, which has to answer without NumPy
     from garment_transfer.runtime.photos import Box
@@ -106,11 +94,21 @@ BOX = Parsed(
 )
 BOX_HELP: Final = "Who is meant where the photo shows several people: a box about the person."
 SIZE = Parsed("HxW", "HEIGHTxWIDTH, such as 256x192", r"(\d+)x(\d+)", _size)
-BATCH = Parsed("MIN:OPT:MAX", "MIN:OPT:MAX, such as 1:1:8", r"(\d+):(\d+):(\d+)", _batch)
+BATCH = Parsed(
+    "MIN:OPT:MAX",
+    "MIN:OPT:MAX, such as 1:1:8",
+    r"(\d+):(\d+):(\d+)",
+    lambda *sizes: Batch(*map(int, sizes)),
+)
 COUNTS = Parsed(
     "N,N,...",
     "whole numbers of at least 1, such as 1,8,32",
     r"( *0*[1-9]\d* *(?:, *0*[1-9]\d* *)*)",
-    _counts,
+    lambda text: tuple(sorted({int(part) for part in text.split(",")})),
 )
-SHARD = Parsed("I/N", "I/N, such as 0/4 for the first of four", r"(\d+)/(\d+)", _shard)
+SHARD = Parsed(
+    "I/N",
+    "I/N, such as 0/4 for the first of four",
+    r"(\d+)/(\d+)",
+    lambda index, count: (int(index), int(count)),
+)
