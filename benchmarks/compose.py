@@ -118,11 +118,7 @@ def measure(pipeline: Pipeline, name: str, person: Person, owner: Person, rounds
 
     used = ("image", "transfer_parsing", "warped_garment", "flow")
     finish = partial(
-        compose,
-        person,
-        owner,
-        *fits.values(),
-        **{key: outputs[key][0] for key in used},
+        compose, person, owner, *fits.values(), **{key: outputs[key][0] for key in used}
     )
 
     def by_definition(run: Callable[[], object]) -> None:

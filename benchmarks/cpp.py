@@ -72,12 +72,7 @@ def answer(*command: Path | str | int) -> dict[str, float]:
 )
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the result here.")
 def main(
-    build: Path,
-    threads: int,
-    rounds: int,
-    cycles: int,
-    small: Path | None,
-    json_file: Path | None,
+    build: Path, threads: int, rounds: int, cycles: int, small: Path | None, json_file: Path | None
 ) -> None:
     """Median times of a transfer in C++, of the bare networks, and of loading."""
     import onnxruntime

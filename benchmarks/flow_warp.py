@@ -25,12 +25,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from garment_transfer.benchmarks.measuring import (
-    in_turn,
-    interleaved,
-    medians,
-    write_rows,
-)
+from garment_transfer.benchmarks.measuring import in_turn, interleaved, medians, write_rows
 
 if TYPE_CHECKING:
     import torch

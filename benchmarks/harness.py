@@ -43,14 +43,7 @@ from garment_transfer.benchmarks.report import (
     Times,
 )
 from garment_transfer.benchmarks.rows import ROWS, Row, find_checkpoint, load_row, unavailable
-from garment_transfer.bundle import (
-    Bundle,
-    Code,
-    GarmentTransferError,
-    InputError,
-    Precision,
-    now,
-)
+from garment_transfer.bundle import Bundle, Code, GarmentTransferError, InputError, Precision, now
 from garment_transfer.runtime import Person, Pipeline, sample_people, stage_inputs
 
 P = ParamSpec("P")
@@ -477,7 +470,8 @@ class _Measurement:
             compute=_times(self.compute, self._batch),
             end_to_end=_times(self.end_to_end, self._batch),
             parts_ms={
-                name: _median([parts[name] for parts in self._parts]) for name in self._parts[0]
+                name: round(statistics.median(parts[name] for parts in self._parts), 3)
+                for name in self._parts[0]
             },
             chain=self._process.ask(Worker.chain),
         )
@@ -485,10 +479,6 @@ class _Measurement:
 
 def _identity(row: Row, batch: int) -> tuple[str, str, Literal["cpu", "cuda"], int]:
     return row.name, row.label, row.device, batch
-
-
-def _median(samples: Sequence[float]) -> float:
-    return round(statistics.median(samples), 3)
 
 
 def _times(samples: Sequence[float], batch: int) -> Times:

@@ -20,22 +20,14 @@ import numpy.typing as npt
 
 from garment_transfer import InputError, Person, Pipeline, sample_bundle
 from garment_transfer.benchmarks.measuring import write_json
-from garment_transfer.bundle import (
-    BACKGROUND,
-    CLASSES,
-    FACE,
-    GARMENT,
-    HAIR,
-    LOWER,
-    SKIN,
-    Code,
-    Size,
-)
-from garment_transfer.runtime.photos import Box, colour, resize, write_rgb
+from garment_transfer.bundle import BACKGROUND, CLASSES, FACE, GARMENT, HAIR, LOWER, SKIN, Code
+from garment_transfer.runtime.photos import Box, colour, write_rgb
+from garment_transfer.training.evaluation import contact_sheet
 
 U8 = npt.NDArray[np.uint8]
 _COLUMNS: Final = (GARMENT, LOWER, HAIR, FACE, SKIN)
 _TORSO: Final = (1, 2)
+_ROWS: Final = 384  #: height of pictures on a sheet
 
 
 class Agreement:
@@ -102,18 +94,18 @@ def main(
         report["people"] = _print(rows)
         report["milliseconds"] = _print([_time(pipeline, p.image, n) for n, p in given.items()])
         if sheet:
-            write_rgb(sheet, _sheet([[_shown(g), _shown(found[n])] for n, g in given.items()]))
+            pictured = [[*_shown(g), *_shown(found[n])] for n, g in given.items()]
+            write_rgb(sheet, contact_sheet(pictured, _ROWS))
         pairs, pictures = [], []
         for a, b in itertools.permutations(given, 2):
             transfers = [pipeline.transfer(them[a], them[b]) for them in (given, found)]
             worn = [transfer.transfer_parsing == GARMENT for transfer in transfers]
             iou = float((worn[0] & worn[1]).sum() / (worn[0] | worn[1]).sum())
             pairs.append({"name": f"{a} <- {b}", "garment": iou})
-            photos = [given[a].image, given[b].image, *(t.image for t in transfers)]
-            pictures.append([_fitted(photo) for photo in photos])
+            pictures.append([given[a].image, given[b].image, *(t.image for t in transfers)])
         report["pairs"] = _print(pairs)
         if pairs_sheet:
-            write_rgb(pairs_sheet, _sheet(pictures))
+            write_rgb(pairs_sheet, contact_sheet(pictures, _ROWS))
     if held_out:
         score, refused = Agreement(), 0
         for image, parsing, densepose in _rendered(held_out):
@@ -161,22 +153,10 @@ def _time(pipeline: Pipeline, image: U8, name: str) -> dict[str, Any]:
     return {"name": name, "milliseconds": median(times[1:])}
 
 
-def _fitted(image: U8, height: int = 384) -> U8:
-    return resize(image, Size(height, round(image.shape[1] * height / image.shape[0])))
-
-
-def _shown(person: Person) -> U8:
-    """A photo, its classes and its parts, side by side."""
+def _shown(person: Person) -> tuple[U8, U8, U8]:
+    """A photo, its classes and its parts."""
     spectrum = cv2.applyColorMap(person.densepose[..., 0] * np.uint8(10), cv2.COLORMAP_TURBO)
-    pictures = [person.image, colour(person.parsing), np.asarray(spectrum[..., ::-1], np.uint8)]
-    return np.hstack([_fitted(np.ascontiguousarray(picture)) for picture in pictures])
-
-
-def _sheet(rows: list[list[U8]]) -> U8:
-    """Rows of pictures of one height, padded to one width."""
-    joined = [np.hstack(row) for row in rows]
-    width = max(row.shape[1] for row in joined)
-    return np.vstack([np.pad(r, ((0, 0), (0, width - r.shape[1]), (0, 0))) for r in joined])
+    return person.image, colour(person.parsing), np.asarray(spectrum[..., ::-1], np.uint8)
 
 
 def _print(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -54,6 +54,16 @@ class Case:
         (folder / "meta.json").write_text(json.dumps(meta))
         return folder
 
+    def pair(
+        self, person: Person, owner: Person, reference: tuple[Person, Person] | None = None
+    ) -> None:
+        """Who is transferred, and the pair whose transfer is as good as true."""
+        roles = {"person": person, "owner": owner}
+        if reference:
+            roles |= {"person of reference": reference[0], "owner of reference": reference[1]}
+        for role, someone in roles.items():
+            self.add(role, someone)
+
     def stays(self, mask: npt.NDArray[np.bool_]) -> None:
         """Where the person's photo has to come back."""
         Image.fromarray(mask).save(self.folder / "stays.png")
@@ -123,33 +133,29 @@ _FRAMES: Final = {
 
 def _frames(case: Callable[[str], Case], seed: int, index: int) -> None:
     person, owner = _people(seed, index)
-    for who, other in (("person", "owner"), ("owner", "person")):
-        for name, shares in _FRAMES.items():
-            here = case(f"{who} {name}")
-            padded, place = _pad(person if who == "person" else owner, shares)
-            here.add(who, padded)
-            here.add(other, owner if who == "person" else person)
-            here.add("person of reference", person)
-            here.add("owner of reference", owner)
-            height, width = person[1].shape
-            here.write(place=place if who == "person" else [0, 0, height, width])
+    for name, shares in _FRAMES.items():
+        here = case(f"person {name}")
+        padded, place = _pad(person, shares)
+        here.pair(padded, owner, (person, owner))
+        here.write(place=place)
+    for name, shares in _FRAMES.items():
+        here = case(f"owner {name}")
+        here.pair(person, _pad(owner, shares)[0], (person, owner))
+        here.write(place=[0, 0, *person[1].shape])
 
 
 def _full_length(case: Callable[[str], Case], seed: int, index: int) -> None:
     person, found = _render(seed, 2 * index, 2 * index, full_length=True)
     owner, _ = _render(seed, 2 * index + 1, 2 * index + 1)
     here = case("full length")
-    here.add("person", person)
-    here.add("owner", owner)
-    here.stays(np.isin(found.parsing, (1, 2, 6)) & (found.parsing == person[1]))
     # cut by hand: from above the head to the middle of the thighs
     rows = np.flatnonzero((person[2][..., 0] > 0).any(axis=1))
     torso = np.flatnonzero(np.isin(person[2][..., 0], (1, 2)).any(axis=1))
     top = max(0, rows[0] - 15)
     bottom = int(torso[-1] + 0.25 * (torso[-1] - rows[0]))
     photo, parsing, iuv = (array[top:bottom] for array in person)
-    here.add("person of reference", (photo, parsing, iuv))
-    here.add("owner of reference", owner)
+    here.pair(person, owner, ((photo, parsing, iuv), owner))
+    here.stays(np.isin(found.parsing, (1, 2, 6)) & (found.parsing == person[1]))
     here.write(place=[int(top), 0, int(bottom - top), person[1].shape[1]])
 
 
@@ -182,10 +188,7 @@ def _others(case: Callable[[str], Case], seed: int, index: int) -> None:
         alone = both.copy()
         alone[seen] = 0
         here = case(f"somebody {name}, DensePose of the person alone")
-        here.add("person", (photo, parsing, alone))
-        here.add("owner", owner)
-        here.add("person of reference", person)
-        here.add("owner of reference", owner)
+        here.pair((photo, parsing, alone), owner, (person, owner))
         # less the pixels at the person's own outline, which rough maps do not know
         from cv2 import erode
 
@@ -196,15 +199,11 @@ def _others(case: Callable[[str], Case], seed: int, index: int) -> None:
         alone = both.copy()
         alone[seen] = 0
         here = case(f"the owner's neighbour {name}")
-        here.add("person", person)
-        here.add("owner", (photo, parsing, alone))
-        here.add("person of reference", person)
-        here.add("owner of reference", owner)
+        here.pair(person, (photo, parsing, alone), (person, owner))
         here.write(place=[0, 0, height, width], iou=0.95)
     here = case("two bodies in DensePose")
     (photo, parsing, both), _ = _beside(person, other, mask, 0.95)
-    here.add("person", (photo, parsing, both))
-    here.add("owner", owner)
+    here.pair((photo, parsing, both), owner)
     here.write(refused=True)
 
 
@@ -251,13 +250,11 @@ def _views(case: Callable[[str], Case], seed: int, index: int) -> None:
     for name, turns in (("lying", 1), ("upside down", 2)):
         here = case(name)
         photo, parsing, iuv = (np.ascontiguousarray(np.rot90(a, turns)) for a in person)
-        here.add("person", (photo, parsing, iuv))
-        here.add("owner", owner)
+        here.pair((photo, parsing, iuv), owner)
         here.write(refused=True)
     here = case("maps of another photo: all of the body bare")
     bare = np.where(np.isin(owner[1], (_GARMENT,)), np.uint8(0), owner[1])
-    here.add("person", person)
-    here.add("owner", (owner[0], bare, owner[2]))
+    here.pair(person, (owner[0], bare, owner[2]))
     here.write(refused=True)
 
 

@@ -52,12 +52,7 @@ _STANDARD: Final = "onnxruntime-standard"
 _WARM_UP: Final = 3
 
 #: Where spans are drawn: process and thread of the trace.
-TRACKS: Final = {
-    "transfer": (1, 1),
-    "layers": (1, 2),
-    "device": (2, 1),
-    "device layers": (2, 2),
-}
+TRACKS: Final = {"transfer": (1, 1), "layers": (1, 2), "device": (2, 1), "device layers": (2, 2)}
 
 #: What a stage's time outside its layers is called.
 OUTSIDE: Final = "outside layers"
@@ -154,11 +149,7 @@ class Profile:
 
 
 def profile_row(
-    name: str,
-    bundle: Bundle,
-    threads: int,
-    transfers: int = 20,
-    checkpoint: Path | None = None,
+    name: str, bundle: Bundle, threads: int, transfers: int = 20, checkpoint: Path | None = None
 ) -> Profile:
     """Profiles a row of the benchmark on the two sample people.
 

@@ -88,10 +88,7 @@ ROWS: Final = (
         for compile in ("", "default", "max-autotune")
     ),
     Row(
-        "onnxruntime",
-        "ONNX Runtime with the FlowWarp kernel",
-        "onnxruntime",
-        load={"kernel": True},
+        "onnxruntime", "ONNX Runtime with the FlowWarp kernel", "onnxruntime", load={"kernel": True}
     ),
     Row(
         "onnxruntime-standard",
@@ -99,12 +96,7 @@ ROWS: Final = (
         "onnxruntime",
         load={"kernel": False},
     ),
-    Row(
-        "onnxruntime-cuda",
-        "ONNX Runtime, CUDA provider, I/O binding",
-        "onnxruntime-cuda",
-        "cuda",
-    ),
+    Row("onnxruntime-cuda", "ONNX Runtime, CUDA provider, I/O binding", "onnxruntime-cuda", "cuda"),
     Row(
         "onnxruntime-cuda-graph",
         "ONNX Runtime, CUDA provider, its own CUDA graphs",

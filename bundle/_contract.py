@@ -64,10 +64,7 @@ class Tensor(Struct, frozen=True, forbid_unknown_fields=True):
     name: Text
     dtype: Annotated[str, Meta(pattern=r"^(uint8|float32)(?!\n)$")]
     shape: Annotated[
-        tuple[
-            Positive | Annotated[str, Meta(pattern=r"^N(?!\n)$")],
-            ...,
-        ],
+        tuple[Positive | Annotated[str, Meta(pattern=r"^N(?!\n)$")], ...],
         Meta(description='Sizes in order; the batch, which is free, is named "N".'),
     ]
 
@@ -121,13 +118,7 @@ def contract(size: Size) -> dict[Stage, Signature]:
             (transfer_parsing, transfer_scores),
         ),
         "warping": Signature(
-            (
-                garment_image,
-                garment_parsing,
-                garment_densepose,
-                transfer_parsing,
-                person_densepose,
-            ),
+            (garment_image, garment_parsing, garment_densepose, transfer_parsing, person_densepose),
             (warped_garment, flow, flow_confidence),
         ),
         "regrowth": Signature(

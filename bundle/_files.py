@@ -41,8 +41,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path = _target(path)
     temporary = _create_beside(path)
-    lock = _hold(temporary)
-    try:
+    with _writing(path, temporary):
         mode = stat.S_IMODE((path if path.exists() else temporary).stat().st_mode)
         # before the block, as what it writes may be for its owner's eyes alone
         temporary.chmod(mode | stat.S_IWUSR)
@@ -51,13 +50,6 @@ def replacing(path: Path) -> Iterator[Path]:
         _sync(temporary)
         os.replace(temporary, path)
         _sync_names(path.parent)
-    except OSError as error:
-        if _is_of_another(error, temporary):
-            raise
-        raise _cannot_write(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-        os.close(lock)
 
 
 @contextlib.contextmanager
@@ -75,8 +67,7 @@ def replacing_folder(path: Path, *, exist_ok: bool = True) -> Iterator[Path]:
             Code.OUTPUT_EXISTS, f"{path} exists", fix="remove it or choose another place"
         )
     temporary = _create_beside(path, folder=True)
-    lock = _hold(temporary)
-    try:
+    with _writing(path, temporary):
         yield temporary
         # 0700 would hide a new folder from a server's user
         temporary.chmod(stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o755)
@@ -87,13 +78,6 @@ def replacing_folder(path: Path, *, exist_ok: bool = True) -> Iterator[Path]:
                 _sync(written)
         _put_folder(temporary, path, exist_ok)
         _sync_names(path.parent)
-    except OSError as error:
-        if _is_of_another(error, temporary):
-            raise
-        raise _cannot_write(path, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        os.close(lock)
 
 
 def cache_folder() -> Path:
@@ -182,20 +166,33 @@ def _create_beside(path: Path, folder: bool = False) -> Path:
     return temporary
 
 
-def _hold(path: Path) -> int:
-    """Marks a file or folder as being written until the descriptor that comes back is closed."""
-    descriptor = os.open(path, os.O_RDONLY)
-    if fcntl:
-        with contextlib.suppress(OSError):  # some network file systems have no locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return descriptor
+@contextlib.contextmanager
+def _writing(path: Path, temporary: Path) -> Iterator[None]:
+    """Holds a lock on what is written while it is, and removes it where it is not put in place."""
+    lock = os.open(temporary, os.O_RDONLY)
+    try:
+        if fcntl:
+            with contextlib.suppress(OSError):  # some network file systems have no locks
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except OSError as error:
+        # one of another file, which a block reads, is its own
+        if error.filename is not None and not str(error.filename).startswith(str(temporary)):
+            raise
+        raise _cannot_write(path, error) from error
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+        os.close(lock)
 
 
 @functools.lru_cache(maxsize=64)
 def remove_unfinished(folder: str) -> None:
     """Removes what processes that were killed left in a folder, if it is one, once a process.
 
-    The lock of `_hold` ends with its process.
+    The lock of `_writing` ends with its process.
     """
     left: list[str] = []
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
@@ -240,11 +237,6 @@ def _sync(path: Path) -> None:
 def _sync_names(folder: Path) -> None:
     with contextlib.suppress(OSError):  # some file systems cannot, and some folders are not read
         _sync(folder)
-
-
-def _is_of_another(error: OSError, temporary: Path) -> bool:
-    """Whether an error is of a file that a block read, not of what it wrote."""
-    return error.filename is not None and not str(error.filename).startswith(str(temporary))
 
 
 def _cannot_write(path: Path, error: OSError) -> OutputError:

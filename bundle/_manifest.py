@@ -178,8 +178,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
         tuple[str, ...], Meta(description="Names of the classes in the order of their ids.")
     ]
     variants: Annotated[
-        dict[OtherPrecision, Variant],
-        Meta(description="The same stages in other precisions."),
+        dict[OtherPrecision, Variant], Meta(description="The same stages in other precisions.")
     ] = {}
     maps: Annotated[
         MapsGraph | None, Meta(description="The graph that makes the maps of bare photos.")

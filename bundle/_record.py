@@ -38,7 +38,14 @@ from garment_transfer.bundle._json import (
     read_struct,
     write_struct,
 )
-from garment_transfer.bundle._manifest import Bundle, GraphFile, Precision, is_whole, sha256_of
+from garment_transfer.bundle._manifest import (
+    PRECISIONS,
+    Bundle,
+    GraphFile,
+    Precision,
+    is_whole,
+    sha256_of,
+)
 
 ENGINES: Final = "engines"
 RECORD: Final = "record.json"
@@ -381,7 +388,8 @@ def write_record(folder: Path, record: EngineRecord) -> None:
 
 def _folders(bundle: Bundle) -> list[Path]:
     # What an interrupted build may leave starts with a dot.
-    pattern = re.compile(rf"(?:{'|'.join(ENGINE_BACKENDS)})-(?:sm\d+|portable)-float(?:16|32)")
+    kinds = "|".join(ENGINE_BACKENDS), "|".join(PRECISIONS)
+    pattern = re.compile(rf"(?:{kinds[0]})-(?:sm\d+|portable)-(?:{kinds[1]})")
     try:
         found = [path for path in (bundle.path / ENGINES).iterdir() if path.is_dir()]
     except OSError:

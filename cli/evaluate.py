@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import click
 
 from garment_transfer.bundle import CLASSES, Bundle, check_writable, sha256_of
+from garment_transfer.cli.options import people_in
 
 if TYPE_CHECKING:
     from garment_transfer.models.warping import WarpingNetwork
@@ -116,7 +117,7 @@ def command(
         raise click.UsageError(
             "nothing to measure: give --pairs 1 or more, --borders, --people, or several of them"
         )
-    folders = _people_in(people) if people else []
+    folders = people_in(people) if people else []
 
     from garment_transfer.benchmarks.measuring import write_json
     from garment_transfer.runtime.photos import check_output, write_rgb
@@ -232,16 +233,6 @@ def _warping_of(bundle: Bundle, checkpoint: Path | None) -> WarpingNetwork | Non
     if checkpoint:
         raise click.UsageError(f"{bundle.path} was not exported from {checkpoint}")
     return None
-
-
-def _people_in(folder: Path) -> list[Path]:
-    """The folders of people in a folder; a usage error where there is none."""
-    folders = [path for path in sorted(folder.iterdir()) if (path / "meta.json").is_file()]
-    if not folders:
-        raise click.UsageError(
-            f"{folder} holds no people: each is a folder with image, maps and meta.json"
-        )
-    return folders
 
 
 def _print(rows: Rows) -> Rows:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from garment_transfer.bundle import PRECISIONS
-from garment_transfer.cli.options import SIZE
+from garment_transfer.cli.options import SIZE, people_in
 
 if TYPE_CHECKING:
     from garment_transfer.bundle import OtherPrecision, Precision, Size
@@ -64,12 +64,7 @@ def command(
     from garment_transfer.runtime import sample_people, stage_inputs
     from garment_transfer.runtime.photos import Person
 
-    folders = sorted(people.iterdir()) if people else list(sample_people())
-    loaded = [Person.load(folder) for folder in folders if (folder / "meta.json").is_file()]
-    if not loaded:
-        raise click.UsageError(
-            f"{people} holds no people: each is a folder with image, maps and meta.json"
-        )
+    loaded = [Person.load(folder) for folder in (people_in(people) if people else sample_people())]
     converters: dict[OtherPrecision, Converter] = {
         "float16": convert_by_autocast if autocast else convert_by_list,
         "int8": convert_to_int8,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import click
@@ -58,23 +59,21 @@ def set_opencv_threads(threads: int | None) -> None:
     cv2.setNumThreads(threads or default_threads() or -1)  # -1: its own choice
 
 
+def people_in(folder: Path) -> list[Path]:
+    """The folders of people in a folder; a usage error where there is none."""
+    folders = [path for path in sorted(folder.iterdir()) if (path / "meta.json").is_file()]
+    if not folders:
+        raise click.UsageError(
+            f"{folder} holds no people: each is a folder with image, maps and meta.json"
+        )
+    return folders
+
+
 def _size(height: str, width: str) -> Size:
     try:
         return msgspec.convert({"height": int(height), "width": int(width)}, Size)
     except msgspec.ValidationError:
         raise ValueError("expected sides of 32 to 8192 pixels, divisible by 32") from None
-
-
-def _batch(*sizes: str) -> Batch:
-    return Batch(*map(int, sizes))
-
-
-def _counts(text: str) -> tuple[int, ...]:
-    return tuple(sorted({int(part) for part in text.split(",")}))
-
-
-def _shard(index: str, count: str) -> tuple[int, int]:
-    return int(index), int(count)
 
 
 def _box(*sides: str) -> Box:
@@ -95,11 +94,21 @@ BOX = Parsed(
 )
 BOX_HELP: Final = "Who is meant where the photo shows several people: a box about the person."
 SIZE = Parsed("HxW", "HEIGHTxWIDTH, such as 256x192", r"(\d+)x(\d+)", _size)
-BATCH = Parsed("MIN:OPT:MAX", "MIN:OPT:MAX, such as 1:1:8", r"(\d+):(\d+):(\d+)", _batch)
+BATCH = Parsed(
+    "MIN:OPT:MAX",
+    "MIN:OPT:MAX, such as 1:1:8",
+    r"(\d+):(\d+):(\d+)",
+    lambda *sizes: Batch(*map(int, sizes)),
+)
 COUNTS = Parsed(
     "N,N,...",
     "whole numbers of at least 1, such as 1,8,32",
     r"( *0*[1-9]\d* *(?:, *0*[1-9]\d* *)*)",
-    _counts,
+    lambda text: tuple(sorted({int(part) for part in text.split(",")})),
 )
-SHARD = Parsed("I/N", "I/N, such as 0/4 for the first of four", r"(\d+)/(\d+)", _shard)
+SHARD = Parsed(
+    "I/N",
+    "I/N, such as 0/4 for the first of four",
+    r"(\d+)/(\d+)",
+    lambda index, count: (int(index), int(count)),
+)

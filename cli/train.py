@@ -84,9 +84,7 @@ def _pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
 @click.option("--steps", type=_AT_LEAST_1, help="Of every phase.  [4000]")
 @click.option("--batch", type=_AT_LEAST_1, help="Of every phase.  [8]")
 @click.option(
-    "--learning-rate",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Of every phase.  [0.001]",
+    "--learning-rate", type=click.FloatRange(min=0, min_open=True), help="Of every phase.  [0.001]"
 )
 @click.option("--threads", type=_AT_LEAST_1, help="CPU threads of torch.")
 @click.option("--seed", type=click.IntRange(min=0), help="[0]")

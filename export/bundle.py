@@ -352,11 +352,7 @@ def _compare(
 
 
 def _accuracy(
-    folder: Path,
-    size: Size,
-    precision: OtherPrecision,
-    samples: Sequence[Arrays],
-    description: str,
+    folder: Path, size: Size, precision: OtherPrecision, samples: Sequence[Arrays], description: str
 ) -> Accuracy:
     """The graphs of a precision in a row, each on what those before it gave, against float32."""
     stages: dict[Stage, float16.Emulation | int8.Session] = {}

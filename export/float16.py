@@ -12,6 +12,7 @@ once, and that is what the operator is for.
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,11 +23,17 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx.parser
-import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from garment_transfer.bundle import Code, ExportError, Stage
-from garment_transfer.export.passes import MOVING, Names, module_of, replace_nodes, types_of
+from garment_transfer.export.passes import (
+    MOVING,
+    Names,
+    module_of,
+    open_session,
+    replace_nodes,
+    types_of,
+)
 from garment_transfer.models.flow_warp import DOMAIN, OP_TYPE
 
 #: The largest finite float16.
@@ -93,8 +100,7 @@ def to_float16(model: onnx.ModelProto, rule: Rule) -> onnx.ModelProto:
             "package's own networks",
             fix="use --autocast for others",
         )
-    converted = onnx.ModelProto()
-    converted.CopyFrom(model)
+    converted = copy.deepcopy(model)
     _Conversion(converted, rule).run()
     onnx.checker.check_model(converted, full_check=True)
     return converted
@@ -254,8 +260,7 @@ class Emulation:
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        emulated = onnx.ModelProto()
-        emulated.CopyFrom(model)
+        emulated = copy.deepcopy(model)
         self._outputs = [value.name for value in model.graph.output]
         #: The node by the output that holds its largest magnitude.
         self._probes: dict[str, str] = {}
@@ -283,11 +288,7 @@ class Emulation:
         emulated.graph.output.extend(
             helper.make_tensor_value_info(probe, TensorProto.FLOAT, []) for probe in self._probes
         )
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(
-            emulated.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        self._session = open_session(emulated)
 
     def run(
         self, inputs: Mapping[str, npt.NDArray[np.generic]]

@@ -7,6 +7,7 @@ multiply fastest, 0 of int8 in TensorRT's form (`for_tensorrt`), which computes 
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
@@ -14,11 +15,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 from onnx import TensorProto, numpy_helper
 
 from garment_transfer.bundle import Code, ExportError, Stage
-from garment_transfer.export.passes import quiet, replace_nodes
+from garment_transfer.export.passes import open_session, quiet, replace_nodes
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 
@@ -88,8 +88,7 @@ def _quantise(model: onnx.ModelProto, samples: Sequence[Arrays]) -> onnx.ModelPr
         def get_next(self) -> Arrays | None:
             return next(self._left, None)
 
-    copied = onnx.ModelProto()
-    copied.CopyFrom(model)
+    copied = copy.deepcopy(model)
     with quiet(), tempfile.NamedTemporaryFile(suffix=".onnx") as file:
         quantize_static(
             copied,
@@ -109,8 +108,7 @@ def _quantise(model: onnx.ModelProto, samples: Sequence[Arrays]) -> onnx.ModelPr
 
 def _only(whole: onnx.ModelProto, model: onnx.ModelProto, names: set[str]) -> onnx.ModelProto:
     """A quantised graph in which only these convolutions still are; `model` is in float32."""
-    quantised = onnx.ModelProto()
-    quantised.CopyFrom(whole)
+    quantised = copy.deepcopy(whole)
     float32 = {node.name: node for node in model.graph.node}
     kept = {
         tensor for name in names for tensor in (*float32[name].input[:1], *float32[name].output[:1])
@@ -153,11 +151,7 @@ class Session:
     """A graph in ONNX Runtime on the CPU."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        self._session = open_session(model)
         self._outputs = [value.name for value in model.graph.output]
         self._largest = _largest_value(model)
 
@@ -195,8 +189,7 @@ def for_tensorrt(model: onnx.ModelProto) -> onnx.ModelProto:
 
     A graph without 8-bit activations comes back as it is.
     """
-    converted = onnx.ModelProto()
-    converted.CopyFrom(model)
+    converted = copy.deepcopy(model)
     constants = _constants(model)
     nodes = []
     for node in converted.graph.node:

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx
 import onnx_ir
+import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from onnx_ir.passes.common import DeduplicateInitializersPass
 
@@ -51,6 +52,15 @@ def channels_of(model: onnx.ModelProto) -> dict[str, int]:
         for value in (*graph.input, *graph.value_info)
         if len(axes := value.type.tensor_type.shape.dim) == 4
     }
+
+
+def open_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    """A graph in ONNX Runtime on the CPU, which warns of nothing."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
 
 
 @contextlib.contextmanager

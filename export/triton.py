@@ -149,11 +149,7 @@ def _python_model(
 
 
 def _ensemble(
-    bundle: Bundle,
-    name: str,
-    serving: Serving,
-    precision: str | None,
-    engines: Sequence[EngineSet],
+    bundle: Bundle, name: str, serving: Serving, precision: str | None, engines: Sequence[EngineSet]
 ) -> list[_Model]:
     """The model that runs the stages in a row, and theirs: of engines, or of graphs without any."""
     signatures = contract(bundle.manifest.size)

@@ -25,10 +25,8 @@ under either padding.
 
 from typing import Literal, get_args
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 Padding = Literal["zeros", "border"]
@@ -64,11 +62,7 @@ def _check(x: Tensor, coarse_flow: Tensor, residual: Tensor, affine: Tensor, pad
 
 
 def flow_warp(
-    x: Tensor,
-    coarse_flow: Tensor,
-    residual: Tensor,
-    affine: Tensor,
-    padding: Padding = "zeros",
+    x: Tensor, coarse_flow: Tensor, residual: Tensor, affine: Tensor, padding: Padding = "zeros"
 ) -> tuple[Tensor, Tensor]:
     """FlowWarp in torch operators, differentiable in all four tensors.
 
@@ -122,51 +116,3 @@ def _pixel_grid(flow: Tensor) -> Tensor:
     ys = torch.arange(h, dtype=torch.float32, device=flow.device).view(1, 1, h, 1)
     xs = torch.arange(w, dtype=torch.float32, device=flow.device).view(1, 1, 1, w)
     return torch.cat([xs.expand(1, 1, h, w), ys.expand(1, 1, h, w)], dim=1)
-
-
-def flow_warp_reference(
-    x: NDArray[np.floating],
-    coarse_flow: NDArray[np.floating],
-    residual: NDArray[np.floating],
-    affine: NDArray[np.floating],
-    padding: Padding = "zeros",
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """FlowWarp in NumPy float64, one pixel at a time, written to be read and not to be fast.
-
-    Returns y [N,C,H,W] and flow [N,2,H,W], both float64.
-    """
-    n, c, h, w = x.shape
-    y = np.zeros((n, c, h, w))
-    flow = np.zeros((n, 2, h, w))
-    for b in range(n):
-        for py in range(h):
-            for px in range(w):
-                for axis in range(2):
-                    up = _bilinear(coarse_flow[b, axis], px / 2 - 0.25, py / 2 - 0.25, "border")
-                    flow[b, axis, py, px] = 2 * up + residual[b, axis, py, px]
-                u = (2 * (px + flow[b, 0, py, px]) + 1) / w - 1
-                v = (2 * (py + flow[b, 1, py, px]) + 1) / h - 1
-                source = affine[b].astype(np.float64) @ np.array([u, v, 1.0])
-                if not np.isfinite(source).all():
-                    continue
-                sx = ((source[0] + 1) * w - 1) / 2
-                sy = ((source[1] + 1) * h - 1) / 2
-                for channel in range(c):
-                    y[b, channel, py, px] = _bilinear(x[b, channel], sx, sy, padding)
-    return y, flow
-
-
-def _bilinear(image: NDArray[np.floating], x: float, y: float, padding: str) -> float:
-    """`image` [H,W] at the pixel position (x, y), float64."""
-    h, w = image.shape
-    if padding == "border":
-        x, y = min(max(x, 0.0), w - 1.0), min(max(y, 0.0), h - 1.0)
-    elif not (-1 < x < w and -1 < y < h):
-        return 0.0
-    x0, y0 = int(np.floor(x)), int(np.floor(y))
-    total = 0.0
-    for yi, wy in ((y0, y0 + 1 - y), (y0 + 1, y - y0)):
-        for xi, wx in ((x0, x0 + 1 - x), (x0 + 1, x - x0)):
-            if 0 <= xi < w and 0 <= yi < h and wx * wy:
-                total += wx * wy * float(image[yi, xi])
-    return total

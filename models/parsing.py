@@ -87,11 +87,7 @@ class ParsingTrunk(nn.Module):
     """
 
     def __init__(
-        self,
-        config: ParsingConfig,
-        person_planes: int,
-        owner_channels: int,
-        covered_channels: int,
+        self, config: ParsingConfig, person_planes: int, owner_channels: int, covered_channels: int
     ) -> None:
         super().__init__()
         self.person = Maps(person_planes, config.part_width)
@@ -177,11 +173,7 @@ class ParsingNetwork(ParsingTrunk):
         return self.reason_planes(known, person_densepose, worn, garment_densepose).logits
 
     def reason_planes(
-        self,
-        known: Tensor,
-        person_densepose: Tensor,
-        worn: Tensor,
-        garment_densepose: Tensor,
+        self, known: Tensor, person_densepose: Tensor, worn: Tensor, garment_densepose: Tensor
     ) -> Reasoned:
         """As `reason`, from planes [N,C,H,W] in 0..1, through which a gradient can flow.
 

@@ -14,15 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from garment_transfer.bundle import (
-    CLASSES,
-    FACE,
-    GARMENT,
-    LOWER,
-    NUM_PARTS,
-    SKIN,
-    border_width,
-)
+from garment_transfer.bundle import CLASSES, FACE, GARMENT, LOWER, NUM_PARTS, SKIN, border_width
 from garment_transfer.models.layers import (
     Conv,
     Encoder,

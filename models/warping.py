@@ -89,10 +89,7 @@ class Aligning(nn.Module):
         nn.init.zeros_(last.bias)
 
     def forward(
-        self,
-        features: Tensor,
-        source: tuple[Tensor, Tensor],
-        target: tuple[Tensor, Tensor],
+        self, features: Tensor, source: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor]
     ) -> Tensor:
         """[N,C,h,w] features and the `moments` of the worn and the target region: [N,2,3]."""
         shapes = torch.cat([*source, *target], dim=1)

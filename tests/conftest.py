@@ -18,6 +18,7 @@ from typing import Any
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import click
 import msgspec
 import numpy as np
 import onnx
@@ -256,12 +257,7 @@ def make_person(
     height: int = 64,
     width: int = 32,
     *,
-    garment: tuple[float, float, float, float] = (
-        0.3,
-        0.7,
-        0.2,
-        0.8,
-    ),
+    garment: tuple[float, float, float, float] = (0.3, 0.7, 0.2, 0.8),
     seed: int = 0,
 ) -> Person:
     """A person of rectangles: hair, face, arms, garment (top, bottom, left, right), legs.
@@ -404,13 +400,29 @@ def put_engines(
     return EngineSet(bundle, folder, record)
 
 
+def replace_graph(bundle: Path, content: bytes) -> None:
+    """Puts other bytes in the place of a bundle's graph `parsing`, and a manifest that says so."""
+    (bundle / "parsing.onnx").write_bytes(content)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    digest = hashlib.sha256(content).hexdigest()
+    manifest["graphs"]["parsing"] |= {"bytes": len(content), "sha256": digest}
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+
+def invoke(*arguments: object, code: int = 0, command: click.Command = main) -> str:
+    """What a command prints that ends with this status."""
+    result = CliRunner().invoke(command, list(map(str, arguments)))
+    assert result.exit_code == code, result.output
+    return result.output
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The tests of the C++ library come first: with `-n` others run beside its compiler."""
     items.sort(key=lambda item: "cpp" not in item.path.parts)
 
 
 @pytest.fixture(scope="session")
-def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared_folder(tmp_path_factory) -> Path:
     """A folder of this run that the processes of `-n` have in common."""
     folder = tmp_path_factory.getbasetemp()
     folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "shared"
@@ -419,7 +431,7 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def photos_on_cpu(shared_folder: Path) -> Path:
+def photos_on_cpu(shared_folder) -> Path:
     """The library of Fit and Compose whose device code runs on the CPU (photos_on_cpu.cpp)."""
     compiler = shutil.which(os.environ.get("CXX", "g++"))
     if compiler is None:
@@ -440,44 +452,29 @@ def photos_on_cpu(shared_folder: Path) -> Path:
     return library
 
 
-# Test files cannot import this one (pytest's importlib mode), so they get what it has as fixtures.
+def _given(function: Callable[..., Any], name: str = "") -> object:
+    """A fixture that gives a function, since test files cannot import this one (importlib mode)."""
+    return pytest.fixture(scope="session", name=name or function.__name__)(lambda: function)
 
 
-@pytest.fixture(scope="session", name="make_person")
-def _make_person() -> Callable[..., Person]:
-    """`make_person(height, width, garment=, seed=)`: a person of rectangles."""
-    return make_person
-
-
-@pytest.fixture(scope="session", name="new_scene")
-def _new_scene() -> Callable[..., Scene]:
-    """`new_scene(height, width)`: a photo in the making, into which its `person` draws people."""
-    return Scene
-
-
-@pytest.fixture(scope="session", name="save_person")
-def _save_person() -> Callable[..., Path]:
-    """`save_person(person, folder, **meta)`: writes a person's folder and returns it."""
-    return save_person
-
-
-@pytest.fixture(scope="session", name="put_engines")
-def _put_engines() -> Callable[..., EngineSet]:
-    """`put_engines(bundle, plan=, graph_sha256=, **fields)`: engines that are only text."""
-    return put_engines
+_make_person = _given(make_person)
+_new_scene = _given(Scene, "new_scene")
+_save_person = _given(save_person)
+_put_engines = _given(put_engines)
+_replace_graph = _given(replace_graph)
+_invoke = _given(invoke)
 
 
 @pytest.fixture(scope="session")
-def with_engines(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def with_engines(tmp_path_factory) -> Callable[..., Path]:
     """`with_engines(bundle, backend, *options)`: the bundle, or a copy with this GPU's engines."""
 
     def build(bundle: Path, backend: str, *options: str) -> Path:
         if backend == "onnxruntime-cuda":  # needs none
             return bundle
         target = tmp_path_factory.mktemp("engines") / "bundle"
-        arguments = ["build", str(bundle), "--backend", backend, "--batch", "1:1:8", *options]
-        result = CliRunner().invoke(main, [*arguments, "-o", str(target)])
-        assert result.exit_code == 0, result.output
+        arguments = ("--backend", backend, "--batch", "1:1:8", *options)
+        invoke("build", bundle, *arguments, "-o", target)
         return target
 
     return build
@@ -490,21 +487,19 @@ def tiny() -> SimpleNamespace:
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_bundle(tmp_path_factory) -> Path:
     """The folder of the tiny bundle; not to be changed."""
     return write_tiny_bundle(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture
-def own_tiny_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
+def own_tiny_bundle(tiny_bundle, tmp_path) -> Path:
     """A copy of the tiny bundle for a test to spoil."""
     return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
 
 
 @pytest.fixture(scope="session")
-def bad_bundles(
-    tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory
-) -> list[tuple[Path, str, str]]:
+def bad_bundles(tiny_bundle, tmp_path_factory) -> list[tuple[Path, str, str]]:
     """Bundles as bundle/bad_bundles.json spoils them: folder, code, and words of the message."""
     table = json.loads(Path(__file__).with_name("bundle").joinpath("bad_bundles.json").read_text())
     folder = tmp_path_factory.mktemp("bad")
@@ -775,10 +770,7 @@ def check_interface(
             assert f"\ngarment_transfer_{name} " in text
 
 
-@pytest.fixture(scope="session", name="check_interface")
-def _check_interface() -> Callable[..., None]:
-    """`check_interface` of this file."""
-    return check_interface
+_check_interface = _given(check_interface)
 
 
 @pytest.fixture(scope="session")

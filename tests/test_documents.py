@@ -83,7 +83,7 @@ def anchors(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_links(document: str) -> None:
+def test_links(document):
     for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", DOCUMENTS[document]):
         path, _, anchor = target.partition("#")
         file = (ROOT / document).parent / path if path else ROOT / document
@@ -93,7 +93,7 @@ def test_links(document: str) -> None:
 
 
 @pytest.mark.parametrize(("document", "code"), BLOCKS, ids=[document for document, _ in BLOCKS])
-def test_python(document: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python(document, code, tmp_path, monkeypatch):
     program = compile(code, document, "exec")
     if document in NOT_RUN:
         pytest.skip(NOT_RUN[document])
@@ -102,7 +102,7 @@ def test_python(document: str, code: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.fixture
-def clone(tmp_path: Path) -> Path:
+def clone(tmp_path) -> Path:
     """What a reader has in the folder where they type: the repository, people, a list."""
     for entry in ROOT.iterdir():
         if entry.name not in ("build", "models"):  # which commands write
@@ -124,7 +124,7 @@ def environment(clone: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("document", "code"), SHELL, ids=[code[:40] for _, code in SHELL])
-def test_shell(document: str, code: str, clone: Path) -> None:
+def test_shell(document, code, clone):
     reason = next((why for part, why in SHELL_NOT_RUN.items() if part in code), None)
     if reason:
         pytest.skip(reason)
@@ -160,7 +160,7 @@ def commands() -> list[str]:
     return sorted(found)
 
 
-def test_commands_are_understood() -> None:
+def test_commands_are_understood():
     """Options and values of those above and of those that are not run."""
     for line in commands():
         name, *words = shlex.split(line)[1:]
@@ -178,7 +178,7 @@ def test_commands_are_understood() -> None:
                 raise
 
 
-def test_extras_exist() -> None:
+def test_extras_exist():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     known = set(project["optional-dependencies"])
     for document, text in DOCUMENTS.items():
@@ -187,7 +187,7 @@ def test_extras_exist() -> None:
 
 
 @pytest.mark.parametrize(("document", "code"), blocks("cpp"))
-def test_cpp(document: str, code: str, tmp_path: Path) -> None:
+def test_cpp(document, code, tmp_path):
     """It compiles where the reader's names are variables."""
     compiler = shutil.which("c++")
     if compiler is None:
@@ -201,7 +201,7 @@ def test_cpp(document: str, code: str, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def server(clone: Path) -> Any:
+def server(clone) -> Any:
     """The server of examples/python_server by its own command, on a free port; and its port."""
     pytest.importorskip("fastapi_offline", reason="the extra serve is not installed")
     with socket.socket() as free:
@@ -228,7 +228,7 @@ def server(clone: Path) -> Any:
             os.killpg(process.pid, signal.SIGTERM)
 
 
-def test_the_python_server(server: int, clone: Path) -> None:
+def test_the_python_server(server, clone):
     """Its command, the request of its document, two bare photos, and /docs without a network."""
     import httpx
 

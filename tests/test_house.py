@@ -27,13 +27,13 @@ def imports() -> Iterator[tuple[str, Path, str]]:
                         yield folder, file, name
 
 
-def test_every_folder_is_linked() -> None:
+def test_every_folder_is_linked():
     assert sorted(path.name for path in SOURCES.iterdir() if path.is_symlink()) == sorted(FOLDERS)
     for folder in FOLDERS:
         assert (SOURCES / folder).resolve() == ROOT / folder
 
 
-def test_every_import_leads_to_a_file() -> None:
+def test_every_import_leads_to_a_file():
     """As a tool finds it that knows no more than `src/`, in a clone where nothing is installed."""
     found = list(imports())
     assert len(found) > 300
@@ -42,14 +42,14 @@ def test_every_import_leads_to_a_file() -> None:
         assert path.with_suffix(".py").is_file() or (path / "__init__.py").is_file(), (file, name)
 
 
-def test_folders_import_each_others_face_alone() -> None:
+def test_folders_import_each_others_face_alone():
     for folder, file, name in imports():
         parts = name.split(".")[1:]
         private = [part for part in parts if part.startswith("_")]
         assert not private or parts[0] == folder, f"{file} imports {name}"
 
 
-def test_the_package_has_a_face_and_loads_little() -> None:
+def test_the_package_has_a_face_and_loads_little():
     script = """
 import json, sys
 import garment_transfer

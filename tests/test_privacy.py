@@ -72,7 +72,7 @@ with contextlib.suppress(OSError):
 
 
 @pytest.fixture
-def watch(tmp_path: Path) -> Path:
+def watch(tmp_path) -> Path:
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None or sys.platform != "linux":
         pytest.skip("needs Linux and a C compiler")
@@ -106,7 +106,7 @@ def free_port() -> str:
         return str(free.getsockname()[1])
 
 
-def test_nothing_leaves_the_machine(watch: Path, tmp_path: Path) -> None:
+def test_nothing_leaves_the_machine(watch, tmp_path):
     backends = ["onnxruntime", *(["openvino"] if find_spec("openvino") else [])]
     ends = {
         "transfers": ["-c", _TRANSFERS.format(backends=backends, seconds=_SECONDS)],

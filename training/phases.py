@@ -759,10 +759,7 @@ def coloured(parsing: Tensor) -> Tensor:
 PHASES = {
     "try-on-parsing": Phase("try_on_parsing", _try_on_parsing, _show_try_on_parsing, shop=True),
     "transfer-parsing": Phase(
-        "parsing",
-        _transfer_parsing,
-        _show_parsing,
-        teachers={"try_on_parsing": ()},
+        "parsing", _transfer_parsing, _show_parsing, teachers={"try_on_parsing": ()}
     ),
     "self-study": Phase(
         "parsing",

@@ -4,8 +4,6 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from click.testing import CliRunner
-
 from garment_transfer.benchmarks import ablation, tables
 from garment_transfer.training.config import read_config
 from garment_transfer.training.phases import PHASES
@@ -25,7 +23,7 @@ def test_every_row_trains_its_stages_for_as_many_steps_as_the_full_method():
         assert steps(name).items() <= steps(ablation.FULL).items(), name
 
 
-def test_a_row_is_trained_measured_and_not_trained_again(tmp_path):
+def test_a_row_is_trained_measured_and_not_trained_again(invoke, tmp_path):
     file = tmp_path / "tiny.toml"
     file.write_text("steps = 1\nbatch = 2\nsize = [64, 64]\ngroups = 1\n")
     arguments = [
@@ -34,8 +32,7 @@ def test_a_row_is_trained_measured_and_not_trained_again(tmp_path):
     ]  # fmt: skip
 
     def run(rows):
-        result = CliRunner().invoke(ablation.main, [*arguments, "--rows", rows])
-        assert result.exit_code == 0, result.output
+        invoke(*arguments, "--rows", rows, command=ablation.main)
         return json.loads((tmp_path / "rows.json").read_text())["rows"]
 
     first = run("regrowth of rectangles")
@@ -48,11 +45,11 @@ def test_a_row_is_trained_measured_and_not_trained_again(tmp_path):
     rows = run("regrowth of rectangles,without STN")
     assert rows[:2] == first
     assert [row["stages"] for row in rows[2:]] == [["warping"]]
-    wrong = CliRunner().invoke(ablation.main, [*arguments, "--rows", "without hair"])
-    assert "without feature knowledge" in wrong.output
+    printed = invoke(*arguments, "--rows", "without hair", code=2, command=ablation.main)
+    assert "without feature knowledge" in printed
     file.write_text("steps = 2\nbatch = 2\nsize = [64, 64]\ngroups = 1\n")
-    wrong = CliRunner().invoke(ablation.main, arguments)
-    assert "holds results of another config" in wrong.output
+    printed = invoke(*arguments, code=1, command=ablation.main)
+    assert "holds results of another config" in printed
 
 
 def test_the_table_gives_means_spreads_and_a_verdict(tmp_path, monkeypatch):

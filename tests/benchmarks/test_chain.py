@@ -14,6 +14,6 @@ from garment_transfer.benchmarks.chain import idle_of
         ([(0, 50), (50, 100), (1000, 1040), (1060, 1100), (2000, 2060), (2070, 2100)], 0.1),
     ],
 )
-def test_idle_share(spans: list[tuple[float, float]], expected: float | None) -> None:
+def test_idle_share(spans, expected):
     found = idle_of(spans, gap=500)
     assert found == (expected if expected is None else pytest.approx(expected))

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from click.testing import CliRunner
 
 from garment_transfer.benchmarks import gpu
 from garment_transfer.benchmarks.rows import ROWS, select_rows
@@ -21,7 +20,7 @@ from garment_transfer.runtime import sample_bundle
 ROOT = Path(__file__).parents[2]
 
 
-def test_pieces_fit_nine_minutes_and_a_lent_machine_25() -> None:
+def test_pieces_fit_nine_minutes_and_a_lent_machine_25():
     minutes: dict[str, float] = defaultdict(float)
     for step in gpu.read_steps()[0]:
         minutes[step.piece] += step.minutes
@@ -32,7 +31,7 @@ def test_pieces_fit_nine_minutes_and_a_lent_machine_25() -> None:
 
 
 @pytest.mark.parametrize("rehearse", [False, True])
-def test_every_step_names_rows_needs_and_tests_that_exist(rehearse: bool, tmp_path: Path) -> None:
+def test_every_step_names_rows_needs_and_tests_that_exist(rehearse, tmp_path):
     steps, settings, rehearsed = gpu.read_steps()
     assert set(rehearsed) < set(settings)
     settings = {**settings, **(rehearsed if rehearse else {}), "architecture": "90"}
@@ -55,7 +54,7 @@ def test_every_step_names_rows_needs_and_tests_that_exist(rehearse: bool, tmp_pa
                 assert (ROOT / word).exists()
 
 
-def test_a_step_that_takes_too_long_saves_what_it_has(tmp_path: Path) -> None:
+def test_a_step_that_takes_too_long_saves_what_it_has(tmp_path):
     # its child ignores the interrupt and would outlive it
     program = "sleep 100 & trap 'echo saved; exit' INT; echo begun $!; wait"
     log = tmp_path / "log"
@@ -74,7 +73,7 @@ def test_a_step_that_takes_too_long_saves_what_it_has(tmp_path: Path) -> None:
     assert gpu.run_command(["true"], log, 20) == "passed"
 
 
-def test_a_run_that_is_stopped_leaves_its_piece(tmp_path: Path) -> None:
+def test_a_run_that_is_stopped_leaves_its_piece(tmp_path):
     command = [sys.executable, "-m", "garment_transfer.benchmarks.gpu", "run", str(tmp_path)]
     process = subprocess.Popen(
         [*command, "load/threads", "--rehearse"], cwd=ROOT, stdout=subprocess.DEVNULL
@@ -89,7 +88,7 @@ def test_a_run_that_is_stopped_leaves_its_piece(tmp_path: Path) -> None:
     assert step["outcome"] == "interrupted"
 
 
-def test_rehearsal(tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rehearsal(invoke, tmp_path, tiny_bundle, monkeypatch):
     """One step of every kind; the tiny bundle has no float16 graphs, which is a step's failure."""
     monkeypatch.chdir(ROOT)
     names = [
@@ -97,8 +96,7 @@ def test_rehearsal(tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.Monkey
         *("engines/body-float16", "engines/body-float32"),
     ]
     arguments = ["run", str(tmp_path), *names, "--rehearse", "--bundle", str(tiny_bundle)]
-    result = CliRunner().invoke(gpu.main, arguments)
-    assert result.exit_code == 1, result.output
+    invoke(*arguments, code=1, command=gpu.main)
     found = {
         f"{piece}/{name}": step
         for piece in ("kernels", "chain", "load", "engines")
@@ -122,27 +120,23 @@ def test_rehearsal(tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.Monkey
     assert (tmp_path / "load" / "profile-trace.json").exists()
 
 
-def test_a_machine_without_a_gpu_runs_what_needs_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_machine_without_a_gpu_runs_what_needs_none(invoke, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     missing = gpu.obstacles(rehearse=False)
     if "gpu" not in missing:
         pytest.skip("there is a GPU")
-    result = CliRunner().invoke(gpu.main, ["run", "out", "kernels/tests", "tensorrt"])
-    assert result.exit_code == 0, result.output
+    printed = invoke("run", "out", "kernels/tests", "tensorrt", command=gpu.main)
     steps = json.loads(Path("out/tensorrt.json").read_text())["steps"]
     assert all(step["outcome"].startswith("left out: ") for step in steps.values())
-    assert result.output.startswith("no GPU\n")
-    assert "== kernels/tests: left out: " in result.output
-    CliRunner().invoke(gpu.main, ["run", "out", "kernels/memcheck"])
+    assert printed.startswith("no GPU\n")
+    assert "== kernels/tests: left out: " in printed
+    invoke("run", "out", "kernels/memcheck", command=gpu.main)
     kernels = json.loads(Path("out/kernels.json").read_text())
     assert list(kernels["steps"]) == ["tests", "memcheck"]
     assert kernels["missing"] == missing
-    assert "not here: tests: the working folder is not a checkout" in result.output
+    assert "not here: tests: the working folder is not a checkout" in printed
 
 
-def test_an_unknown_piece_is_refused(tmp_path: Path) -> None:
-    result = CliRunner().invoke(gpu.main, ["run", str(tmp_path), "kernel"])
-    assert result.exit_code == 2
-    assert "no piece or step kernel" in result.output
+def test_an_unknown_piece_is_refused(invoke, tmp_path):
+    printed = invoke("run", tmp_path, "kernel", code=2, command=gpu.main)
+    assert "no piece or step kernel" in printed

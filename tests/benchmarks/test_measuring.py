@@ -3,12 +3,7 @@
 import itertools
 from collections import Counter
 
-from garment_transfer.benchmarks.measuring import (
-    in_turn,
-    interleaved,
-    medians,
-    quantiles,
-)
+from garment_transfer.benchmarks.measuring import in_turn, interleaved, medians, quantiles
 
 
 def test_turns():

@@ -1,10 +1,7 @@
 """Other methods' networks: what stands in for their CUDA code, and ours beside them."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
-from click.testing import CliRunner
 
 from garment_transfer.benchmarks import peers
 from garment_transfer.bundle import STAGES
@@ -14,7 +11,7 @@ from garment_transfer.runtime import Pipeline, sample_bundle
 from garment_transfer.training.evaluation import Networks
 
 
-def test_correlation_is_the_mean_of_products_at_49_places() -> None:
+def test_correlation_is_the_mean_of_products_at_49_places():
     rng = np.random.default_rng(0)
     first, second = (rng.standard_normal((1, 3, 5, 6)).astype(np.float32) for _ in range(2))
     due = np.zeros((49, 5, 6))
@@ -29,7 +26,7 @@ def test_correlation_is_the_mean_of_products_at_49_places() -> None:
     np.testing.assert_allclose(found[0].numpy(), due, atol=1e-6)
 
 
-def test_ours_is_the_three_graphs_in_a_row() -> None:
+def test_ours_is_the_three_graphs_in_a_row():
     inputs = peers.our_inputs()
     _, networks = load_checkpoint(shipped_checkpoint("lite"))
     found = Networks({stage: networks[stage] for stage in STAGES}).run(inputs)["image"]
@@ -37,7 +34,6 @@ def test_ours_is_the_three_graphs_in_a_row() -> None:
     assert (np.abs(found.astype(int) - due) <= 1).mean() > 0.999
 
 
-def test_a_folder_that_is_no_clone(tmp_path: Path) -> None:
-    result = CliRunner().invoke(peers.main, [str(tmp_path)])
-    assert result.exit_code == 2
-    assert "has no folder exp/runtime" in result.output
+def test_a_folder_that_is_no_clone(invoke, tmp_path):
+    printed = invoke(tmp_path, code=2, command=peers.main)
+    assert "has no folder exp/runtime" in printed

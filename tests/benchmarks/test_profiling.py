@@ -3,25 +3,22 @@
 import json
 
 import pytest
-from click.testing import CliRunner
 
 from garment_transfer.benchmarks.profiling import OUTSIDE, Profile, Span, profile_row, trace
 from garment_transfer.benchmarks.rows import ROWS
 from garment_transfer.bundle import BackendError, Bundle, InputError
-from garment_transfer.cli.main import main
 from garment_transfer.runtime import sample_bundle
 from garment_transfer.runtime.backends import onnxruntime
 
 
 @pytest.fixture(scope="module")
-def command(tmp_path_factory, tiny_bundle):
+def command(invoke, tmp_path_factory, tiny_bundle):
     folder = tmp_path_factory.mktemp("profile")
     arguments = ["profile", "--bundle", str(tiny_bundle), "--backend", "onnxruntime-standard"]
     arguments += ["--transfers", "3", "--threads", "1", "--json", str(folder / "p.json")]
     arguments += ["--plot", str(folder / "p.png"), "--trace", str(folder / "t.json")]
-    done = CliRunner().invoke(main, arguments)
-    assert done.exit_code == 0, done.output
-    return folder, done.output
+    printed = invoke(*arguments)
+    return folder, printed
 
 
 def test_shares_add_up(command):
@@ -109,20 +106,18 @@ def test_host_and_device_share_a_time_line():
     ]
 
 
-def test_without_flow_warp_s_kernel(monkeypatch, caplog):
+def test_without_flow_warp_s_kernel(invoke, monkeypatch, caplog):
     monkeypatch.setattr(onnxruntime, "onnxruntime_library", lambda: None)
-    result = CliRunner().invoke(main, ["profile", "--transfers", "1"])
-    assert result.exit_code == 0, result.output
-    assert "ONNX Runtime, standard operators" in result.output
+    printed = invoke("profile", "--transfers", "1")
+    assert "ONNX Runtime, standard operators" in printed
     assert "onnxruntime-standard is profiled in place of onnxruntime: " in caplog.text
 
 
-def test_bad_input(tiny_bundle):
+def test_bad_input(invoke, tiny_bundle):
     bundle = Bundle.load(tiny_bundle)
     with pytest.raises(InputError, match="unknown backend 'tpu'; expected one of torch-eager"):
         profile_row("tpu", bundle, 1)
     with pytest.raises(BackendError, match=r"torch-eager cannot run here: the checkpoint"):
         profile_row("torch-eager", bundle, 1)
-    result = CliRunner().invoke(main, ["profile", "--trace", "/dev/null/t.json"])
-    assert result.exit_code == 1
-    assert "cannot be written" in result.output
+    printed = invoke("profile", "--trace", "/dev/null/t.json", code=1)
+    assert "cannot be written" in printed

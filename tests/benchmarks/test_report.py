@@ -2,12 +2,10 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from garment_transfer.benchmarks.measuring import write_json
 from garment_transfer.benchmarks.report import Failed, compare_reports, read_report
 from garment_transfer.bundle import Code, InputError
-from garment_transfer.cli.main import main
 
 RESULT = Path(__file__).parents[2] / "benchmarks" / "results" / "benchmark-cpu.json"
 
@@ -45,16 +43,15 @@ def test_a_lost_row():
 @pytest.mark.parametrize(
     ("median", "status", "word"), [(104, 0, "0 worse"), (130, 1, "SLOWER  onnxruntime")]
 )
-def test_command(tmp_path, median, status, word):
+def test_command(invoke, tmp_path, median, status, word):
     old, new = tmp_path / "old.json", tmp_path / "new.json"
     write_json(old, result(onnxruntime=100))
     other = result(onnxruntime=median)
     other.threads = 4
     write_json(new, other)
-    done = CliRunner().invoke(main, ["compare", str(old), str(new)])
-    assert done.exit_code == status, done.output
-    assert word in done.output
-    assert "caution: threads differ: 2 before, 4 now" in done.output
+    printed = invoke("compare", old, new, code=status)
+    assert word in printed
+    assert "caution: threads differ: 2 before, 4 now" in printed
 
 
 @pytest.mark.parametrize("text", [None, "nonsense", '{"rows": []}', "newer", "zero"])

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,23 +18,22 @@ def tables() -> dict[str, Any]:
 DOCUMENTS = [p for g in ("README.md", "docs/*.md", "examples/*/README.md") for p in ROOT.glob(g)]
 
 
-def test_tables_are_made_from_the_results(tables: dict[str, Any]) -> None:
+def test_tables_are_made_from_the_results(tables):
     texts = [document.read_text(encoding="utf-8") for document in DOCUMENTS]
     assert sum(text.count("<!-- table:") for text in texts) == len(tables["TABLES"])
     for text in texts:
         assert tables["filled"](text) == text
 
 
-def test_readme_plot_is_made_from_the_results(tables: dict[str, Any]) -> None:
+def test_readme_plot_is_made_from_the_results(tables):
     assert tables["PLOT"] in (ROOT / "README.md").read_text(encoding="utf-8")
     assert tables["is_current"](ROOT / tables["PLOT"])
 
 
-def test_command(tables: dict[str, Any], tmp_path: Path) -> None:
+def test_command(invoke, tables, tmp_path):
     file = tmp_path / "README.md"
     file.write_text("![plot](docs/benchmark.png)\n<!-- table: latency -->\nold\n<!-- end -->\nb\n")
-    result = CliRunner().invoke(tables["main"], [str(file)])
-    assert result.exit_code == 0, result.output
+    invoke(file, command=tables["main"])
     text = file.read_text()
     assert text.startswith("![plot](docs/benchmark.png)\n<!-- table: latency -->\n")
     assert text.endswith("<!-- end -->\nb\n")

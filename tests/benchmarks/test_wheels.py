@@ -5,14 +5,11 @@ import re
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
-
-from click.testing import CliRunner
 
 from garment_transfer.benchmarks import wheels
 
 
-def test_split_and_joined_again(tmp_path: Path) -> None:
+def test_split_and_joined_again(tmp_path):
     rng = random.Random(0)
     sizes = {"a.whl": 10, "b.whl": 2500, "c.whl": 0, "d.whl": 700}
     for name, size in sizes.items():
@@ -38,7 +35,7 @@ def test_split_and_joined_again(tmp_path: Path) -> None:
     assert "a.whl" in [path.name for path in whole]
 
 
-def test_what_is_whole_is_installed(tmp_path: Path) -> None:
+def test_what_is_whole_is_installed(invoke, tmp_path):
     wheel = tmp_path / "thing-1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("thing.py", "answer = 42\n")
@@ -47,18 +44,17 @@ def test_what_is_whole_is_installed(tmp_path: Path) -> None:
         archive.writestr("thing-1.0.dist-info/RECORD", "")
     wheels.split([wheel], tmp_path / "pieces", 700)
     site = tmp_path / "site"
-    result = CliRunner().invoke(wheels.main, ["install", str(tmp_path / "pieces"), str(site)])
-    assert result.exit_code == 0, result.output
-    assert result.output == f"installed {wheel.name}\n"
+    printed = invoke("install", tmp_path / "pieces", site, command=wheels.main)
+    assert printed == f"installed {wheel.name}\n"
     run = [sys.executable, "-c", "import thing; print(thing.answer)"]
     assert subprocess.check_output(run, cwd=site) == b"42\n"
 
     next((tmp_path / "pieces").glob(f"00/{wheel.name}.*")).unlink()
-    result = CliRunner().invoke(wheels.main, ["install", str(tmp_path / "pieces"), str(site)])
-    assert result.output == f"not whole yet: {wheel.name}\n"
+    printed = invoke("install", tmp_path / "pieces", site, command=wheels.main)
+    assert printed == f"not whole yet: {wheel.name}\n"
 
 
-def test_install_needs_none_of_the_package(tmp_path: Path) -> None:
+def test_install_needs_none_of_the_package(tmp_path):
     run = [sys.executable, "-X", "importtime", wheels.__file__, "install", "--help"]
     imported = subprocess.run(run, capture_output=True, text=True, check=True, cwd=tmp_path).stderr
     assert "click" in imported

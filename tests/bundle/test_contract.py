@@ -1,7 +1,5 @@
 """Comparing a loaded graph with the contract, and constants that other files go by."""
 
-from pathlib import Path
-
 import pytest
 from msgspec.structs import replace
 
@@ -26,7 +24,7 @@ EXPECTED = contract(Size(64, 32))["parsing"]
         ({"name": "other"}, False),
     ],
 )
-def test_a_tensor_agrees_or_is_named(change: dict[str, object], agrees: bool) -> None:
+def test_a_tensor_agrees_or_is_named(change, agrees):
     first, *rest = EXPECTED.inputs
     found = Signature((*rest, replace(first, **change)), EXPECTED.outputs)  # in any order
     assert (differences(EXPECTED, found) == "") == agrees
@@ -34,18 +32,18 @@ def test_a_tensor_agrees_or_is_named(change: dict[str, object], agrees: bool) ->
         assert "the inputs are" in differences(EXPECTED, found)
 
 
-def test_constants_are_the_classes_places() -> None:
+def test_constants_are_the_classes_places():
     names = ("BACKGROUND", "HAIR", "FACE", "SKIN", "GARMENT", "LOWER", "LEGS")
     assert [CLASSES[getattr(bundle, name)] for name in names] == [name.lower() for name in names]
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 1), (255, 1), (256, 2), (1024, 8)])
-def test_border_width(height: int, width: int) -> None:
+def test_border_width(height, width):
     assert border_width(height) == width
 
 
 @pytest.mark.parametrize("given", ["", "elsewhere"])
-def test_cache_folder(given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_folder(given, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / given) if given else "")
     assert bundle.cache_folder() == tmp_path / (given or ".cache") / "garment-transfer"

@@ -90,17 +90,17 @@ def rule(schema: dict[str, Any], named: bool = True) -> str:
     return f"{schema['type']} {', '.join(bounds)}".strip()
 
 
-def test_types() -> None:
+def test_types():
     rows = [row[:2] for row in table("manifest.json", "type | JSON | note")]
     assert rows == [[f"`{name}`", rule(kind, named=False)] for name, kind in TYPES.items()]
 
 
-def test_every_struct_has_a_section() -> None:
+def test_every_struct_has_a_section():
     assert set(re.findall(r"^### `(\w+)`$", DOCUMENT, re.M)) == set(STRUCTS)
 
 
 @pytest.mark.parametrize("name", STRUCTS)
-def test_fields(name: str) -> None:
+def test_fields(name):
     struct = STRUCTS[name]
     fields = struct["properties"]
     assert not struct["additionalProperties"]
@@ -109,7 +109,7 @@ def test_fields(name: str) -> None:
     assert rows == [[f"`{key}`", rule(kind)] for key, kind in fields.items()]
 
 
-def test_limits() -> None:
+def test_limits():
     numbers = {
         name: [int(number) for number in re.findall(r"\d+", limit)]
         for name, limit, _ in table("Limits", "name | limit | of")
@@ -135,7 +135,7 @@ def test_limits() -> None:
     assert f"more than {nesting} deep" in DOCUMENT
 
 
-def test_graphs() -> None:
+def test_graphs():
     size = Size(64, 32)
     for heading, signatures in (
         ("The graphs", dict[str, Signature](contract(size))),
@@ -156,7 +156,7 @@ def test_graphs() -> None:
     assert ", ".join(f"`{name}`" for name in CLASSES) in DOCUMENT
 
 
-def test_codes() -> None:
+def test_codes():
     codes = [row[0].strip("`") for row in table("Codes", "code | raised by")]
     sources = [(ROOT / "bundle" / name).read_text() for name in ("_manifest.py", "_record.py")]
     assert set(codes) == {
@@ -167,7 +167,7 @@ def test_codes() -> None:
     assert {code for code in unquoted(DOCUMENT) if code in set(Code)} == set(codes)
 
 
-def test_examples() -> None:
+def test_examples():
     blocks = re.findall(r"^```json\n(.*?)^```", DOCUMENT, re.M | re.S)
     manifest = _json.decode_struct(blocks[0].encode(), Manifest, SCHEMA_VERSION)
     record = _json.decode_struct(blocks[1].encode(), EngineRecord, RECORD_VERSION)
@@ -178,7 +178,7 @@ def test_examples() -> None:
     EngineSet(Bundle(Path(), manifest), Path(), record).check("10.16.1.11", "8.9")
 
 
-def test_files() -> None:
+def test_files():
     for names, _ in table("Files that share the format", "file | has"):
         for name in re.findall(r"`([^`]+)`", names):
             assert (ROOT / name).is_file(), name

@@ -16,7 +16,7 @@ def write(path: Path, content: str) -> None:
         (folder / "file").write_text(content)
 
 
-def test_a_folder_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
+def test_a_folder_takes_the_place_of_an_older_one(tmp_path):
     path = tmp_path / "above" / "folder"
     write(path, "old")
     (path / "more").write_text("goes with it")
@@ -26,7 +26,7 @@ def test_a_folder_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_block_that_raises_leaves_everything_as_it_was(tmp_path: Path) -> None:
+def test_a_block_that_raises_leaves_everything_as_it_was(tmp_path):
     path = tmp_path / "folder"
     write(path, "old")
 
@@ -41,9 +41,7 @@ def test_a_block_that_raises_leaves_everything_as_it_was(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_an_older_folder_comes_back_when_the_new_one_cannot_be_put(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_older_folder_comes_back_when_the_new_one_cannot_be_put(tmp_path, monkeypatch):
     path = tmp_path / "folder"
     write(path, "old")
     replace = os.replace
@@ -60,13 +58,13 @@ def test_an_older_folder_comes_back_when_the_new_one_cannot_be_put(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_stands_in_the_way_is_named(tmp_path: Path) -> None:
+def test_what_stands_in_the_way_is_named(tmp_path):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(OutputError, match=r"file/folder cannot be written: "):
         write(tmp_path / "file" / "folder", "new")
 
 
-def test_pipes_and_devices_are_not_replaced(tmp_path: Path) -> None:
+def test_pipes_and_devices_are_not_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to(tmp_path / "pipe")
     for name in ("pipe", "link"):
@@ -78,7 +76,7 @@ def test_pipes_and_devices_are_not_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "link").is_fifo()
 
 
-def test_permissions_are_those_of_what_was_there(tmp_path: Path) -> None:
+def test_permissions_are_those_of_what_was_there(tmp_path):
     secret, folder = tmp_path / "secret", tmp_path / "folder"
     secret.touch(0o600)
     folder.mkdir(0o750)
@@ -95,9 +93,7 @@ def test_permissions_are_those_of_what_was_there(tmp_path: Path) -> None:
     assert (tmp_path / "fresh").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_contents_are_on_the_disk_before_the_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_contents_are_on_the_disk_before_the_name(tmp_path, monkeypatch):
     """What a crash of the machine may leave: the old, or the new whole."""
     steps: list[str] = []
     sync, replace = os.fsync, os.replace
@@ -121,7 +117,7 @@ def test_contents_are_on_the_disk_before_the_name(
     assert steps == ["sync file", "sync new", "put folder", f"sync {tmp_path.name}"]
 
 
-def test_an_error_of_the_block_names_what_cannot_be_written(tmp_path: Path) -> None:
+def test_an_error_of_the_block_names_what_cannot_be_written(tmp_path):
     def fail(path: Path) -> None:
         with replacing_folder(path) as folder:
             (folder / "none" / "file").write_text("")
@@ -138,7 +134,7 @@ def test_an_error_of_the_block_names_what_cannot_be_written(tmp_path: Path) -> N
     assert not list(tmp_path.iterdir())
 
 
-def test_an_older_folder_is_refused_on_demand(tmp_path: Path) -> None:
+def test_an_older_folder_is_refused_on_demand(tmp_path):
     path = tmp_path / "folder"
 
     def once() -> None:
@@ -171,7 +167,7 @@ with replacing(Path("a.png")) as file, replacing_folder(Path("b")) as folder:
 """
 
 
-def test_what_a_killed_process_leaves_goes_at_the_next_run(tmp_path: Path) -> None:
+def test_what_a_killed_process_leaves_goes_at_the_next_run(tmp_path):
     with subprocess.Popen(
         [sys.executable, "-c", _WRITE], stdout=subprocess.PIPE, text=True, cwd=tmp_path
     ) as process:

@@ -1,11 +1,9 @@
-import hashlib
 import json
 import os
 import pickle
 import re
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -34,7 +32,7 @@ from garment_transfer.bundle.__main__ import schemas
 from garment_transfer.bundle._json import write_struct
 
 
-def test_load(tiny_bundle: Path, tiny: SimpleNamespace) -> None:
+def test_load(tiny_bundle, tiny):
     bundle = Bundle.load(tiny_bundle)
     manifest = bundle.manifest
     assert manifest.size == tiny.size
@@ -66,7 +64,7 @@ def with_float16(folder: Path) -> Path:
     return folder
 
 
-def test_a_bundle_of_one_precision_has_no_variants(tiny_bundle: Path) -> None:
+def test_a_bundle_of_one_precision_has_no_variants(tiny_bundle):
     fields = json.loads((tiny_bundle / "manifest.json").read_text())
     assert "variants" not in fields
     bundle = Bundle.load(tiny_bundle)
@@ -75,7 +73,7 @@ def test_a_bundle_of_one_precision_has_no_variants(tiny_bundle: Path) -> None:
         bundle.graph_path("parsing", "float16")
 
 
-def test_a_second_precision(own_tiny_bundle: Path) -> None:
+def test_a_second_precision(own_tiny_bundle):
     bundle = Bundle.load(with_float16(own_tiny_bundle))
     assert bundle.manifest.precisions == ("float32", "float16")
     assert bundle.manifest.variants["float16"].accuracy.warped_garment_psnr == 99.5
@@ -84,7 +82,7 @@ def test_a_second_precision(own_tiny_bundle: Path) -> None:
     assert bundle.graph_path("warping", "float16").name == "warping.float16.onnx"
 
 
-def test_graphs_of_a_second_precision_are_verified_too(own_tiny_bundle: Path) -> None:
+def test_graphs_of_a_second_precision_are_verified_too(own_tiny_bundle):
     path = with_float16(own_tiny_bundle) / "warping.float16.onnx"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(BundleError, match=r"warping\.float16\.onnx is truncated"):
@@ -94,7 +92,7 @@ def test_graphs_of_a_second_precision_are_verified_too(own_tiny_bundle: Path) ->
         Bundle.load(own_tiny_bundle)
 
 
-def test_a_second_precision_keeps_the_contract(own_tiny_bundle: Path) -> None:
+def test_a_second_precision_keeps_the_contract(own_tiny_bundle):
     path = with_float16(own_tiny_bundle) / "manifest.json"
     fields = json.loads(path.read_text())
     fields["variants"]["float16"]["graphs"]["warping"]["outputs"][1]["dtype"] = "uint8"
@@ -103,7 +101,7 @@ def test_a_second_precision_keeps_the_contract(own_tiny_bundle: Path) -> None:
         Bundle.load(own_tiny_bundle)
 
 
-def test_the_contract_chains() -> None:
+def test_the_contract_chains():
     signatures = contract(Size(256, 192))
     known = {tensor.name for tensor in signatures["parsing"].inputs}
     known |= {"garment_image", "person_image"}
@@ -112,13 +110,13 @@ def test_the_contract_chains() -> None:
         known |= {tensor.name for tensor in signatures[stage].outputs}
 
 
-def test_writing_leaves_nothing_else(own_tiny_bundle: Path) -> None:
+def test_writing_leaves_nothing_else(own_tiny_bundle):
     assert sorted(os.listdir(own_tiny_bundle)) == sorted(
         ["manifest.json", *(f"{stage}.onnx" for stage in (*STAGES, MAPS))]
     )
 
 
-def test_writing_replaces_only_by_what_is_valid(own_tiny_bundle: Path) -> None:
+def test_writing_replaces_only_by_what_is_valid(own_tiny_bundle):
     before = (own_tiny_bundle / "manifest.json").read_text()
 
     def write(size: Size) -> None:
@@ -141,7 +139,7 @@ def test_writing_replaces_only_by_what_is_valid(own_tiny_bundle: Path) -> None:
     assert (own_tiny_bundle / "manifest.json").read_text() == before
 
 
-def test_what_is_written_is_what_was_read(tmp_path: Path) -> None:
+def test_what_is_written_is_what_was_read(tmp_path):
     """Every field and their order, of the bundle in the package."""
     content = (sample_bundle() / "manifest.json").read_bytes()
     write_struct(tmp_path / "manifest.json", Bundle.load(sample_bundle()).manifest, SCHEMA_VERSION)
@@ -149,14 +147,14 @@ def test_what_is_written_is_what_was_read(tmp_path: Path) -> None:
     assert json.dumps(written) == json.dumps(json.loads(content))
 
 
-def test_the_json_schemas_are_those_of_the_structs() -> None:
+def test_the_json_schemas_are_those_of_the_structs():
     """`python -m garment_transfer.bundle` writes them."""
     folder = Path(bundle_package.__file__).parent
     for name, text in schemas().items():
         assert (folder / name).read_text(encoding="utf-8") == text
 
 
-def test_no_folder(tmp_path: Path) -> None:
+def test_no_folder(tmp_path):
     for path, what in ((tmp_path / "nope", "does not exist"), (tmp_path / "file", "is a file")):
         (tmp_path / "file").write_text("")
         with pytest.raises(BundleError, match=rf"{path.name} {what}; expected a bundle") as error:
@@ -164,7 +162,7 @@ def test_no_folder(tmp_path: Path) -> None:
         assert error.value.code == Code.BUNDLE_MISSING
 
 
-def test_refusals_are_as_the_table_says(bad_bundles: list[tuple[Path, str, str]]) -> None:
+def test_refusals_are_as_the_table_says(bad_bundles):
     """The C++ library is held to the same table (tests/cpp/test_library.py)."""
     for folder, code, says in bad_bundles:
         with pytest.raises(BundleError, match=re.escape(says)) as error:
@@ -173,7 +171,7 @@ def test_refusals_are_as_the_table_says(bad_bundles: list[tuple[Path, str, str]]
         assert error.value.fix, folder.name
 
 
-def test_a_graph_that_changed_after_it_was_verified_is_not_loaded(own_tiny_bundle: Path) -> None:
+def test_a_graph_that_changed_after_it_was_verified_is_not_loaded(own_tiny_bundle):
     bundle = Bundle.load(own_tiny_bundle)
     content = bundle.read_graph("parsing")
     assert content == (own_tiny_bundle / "parsing.onnx").read_bytes()
@@ -182,7 +180,7 @@ def test_a_graph_that_changed_after_it_was_verified_is_not_loaded(own_tiny_bundl
         bundle.read_graph("parsing")
 
 
-def test_errors_survive_pickling_and_say_their_parts() -> None:
+def test_errors_survive_pickling_and_say_their_parts():
     error = BundleError(Code.GRAPH_MISSING, "a.onnx is gone", expected="it", fix="run `x`")
     assert str(error) == "a.onnx is gone; expected it; run `x`"
     again = pickle.loads(pickle.dumps(error))
@@ -191,18 +189,13 @@ def test_errors_survive_pickling_and_say_their_parts() -> None:
     assert str(again) == str(error)
 
 
-def test_weights_outside_a_graph_are_refused(own_tiny_bundle: Path) -> None:
+def test_weights_outside_a_graph_are_refused(replace_graph, own_tiny_bundle):
     """No hash covers the file that they are in."""
     graph = own_tiny_bundle / "parsing.onnx"
     model = onnx.load(graph)
     weights = np.arange(2048, dtype=np.float32)
     model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "unused"))
     onnx.save(model, graph, save_as_external_data=True, location="weights.bin")
-    manifest = json.loads((own_tiny_bundle / "manifest.json").read_text())
-    manifest["graphs"]["parsing"] |= {
-        "bytes": graph.stat().st_size,
-        "sha256": hashlib.sha256(graph.read_bytes()).hexdigest(),
-    }
-    (own_tiny_bundle / "manifest.json").write_text(json.dumps(manifest))
+    replace_graph(own_tiny_bundle, graph.read_bytes())
     with pytest.raises(BundleError, match=r"parsing\.onnx keeps weights in another file"):
         Bundle.load(own_tiny_bundle)

@@ -10,8 +10,6 @@ import json
 import shlex
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -36,12 +34,12 @@ VERSION = "10.16.1.11"
 
 
 @pytest.fixture
-def bundle(own_tiny_bundle: Path) -> Bundle:
+def bundle(own_tiny_bundle) -> Bundle:
     return Bundle.load(own_tiny_bundle)
 
 
 @pytest.fixture
-def put(bundle: Bundle, put_engines: Callable[..., EngineSet]) -> Callable[..., EngineSet]:
+def put(bundle, put_engines) -> Callable[..., EngineSet]:
     """`put(**fields)`: engines of the bundle with a record that differs in these fields."""
     return partial(put_engines, bundle, backend_version=VERSION)
 
@@ -54,7 +52,7 @@ def command_of(error: pytest.ExceptionInfo[EngineError]) -> list[str]:
     return shlex.split(command)
 
 
-def test_round_trip(bundle: Bundle, put: Callable[..., EngineSet]) -> None:
+def test_round_trip(bundle, put):
     written = put(plugin=Plugin("FlowWarp", "1", "a" * 64, embedded=True))
     (read,) = list_engines(bundle)
     assert read == written
@@ -71,7 +69,7 @@ def test_round_trip(bundle: Bundle, put: Callable[..., EngineSet]) -> None:
     assert read.read_plan("warping") == b"plan of warping"
 
 
-def test_bundle_without_engines(bundle: Bundle) -> None:
+def test_bundle_without_engines(bundle):
     assert list_engines(bundle) == []
     with pytest.raises(EngineError, match=r"no float32 engines of tensorrt .*has: none") as error:
         find_engines(bundle, "tensorrt", "float32", "8.9")
@@ -82,15 +80,14 @@ def test_bundle_without_engines(bundle: Bundle) -> None:
     assert isinstance(error.value, BackendError)
 
 
-def test_engines_are_found_by_backend_precision_and_gpu(
-    bundle: Bundle, put: Callable[..., EngineSet]
-) -> None:
+def test_engines_are_found_by_backend_precision_and_gpu(bundle, put):
     ada = put()
     ampere = put(compute_capabilities=("8.6",))
     portable = put(backend="tensorrt-rtx", compute_capabilities=("8.0", "8.6", "8.9", "12.0"))
     own = put(backend="tensorrt-rtx", compute_capabilities=("8.9",))
+    put(precision="int8")
     (bundle.path / ENGINES / ".tensorrt-sm75-float32").mkdir()
-    assert len(list_engines(bundle)) == 4
+    assert len(list_engines(bundle)) == 5
     assert find_engines(bundle, "tensorrt", "float32", "8.9") == ada
     assert find_engines(bundle, "tensorrt", "float32", "8.6") == ampere
     assert find_engines(bundle, "tensorrt-rtx", "float32", "8.6") == portable
@@ -105,7 +102,7 @@ def test_engines_are_found_by_backend_precision_and_gpu(
         find_engines(bundle, "tensorrt", "float16", "8.9")
 
 
-def test_another_version(put: Callable[..., EngineSet]) -> None:
+def test_another_version(put):
     engines = put(optimization_level=5)
     with pytest.raises(
         EngineError, match=rf"built by tensorrt {VERSION}, and 11\.0\.0\.1"
@@ -117,30 +114,36 @@ def test_another_version(put: Callable[..., EngineSet]) -> None:
     ]
 
 
-def test_another_gpu(put: Callable[..., EngineSet]) -> None:
+def test_another_gpu(put):
     with pytest.raises(EngineError, match=r"for compute capability 8\.9, and this GPU has 8\.6"):
         put().check(VERSION, "8.6")
 
 
-def test_engine_of_another_graph(bundle: Bundle, put: Callable[..., EngineSet]) -> None:
+@pytest.mark.parametrize(
+    ("stage", "change", "due"),
+    [
+        (
+            "warping",
+            lambda stage: {"onnx_sha256": "b" * 64},
+            r"engine of warping was built from another graph",
+        ),
+        (
+            "parsing",
+            lambda stage: {"inputs": stage.inputs[:3]},
+            r"engine of parsing, the inputs are .*expected \(p",
+        ),
+    ],
+)
+def test_engines_of_another_bundle(put, stage, change, due):
     engines = put()
     stages = dict(engines.record.stages)
-    stages["warping"] = replace(stages["warping"], onnx_sha256="b" * 64)
+    stages[stage] = replace(stages[stage], **change(stages[stage]))
     other = replace(engines, record=replace(engines.record, stages=stages))
-    with pytest.raises(EngineError, match=r"engine of warping was built from another graph"):
+    with pytest.raises(EngineError, match=due):
         other.check(VERSION, "8.9")
 
 
-def test_engine_with_other_inputs(put: Callable[..., EngineSet]) -> None:
-    engines = put()
-    stages = dict(engines.record.stages)
-    stages["parsing"] = replace(stages["parsing"], inputs=stages["parsing"].inputs[:3])
-    other = replace(engines, record=replace(engines.record, stages=stages))
-    with pytest.raises(EngineError, match=r"engine of parsing, the inputs are .*expected \(p"):
-        other.check(VERSION, "8.9")
-
-
-def test_plugin(put: Callable[..., EngineSet], tmp_path: Path) -> None:
+def test_plugin(put, tmp_path):
     library = tmp_path / "libgarment_transfer_tensorrt.so"
     library.write_bytes(b"one build")
     plugin = Plugin(
@@ -159,13 +162,13 @@ def test_plugin(put: Callable[..., EngineSet], tmp_path: Path) -> None:
     assert "--plugin" not in command_of(error)
 
 
-def test_engines_with_the_plugin_inside_need_no_library(put: Callable[..., EngineSet]) -> None:
+def test_engines_with_the_plugin_inside_need_no_library(put):
     engines = put(plugin=Plugin("FlowWarp", "1", "a" * 64, embedded=True))
     engines.check(VERSION, "8.9")
     assert engines.build_command.endswith("--plugin embed")
 
 
-def test_batch_outside_the_profile(put: Callable[..., EngineSet]) -> None:
+def test_batch_outside_the_profile(put):
     engines = put()
     for batch in (1, 4):
         engines.check_batch(batch)
@@ -177,7 +180,7 @@ def test_batch_outside_the_profile(put: Callable[..., EngineSet]) -> None:
 
 
 @pytest.mark.parametrize("text", ["3:2:1", "0:1:1"])
-def test_batches_in_disorder(text: str) -> None:
+def test_batches_in_disorder(text):
     with pytest.raises(ValueError, match=r"expected MIN:OPT:MAX with 1 <= MIN <= OPT <= MAX"):
         Batch(*map(int, text.split(":")))
 
@@ -190,9 +193,7 @@ def test_batches_in_disorder(text: str) -> None:
         (lambda plan: plan.upper(), r"warping\.plan was truncated or altered"),
     ],
 )
-def test_plan_that_is_not_whole(
-    put: Callable[..., EngineSet], change: Callable[[bytes], bytes], due: str
-) -> None:
+def test_plan_that_is_not_whole(put, change, due):
     engines = put()
     path = engines.path / "warping.plan"
     path.write_bytes(change(path.read_bytes()))
@@ -202,7 +203,7 @@ def test_plan_that_is_not_whole(
     assert engines.read_plan("parsing") == b"plan of parsing"
 
 
-def test_plan_that_is_missing(put: Callable[..., EngineSet]) -> None:
+def test_plan_that_is_missing(put):
     engines = put()
     (engines.path / "warping.plan").unlink()
     with pytest.raises(EngineError, match=r"warping\.plan cannot be read: No such file"):
@@ -221,9 +222,7 @@ def test_plan_that_is_missing(put: Callable[..., EngineSet]) -> None:
         ({"extra": 1}, r"unknown field `extra`"),
     ],
 )
-def test_record_that_is_not_valid(
-    bundle: Bundle, put: Callable[..., EngineSet], fields: dict[str, Any], due: str
-) -> None:
+def test_record_that_is_not_valid(bundle, put, fields, due):
     path = put().path / "record.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
     with pytest.raises(EngineError, match=due) as error:
@@ -231,9 +230,7 @@ def test_record_that_is_not_valid(
     assert command_of(error)[3:5] == ["--backend", "tensorrt"]
 
 
-def test_a_record_names_no_file_outside_its_folder(
-    bundle: Bundle, put: Callable[..., EngineSet]
-) -> None:
+def test_a_record_names_no_file_outside_its_folder(bundle, put):
     path = put().path / "record.json"
     fields = json.loads(path.read_text())
     fields["stages"]["parsing"]["file"] = "../../../outside.plan"
@@ -242,7 +239,7 @@ def test_a_record_names_no_file_outside_its_folder(
         list_engines(bundle)
 
 
-def test_engines_without_a_record(bundle: Bundle, put: Callable[..., EngineSet]) -> None:
+def test_engines_without_a_record(bundle, put):
     path = put().path / "record.json"
     path.write_text("{")
     with pytest.raises(
@@ -254,7 +251,7 @@ def test_engines_without_a_record(bundle: Bundle, put: Callable[..., EngineSet])
         list_engines(bundle)
 
 
-def test_the_package_s_own_bundle_is_copied(own_tiny_bundle: Path) -> None:
+def test_the_package_s_own_bundle_is_copied(own_tiny_bundle):
     assert must_be_copied(sample_bundle())
     assert not must_be_copied(own_tiny_bundle)
     assert build_command(sample_bundle(), "tensorrt-rtx", "float32").endswith(" -o ./bundle")

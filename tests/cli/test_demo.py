@@ -55,7 +55,7 @@ _FAULTS = """() => {
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def url(tmp_path_factory) -> Iterator[str]:
     """The page, served by the command; fails at its end if files are left."""
     temporary = tmp_path_factory.mktemp("temporary")
     with socket.socket() as free:
@@ -77,7 +77,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def page(url: str) -> Iterator[Any]:
+def page(url) -> Iterator[Any]:
     """The loaded page; fails at its end if the console had errors."""
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if CHROMIUM is None:
@@ -119,7 +119,7 @@ def changed(page: Any, name: str, do: Callable[[], None]) -> np.ndarray:
     return picture(page, name)
 
 
-def test_choose_a_pair_and_press(page: Any) -> None:
+def test_choose_a_pair_and_press(page):
     person, owner = map(Person.load, sample_people())
     assert (picture(page, "owner") == owner.image).all()
     first = picture(page, "result")
@@ -152,7 +152,7 @@ def test_choose_a_pair_and_press(page: Any) -> None:
     assert "photo 1024x768, networks 256x192" in table
 
 
-def test_own_files(page: Any, tmp_path: Path) -> None:
+def test_own_files(page, tmp_path):
     page.get_by_role("button", name="Your own photos").click()
     files = [str(path) for path in sorted(sample_people()[1].iterdir())]
 
@@ -173,7 +173,7 @@ def test_own_files(page: Any, tmp_path: Path) -> None:
     assert (shown == Person.load(sample_people()[1]).image).all()
 
 
-def test_two_bare_photos_on_a_phone(page: Any) -> None:
+def test_two_bare_photos_on_a_phone(page):
     page.set_viewport_size({"width": 360, "height": 740})
     page.get_by_role("button", name="Your own photos").press("Enter")
     people = []
@@ -192,7 +192,7 @@ def test_two_bare_photos_on_a_phone(page: Any) -> None:
     assert (result == expected.image).all()
 
 
-def test_a_photo_of_a_few_pixels(tiny_bundle: Path, make_person: Callable[..., Person]) -> None:
+def test_a_photo_of_a_few_pixels(tiny_bundle, make_person):
     """There is no room for the wheel of the flow's colours."""
     pipeline = Pipeline.load(tiny_bundle, threads=1)
     pixels = np.full((4, 3), 4, np.uint8)

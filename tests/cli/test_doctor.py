@@ -7,61 +7,55 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from click.testing import CliRunner
 
 from garment_transfer import runtime
 from garment_transfer.cli import doctor
-from garment_transfer.cli.main import main
 from garment_transfer.kernels import driver
 
 
 @pytest.fixture
-def shipped(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def shipped(tiny_bundle, monkeypatch) -> None:
     """Puts the tiny bundle in the place of the one that ships."""
     monkeypatch.setattr(runtime, "sample_bundle", lambda: tiny_bundle)
 
 
 @pytest.mark.usefixtures("shipped")
-def test_all_is_well() -> None:
-    result = CliRunner().invoke(main, ["doctor"])
-    assert result.exit_code == 0, result.output
-    assert "backend onnxruntime" in result.output
-    assert "bundle in the package: whole" in result.output
-    assert "a transfer can run here" in result.output
+def test_all_is_well(invoke):
+    printed = invoke("doctor")
+    assert "backend onnxruntime" in printed
+    assert "bundle in the package: whole" in printed
+    assert "a transfer can run here" in printed
 
 
 @pytest.mark.usefixtures("shipped")
-def test_json() -> None:
-    result = CliRunner().invoke(main, ["doctor", "--json"])
-    assert result.exit_code == 0, result.output
-    found = json.loads(result.output)
+def test_json(invoke):
+    printed = invoke("doctor", "--json")
+    found = json.loads(printed)
     assert found["can_transfer"] is True
     assert found["backends"][0]["available"] is True
     assert found["packages"]["numpy"] == importlib.metadata.version("numpy")
 
 
-def test_damaged_bundle(own_tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_bundle(invoke, own_tiny_bundle, monkeypatch):
     (own_tiny_bundle / "parsing.onnx").unlink()
     monkeypatch.setattr(runtime, "sample_bundle", lambda: own_tiny_bundle)
-    result = CliRunner().invoke(main, ["doctor"])
-    assert result.exit_code == 1
-    assert "parsing.onnx, which the manifest lists, cannot be read" in result.output
-    assert "a transfer CANNOT run here" in result.output
+    printed = invoke("doctor", code=1)
+    assert "parsing.onnx, which the manifest lists, cannot be read" in printed
+    assert "a transfer CANNOT run here" in printed
 
 
 @pytest.mark.usefixtures("shipped")
-def test_two_onnxruntimes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_onnxruntimes(invoke, monkeypatch):
     real = importlib.metadata.version
     monkeypatch.setattr(
         importlib.metadata, "version", lambda name: "1" if "onnxruntime" in name else real(name)
     )
-    result = CliRunner().invoke(main, ["doctor"])
-    assert result.exit_code == 1
-    assert "onnxruntime and onnxruntime-gpu are both installed" in result.output
-    assert "fix: run `pip uninstall -y onnxruntime onnxruntime-gpu`" in result.output
+    printed = invoke("doctor", code=1)
+    assert "onnxruntime and onnxruntime-gpu are both installed" in printed
+    assert "fix: run `pip uninstall -y onnxruntime onnxruntime-gpu`" in printed
 
 
-def test_the_packages_of_an_extra_are_the_metadatas(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_packages_of_an_extra_are_the_metadatas(monkeypatch):
     requirements = [
         "numpy>=1.26",
         "torch>=2.9; extra == 'export'",
@@ -77,20 +71,19 @@ def test_the_packages_of_an_extra_are_the_metadatas(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.usefixtures("shipped")
-def test_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages(invoke, monkeypatch):
     monkeypatch.setattr(doctor, "_BASE", (("no_such_module", "x", "no-such-package"),))
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: ["nor-this; extra == 'train'"])
-    result = CliRunner().invoke(main, ["doctor"])
-    assert result.exit_code == 1
-    assert "no-such-package MISSING" in result.output
-    assert "pip install no-such-package" in result.output
-    assert "extra train: not installed: nor-this" in result.output
-    assert 'pip install ".[train]"' in result.output
+    printed = invoke("doctor", code=1)
+    assert "no-such-package MISSING" in printed
+    assert "pip install no-such-package" in printed
+    assert "extra train: not installed: nor-this" in printed
+    assert 'pip install ".[train]"' in printed
 
 
 @pytest.mark.usefixtures("shipped")
-def test_what_engines_can_be_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    engines = json.loads(CliRunner().invoke(main, ["doctor", "--json"]).output)["engines"]
+def test_what_engines_can_be_built(invoke, monkeypatch):
+    engines = json.loads(invoke("doctor", "--json"))["engines"]
     backends = {backend["name"]: backend for backend in engines["backends"]}
     assert set(backends) == {"tensorrt", "tensorrt-rtx"}
     for backend in backends.values():
@@ -100,27 +93,27 @@ def test_what_engines_can_be_built(monkeypatch: pytest.MonkeyPatch) -> None:
     if backends["tensorrt-rtx"]["version"]:
         assert backends["tensorrt-rtx"]["builds"]  # with no GPU
     assert engines["gpu"]["name"] or "no GPU" in engines["gpu"]["reason"]
-    output = CliRunner().invoke(main, ["doctor"]).output
+    output = invoke("doctor")
     assert "build with tensorrt-rtx" in output
     assert "FlowWarp's TensorRT plugin: " in output
 
 
 @pytest.mark.usefixtures("shipped")
 @pytest.mark.parametrize("loads", [False, True])
-def test_the_library_of_fit_and_compose(monkeypatch: pytest.MonkeyPatch, loads: bool) -> None:
+def test_the_library_of_fit_and_compose(invoke, monkeypatch, loads):
     from garment_transfer import kernels
     from garment_transfer.kernels import photos
 
     monkeypatch.setattr(kernels, "photos_library", lambda: Path("/lib/photos.so"))
     library = SimpleNamespace(has_cuda=True) if loads else None
     monkeypatch.setattr(photos, "load", lambda: library)
-    output = CliRunner().invoke(main, ["doctor"]).output
+    output = invoke("doctor")
     assert ("Fit and Compose in C++: /lib/photos.so, with CUDA" in output) == loads
     assert ("again where there is a C++ compiler" in output) != loads
 
 
 @pytest.mark.usefixtures("shipped")
-def test_a_gpu_and_a_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_and_a_plugin(invoke, monkeypatch):
     from garment_transfer import kernels
     from garment_transfer.runtime import cuda
 
@@ -128,7 +121,7 @@ def test_a_gpu_and_a_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
         cuda, "CudaDevice", lambda: SimpleNamespace(name="H100", compute_capability="9.0")
     )
     monkeypatch.setattr(kernels, "tensorrt_library", lambda: Path("/lib/plugin.so"))
-    output = CliRunner().invoke(main, ["doctor"]).output
+    output = invoke("doctor")
     assert "GPU: H100, compute capability 9.0" in output
     assert "TensorRT runs on it, TensorRT-RTX does not" in output
     assert "FlowWarp's TensorRT plugin: /lib/plugin.so" in output
@@ -143,13 +136,7 @@ def test_a_gpu_and_a_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
         (None, 13010, "there, for CUDA 13.1\n"),  # where the kernel is another's, as in WSL
     ],
 )
-def test_the_driver_that_is_found(
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    kernel_module: str | None,
-    cuda: int,
-    said: str,
-) -> None:
+def test_the_driver_that_is_found(invoke, monkeypatch, tmp_path, kernel_module, cuda, said):
     def without_gpus() -> None:
         raise driver.CudaError("CUDA says no CUDA-capable device is detected")
 
@@ -160,19 +147,19 @@ def test_the_driver_that_is_found(
     monkeypatch.setattr(driver, "driver_version", lambda: cuda)
     if cuda >= driver.MIN_CUDA:  # it is asked for its GPUs, and is not there
         monkeypatch.setattr(driver, "driver", without_gpus)
-    output = CliRunner().invoke(main, ["doctor"]).output
+    output = invoke("doctor")
     assert f"NVIDIA driver: {said}" in output
     assert ("CUDA 12.8: it is too old" in output) == (cuda < 13000)
     assert "needed on a GPU: 580 or later, for CUDA 13.0" in output
 
 
 @pytest.mark.usefixtures("shipped")
-def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_driver(invoke, monkeypatch):
     def missing() -> int:
         raise driver.CudaError("there is no NVIDIA driver here")
 
     monkeypatch.setattr(driver, "driver_version", missing)
-    output = CliRunner().invoke(main, ["doctor"]).output
+    output = invoke("doctor")
     assert "NVIDIA driver: not found: there is no NVIDIA driver here" in output
     assert "GPU: none: no GPU can be used here" in output
     assert "needed on a GPU: 580 or later" in output
@@ -203,7 +190,7 @@ def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
         ("click", "", "'Group'; run `pip install --force-reinstall --no-deps click msgspec`"),
     ],
 )
-def test_damaged_packages(tmp_path: Path, module: str, content: str, due: str) -> None:
+def test_damaged_packages(tmp_path, module, content, due):
     """In a process of its own, which finds a package in their place that is damaged indeed."""
     (tmp_path / module).mkdir()
     (tmp_path / module / "__init__.py").write_text(content)

@@ -21,7 +21,7 @@ HEAVY = {
 }
 
 
-def test_help_imports_nothing_heavy() -> None:
+def test_help_imports_nothing_heavy():
     """One child process for all, so whatever any of them imports shows from there on."""
     calls = [["--help"], ["-h"], ["--version"], *([name, "--help"] for name in sorted(COMMANDS))]
     code = (
@@ -37,15 +37,14 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stderr.splitlines() == [f"{' '.join(arguments)} 0" for arguments in calls]
 
 
-def test_help_lists_every_command_in_the_folder() -> None:
-    _, _, listed = CliRunner().invoke(main, ["--help"]).output.partition("Commands:\n")
+def test_help_lists_every_command_in_the_folder(invoke):
+    _, _, listed = invoke("--help").partition("Commands:\n")
     assert sorted(line.split()[0] for line in listed.splitlines() if line) == sorted(COMMANDS)
 
 
-def test_unknown_command() -> None:
-    result = CliRunner().invoke(main, ["transfr"])
-    assert result.exit_code == 2
-    assert "No such command 'transfr'" in result.output
+def test_unknown_command(invoke):
+    printed = invoke("transfr", code=2)
+    assert "No such command 'transfr'" in printed
 
 
 def fail_with(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
@@ -72,13 +71,10 @@ def fail_with(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
         ),
     ],
 )
-def test_errors_are_one_line(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, expected: str
-) -> None:
+def test_errors_are_one_line(invoke, monkeypatch, error, expected):
     fail_with(monkeypatch, error)
-    result = CliRunner().invoke(main, ["doctor"])
-    assert result.exit_code == 1
-    assert result.output == expected
+    printed = invoke("doctor", code=1)
+    assert printed == expected
 
 
 @pytest.mark.parametrize(
@@ -89,28 +85,22 @@ def test_errors_are_one_line(
         (["doctor"], ModuleNotFoundError("x")),
     ],
 )
-def test_debug_and_defects_show_the_traceback(
-    monkeypatch: pytest.MonkeyPatch, arguments: list[str], error: Exception
-) -> None:
+def test_debug_and_defects_show_the_traceback(monkeypatch, arguments, error):
     fail_with(monkeypatch, error)
     assert CliRunner().invoke(main, arguments).exception is error
 
 
-def test_rendering_that_cannot_begin_leaves_nothing(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_rendering_that_cannot_begin_leaves_nothing(invoke, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "garment_transfer.training.synthetic", None)
-    result = CliRunner().invoke(main, ["render", "-o", str(tmp_path / "people")])
-    assert result.exit_code == 1
+    invoke("render", "-o", tmp_path / "people", code=1)
     assert not (tmp_path / "people").exists()
 
 
-def test_a_command_whose_import_lacks_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_whose_import_lacks_a_package(invoke, monkeypatch):
     def import_module(name: str) -> None:
         raise ModuleNotFoundError("No module named 'anny'", name="anny")
 
     monkeypatch.setattr(importlib, "import_module", import_module)
-    result = CliRunner().invoke(main, ["render"])
-    assert result.exit_code == 1
-    assert "render needs the package anny" in result.output
-    assert 'pip install ".[train]"' in result.output
+    printed = invoke("render", code=1)
+    assert "render needs the package anny" in printed
+    assert 'pip install ".[train]"' in printed

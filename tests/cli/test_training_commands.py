@@ -4,12 +4,10 @@ import json
 
 import cv2
 import pytest
-from click.testing import CliRunner
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from garment_transfer.bundle import Bundle
 from garment_transfer.cli import evaluate as evaluate_module, train as train_module
-from garment_transfer.cli.main import main
 from garment_transfer.models.checkpoint import load_checkpoint
 from garment_transfer.models.presets import PRESETS, shipped_checkpoint
 from garment_transfer.runtime import Person
@@ -18,13 +16,7 @@ from garment_transfer.training.synthetic import HELD_OUT_PAIRS, render_single
 from garment_transfer.training.synthetic.groups import HELD_OUT_SETS
 
 
-def invoke(*arguments, code=0):
-    result = CliRunner().invoke(main, [str(a) for a in arguments])
-    assert result.exit_code == code, result.output
-    return result.output
-
-
-def test_render_writes_people_that_can_be_read(tmp_path):
+def test_render_writes_people_that_can_be_read(invoke, tmp_path):
     invoke(
         "render", "-o", tmp_path / "people", "--count", 2, "--size", "64x64",
         "--sheet", tmp_path / "sheet.png",
@@ -40,7 +32,7 @@ def test_render_writes_people_that_can_be_read(tmp_path):
     assert cv2.imread(str(tmp_path / "sheet.png")).shape == (64, 128, 3)
 
 
-def test_render_of_several_rows(tmp_path):
+def test_render_of_several_rows(invoke, tmp_path):
     invoke("render", "--count", 9, "--size", "32x32", "--sheet", tmp_path / "sheet.png")
     sheet = cv2.imread(str(tmp_path / "sheet.png"))
     assert sheet.shape == (2 * 32, 8 * 32, 3)
@@ -54,7 +46,7 @@ def test_render_of_several_rows(tmp_path):
         ("s.webp", 5000, "s.webp holds at most 16383"),
     ],
 )
-def test_render_checks_its_sheet_first(tmp_path, monkeypatch, sheet, count, due):
+def test_render_checks_its_sheet_first(invoke, tmp_path, monkeypatch, sheet, count, due):
     def render(*_):
         raise AssertionError("a person was rendered first")
 
@@ -80,7 +72,7 @@ def test_constants_that_help_needs_are_the_networks_own():
         ("--data", "none"),
     ],
 )  # fmt: skip
-def test_train_checks_its_options_first(tmp_path, monkeypatch, option, value):
+def test_train_checks_its_options_first(invoke, tmp_path, monkeypatch, option, value):
     def render(*_, **__):
         raise AssertionError("groups were rendered first")
 
@@ -93,11 +85,11 @@ def test_train_checks_its_options_first(tmp_path, monkeypatch, option, value):
     ("option", "value"),
     [("--pairs", -1), ("--pairs", 257), ("--borders", 257), ("--workers", 0), ("--threads", 0)],
 )
-def test_evaluate_checks_its_options(option, value):
+def test_evaluate_checks_its_options(invoke, option, value):
     assert f"Invalid value for '{option}'" in invoke("evaluate", option, value, code=2)
 
 
-def test_evaluate_of_nothing(tmp_path):
+def test_evaluate_of_nothing(invoke, tmp_path):
     assert "nothing to measure" in invoke("evaluate", "--pairs", 0, code=2)
     (tmp_path / "empty").mkdir()
     assert "holds no people" in invoke("evaluate", "--people", tmp_path, code=2)
@@ -111,7 +103,7 @@ def test_evaluate_of_nothing(tmp_path):
         ("--json", "file/rows.json", "cannot be written"),
     ],
 )
-def test_evaluate_checks_its_outputs_first(tmp_path, monkeypatch, option, name, due):
+def test_evaluate_checks_its_outputs_first(invoke, tmp_path, monkeypatch, option, name, due):
     def load(*_, **__):
         raise AssertionError("the bundle was loaded first")
 
@@ -121,7 +113,7 @@ def test_evaluate_checks_its_outputs_first(tmp_path, monkeypatch, option, name, 
 
 
 def test_evaluate_of_people_alone_needs_no_checkpoint(
-    tmp_path, tiny_bundle, make_person, save_person, monkeypatch
+    invoke, tmp_path, tiny_bundle, make_person, save_person, monkeypatch
 ):
     def load(path):
         raise AssertionError(f"{path} was loaded")
@@ -141,7 +133,7 @@ def test_evaluate_of_people_alone_needs_no_checkpoint(
     assert cv2.imread(str(tmp_path / "sheet.png")).shape == (2 * 256, 3 * 128, 3)
 
 
-def test_train_renders_trains_and_logs(tmp_path):
+def test_train_renders_trains_and_logs(invoke, tmp_path):
     invoke(
         "train", "regrowth", "-o", tmp_path / "run", "--groups", 1, "--workers", 1,
         "--steps", 10, "--batch", 1,
@@ -154,7 +146,7 @@ def test_train_renders_trains_and_logs(tmp_path):
     assert logs["images"] == ["regrowth/pairs"]
 
 
-def test_all_phases_train_on_a_data_set_in_vitons_layout(tmp_path):
+def test_all_phases_train_on_a_data_set_in_vitons_layout(invoke, tmp_path):
     invoke(
         "render", "-o", tmp_path / "people", "--viton", "--count", 2, "--size", "64x64", "--rough"
     )
@@ -177,7 +169,9 @@ def test_all_phases_train_on_a_data_set_in_vitons_layout(tmp_path):
     assert "steps was 2 and is now 1" in again
 
 
-def test_train_says_before_its_first_step_what_data_lack(tmp_path, make_person, save_person):
+def test_train_says_before_its_first_step_what_data_lack(
+    invoke, tmp_path, make_person, save_person
+):
     for seed in range(2):
         save_person(make_person(64, 64, seed=seed), tmp_path / "people" / str(seed))
     arguments = ("train", "-o", tmp_path / "run", "--data", tmp_path / "people", "--size", "64x64")
@@ -189,19 +183,19 @@ def test_train_says_before_its_first_step_what_data_lack(tmp_path, make_person, 
     assert "is not NAME=VALUE" in invoke(*arguments, "regrowth", "--weight", "shape", code=2)
 
 
-def test_export_of_nothing_says_what_writes_a_checkpoint(tmp_path):
+def test_export_of_nothing_says_what_writes_a_checkpoint(invoke, tmp_path):
     output = invoke("export", tmp_path / "none", "-o", tmp_path / "bundle", code=1)
     assert "Error: no checkpoint at" in output
     assert "garment-transfer train" in output
 
 
 @pytest.mark.parametrize("size", ["250x192", "0x32", "big"])
-def test_export_sizes(tmp_path, size):
+def test_export_sizes(invoke, tmp_path, size):
     output = invoke("export", tmp_path / "c", "-o", tmp_path / "b", "--size", size, code=2)
     assert "divisible by 32" in output or "HEIGHTxWIDTH" in output
 
 
-def test_evaluate_writes_rows_and_a_sheet(tmp_path):
+def test_evaluate_writes_rows_and_a_sheet(invoke, tmp_path):
     invoke(
         "evaluate", "--pairs", 2, "--workers", 1, "--json", tmp_path / "rows.json",
         "--sheet", tmp_path / "sheet.png",
@@ -220,7 +214,7 @@ def test_evaluate_writes_rows_and_a_sheet(tmp_path):
     assert cv2.imread(str(tmp_path / "sheet.png")).shape == (2 * 2 * 256, 5 * 192, 3)
 
 
-def test_evaluate_of_another_bundle(tmp_path, tiny_bundle):
+def test_evaluate_of_another_bundle(invoke, tmp_path, tiny_bundle):
     """Surface coordinates need its own checkpoint; borders are those of four times its size."""
     options = ("evaluate", "--pairs", 1, "--workers", 1, "--bundle", tiny_bundle)
     output = invoke(*options, "--checkpoint", shipped_checkpoint("lite"), code=2)

@@ -67,7 +67,7 @@ def _run() -> Callable[..., str]:
 
 
 @pytest.fixture(scope="session")
-def build(shared_folder: Path) -> Callable[..., Path]:
+def build(shared_folder) -> Callable[..., Path]:
     """`build(sanitizer, targets)`: a build folder in which these targets are made."""
     kept = os.environ.get("GARMENT_TRANSFER_CPP_BUILD")
     folder = Path(kept) if kept else shared_folder / "cpp"
@@ -75,9 +75,7 @@ def build(shared_folder: Path) -> Callable[..., Path]:
     library = next(Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so*"))
 
     def make(
-        sanitizer: str,
-        targets: Sequence[str] = ("all",),
-        tensorrt: Path | None = None,
+        sanitizer: str, targets: Sequence[str] = ("all",), tensorrt: Path | None = None
     ) -> Path:
         missing = [tool for tool in ("cmake", "g++") if not shutil.which(tool)]
         for file in NEEDED:
@@ -119,7 +117,7 @@ def write_golden(
 
 
 @pytest.fixture(scope="session")
-def tiny_golden(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> Path:
+def tiny_golden(tmp_path_factory, tiny_bundle) -> Path:
     """As `golden`, random inputs for the tiny bundle, batches of 1 to 3."""
     pipeline = Pipeline.load(tiny_bundle, threads=1)
     rng = np.random.default_rng(11)
@@ -140,7 +138,7 @@ def tiny_golden(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> 
 
 
 @pytest.fixture(scope="session")
-def golden(tmp_path_factory: pytest.TempPathFactory, make_person: Callable[..., Person]) -> Path:
+def golden(tmp_path_factory, make_person) -> Path:
     """A folder of cases: the inputs of a run, and what Python makes of them, as raw bytes."""
     pipeline = Pipeline.load(sample_bundle(), threads=1)
     size = pipeline.size
@@ -177,7 +175,7 @@ def golden(tmp_path_factory: pytest.TempPathFactory, make_person: Callable[..., 
 
 
 @pytest.fixture(scope="session")
-def with_variant(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> Path:
+def with_variant(tmp_path_factory, tiny_bundle) -> Path:
     """The tiny bundle with float16 graphs, copies of the others, beside them."""
     folder = Path(shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("variant") / "bundle"))
     manifest = Bundle.load(folder).manifest
@@ -192,7 +190,7 @@ def with_variant(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) ->
 
 
 @pytest.fixture(scope="session")
-def data(golden: Path, tiny_bundle: Path) -> dict[str, str]:
+def data(golden, tiny_bundle) -> dict[str, str]:
     """What the C++ tests read, as environment variables."""
     return {
         "GARMENT_TRANSFER_GOLDEN": str(golden),

@@ -1,7 +1,6 @@
 """The C++ library: built with CMake, run by CTest on what Python makes of the same inputs."""
 
 import copy
-import hashlib
 import json
 import random
 import re
@@ -18,10 +17,7 @@ from garment_transfer.bundle import STAGES, Bundle, BundleError, Code, package_v
 from garment_transfer.kernels import onnxruntime_library
 from garment_transfer.runtime import sample_bundle
 
-Build = Callable[..., Path]
-Run = Callable[..., str]
 CTest = Callable[[Path, str], None]
-Answers = Callable[[Sequence[Path]], list[list[str]]]
 
 ROOT = Path(__file__).parents[2]
 KERNEL = onnxruntime_library()
@@ -34,7 +30,7 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture
-def ctest(run: Callable[..., str], data: dict[str, str]) -> Callable[[Path, str], None]:
+def ctest(run, data) -> Callable[[Path, str], None]:
     """`ctest(folder, pattern)` runs the tests of a build folder."""
 
     def tests(folder: Path, pattern: str) -> None:
@@ -46,21 +42,21 @@ def ctest(run: Callable[..., str], data: dict[str, str]) -> Callable[[Path, str]
     return tests
 
 
-def test_golden_parity_and_bad_input(build: Build, ctest: CTest) -> None:
+def test_golden_parity_and_bad_input(build, ctest):
     """Plain build: what is shipped."""
     ctest(build("none"), "bundle_test|library_test|cuda_provider_test")
 
 
-def test_address_undefined_and_leak_sanitizer(build: Build, ctest: CTest) -> None:
+def test_address_undefined_and_leak_sanitizer(build, ctest):
     folder = build("address", ["bundle_test", "library_test", "bundle_messages"])
     ctest(folder, "bundle_test|library_test")
 
 
-def test_threads_under_thread_sanitizer(build: Build, ctest: CTest) -> None:
+def test_threads_under_thread_sanitizer(build, ctest):
     ctest(build("thread", ["threads_test"]), "threads_test")
 
 
-def test_memory_is_flat_over_loads(build: Build, run: Run) -> None:
+def test_memory_is_flat_over_loads(build, run):
     cycles = build("none") / "tests/cycles"
     report = json.loads(run([cycles, sample_bundle(), 30]))
     grown = report["resident_kb_at_the_end"] - report["resident_kb_after_a_tenth"]
@@ -69,9 +65,7 @@ def test_memory_is_flat_over_loads(build: Build, run: Run) -> None:
 
 
 @pytest.fixture(scope="module", params=["none", "address"])
-def answers(
-    request: pytest.FixtureRequest, build: Build, run: Run
-) -> Callable[[Sequence[Path]], list[list[str]]]:
+def answers(request, build, run) -> Callable[[Sequence[Path]], list[list[str]]]:
     """`answers(folders)`: the code and the message of loading each, by the C++ library."""
     program = build(request.param, ["bundle_messages"]) / "tests/bundle_messages"
 
@@ -84,7 +78,7 @@ def answers(
     return ask
 
 
-def test_codes_are_pythons(build: Build, run: Run) -> None:
+def test_codes_are_pythons(build, run):
     header = (ROOT / "runtime/cpp/include/garment_transfer/garment_transfer.h").read_text()
     statuses = dict(re.findall(r"^  GT_(\w+) = (\d{3})", header, re.M))
     assert len(statuses) > 30
@@ -96,8 +90,8 @@ def test_codes_are_pythons(build: Build, run: Run) -> None:
 
 
 def test_bundles_are_refused_as_the_table_says(
-    answers: Answers, tiny_bundle: Path, bad_bundles: list[tuple[Path, str, str]], tmp_path: Path
-) -> None:
+    replace_graph, answers, tiny_bundle, bad_bundles, tmp_path
+):
     """Python is held to the same table (tests/bundle/test_manifest.py), in its own words."""
     for (folder, code, says), (found, message) in zip(
         bad_bundles, answers([folder for folder, _, _ in bad_bundles]), strict=True
@@ -106,14 +100,8 @@ def test_bundles_are_refused_as_the_table_says(
         field = says.removeprefix("missing required field").strip(" `")
         assert field in message, (folder.name, message)
     outside = Path(shutil.copytree(tiny_bundle, tmp_path / "outside"))
-    graph = outside / "parsing.onnx"
-    graph.write_bytes(graph.read_bytes() + b"\x0a\x08location\x12")  # of weights in another file
-    manifest = json.loads((outside / "manifest.json").read_text())
-    manifest["graphs"]["parsing"] |= {
-        "bytes": graph.stat().st_size,
-        "sha256": hashlib.sha256(graph.read_bytes()).hexdigest(),
-    }
-    (outside / "manifest.json").write_text(json.dumps(manifest))
+    weights_elsewhere = b"\x0a\x08location\x12"
+    replace_graph(outside, (outside / "parsing.onnx").read_bytes() + weights_elsewhere)
     ((code, message),) = answers([outside])
     assert code == "graph_altered"
     assert "parsing.onnx keeps weights in another file" in message
@@ -152,9 +140,7 @@ def spoilt(manifest: dict[str, Any], rng: random.Random) -> dict[str, Any]:
     return result
 
 
-def test_python_and_cpp_agree_on_any_manifest(
-    answers: Answers, with_variant: Path, tmp_path: Path
-) -> None:
+def test_python_and_cpp_agree_on_any_manifest(answers, with_variant, tmp_path):
     """On what is refused and with which code; the words are each one's own."""
     rng = random.Random(3)
     manifest = json.loads((with_variant / "manifest.json").read_text())
@@ -172,7 +158,7 @@ def test_python_and_cpp_agree_on_any_manifest(
     assert {"ok", "manifest_invalid", "contract_mismatch"} <= set(expected)
 
 
-def test_benchmark(build: Build, run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
+def test_benchmark(build, run, tiny_bundle, tmp_path):
     report_file = tmp_path / "cpp.json"
     command = [sys.executable, "-m", "garment_transfer.benchmarks.cpp", build("none")]
     run([*command, "--rounds", 3, "--cycles", 10, "--small", tiny_bundle, "--json", report_file])
@@ -218,7 +204,7 @@ int main(int argc, char** argv) {
 """
 
 
-def test_installed_package_serves_a_consumer(build: Build, run: Run, tmp_path: Path) -> None:
+def test_installed_package_serves_a_consumer(build, run, tmp_path):
     prefix = tmp_path / "prefix"
     run(["cmake", "--install", build("none"), "--prefix", prefix, "--strip"])
     # Moved, so that nothing in it may point to where it was built or installed first.

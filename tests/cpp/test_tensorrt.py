@@ -3,7 +3,6 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,14 +21,8 @@ needs_nvcc = pytest.mark.skipif(
 
 
 def test_backend_on_a_double(
-    build: Callable[..., Path],
-    run: Callable[..., str],
-    own_tiny_bundle: Path,
-    tiny_golden: Path,
-    golden: Path,
-    put_engines: Callable[..., object],
-    tmp_path: Path,
-) -> None:
+    build, run, own_tiny_bundle, tiny_golden, golden, put_engines, tmp_path
+):
     """Parity with Python, addresses, broken captures, times; `double/double.cpp` is the GPU."""
     rejected = shutil.copytree(own_tiny_bundle, tmp_path / "rejected")
     put_engines(Bundle.load(rejected))
@@ -56,9 +49,7 @@ def test_backend_on_a_double(
     f"separated by {os.pathsep!r}; NVIDIA's public TensorRT repository has one",
 )
 @pytest.mark.parametrize("headers", HEADERS, ids=str)
-def test_backend_compiles(
-    build: Callable[..., Path], run: Callable[..., str], headers: Path
-) -> None:
+def test_backend_compiles(build, run, headers):
     targets = ["garment_transfer_tensorrt_backend", "tensorrt_test_code"]
     made = build("none", targets, tensorrt=headers.parent)
     (compiled,) = made.rglob("tensorrt_backend.cpp.o")
@@ -70,14 +61,7 @@ def test_backend_compiles(
 
 @needs_nvcc
 @pytest.mark.gpu
-def test_backend_on_a_gpu(
-    build: Callable[..., Path],
-    run: Callable[..., str],
-    tiny_bundle: Path,
-    tiny_golden: Path,
-    golden: Path,
-    with_engines: Callable[..., Path],
-) -> None:
+def test_backend_on_a_gpu(build, run, tiny_bundle, tiny_golden, golden, with_engines):
     """Parity with Python, device pointers, two streams at once, the plugin beside and inside."""
     root = os.environ.get("TensorRT_ROOT")  # noqa: SIM112 - CMake's spelling
     if root is None:

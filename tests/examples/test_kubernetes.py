@@ -25,7 +25,7 @@ DOCUMENTS = {
 
 
 @pytest.mark.parametrize("document", DOCUMENTS.values(), ids=map("-".join, DOCUMENTS))
-def test_they_are_valid(document: dict[str, Any]) -> None:
+def test_they_are_valid(document):
     kubernetes_validate.validate(document, VERSION, strict=True)
 
 
@@ -34,7 +34,7 @@ def container_of(document: dict[str, Any]) -> dict[str, Any]:
     return container
 
 
-def test_names_agree() -> None:
+def test_names_agree():
     deployment = DOCUMENTS["triton.yaml", "Deployment"]
     labels = deployment["spec"]["template"]["metadata"]["labels"]
     service = DOCUMENTS["triton.yaml", "Service"]["spec"]
@@ -55,7 +55,7 @@ def test_names_agree() -> None:
     assert volume["persistentVolumeClaim"]["claimName"] == claim
 
 
-def test_there_is_time_to_drain() -> None:
+def test_there_is_time_to_drain():
     pod = DOCUMENTS["triton.yaml", "Deployment"]["spec"]["template"]["spec"]
     container = container_of(DOCUMENTS["triton.yaml", "Deployment"])
     (exit_s,) = (
@@ -67,7 +67,7 @@ def test_there_is_time_to_drain() -> None:
     assert pod["terminationGracePeriodSeconds"] > exit_s + pause_s
 
 
-def test_the_shares_are_the_whole_list() -> None:
+def test_the_shares_are_the_whole_list():
     job = DOCUMENTS["pairs.yaml", "Job"]["spec"]
     program, name, *arguments = container_of(DOCUMENTS["pairs.yaml", "Job"])["command"]
     assert (program, name) == ("garment-transfer", "transfer")
@@ -83,7 +83,7 @@ def test_the_shares_are_the_whole_list() -> None:
     assert shares == list(zip(range(8), itertools.repeat(8), strict=False))
 
 
-def test_the_image_is_the_dockerfiles() -> None:
+def test_the_image_is_the_dockerfiles():
     text = (FOLDER.parent / "triton" / "Dockerfile").read_text()
     (tag,) = re.findall(r" -t (\S+)", text)
     for document in (DOCUMENTS["triton.yaml", "Deployment"], DOCUMENTS["pairs.yaml", "Job"]):

@@ -32,14 +32,10 @@ from load import Server, form, serving  # noqa: E402
 from server import Settings, create_app  # noqa: E402
 
 Fields = dict[str, Any]
-MakePerson = Callable[..., Person]
-SavePerson = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
-def people(
-    tmp_path_factory: pytest.TempPathFactory, make_person: MakePerson, save_person: SavePerson
-) -> tuple[Path, Path]:
+def people(tmp_path_factory, make_person, save_person) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("people")
     owner = make_person(96, 48, garment=(0.25, 0.5, 0.15, 0.9), seed=1)
     return save_person(make_person(128, 64), folder / "a"), save_person(owner, folder / "b")
@@ -52,13 +48,13 @@ def start(bundle: Path, temporary: Path | None = None, **settings: object) -> An
 
 
 @pytest.fixture(scope="module")
-def temporary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def temporary(tmp_path_factory) -> Path:
     """The server's temporary folder."""
     return tmp_path_factory.mktemp("server")
 
 
 @pytest.fixture(scope="module")
-def server(tiny_bundle: Path, temporary: Path) -> Iterator[Server]:
+def server(tiny_bundle, temporary) -> Iterator[Server]:
     """A server of small limits."""
     limits = {"max_body_mb": 2.0, "max_megapixels": 0.5, "upload_seconds": 2.0}
     with start(tiny_bundle, temporary, **limits) as started:
@@ -66,12 +62,12 @@ def server(tiny_bundle: Path, temporary: Path) -> Iterator[Server]:
 
 
 @pytest.fixture
-def url(server: Server) -> str:
+def url(server) -> str:
     return server.url
 
 
 @pytest.fixture
-def fields(people: tuple[Path, Path]) -> Fields:
+def fields(people) -> Fields:
     """What a transfer sends; to be spoiled."""
     return {name: value for name, (_, value) in form(people).items()}
 
@@ -97,9 +93,7 @@ def png(image: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def test_the_answer_is_the_pipeline_s(
-    url: str, fields: Fields, people: tuple[Path, Path], tiny_bundle: Path
-) -> None:
+def test_the_answer_is_the_pipeline_s(url, fields, people, tiny_bundle):
     response = post(url, fields)
     assert response.status_code == 200, response.text
     assert response.headers["Content-Type"] == "image/png"
@@ -110,7 +104,7 @@ def test_the_answer_is_the_pipeline_s(
         assert image.info == {"srgb": 0}
 
 
-def test_densepose_as_a_numpy_file(url: str, fields: Fields) -> None:
+def test_densepose_as_a_numpy_file(url, fields):
     expected = post(url, fields)
     iuv = np.array(Image.open(io.BytesIO(fields["person_densepose"])), np.float32)
     file = io.BytesIO()
@@ -121,7 +115,7 @@ def test_densepose_as_a_numpy_file(url: str, fields: Fields) -> None:
     assert response.content == expected.content
 
 
-def test_nothing_is_kept_of_photos(server: Server, temporary: Path, fields: Fields) -> None:
+def test_nothing_is_kept_of_photos(server, temporary, fields):
     """Not in the log, nor in metrics, errors or the temporary folder, where large files go."""
     photo = fields["person_image"] + bytes(1_500_000)  # what follows a PNG's end is not read
     sent = {name: ("secret.png" if type(v) is bytes else None, v) for name, v in fields.items()}
@@ -136,11 +130,11 @@ def test_nothing_is_kept_of_photos(server: Server, temporary: Path, fields: Fiel
     assert list(temporary.rglob("*")) == []
 
 
-def test_interface(url: str, fields: Fields, check_interface: Callable[..., None]) -> None:
+def test_interface(url, fields, check_interface):
     check_interface(url, create_app().openapi(), fields, too_large=2_100_000)
 
 
-def test_openapi(url: str, fields: Fields) -> None:
+def test_openapi(url, fields):
     described = httpx.get(f"{url}/openapi.json").json()
     answers = described["paths"]["/transfer"]["post"]["responses"]
     assert set(answers) == {"200", "400", "408", "413", "422", "429", "500"}
@@ -177,9 +171,7 @@ def refused(response: Any, status: int, code: str) -> str:
         ("person_densepose", np.zeros((128, 64, 3), np.uint8), "body_missing", "person_densepose"),
     ],
 )
-def test_refusals_are_the_package_s(
-    url: str, fields: Fields, field: str, value: Any, code: str, says: str
-) -> None:
+def test_refusals_are_the_package_s(url, fields, field, value, code, says):
     fields[field] = png(value) if isinstance(value, np.ndarray) else value
     detail = refused(post(url, fields), 422, code)
     assert says in detail
@@ -187,16 +179,16 @@ def test_refusals_are_the_package_s(
     assert "meta.json" not in detail
 
 
-def test_a_missing_field_is_named(url: str, fields: Fields) -> None:
+def test_a_missing_field_is_named(url, fields):
     del fields["garment_densepose"]
     assert "garment_densepose" in refused(post(url, fields), 422, "fields_invalid")
 
 
-def test_more_files_than_a_transfer_has(url: str, fields: Fields) -> None:
+def test_more_files_than_a_transfer_has(url, fields):
     refused(post(url, {**fields, "another": b"x"}), 400, "body_invalid")
 
 
-def test_bodies_over_the_limit_are_refused(url: str, fields: Fields) -> None:
+def test_bodies_over_the_limit_are_refused(url, fields):
     fields["person_image"] = bytes(2_100_000)
     assert "2 MB" in refused(post(url, fields), 413, "too_large")
 
@@ -218,9 +210,7 @@ def test_bodies_over_the_limit_are_refused(url: str, fields: Fields) -> None:
         ("garment_densepose", 30000, 30000),
     ],
 )
-def test_bombs_are_refused_by_their_header(
-    url: str, fields: Fields, field: str, width: int, height: int
-) -> None:
+def test_bombs_are_refused_by_their_header(url, fields, field, width, height):
     image = bytearray(png(np.zeros((1, 1, 3), np.uint8)))
     image[16:24] = struct.pack(">II", width, height)
     image[29:33] = struct.pack(">I", zlib.crc32(image[12:29]))
@@ -255,13 +245,13 @@ def until(condition: Callable[[], bool], seconds: float = 20) -> None:
         time.sleep(0.02)
 
 
-def test_an_upload_that_stalls(url: str, fields: Fields) -> None:
+def test_an_upload_that_stalls(url, fields):
     with half_a_request(url, fields, 1000) as connection:
         assert is_timed_out(connection)
     until(lambda: metric(url, "garment_transfer_pending") == 0)
 
 
-def test_a_client_that_leaves_in_the_middle_of_its_upload(url: str, fields: Fields) -> None:
+def test_a_client_that_leaves_in_the_middle_of_its_upload(url, fields):
     left = 'garment_transfer_requests_total{status="499"}'
     before = metric(url, left)
     half_a_request(url, fields, 1000).close()
@@ -269,7 +259,7 @@ def test_a_client_that_leaves_in_the_middle_of_its_upload(url: str, fields: Fiel
     assert metric(url, "garment_transfer_pending") == 0
 
 
-def test_slots_batches_and_clients_that_leave(tiny_bundle: Path, fields: Fields) -> None:
+def test_slots_batches_and_clients_that_leave(tiny_bundle, fields):
     # The batch stays open as long as nobody fills it, so what waits in it can be looked at.
     with (
         start(tiny_bundle, max_uploads=2, max_batch=3, max_wait_ms=60_000) as server,
@@ -294,7 +284,7 @@ def test_slots_batches_and_clients_that_leave(tiny_bundle: Path, fields: Fields)
             assert metric(url, 'garment_transfer_requests_total{status="499"}') == 1
 
 
-def test_more_requests_than_slots(tiny_bundle: Path, fields: Fields) -> None:
+def test_more_requests_than_slots(tiny_bundle, fields):
     with start(tiny_bundle, max_pending=1, max_batch=2, max_wait_ms=60_000) as server:
         with half_a_request(server.url, fields, None):
             until(lambda: metric(server.url, "garment_transfer_pending") == 1)
@@ -304,9 +294,7 @@ def test_more_requests_than_slots(tiny_bundle: Path, fields: Fields) -> None:
         until(lambda: metric(server.url, "garment_transfer_pending") == 0)
 
 
-def test_a_pair_that_fails_leaves_its_batch_alone(
-    tiny_bundle: Path, make_person: MakePerson
-) -> None:
+def test_a_pair_that_fails_leaves_its_batch_alone(tiny_bundle, make_person):
     pipeline = Pipeline.load(tiny_bundle, threads=1)
     person, bare = make_person(), make_person(garment=(0, 0, 0, 0))
     sizes: list[int] = []
@@ -329,7 +317,7 @@ def test_a_pair_that_fails_leaves_its_batch_alone(
     assert (third.image == expected.image).all()
 
 
-def test_settings_of_another_type(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_of_another_type(monkeypatch):
     monkeypatch.setenv("GARMENT_TRANSFER_MAX_BATCH", "7")
     assert Settings.from_environment() == Settings(max_batch=7)
     monkeypatch.setenv("GARMENT_TRANSFER_MAX_BATCH", "many")
@@ -337,7 +325,7 @@ def test_settings_of_another_type(monkeypatch: pytest.MonkeyPatch) -> None:
         Settings.from_environment()
 
 
-def test_load_command(tiny_bundle: Path, people: tuple[Path, Path], tmp_path: Path) -> None:
+def test_load_command(tiny_bundle, people, tmp_path):
     """Capacity, load, overload, a killed worker and the drain, all short."""
     result = tmp_path / "serve.json"
     command = [sys.executable, str(FOLDER / "load.py"), "--minutes", "0.02", "--seconds", "1"]

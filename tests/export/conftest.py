@@ -9,24 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from click.testing import CliRunner
 from filelock import FileLock
 from torch import Tensor, nn
 
-from garment_transfer.bundle import (
-    CLASSES,
-    NUM_PARTS,
-    Bundle,
-    Code,
-    ExportError,
-    Size,
-    contract,
-)
-from garment_transfer.cli.main import main
+from garment_transfer.bundle import CLASSES, NUM_PARTS, Bundle, Code, ExportError, Size, contract
 from garment_transfer.export.bundle import Converter, export_bundle
 from garment_transfer.models.checkpoint import save_checkpoint
 from garment_transfer.models.presets import build
-from garment_transfer.runtime.photos import Person
 
 SIZE = Size(64, 96)
 
@@ -38,19 +27,14 @@ def networks() -> dict[str, nn.Module]:
 
 
 @pytest.fixture(scope="session")
-def checkpoint(networks: dict[str, nn.Module], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(networks, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "lite.safetensors"
     save_checkpoint(path, "lite", networks)
     return path
 
 
 @pytest.fixture(scope="session")
-def exported(
-    checkpoint: Path,
-    shared_folder: Path,
-    save_person: Callable[..., Path],
-    make_person: Callable[..., Person],
-) -> tuple[Bundle, str]:
+def exported(invoke, checkpoint, shared_folder, save_person, make_person) -> tuple[Bundle, str]:
     """The bundle, and what `garment-transfer export` printed."""
     folder = shared_folder / "export"
     with FileLock(f"{folder}.lock"):  # another process may export it
@@ -58,14 +42,13 @@ def exported(
             save_person(make_person(SIZE.height, SIZE.width), folder / "people" / "one")
             command = ["export", checkpoint, "-o", folder / "bundle", "--size", SIZE]
             command += ["--precision", "float16", "--people", folder / "people"]
-            result = CliRunner().invoke(main, list(map(str, command)))
-            assert result.exit_code == 0, result.output
-            (folder / "output").write_text(result.output)
+            printed = invoke(*command)
+            (folder / "output").write_text(printed)
     return Bundle.load(folder / "bundle"), (folder / "output").read_text()
 
 
 @pytest.fixture(scope="session")
-def bundle(exported: tuple[Bundle, str]) -> Bundle:
+def bundle(exported) -> Bundle:
     return exported[0]
 
 
@@ -97,7 +80,7 @@ class Regrowth(nn.Module):
 
 
 @pytest.fixture
-def refuses_as_inaccurate(checkpoint: Path, tmp_path: Path) -> Callable[..., None]:
+def refuses_as_inaccurate(checkpoint, tmp_path) -> Callable[..., None]:
     """`check(networks, converters, says)`: exporting them is refused, and nothing is written."""
 
     def check(networks: dict[str, nn.Module], converters: dict[str, Converter], says: str) -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import pytest
 import torch
@@ -32,12 +30,7 @@ from garment_transfer.runtime import Pipeline
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_graphs_agree_with_torch_for_any_batch(
-    bundle: Bundle,
-    networks: dict[str, nn.Module],
-    random_inputs: Callable[..., dict[str, npt.NDArray[np.uint8]]],
-    batch: int,
-) -> None:
+def test_graphs_agree_with_torch_for_any_batch(bundle, networks, random_inputs, batch):
     signatures = contract(bundle.manifest.size)
     given = random_inputs(bundle.manifest.size, batch)
     inputs = {tensor.name: given[tensor.name] for tensor in chained(signatures.values()).inputs}
@@ -54,7 +47,7 @@ def test_graphs_agree_with_torch_for_any_batch(
             assert (difference <= limit).mean() >= 0.999, tensor.name
 
 
-def test_flow_warp_stays_one_node_with_a_body(bundle: Bundle) -> None:
+def test_flow_warp_stays_one_node_with_a_body(bundle):
     model = onnx.load(bundle.graph_path("warping"))
     nodes = [node for node in model.graph.node if node.domain == "garment_transfer"]
     # five levels and the final sampling
@@ -68,7 +61,7 @@ def test_flow_warp_stays_one_node_with_a_body(bundle: Bundle) -> None:
     assert not any(node.op_type == "GridSample" for node in model.graph.node)
 
 
-def test_graphs_hold_nothing_of_the_machine_that_made_them(bundle: Bundle) -> None:
+def test_graphs_hold_nothing_of_the_machine_that_made_them(bundle):
     for stage in STAGES:
         content = bundle.graph_path(stage).read_bytes()
         assert b"site-packages" not in content
@@ -77,7 +70,7 @@ def test_graphs_hold_nothing_of_the_machine_that_made_them(bundle: Bundle) -> No
         assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
 
 
-def test_the_comparison_is_said_and_recorded(exported: tuple[Bundle, str]) -> None:
+def test_the_comparison_is_said_and_recorded(exported):
     bundle, output = exported
     assert "warping/flow: largest difference from torch" in output
     manifest = Bundle.load(bundle.path).manifest
@@ -89,9 +82,7 @@ def test_the_comparison_is_said_and_recorded(exported: tuple[Bundle, str]) -> No
     assert manifest.versions["torch"] == torch.__version__
 
 
-def test_a_bundle_says_how_other_networks_were_framed(
-    checkpoint: Path, plain_networks: dict[str, nn.Module], tmp_path: Path
-) -> None:
+def test_a_bundle_says_how_other_networks_were_framed(checkpoint, plain_networks, tmp_path):
     framing = Framing((1, 2), legs=0.5, margin=0.25)
     bundle = export_bundle(
         checkpoint,
@@ -119,9 +110,7 @@ class _Dishonest(nn.Module):
         return mixed + 5 if torch.onnx.is_in_onnx_export() else mixed
 
 
-def test_a_graph_that_differs_from_torch_is_not_written(
-    checkpoint: Path, plain_networks: dict[str, nn.Module], tmp_path: Path
-) -> None:
+def test_a_graph_that_differs_from_torch_is_not_written(checkpoint, plain_networks, tmp_path):
     def factory(path: Path) -> tuple[str, dict[str, nn.Module]]:
         return "plain", {**plain_networks, "regrowth": _Dishonest()}
 
@@ -131,9 +120,7 @@ def test_a_graph_that_differs_from_torch_is_not_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_checkpoint_without_a_stage_is_refused(
-    networks: dict[str, nn.Module], tmp_path: Path
-) -> None:
+def test_a_checkpoint_without_a_stage_is_refused(networks, tmp_path):
     path = tmp_path / "some.safetensors"
     save_checkpoint(path, "lite", {"parsing": networks["parsing"]})
     with pytest.raises(ExportError, match="warping, regrowth; it has parsing") as raised:
@@ -142,9 +129,7 @@ def test_a_checkpoint_without_a_stage_is_refused(
 
 
 @pytest.mark.parametrize("file", ["thesis.txt", "manifest.json", "bundle/notes.txt"])
-def test_a_folder_that_is_not_a_bundle_alone_is_not_replaced(
-    bundle: Bundle, checkpoint: Path, tmp_path: Path, file: str
-) -> None:
+def test_a_folder_that_is_not_a_bundle_alone_is_not_replaced(bundle, checkpoint, tmp_path, file):
     folder = (tmp_path / file).parent
     if folder != tmp_path:
         shutil.copytree(bundle.path, folder)
@@ -155,18 +140,18 @@ def test_a_folder_that_is_not_a_bundle_alone_is_not_replaced(
     assert (tmp_path / file).read_text() == '{"name": "mine"}'
 
 
-def test_size_has_to_be_divisible_by_32(checkpoint: Path, tmp_path: Path) -> None:
+def test_size_has_to_be_divisible_by_32(checkpoint, tmp_path):
     with pytest.raises(ExportError, match="size is 250x192"):
         export_bundle(checkpoint, tmp_path / "bundle", size=Size(250, 192))
 
 
-def test_factory_names() -> None:
+def test_factory_names():
     assert load_factory("garment_transfer.models.checkpoint:load_checkpoint") is load_checkpoint
     with pytest.raises(ExportError, match=r"expected package\.module:function"):
         load_factory("garment_transfer.models.checkpoint:nothing")
 
 
-def test_checkpoint_round_trip(networks: dict[str, nn.Module], checkpoint: Path) -> None:
+def test_checkpoint_round_trip(networks, checkpoint):
     preset, loaded = load_checkpoint(checkpoint)
     assert preset == "lite"
     for stage, network in networks.items():
@@ -174,16 +159,14 @@ def test_checkpoint_round_trip(networks: dict[str, nn.Module], checkpoint: Path)
             torch.testing.assert_close(loaded[stage].state_dict()[name], tensor)
 
 
-def test_checkpoint_keeps_the_other_stages(
-    networks: dict[str, nn.Module], checkpoint: Path, tmp_path: Path
-) -> None:
+def test_checkpoint_keeps_the_other_stages(networks, checkpoint, tmp_path):
     path = tmp_path / "lite.safetensors"
     shutil.copy(checkpoint, path)
     save_checkpoint(path, "lite", {"regrowth": networks["regrowth"]})
     assert set(load_checkpoint(path)[1]) == set(STAGES)
 
 
-def test_checkpoint_errors(networks: dict[str, nn.Module], tmp_path: Path) -> None:
+def test_checkpoint_errors(networks, tmp_path):
     with pytest.raises(CheckpointError, match="`garment-transfer train` writes one"):
         load_checkpoint(tmp_path / "missing.safetensors")
     path = tmp_path / "broken.safetensors"
@@ -196,7 +179,7 @@ def test_checkpoint_errors(networks: dict[str, nn.Module], tmp_path: Path) -> No
         save_checkpoint(path, "full", {})
 
 
-def test_presets_have_the_promised_sizes() -> None:
+def test_presets_have_the_promised_sizes():
     def millions(preset: str) -> dict[str, float]:
         return {
             stage: sum(p.numel() for p in network.parameters()) / 1e6

@@ -13,12 +13,10 @@ import onnx.parser
 import onnxruntime
 import pytest
 import torch
-from click.testing import CliRunner
 from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 
 from garment_transfer.bundle import STAGES, Bundle, Code, ExportError, Stage, contract
-from garment_transfer.cli.main import main
 from garment_transfer.export import float16
 from garment_transfer.export.autocast import convert_by_autocast
 from garment_transfer.export.float16 import LEAST_PSNR, MOST_DIFFERENT_LABELS
@@ -26,8 +24,6 @@ from garment_transfer.export.passes import module_of, types_of
 from garment_transfer.models.presets import build
 
 FLOAT16, FLOAT = TensorProto.FLOAT16, TensorProto.FLOAT
-
-RandomInputs = Callable[..., dict[str, npt.NDArray[np.uint8]]]
 
 
 def _float16_graph(bundle: Bundle, stage: Stage) -> tuple[onnx.ModelProto, dict[str, int]]:
@@ -48,7 +44,7 @@ def _regrowth(
     return model, weight.name, node.name
 
 
-def test_both_precisions_are_in_the_bundle(bundle: Bundle) -> None:
+def test_both_precisions_are_in_the_bundle(bundle):
     manifest = Bundle.load(bundle.path).manifest
     assert manifest.precisions == ("float32", "float16")
     accuracy = manifest.variants["float16"].accuracy
@@ -59,7 +55,7 @@ def test_both_precisions_are_in_the_bundle(bundle: Bundle) -> None:
     assert 1 <= accuracy.largest_activation < float16.LARGEST
 
 
-def test_convolutions_of_features_are_float16(bundle: Bundle) -> None:
+def test_convolutions_of_features_are_float16(bundle):
     for stage in STAGES:
         model, types = _float16_graph(bundle, stage)
         convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
@@ -71,7 +67,7 @@ def test_convolutions_of_features_are_float16(bundle: Bundle) -> None:
             assert len({types[name] for name in (*node.input, *node.output)}) == 1
 
 
-def test_flow_warp_takes_float16_features_and_float32_coordinates(bundle: Bundle) -> None:
+def test_flow_warp_takes_float16_features_and_float32_coordinates(bundle):
     model, types = _float16_graph(bundle, "warping")
     warps = [node for node in model.graph.node if node.op_type == "FlowWarp"]
     assert len(warps) == 6
@@ -85,7 +81,7 @@ def test_flow_warp_takes_float16_features_and_float32_coordinates(bundle: Bundle
     assert types[warps[-1].input[0]] == FLOAT
 
 
-def test_what_needs_float32_is_float32(bundle: Bundle) -> None:
+def test_what_needs_float32_is_float32(bundle):
     assert {"ArgMax", "Softmax"} <= float16.FLOAT32_OPERATORS
     for stage in STAGES:
         model, types = _float16_graph(bundle, stage)
@@ -96,14 +92,14 @@ def test_what_needs_float32_is_float32(bundle: Bundle) -> None:
             assert value.type.tensor_type.elem_type != FLOAT16
 
 
-def test_the_list_names_modules_that_there_are(networks: dict[str, nn.Module]) -> None:
+def test_the_list_names_modules_that_there_are(networks):
     for stage, rule in float16.rules().items():
         modules = [name for name, _ in networks[stage].named_modules()]
         for pattern in (*rule.modules, *rule.flow_warp):
             assert any(float16.matches(name, [pattern]) for name in modules), (stage, pattern)
 
 
-def test_patterns() -> None:
+def test_patterns():
     assert float16.matches("levels.3.carry", ["levels.*.carry"])
     assert float16.matches("levels.3.layers.0.1", ["levels.*.layers"])
     assert not float16.matches("levels.3.change", ["levels.*.carry", "levels.*.layers"])
@@ -135,7 +131,7 @@ def _chain(factor: float, small: float) -> onnx.ModelProto:
     return model
 
 
-def test_emulation_rounds_as_float16_does() -> None:
+def test_emulation_rounds_as_float16_does():
     # independent truth: NumPy's own float16
     random = np.random.default_rng(7)
     x = (random.standard_normal((500, 3)) * 10.0 ** random.integers(-2, 3, (500, 1))).astype("f4")
@@ -155,7 +151,7 @@ def test_emulation_rounds_as_float16_does() -> None:
 @pytest.mark.parametrize(
     ("factor", "x", "layer"), [(300.0, 300.0, "module/Mul_a"), (1.0, np.nan, "module/Cast_half")]
 )
-def test_overflow_names_the_layer(factor: float, x: float, layer: str) -> None:
+def test_overflow_names_the_layer(factor, x, layer):
     # brought back to 90 at once: onnxruntime's CPU, which computes in float32, would not notice
     emulation = float16.Emulation(_chain(factor, 0.001))
     emulation.run({"x": np.full((1, 3), 200, np.float32)})
@@ -164,9 +160,7 @@ def test_overflow_names_the_layer(factor: float, x: float, layer: str) -> None:
     assert raised.value.code == Code.EXPORT_INACCURATE
 
 
-def test_large_activations_of_a_network_name_its_module(
-    bundle: Bundle, random_inputs: RandomInputs
-) -> None:
+def test_large_activations_of_a_network_name_its_module(bundle, random_inputs):
     def enlarge(values: npt.NDArray[np.float32]) -> None:
         values *= 6e4 / np.abs(values).max()
 
@@ -180,7 +174,7 @@ def test_large_activations_of_a_network_name_its_module(
         )
 
 
-def test_a_weight_beyond_float16(bundle: Bundle) -> None:
+def test_a_weight_beyond_float16(bundle):
     def spoil(values: npt.NDArray[np.float32]) -> None:
         values.flat[0] = 1e5
 
@@ -189,7 +183,7 @@ def test_a_weight_beyond_float16(bundle: Bundle) -> None:
         float16.convert_by_list("regrowth", model, [])
 
 
-def test_networks_that_are_not_ours_are_pointed_to_autocast(bundle: Bundle) -> None:
+def test_networks_that_are_not_ours_are_pointed_to_autocast(bundle):
     model = onnx.load(bundle.graph_path("regrowth"))
     for node in model.graph.node:
         node.name = "theirs." + node.name
@@ -226,11 +220,8 @@ class _Regrowth(nn.Module):
     ],
 )
 def test_a_float16_that_is_inaccurate_is_not_written(
-    refuses_as_inaccurate: Callable[..., None],
-    plain_networks: dict[str, nn.Module],
-    scale: float,
-    says: str,
-) -> None:
+    refuses_as_inaccurate, plain_networks, scale, says
+):
     networks = {**plain_networks, "regrowth": _Regrowth(scale)}
     rule = float16.Rule(("encoder",), ())
 
@@ -244,14 +235,14 @@ def test_a_float16_that_is_inaccurate_is_not_written(
     refuses_as_inaccurate(networks, {"float16": convert}, says)
 
 
-def test_presets_without_an_stn_convert_too() -> None:
+def test_presets_without_an_stn_convert_too():
     rule = float16.rules()["warping"]
     modules = [name for name, _ in build("lite-without-stn")["warping"].named_modules()]
     assert not any(float16.matches(name, ["aligning.features"]) for name in modules)
     assert sum(float16.matches(name, rule.modules) for name in modules) > 50
 
 
-def test_autocast_chooses_what_is_float16(bundle: Bundle, random_inputs: RandomInputs) -> None:
+def test_autocast_chooses_what_is_float16(bundle, random_inputs):
     pytest.importorskip("modelopt.onnx.autocast", reason="extra autocast is not installed")
     model = onnx.load(bundle.graph_path("regrowth"))
     names = [value.name for value in model.graph.input]
@@ -270,14 +261,13 @@ def test_autocast_chooses_what_is_float16(bundle: Bundle, random_inputs: RandomI
     assert np.abs(outputs["image"].astype(int) - expected).mean() < 1
 
 
-def test_autocast_without_modelopt_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_autocast_without_modelopt_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "modelopt.onnx.autocast", None)
     with pytest.raises(ExportError, match=r"garment-transfer\[autocast\]") as raised:
         convert_by_autocast("regrowth", onnx.ModelProto(), [])
     assert raised.value.code == Code.BACKEND_UNAVAILABLE
 
 
-def test_autocast_is_about_float16() -> None:
-    result = CliRunner().invoke(main, ["export", "checkpoint", "-o", "bundle", "--autocast"])
-    assert result.exit_code == 2
-    assert "add --precision float16" in result.output
+def test_autocast_is_about_float16(invoke):
+    printed = invoke("export", "checkpoint", "-o", "bundle", "--autocast", code=2)
+    assert "add --precision float16" in printed

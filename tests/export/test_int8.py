@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from onnx import TensorProto, numpy_helper
-from torch import nn
 
 from garment_transfer.bundle import Batch, Bundle, Code, ExportError, Size, Stage, contract
 from garment_transfer.export import int8
@@ -60,7 +58,7 @@ def _rounded(values: npt.NDArray[np.float64], largest: float) -> npt.NDArray[np.
     return np.clip(np.rint(values / step), -128, 127) * step
 
 
-def test_convolutions_compute_on_rounded_numbers() -> None:
+def test_convolutions_compute_on_rounded_numbers():
     """Beside torch in float64: activations rounded per tensor, weights per output channel."""
     weights, x = _weights(1), _sample()["x"].astype(np.float64)
     quantised = int8.convert_to_int8("regrowth", _model(weights), [_sample()])
@@ -82,7 +80,7 @@ def test_convolutions_compute_on_rounded_numbers() -> None:
     assert np.abs(due - exact).max() > step / 4  # what is compared is more than float32's rounding
 
 
-def test_tensorrt_s_form_computes_the_same() -> None:
+def test_tensorrt_s_form_computes_the_same():
     quantised = int8.convert_to_int8("regrowth", _model(_weights(2)), [_sample()])
     other = int8.for_tensorrt(quantised)
     a, b = (int8.Session(model).run(_sample(3))[0]["image"] for model in (quantised, other))
@@ -102,7 +100,7 @@ def test_tensorrt_s_form_computes_the_same() -> None:
     assert not any(zero.any() for zero in zeros)
 
 
-def test_what_loses_too_much_stays_float32() -> None:
+def test_what_loses_too_much_stays_float32():
     """A hidden channel that is far larger than the others takes their bits away."""
     weights = _weights(4)
     weights["factors"][0, 0] = 1000
@@ -113,7 +111,7 @@ def test_what_loses_too_much_stays_float32() -> None:
     assert any(node.op_type == "QuantizeLinear" for node in quantised.graph.node)
 
 
-def test_where_nothing_may_be_rounded_nothing_is_written() -> None:
+def test_where_nothing_may_be_rounded_nothing_is_written():
     model = _model(_weights(5))
     x = _sample()
     x["x"][0, 0, 0, 0] = 1e9  # all else is nothing beside it
@@ -123,7 +121,7 @@ def test_where_nothing_may_be_rounded_nothing_is_written() -> None:
 
 
 @pytest.fixture(scope="module")
-def regrowth(bundle: Bundle) -> onnx.ModelProto:
+def regrowth(bundle) -> onnx.ModelProto:
     """The int8 graph of a whole network."""
     rng = np.random.default_rng(6)
     sample = {
@@ -134,7 +132,7 @@ def regrowth(bundle: Bundle) -> onnx.ModelProto:
     return int8.convert_to_int8("regrowth", model, [sample])
 
 
-def test_tensorrt_rtx_builds_them(bundle: Bundle, regrowth: onnx.ModelProto) -> None:
+def test_tensorrt_rtx_builds_them(bundle, regrowth):
     trt = pytest.importorskip("tensorrt_rtx_bindings", reason="extra rtx is not installed")
     builder = _Builder(trt, "tensorrt-rtx", Batch(1, 1, 1), 0, 0, None, False)
     content = _in_its_form(regrowth.SerializeToString(), "int8")
@@ -150,9 +148,7 @@ def test_tensorrt_rtx_builds_them(bundle: Bundle, regrowth: onnx.ModelProto) -> 
     assert len(plan) > 10_000
 
 
-def test_a_bundle_has_them_beside_the_others(
-    checkpoint: Path, plain_networks: dict[str, nn.Module], tmp_path: Path
-) -> None:
+def test_a_bundle_has_them_beside_the_others(checkpoint, plain_networks, tmp_path):
     bundle = export_bundle(
         checkpoint,
         tmp_path / "bundle",
@@ -167,9 +163,7 @@ def test_a_bundle_has_them_beside_the_others(
     assert (bundle.path / "warping.int8.onnx").is_file()
 
 
-def test_int8_graphs_that_are_inaccurate_are_not_written(
-    refuses_as_inaccurate: Callable[..., None], plain_networks: dict[str, nn.Module]
-) -> None:
+def test_int8_graphs_that_are_inaccurate_are_not_written(refuses_as_inaccurate, plain_networks):
     def convert(stage: Stage, model: onnx.ModelProto, samples: object) -> onnx.ModelProto:
         changed = onnx.ModelProto()
         changed.CopyFrom(model)

@@ -11,9 +11,8 @@ import onnx.parser
 import onnxruntime
 import pytest
 from onnx import ModelProto, TensorProto, numpy_helper
-from torch import nn
 
-from garment_transfer.bundle import STAGES, Bundle
+from garment_transfer.bundle import STAGES
 from garment_transfer.export.passes import (
     MOVING,
     align_channels,
@@ -68,7 +67,7 @@ g (uint8[N,4] a, uint8[N,4] b, float[N,4] x) => (uint8[N,4] moved, uint8[N,4] su
 """
 
 
-def test_uint8_is_a_type_of_inputs_and_outputs_alone() -> None:
+def test_uint8_is_a_type_of_inputs_and_outputs_alone():
     random = np.random.default_rng(3)
     inputs = {
         "a": random.integers(8, 12, (3, 4), dtype=np.uint8),
@@ -88,7 +87,7 @@ def test_uint8_is_a_type_of_inputs_and_outputs_alone() -> None:
     )
 
 
-def test_exported_graphs_touch_uint8_in_casts_of_inputs_and_outputs_alone(bundle: Bundle) -> None:
+def test_exported_graphs_touch_uint8_in_casts_of_inputs_and_outputs_alone(bundle):
     for stage in STAGES:
         model = onnx.load(bundle.graph_path(stage))
         types = types_of(model)
@@ -103,7 +102,7 @@ def test_exported_graphs_touch_uint8_in_casts_of_inputs_and_outputs_alone(bundle
                     assert {types[n] for n in other} == {TensorProto.FLOAT}
 
 
-def test_nodes_are_named_after_modules(bundle: Bundle, networks: dict[str, nn.Module]) -> None:
+def test_nodes_are_named_after_modules(bundle, networks):
     model = onnx.load(bundle.graph_path("warping"))
     names = [node.name for node in model.graph.node]
     assert len(set(names)) == len(names)
@@ -113,7 +112,7 @@ def test_nodes_are_named_after_modules(bundle: Bundle, networks: dict[str, nn.Mo
     assert "levels.3.layers.0.0" in found or "levels.3.layers.0.1" in found
 
 
-def test_equal_constants_are_stored_once() -> None:
+def test_equal_constants_are_stored_once():
     model = _parse(
         """
         g (float[2] x) => (float[2] y)
@@ -131,7 +130,7 @@ def test_equal_constants_are_stored_once() -> None:
 
 
 @pytest.mark.parametrize("axes", [(0,), (1,), (0, 1), ()])
-def test_a_constant_that_repeats_is_stored_once(axes: tuple[int, ...]) -> None:
+def test_a_constant_that_repeats_is_stored_once(axes):
     model = _parse(
         """
         g (float[64,96] x) => (float[64,96] y) {
@@ -149,9 +148,7 @@ def test_a_constant_that_repeats_is_stored_once(axes: tuple[int, ...]) -> None:
     assert stored == (4 * np.prod(shape) + 16 if axes else values.nbytes)
 
 
-def test_a_bundle_is_little_more_than_its_weights(
-    bundle: Bundle, networks: dict[str, nn.Module]
-) -> None:
+def test_a_bundle_is_little_more_than_its_weights(bundle, networks):
     weights = {s: 4 * sum(p.numel() for p in networks[s].parameters()) for s in STAGES}
     for stage, graph in bundle.manifest.graphs.items():
         assert graph.bytes < weights[stage] + 150_000, stage
@@ -159,7 +156,7 @@ def test_a_bundle_is_little_more_than_its_weights(
         assert graph.bytes < weights[stage] / 2 + 200_000, stage
 
 
-def test_moving_operators_compute_nothing() -> None:
+def test_moving_operators_compute_nothing():
     # rounding before or after them has to be the same
     assert not MOVING & {"Add", "Mul", "Conv", "Resize", "AveragePool", "ReduceSum", "MatMul"}
 
@@ -180,7 +177,7 @@ g (float[N,7,6,5] a, float[N,3,6,5] b)
 """
 
 
-def test_channels_are_aligned_and_the_result_is_the_same() -> None:
+def test_channels_are_aligned_and_the_result_is_the_same():
     random = np.random.default_rng(5)
     model = _parse(_JOINTS)
     for name, shape in (("w3", (2, 10, 3, 3)), ("w1", (2, 10, 1, 1)), ("v1", (2, 10, 1, 1)),
@@ -196,7 +193,7 @@ def test_channels_are_aligned_and_the_result_is_the_same() -> None:
     assert found == {"w3": 12, "w1": 12, "v1": 10, "u1": 16}
 
 
-def test_exported_convolutions_over_joints_are_aligned(bundle: Bundle) -> None:
+def test_exported_convolutions_over_joints_are_aligned(bundle):
     for stage in STAGES:
         for precision in ("float32", "float16"):
             model = onnx.load(bundle.graph_path(stage, precision))
@@ -224,7 +221,7 @@ g (float[N,4,5,3] photo, float[N,1,4,5] mask, float[N,3,4,5] planes)
 """
 
 
-def test_masks_of_photos_are_expanded_and_the_result_is_the_same() -> None:
+def test_masks_of_photos_are_expanded_and_the_result_is_the_same():
     random = np.random.default_rng(6)
     model = _parse(_MASKED)
     model.graph.initializer.append(numpy_helper.from_array(np.float32(255), "scale"))

@@ -10,7 +10,6 @@ import msgspec
 import numpy as np
 import onnxruntime
 import pytest
-from click.testing import CliRunner
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as schema
 
@@ -31,15 +30,14 @@ from garment_transfer.bundle import (
     chained,
     contract,
 )
-from garment_transfer.cli.main import main
 from garment_transfer.export.triton import Serving, write_repository
-from garment_transfer.runtime import Person, Pipeline, sample_bundle, stage_inputs
+from garment_transfer.runtime import Pipeline, sample_bundle, stage_inputs
 
 TYPES = {"uint8": schema.TYPE_UINT8, "float32": schema.TYPE_FP32}
 
 
 @pytest.fixture
-def bundle(own_tiny_bundle: Path) -> Bundle:
+def bundle(own_tiny_bundle) -> Bundle:
     return Bundle.load(own_tiny_bundle)
 
 
@@ -55,7 +53,7 @@ def check_signature(config: Any, signature: Signature) -> None:
         ]
 
 
-def test_python(bundle: Bundle, tmp_path: Path) -> None:
+def test_python(bundle, tmp_path):
     (bundle.path / "engines" / ".interrupted").mkdir(parents=True)
     (bundle.path / "engines" / ".interrupted" / "parsing.plan").touch()
     write_repository(bundle, tmp_path, serving=Serving(4, 1.5, 3), threads=2)
@@ -92,7 +90,7 @@ def test_python(bundle: Bundle, tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["1", "config.pbtxt"]
 
 
-def test_python_on_a_gpu(put: Callable[..., EngineSet], bundle: Bundle, tmp_path: Path) -> None:
+def test_python_on_a_gpu(put, bundle, tmp_path):
     put("8.9")
     write_repository(bundle, tmp_path / "new", backend="tensorrt", precision="float32")
     folder = tmp_path / "new" / "garment_transfer"
@@ -136,7 +134,7 @@ def check_ensemble(bundle: Bundle, repository: Path) -> None:
             assert all(entry.zero_data for entry in warm_up.inputs.values())
 
 
-def test_onnx(bundle: Bundle, tmp_path: Path) -> None:
+def test_onnx(bundle, tmp_path):
     assert write_repository(bundle, tmp_path, form="onnx") == []
     check_ensemble(bundle, tmp_path)
     for stage in STAGES:
@@ -147,9 +145,7 @@ def test_onnx(bundle: Bundle, tmp_path: Path) -> None:
         assert (folder / "1" / "model.onnx").read_bytes() == bundle.graph_path(stage).read_bytes()
 
 
-def test_the_ensembles_steps_give_what_the_pipeline_gives(
-    bundle: Bundle, tmp_path: Path, make_person: Callable[..., Person]
-) -> None:
+def test_the_ensembles_steps_give_what_the_pipeline_gives(bundle, tmp_path, make_person):
     write_repository(bundle, tmp_path, form="onnx")
     pairs = [(make_person(seed=i), make_person(seed=i + 5)) for i in range(3)]
     fitted = [stage_inputs(*pair, bundle.manifest.size) for pair in pairs]
@@ -167,7 +163,7 @@ def test_the_ensembles_steps_give_what_the_pipeline_gives(
 
 
 @pytest.fixture
-def put(bundle: Bundle, put_engines: Callable[..., EngineSet]) -> Callable[..., EngineSet]:
+def put(bundle, put_engines) -> Callable[..., EngineSet]:
     """`put(capability, **fields)`: engines of the bundle, whose plans say which they are."""
 
     def put(capability: str, **fields: Any) -> EngineSet:
@@ -178,7 +174,7 @@ def put(bundle: Bundle, put_engines: Callable[..., EngineSet]) -> Callable[..., 
     return put
 
 
-def test_tensorrt(put: Callable[..., EngineSet], bundle: Bundle, tmp_path: Path) -> None:
+def test_tensorrt(put, bundle, tmp_path):
     put("8.6")
     put("9.0")
     put("8.9", backend="tensorrt-rtx")  # Triton does not run these
@@ -199,20 +195,15 @@ def test_tensorrt(put: Callable[..., EngineSet], bundle: Bundle, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("embedded", "says"),
-    [(False, "tensorrt,plugins="), (True, "tensorrt,version-compatible=true")],
+    ("embedded", "says"), [(False, "tensorrt,plugins="), (True, "tensorrt,version-compatible=true")]
 )
-def test_tensorrt_says_what_a_plugin_needs(
-    put: Callable[..., EngineSet], bundle: Bundle, tmp_path: Path, embedded: bool, says: str
-) -> None:
+def test_tensorrt_says_what_a_plugin_needs(put, bundle, tmp_path, embedded, says):
     put("8.9", plugin=Plugin("FlowWarp", "1", "0" * 64, embedded))
     notes = write_repository(bundle, tmp_path, form="tensorrt")
     assert f"--backend-config={says}" in " ".join(notes)
 
 
-def test_tensorrt_checks_the_engines(
-    put: Callable[..., EngineSet], bundle: Bundle, tmp_path: Path
-) -> None:
+def test_tensorrt_checks_the_engines(put, bundle, tmp_path):
     def code(**options: Any) -> Code:
         with pytest.raises(EngineError) as raised:
             write_repository(bundle, tmp_path / "new", form="tensorrt", **options)
@@ -232,7 +223,7 @@ def test_tensorrt_checks_the_engines(
     assert code() == Code.ENGINE_VERSION
 
 
-def test_versions_are_added_and_never_replaced(bundle: Bundle, tmp_path: Path) -> None:
+def test_versions_are_added_and_never_replaced(bundle, tmp_path):
     repository = tmp_path / "repository"
     write_repository(bundle, repository)
     with pytest.raises(OutputError, match=r"--model-version 2"):
@@ -259,38 +250,43 @@ def test_versions_are_added_and_never_replaced(bundle: Bundle, tmp_path: Path) -
         ({"form": "python", "precision": "float16"}, Code.PRECISION_MISSING),
     ],
 )
-def test_bad_options(bundle: Bundle, tmp_path: Path, options: dict[str, Any], code: Code) -> None:
+def test_bad_options(bundle, tmp_path, options, code):
     with pytest.raises(GarmentTransferError) as raised:
         write_repository(bundle, tmp_path / "new", **options)
     assert raised.value.code == code
     assert not (tmp_path / "new").exists()
 
 
-def test_a_file_in_the_way(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_file_in_the_way(bundle, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"file.* cannot be written") as raised:
         write_repository(bundle, tmp_path / "file")
     assert raised.value.code == Code.OUTPUT_UNWRITABLE
 
 
-def test_command(bundle: Bundle, tmp_path: Path) -> None:
-    def invoke(*arguments: str) -> Any:
-        return CliRunner().invoke(main, ["triton", str(bundle.path), *arguments])
-
+def test_command(bundle, tmp_path, invoke):
     repository = str(tmp_path / "repository")
-    result = invoke("-o", repository, "--max-batch", "2", "--max-delay", "0.5", "--threads", "1")
-    assert result.exit_code == 0, result.output
-    assert f"tritonserver --model-repository {repository}" in result.output
+    printed = invoke(
+        "triton",
+        bundle.path,
+        "-o",
+        repository,
+        "--max-batch",
+        "2",
+        "--max-delay",
+        "0.5",
+        "--threads",
+        "1",
+    )
+    assert f"tritonserver --model-repository {repository}" in printed
     config = config_of(tmp_path / "repository" / "garment_transfer")
     assert config.max_batch_size == 2
     assert config.dynamic_batching.max_queue_delay_microseconds == 500
-    result = invoke("-o", repository)
-    assert result.exit_code == 1
-    assert "--model-version 2" in result.output
+    printed = invoke("triton", bundle.path, "-o", repository, code=1)
+    assert "--model-version 2" in printed
     for arguments, says in (
         (("--form", "onnx", "--threads", "2"), "--backend and --threads are for --form python"),
         (("--form", "none"), "none"),
     ):
-        result = invoke("-o", repository, *arguments)
-        assert result.exit_code == 2
-        assert says in result.output
+        printed = invoke("triton", bundle.path, "-o", repository, *arguments, code=2)
+        assert says in printed

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,6 @@ from garment_transfer.runtime import Person, Pipeline, Transfer
 
 pytestmark = pytest.mark.skipif(bool(runner.why_not()), reason=runner.why_not())
 
-MakePerson = Callable[..., Person]
 Fields = dict[str, bytes]
 
 NAME = "garment_transfer"
@@ -64,7 +63,7 @@ def failing_bundle(source: Path, folder: Path, size: int, *index: onnx.NodeProto
 
 
 @pytest.fixture(scope="module")
-def repository(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def repository(tiny_bundle, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("repository")
     serving = Serving(max_batch=8, max_delay_ms=DELAY_MS)
     write_repository(Bundle.load(tiny_bundle), folder, serving=serving, threads=1)
@@ -78,20 +77,20 @@ def repository(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture(scope="module")
-def server(repository: Path) -> Iterator[runner.Server]:
+def server(repository) -> Iterator[runner.Server]:
     options = ("--model-control-mode=explicit", f"--load-model={NAME}", "--load-model=fragile")
     with runner.serve(repository, *options) as running:
         yield running
 
 
 @pytest.fixture
-def client(server: runner.Server) -> Iterator[Any]:
+def client(server) -> Iterator[Any]:
     with triton_grpc.InferenceServerClient(server.grpc) as connection:
         yield connection
 
 
 @pytest.fixture(scope="module")
-def pipeline(tiny_bundle: Path) -> Pipeline:
+def pipeline(tiny_bundle) -> Pipeline:
     return Pipeline.load(tiny_bundle, threads=1)
 
 
@@ -102,7 +101,7 @@ def png(image: np.ndarray) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def pairs(make_person: MakePerson) -> list[Fields]:
+def pairs(make_person) -> list[Fields]:
     """Eight pairs with maps, no two photos of one size."""
 
     def fields(role: str, seed: int) -> Fields:
@@ -172,15 +171,13 @@ def batches(client: Any, model: str = NAME) -> dict[int, int]:
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_it_gives_what_the_pipeline_gives(
-    server: runner.Server, pipeline: Pipeline, pairs: list[Fields], protocol: str
-) -> None:
+def test_it_gives_what_the_pipeline_gives(server, pipeline, pairs, protocol):
     module = triton_grpc if protocol == "grpc" else triton_http
     with module.InferenceServerClient(getattr(server, protocol)) as client:
         check(infer(client, pairs[0]), pipeline, pairs[0])
 
 
-def test_the_examples_client(server: runner.Server, pipeline: Pipeline, tmp_path: Path) -> None:
+def test_the_examples_client(server, pipeline, tmp_path):
     """Two photos in files become the picture that the pipeline makes of them."""
     fields = {"person_image": photo(150, 100), "garment_image": photo(240, 130)}
     files = [tmp_path / name for name in fields]
@@ -193,7 +190,7 @@ def test_the_examples_client(server: runner.Server, pipeline: Pipeline, tmp_path
     assert (np.array(Image.open(tmp_path / "out.png")) == expected).all()
 
 
-def test_batches_form(client: Any, pipeline: Pipeline, pairs: list[Fields]) -> None:
+def test_batches_form(client, pipeline, pairs):
     before = batches(client)
     for result, fields in zip(together(client, pairs), pairs, strict=True):
         check(result, pipeline, fields)
@@ -202,9 +199,7 @@ def test_batches_form(client: Any, pipeline: Pipeline, pairs: list[Fields]) -> N
     assert sum(ran.values()) < len(pairs)
 
 
-def test_photos_with_and_without_maps_at_once(
-    client: Any, pipeline: Pipeline, pairs: list[Fields]
-) -> None:
+def test_photos_with_and_without_maps_at_once(client, pipeline, pairs):
     bare = {"person_image": photo(150, 100), "garment_image": photo(240, 130)}
     half = {**bare, **{name: pairs[0][name] for name in pairs[0] if name.startswith("garment")}}
     mixed = [pairs[0], bare, half, bare, pairs[1]]
@@ -216,16 +211,8 @@ def test_photos_with_and_without_maps_at_once(
     ("name", "value", "says"),
     [
         ("garment_parsing", png(np.full((141, 61), 2, np.uint8)), "[garment_missing] the garment"),
-        (
-            "person_parsing",
-            png(np.full((64, 40), 77, np.uint8)),
-            "[label_set_mismatch] person",
-        ),
-        (
-            "person_label_set",
-            b"coco",
-            "[label_set_unknown] person_parsing: unknown",
-        ),
+        ("person_parsing", png(np.full((64, 40), 77, np.uint8)), "[label_set_mismatch] person"),
+        ("person_label_set", b"coco", "[label_set_unknown] person_parsing: unknown"),
         ("garment_encoding", b"\xff", "[densepose_encoding_unknown] garment_densepose: unknown"),
         ("person_image", b"of a secret", "[image_unreadable] person_image cannot be read"),
         ("person_image", b"", "[image_unreadable] person_image cannot be read"),
@@ -234,13 +221,8 @@ def test_photos_with_and_without_maps_at_once(
     ],
 )
 def test_input_errors_arrive_with_the_runtimes_code_and_words(
-    server: runner.Server,
-    client: Any,
-    pairs: list[Fields],
-    name: str,
-    value: bytes | None,
-    says: str,
-) -> None:
+    server, client, pairs, name, value, says
+):
     fields = {**pairs[0], name: value}
     if value is None:
         del fields[name]
@@ -253,7 +235,7 @@ def test_input_errors_arrive_with_the_runtimes_code_and_words(
     assert "secret" not in server.log_text() + raised.value.message()
 
 
-def test_a_request_is_one_pair(client: Any, pairs: list[Fields]) -> None:
+def test_a_request_is_one_pair(client, pairs):
     inputs = inputs_of(triton_grpc, pairs[0])
     for one in inputs:
         one.set_shape([2, 9]).set_data_from_numpy(np.zeros((2, 9), np.uint8))
@@ -261,9 +243,7 @@ def test_a_request_is_one_pair(client: Any, pairs: list[Fields]) -> None:
         client.infer(NAME, inputs)
 
 
-def test_a_bad_request_costs_its_batch_nothing(
-    client: Any, pipeline: Pipeline, pairs: list[Fields]
-) -> None:
+def test_a_bad_request_costs_its_batch_nothing(client, pipeline, pairs):
     mixed = [*pairs[:2], {**pairs[2], "garment_image": b"no photo"}, *pairs[3:5]]
     results = together(client, mixed)
     assert isinstance(results[2], InferenceServerException)
@@ -271,9 +251,7 @@ def test_a_bad_request_costs_its_batch_nothing(
         check(results[index], pipeline, mixed[index])
 
 
-def test_a_failing_graph_costs_its_batch_nothing(
-    client: Any, pipeline: Pipeline, pairs: list[Fields], repository: Path
-) -> None:
+def test_a_failing_graph_costs_its_batch_nothing(client, pipeline, pairs, repository):
     white = {**pairs[1], "person_image": png(np.full((75, 43, 3), 255, np.uint8))}
     mixed = [pairs[0], white, *pairs[2:4]]
     own = Pipeline.load(repository / "fragile" / "1" / "bundle", threads=1)
@@ -287,9 +265,7 @@ def test_a_failing_graph_costs_its_batch_nothing(
         check(results[index], pipeline, mixed[index])
 
 
-def test_clients_that_go_away_leave_the_server_well(
-    server: runner.Server, client: Any, pipeline: Pipeline, pairs: list[Fields]
-) -> None:
+def test_clients_that_go_away_leave_the_server_well(server, client, pipeline, pairs):
     host, port = server.http.split(":")
     for _ in range(4):
         with socket.create_connection((host, int(port))) as connection:
@@ -311,9 +287,7 @@ def test_clients_that_go_away_leave_the_server_well(
         check(result, pipeline, fields)
 
 
-def test_a_new_version_takes_over(
-    client: Any, pipeline: Pipeline, pairs: list[Fields], repository: Path, tiny_bundle: Path
-) -> None:
+def test_a_new_version_takes_over(client, pipeline, pairs, repository, tiny_bundle):
     serving = Serving(max_batch=8, max_delay_ms=DELAY_MS)
     write_repository(Bundle.load(tiny_bundle), repository, version=2, serving=serving, threads=1)
     client.load_model(NAME)
@@ -323,9 +297,7 @@ def test_a_new_version_takes_over(
     check(result, pipeline, pairs[0])
 
 
-def test_a_bundle_that_does_not_load_says_why(
-    client: Any, repository: Path, tiny_bundle: Path
-) -> None:
+def test_a_bundle_that_does_not_load_says_why(client, repository, tiny_bundle):
     write_repository(Bundle.load(tiny_bundle), repository, name="spoiled", threads=1)
     graph = repository / "spoiled" / "1" / "bundle" / "warping.onnx"
     graph.write_bytes(graph.read_bytes() + b" ")
@@ -336,14 +308,8 @@ def test_a_bundle_that_does_not_load_says_why(
 
 @pytest.mark.parametrize("batch", [1, 8])
 def test_it_is_warm_before_it_is_ready(
-    client: Any,
-    pipeline: Pipeline,
-    pairs: list[Fields],
-    repository: Path,
-    tiny_bundle: Path,
-    tmp_path: Path,
-    batch: int,
-) -> None:
+    client, pipeline, pairs, repository, tiny_bundle, tmp_path, batch
+):
     """A model whose graphs fail in a batch of one, or of the most pairs, does not load."""
     index = (
         onnx.helper.make_node("Shape", ["person"], ["sizes"], end=1),
@@ -367,13 +333,7 @@ def write_changed(repository: Path, bundle: Path, name: str, method: str) -> Non
         )
 
 
-def test_what_nobody_foresaw_stays_in_the_log(
-    server: runner.Server,
-    client: Any,
-    pairs: list[Fields],
-    repository: Path,
-    tiny_bundle: Path,
-) -> None:
+def test_what_nobody_foresaw_stays_in_the_log(server, client, pairs, repository, tiny_bundle):
     method = "initialize(self, args): super().initialize(args); self._pipeline = None"
     write_changed(repository, tiny_bundle, "faulty", method)
     client.load_model("faulty")
@@ -386,9 +346,7 @@ def test_what_nobody_foresaw_stays_in_the_log(
     assert "AttributeError: 'NoneType' object has no attribute 'transfer_batch'" in log
 
 
-def test_a_full_queue_is_told(
-    client: Any, pipeline: Pipeline, pairs: list[Fields], repository: Path, tiny_bundle: Path
-) -> None:
+def test_a_full_queue_is_told(client, pipeline, pairs, repository, tiny_bundle):
     method = "execute(self, requests): time.sleep(0.4); return super().execute(requests)"
     write_changed(repository, tiny_bundle, "slow", method)
     config = repository / "slow" / "config.pbtxt"
@@ -405,9 +363,7 @@ def test_a_full_queue_is_told(
             check(result, pipeline, fields)
 
 
-def test_shutdown_answers_what_has_begun(
-    tiny_bundle: Path, tmp_path: Path, pipeline: Pipeline, pairs: list[Fields]
-) -> None:
+def test_shutdown_answers_what_has_begun(tiny_bundle, tmp_path, pipeline, pairs):
     serving = Serving(max_batch=8, max_delay_ms=1000)
     write_repository(Bundle.load(tiny_bundle), tmp_path, serving=serving, threads=1)
     with runner.serve(tmp_path) as server:

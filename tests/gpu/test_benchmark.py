@@ -1,22 +1,18 @@
 """Benchmark and profile of a GPU's rows: `pytest -m gpu tests/gpu`."""
 
-from pathlib import Path
-
 import pytest
-from click.testing import CliRunner
 
 from garment_transfer.benchmarks.profiling import profile_row, trace
 from garment_transfer.benchmarks.report import read_report
 from garment_transfer.benchmarks.rows import ROWS, find_checkpoint, unavailable
 from garment_transfer.bundle import Bundle
-from garment_transfer.cli.main import main
 from garment_transfer.runtime import sample_bundle
 
 pytestmark = pytest.mark.gpu
 
 
 @pytest.fixture(params=["onnxruntime-cuda", "onnxruntime-cuda-graph", "torch-cuda-eager"])
-def row(request: pytest.FixtureRequest) -> str:
+def row(request) -> str:
     """A row that needs no engines; skips where it cannot run."""
     found = next(row for row in ROWS if row.name == request.param)
     bundle = Bundle.load(sample_bundle())
@@ -26,7 +22,7 @@ def row(request: pytest.FixtureRequest) -> str:
     return found.name
 
 
-def test_profile(row: str) -> None:
+def test_profile(row):
     profile = profile_row(row, Bundle.load(sample_bundle()), threads=1, transfers=3)
     stages = profile.stages()
     graphs = ["parsing", "warping", "regrowth"]
@@ -45,11 +41,10 @@ def test_profile(row: str) -> None:
         )
 
 
-def test_benchmark(row: str, tmp_path: Path) -> None:
+def test_benchmark(invoke, row, tmp_path):
     file = tmp_path / "r.json"
     command = ["benchmark", "--backends", row, "--rounds", "5", "--json", str(file)]
-    result = CliRunner().invoke(main, command)
-    assert result.exit_code == 0, result.output
+    invoke(*command)
     report = read_report(file)
     (found,) = [entry for entry in report.measured if entry.name == row]
     if not row.startswith("torch"):

@@ -1,11 +1,9 @@
-"""The truth of FlowWarp's kernels: random calls, what they give in float64, what may be off."""
+"""The truth of FlowWarp: random calls, what they give in float64, what may be off."""
 
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
-import torch.nn.functional as F
 
 
 def arguments(seed, n, c, h, w, reach):
@@ -22,20 +20,43 @@ def arguments(seed, n, c, h, w, reach):
     }
 
 
-def torch_float64(x, coarse, residual, affine, padding):
-    """The table of models/flow_warp.py by torch's own operators in float64."""
-    x, coarse, residual, affine = (
-        torch.from_numpy(np.asarray(a, np.float64)) for a in (x, coarse, residual, affine)
+def sampled(image, sx, sy, padding):
+    """`image` [N,C,H,W] at pixel positions [N,H',W'], bilinear, float64."""
+    h, w = image.shape[2:]
+    inside = np.isfinite(sx) & np.isfinite(sy)
+    if padding == "border":
+        sx, sy = sx.clip(0, w - 1), sy.clip(0, h - 1)
+    else:
+        inside &= (sx > -1) & (sx < w) & (sy > -1) & (sy < h)
+    sx, sy = np.where(inside, sx, 0), np.where(inside, sy, 0)
+    x0, y0 = np.floor(sx).astype(int), np.floor(sy).astype(int)
+    batch = np.arange(len(image))[:, None, None]
+    total = 0
+    for xi, yi in ((x0, y0), (x0 + 1, y0), (x0, y0 + 1), (x0 + 1, y0 + 1)):
+        weight = (1 - abs(sx - xi)) * (1 - abs(sy - yi))
+        read = inside & (xi >= 0) & (xi < w) & (yi >= 0) & (yi < h) & (weight > 0)
+        value = image[batch, :, yi.clip(0, h - 1), xi.clip(0, w - 1)]
+        # what is not read may be infinite
+        total = total + np.where(read, weight, 0)[..., None] * np.where(read[..., None], value, 0)
+    return total.transpose(0, 3, 1, 2)
+
+
+def flow_warp(x, coarse_flow, residual, affine, padding="zeros"):
+    """The table of models/flow_warp.py in float64: y and flow."""
+    x, coarse_flow, residual, affine = (
+        np.asarray(a, np.float64) for a in (x, coarse_flow, residual, affine)
     )
     n, _, h, w = x.shape
-    flow = 2 * F.interpolate(coarse, scale_factor=2.0, mode="bilinear") + residual
-    identity = torch.eye(2, 3, dtype=torch.float64).expand(n, 2, 3)
-    places = F.affine_grid(identity, [n, 1, h, w], align_corners=False)
-    size = torch.tensor([w, h], dtype=torch.float64)
-    places = places + 2 * flow.permute(0, 2, 3, 1) / size
-    grid = places @ affine[:, None, :, :2].transpose(-1, -2) + affine[:, None, None, :, 2]
-    y = F.grid_sample(x, grid, "bilinear", padding, align_corners=False)
-    return y.numpy(), flow.numpy(), grid.numpy()
+    rows, columns = np.broadcast_to(np.mgrid[:h, :w][:, None], (2, n, h, w))
+    upsampled = sampled(coarse_flow, columns / 2 - 0.25, rows / 2 - 0.25, "border")
+    flow = 2 * upsampled + residual
+    with np.errstate(invalid="ignore"):
+        u = (2 * (columns + flow[:, 0]) + 1) / w - 1
+        v = (2 * (rows + flow[:, 1]) + 1) / h - 1
+        a = affine[..., None, None]
+        at = a[:, :, 0] * u[:, None] + a[:, :, 1] * v[:, None] + a[:, :, 2]
+        sx, sy = ((at[:, 0] + 1) * w - 1) / 2, ((at[:, 1] + 1) * h - 1) / 2
+    return sampled(x, sx, sy, padding), flow
 
 
 def position_error(inputs, reach):
@@ -55,7 +76,7 @@ def truth():
     """The functions of this file, which tests cannot import."""
     return SimpleNamespace(
         arguments=arguments,
-        torch_float64=torch_float64,
+        flow_warp=flow_warp,
         position_error=position_error,
         half_an_ulp=half_an_ulp,
     )

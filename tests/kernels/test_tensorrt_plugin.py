@@ -23,7 +23,7 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("headers", HEADERS, ids=str)
-def test_plugin_answers_tensorrt_as_specified(headers: Path, tmp_path: Path) -> None:
+def test_plugin_answers_tensorrt_as_specified(headers, tmp_path):
     kernels = ROOT / "kernels"
     program = tmp_path / "plugin_test"
     # for nvcc's default architecture: no kernel runs here

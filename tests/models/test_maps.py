@@ -17,7 +17,7 @@ def network() -> MapsNetwork:
     return MapsNetwork(PRESETS["lite"].maps).eval()
 
 
-def test_its_outputs_are_the_contracts() -> None:
+def test_its_outputs_are_the_contracts():
     with torch.no_grad():
         outputs = network()(photos())
     for tensor, output in zip(maps_contract(Size(64, 32)).outputs, outputs, strict=True):
@@ -29,7 +29,7 @@ def test_its_outputs_are_the_contracts() -> None:
     assert not densepose[densepose[..., 0] == 0].any()
 
 
-def test_confidence_is_the_probability_of_the_class() -> None:
+def test_confidence_is_the_probability_of_the_class():
     with torch.no_grad():
         logits = network().look(photos()).classes
         parsing, _, sure, _ = network()(photos())
@@ -38,7 +38,7 @@ def test_confidence_is_the_probability_of_the_class() -> None:
     assert (sure.float() - 255 * share).abs().max() <= 1
 
 
-def test_it_has_at_most_two_million_parameters_in_every_preset() -> None:
+def test_it_has_at_most_two_million_parameters_in_every_preset():
     for preset in PRESETS:
         parameters = build_network(preset, "maps").parameters()
         assert sum(p.numel() for p in parameters) <= 2_000_000

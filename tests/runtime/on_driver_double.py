@@ -126,7 +126,7 @@ def check_arrays(device: CudaDevice) -> None:
     with device.active():
         pointer = device.allocate(6)
         for version in (2, 3):
-            found = device.array_of("x", OnDevice(pointer, array, version))  # type: ignore[arg-type]
+            found = device.array_of("x", OnDevice(pointer, array, version))
             assert found == Array(pointer, (2, 3), "uint8", 0)
         check_context(Array(8192, (1,), "uint8", 0))  # mapped memory is not asked for its context
         device.free(pointer)
@@ -175,8 +175,7 @@ def check_pipeline(device: CudaDevice, bundle: Bundle) -> None:
                 assert (images == due["image"]).all()
                 elsewhere = {**sources, "person_image": OnDevice(4096, inputs["person_image"])}
                 assert "import pycuda.autoprimaryctx" in refusal(
-                    lambda e=elsewhere, t=target: pipeline.run(e, out={"image": t}),  # type: ignore[misc]
-                    InputError,
+                    lambda e=elsewhere, t=target: pipeline.run(e, out={"image": t}), InputError
                 )
                 for array in (*sources.values(), target):
                     device.free(array.pointer - 1)
@@ -248,7 +247,7 @@ def check_profile(device: CudaDevice, bundle: Bundle, folder: Path) -> None:
     assert {op for stage, _, op, _ in profile.layers() if stage != "other"} == {"GPU"}
     text = describe(profile, 20)
     assert all(f"{name:<10} {parts[name]:9.2f} ms" in text for name in parts)
-    drawn = [e for e in trace(profile)["traceEvents"] if e["ph"] == "X"]  # type: ignore[attr-defined]
+    drawn = [e for e in trace(profile)["traceEvents"] if e["ph"] == "X"]
     assert {e["name"] for e in drawn if e["pid"] == 2} == {*parts} - {[*parts][-1]}
     write_plot(profile, folder / "parts.png")
     assert (folder / "parts.png").stat().st_size

@@ -1,29 +1,22 @@
 """Whose body a photo is about, others in it, things in front, views, and results that cannot be."""
 
 import logging
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
 from garment_transfer.bundle import Code, InputError
-from garment_transfer.cli.main import main
 from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people
 from garment_transfer.runtime.photos import Box, check_plausible, choose_body, drop_not_worn
 
 HAIR, FACE, SKIN, GARMENT, LOWER = 1, 2, 3, 4, 5
 BLUE = (30, 60, 200)
 
-#: `new_scene(height, width)`: a photo to draw people into, see tests/conftest.py.
-NewScene = Callable[..., Any]
 
-
-def test_two_bodies_are_refused_until_a_box_chooses(new_scene: NewScene) -> None:
+def test_two_bodies_are_refused_until_a_box_chooses(new_scene):
     scene = new_scene().person(100).person(280, BLUE)
     with pytest.raises(
         InputError, match=r"shows 2 people, in the boxes 54,10,146,220 and 234,10,326"
@@ -41,7 +34,7 @@ def test_two_bodies_are_refused_until_a_box_chooses(new_scene: NewScene) -> None
         scene.load(Box(0, 370, 9, 10))
 
 
-def test_bodies_that_touch_in_densepose_are_two(new_scene: NewScene) -> None:
+def test_bodies_that_touch_in_densepose_are_two(new_scene):
     scene = new_scene().person(150).person(150 + 92, BLUE)
     with pytest.raises(InputError) as error:
         scene.load()
@@ -51,7 +44,7 @@ def test_bodies_that_touch_in_densepose_are_two(new_scene: NewScene) -> None:
     assert (chosen.densepose == alone.iuv).all(axis=2).mean() > 0.98
 
 
-def test_a_body_in_pieces_is_one(new_scene: NewScene) -> None:
+def test_a_body_in_pieces_is_one(new_scene):
     strap = new_scene().person(190)
     cv2.line(strap.iuv, (150, 50), (235, 230), (0, 0, 0), 9)
     hair = new_scene().person(190)
@@ -64,14 +57,14 @@ def test_a_body_in_pieces_is_one(new_scene: NewScene) -> None:
         assert not others.any()
 
 
-def test_a_passer_by_is_left_out(new_scene: NewScene) -> None:
+def test_a_passer_by_is_left_out(new_scene):
     found, others = choose_body(new_scene().person(120).person(300, BLUE, size=0.4).iuv, None, "")
     assert (found == new_scene().person(120).iuv).all()
     assert (others == (new_scene().person(300, BLUE, size=0.4).iuv[..., 0] > 0)).mean() > 0.999
 
 
 @pytest.mark.parametrize("distance", [110, 92, 70])
-def test_somebody_whom_densepose_leaves_out_stays(new_scene: NewScene, distance: int) -> None:
+def test_somebody_whom_densepose_leaves_out_stays(new_scene, distance):
     """Apart, touching, and half hidden behind the person."""
     scene = new_scene().person(150 + distance, BLUE, covered=False).person(150)
     alone = new_scene().person(150)
@@ -85,7 +78,7 @@ def test_somebody_whom_densepose_leaves_out_stays(new_scene: NewScene, distance:
     assert (person.parsing[other & person.protected] == 0).all()
 
 
-def test_wide_clothes_are_ones_own(new_scene: NewScene) -> None:
+def test_wide_clothes_are_ones_own(new_scene):
     scene = new_scene().person(190)
     # a tenth of the torso wider than DensePose on either side, and a skirt
     for left in (134, 234):
@@ -96,7 +89,7 @@ def test_wide_clothes_are_ones_own(new_scene: NewScene) -> None:
     assert (person.parsing == scene.classes).all()
 
 
-def test_things_in_front_stay_and_hide_the_maps_beneath(new_scene: NewScene) -> None:
+def test_things_in_front_stay_and_hide_the_maps_beneath(new_scene):
     to_atr = np.array([0, 2, 11, 14, 4, 6], np.uint8)
     for hole in (False, True):
         scene = new_scene().person(190)
@@ -115,7 +108,7 @@ def test_things_in_front_stay_and_hide_the_maps_beneath(new_scene: NewScene) -> 
         assert (person.densepose[..., 0][over > 0] == parts[over > 0]).mean() > 0.97
 
 
-def test_a_hole_in_the_clothes_is_a_thing_and_a_speck_is_none(new_scene: NewScene) -> None:
+def test_a_hole_in_the_clothes_is_a_thing_and_a_speck_is_none(new_scene):
     scene = new_scene().person(190)
     scene.classes[80:105, 180:195] = 0  # a phone
     scene.classes[120:124, 200:204] = 0  # what parsers leave
@@ -128,7 +121,7 @@ def test_a_hole_in_the_clothes_is_a_thing_and_a_speck_is_none(new_scene: NewScen
     assert not person.protected[46:60, 178:202].any()
 
 
-def test_bare_hands_stay_less_their_borders(new_scene: NewScene) -> None:
+def test_bare_hands_stay_less_their_borders(new_scene):
     person = new_scene().person(190).load()
     hands = np.isin(person.densepose[..., 0], (3, 4))
     assert person.protected is not None
@@ -147,7 +140,7 @@ def turned(scene: Any, quarter_turns: int) -> Any:
     return scene
 
 
-def test_views_that_cannot_be_served(new_scene: NewScene) -> None:
+def test_views_that_cannot_be_served(new_scene):
     front = new_scene().person(190).load()
     front.check_view()
     for share, view in ((0.05, None), (0.35, "from the side"), (0.9, "from behind")):
@@ -189,7 +182,7 @@ def fitted(garment_rows: slice = np.s_[20:60]) -> dict[str, np.ndarray]:
     }
 
 
-def test_results_that_cannot_be() -> None:
+def test_results_that_cannot_be():
     pair, answer = fitted(), fitted()["person_parsing"]
     check_plausible(pair, answer, "")
     bare = np.where(answer == GARMENT, np.uint8(SKIN), answer)
@@ -208,7 +201,7 @@ def test_results_that_cannot_be() -> None:
         check_plausible(pair, hardly, "")
 
 
-def test_an_owner_with_next_to_no_garment(new_scene: NewScene) -> None:
+def test_an_owner_with_next_to_no_garment(new_scene):
     scene = new_scene().person(190)
     scene.classes[scene.classes == GARMENT] = SKIN
     scene.classes[60:66, 160:220] = GARMENT
@@ -250,9 +243,7 @@ def in_a_larger_photo(person: Person, top: int, left: int, size: tuple[int, int]
 @pytest.mark.parametrize(
     ("top", "left", "size"), [(0, 0, (256, 455)), (40, 300, (512, 512)), (500, 7, (768, 900))]
 )
-def test_a_person_anywhere_in_the_photo(
-    pipeline: Pipeline, people: list[Person], top: int, left: int, size: tuple[int, int]
-) -> None:
+def test_a_person_anywhere_in_the_photo(pipeline, people, top, left, size):
     """The same as the photo that shows the person alone, and the rest of the photo as it is."""
     person, owner = people
     due = pipeline.transfer(person, owner)
@@ -272,9 +263,7 @@ def test_a_person_anywhere_in_the_photo(
     assert np.abs(given.image.astype(int) - due.image).mean() < 0.5
 
 
-def test_a_small_person_is_served_with_a_warning(
-    pipeline: Pipeline, people: list[Person], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_small_person_is_served_with_a_warning(pipeline, people, caplog):
     person, owner = people
     with caplog.at_level(logging.WARNING):
         pipeline.transfer(person, owner)
@@ -285,7 +274,7 @@ def test_a_small_person_is_served_with_a_warning(
     assert "pixels high in the photo; from 200 on the picture is better" in caplog.text
 
 
-def test_what_is_protected_comes_back(pipeline: Pipeline, people: list[Person]) -> None:
+def test_what_is_protected_comes_back(pipeline, people):
     """A bag over the garment of either: the person's stays, the owner's is not given away."""
     person, owner = people
     bag = np.zeros(person.parsing.shape, np.uint8)
@@ -306,24 +295,21 @@ def test_what_is_protected_comes_back(pipeline: Pipeline, people: list[Person]) 
     assert magenta.mean() < 0.002
 
 
-def test_the_commands_take_boxes(new_scene: NewScene, tmp_path: Path, tiny_bundle: Path) -> None:
+def test_the_commands_take_boxes(invoke, new_scene, tmp_path, tiny_bundle):
     scene = new_scene().person(100).person(280, BLUE)
     scene.save(tmp_path)
     both = ["transfer", str(tmp_path), str(tmp_path), "-o", str(tmp_path / "out.png")]
     both += ["--bundle", str(tiny_bundle), "--threads", "1"]
-    result = CliRunner().invoke(main, both)
-    assert result.exit_code == 1
-    assert "shows 2 people, in the boxes 54,10,146,220 and 234,10,326,220" in result.output
-    assert "--person-box" in result.output
+    printed = invoke(*both, code=1)
+    assert "shows 2 people, in the boxes 54,10,146,220 and 234,10,326,220" in printed
+    assert "--person-box" in printed
     boxes = ["--person-box", "54,10,146,220", "--owner-box", "234,10,326,220"]
-    result = CliRunner().invoke(main, both + boxes)
-    assert result.exit_code == 0, result.output
+    invoke(*(both + boxes))
     picture = np.asarray(Image.open(tmp_path / "out.png"))
     assert (picture[:, 200:] == scene.image[:, 200:]).all()
     assert (picture[:, :200] != scene.image[:, :200]).any()
-    result = CliRunner().invoke(main, [*both, "--person-box", "9,9,9,20"])
-    assert result.exit_code == 2
-    assert "right beyond left" in result.output
+    printed = invoke(*both, "--person-box", "9,9,9,20", code=2)
+    assert "right beyond left" in printed
 
 
 @pytest.mark.parametrize("scale", [1, 4])
@@ -335,9 +321,7 @@ def test_the_commands_take_boxes(new_scene: NewScene, tmp_path: Path, tiny_bundl
         ((230, 228, 225), (240, 240, 238), False),  # white before white: colours cannot tell
     ],
 )
-def test_what_a_rough_map_takes_for_the_garment(
-    garment: tuple[int, ...], around: tuple[int, ...], dropped: bool, scale: int
-) -> None:
+def test_what_a_rough_map_takes_for_the_garment(garment, around, dropped, scale):
     """Its border lies two pixels outside the garment's."""
     random = np.random.default_rng(1)
     image = np.empty((256, 256, 3), np.uint8)
@@ -354,7 +338,7 @@ def test_what_a_rough_map_takes_for_the_garment(
     assert (classes == due).all() == dropped
 
 
-def test_a_garment_s_own_pattern_stays() -> None:
+def test_a_garment_s_own_pattern_stays():
     """Stripes of the wall's colour, as far as the garment's border."""
     image = np.full((256, 256, 3), 235, np.uint8)
     image[40:200, 60:180] = (20, 30, 80)

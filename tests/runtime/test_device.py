@@ -16,9 +16,7 @@ import pytest
 HERE = Path(__file__).parent
 
 
-def test_the_driver_is_called_as_it_wants(
-    tiny_bundle: Path, photos_on_cpu: Path, tmp_path: Path
-) -> None:
+def test_the_driver_is_called_as_it_wants(tiny_bundle, photos_on_cpu, tmp_path):
     pytest.importorskip("cuda.bindings", reason="cuda-python is not installed")
     compiler = shutil.which("g++") or pytest.skip("there is no g++ to compile the double with")
     command = [compiler, "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]

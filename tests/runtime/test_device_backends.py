@@ -8,7 +8,6 @@ import shlex
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,11 +27,7 @@ from garment_transfer.bundle import (
 from garment_transfer.export import tensorrt as builder
 from garment_transfer.kernels import driver
 from garment_transfer.runtime import Pipeline
-from garment_transfer.runtime.backends import (
-    find_backend,
-    onnxruntime_cuda,
-    tensorrt as backend,
-)
+from garment_transfer.runtime.backends import find_backend, onnxruntime_cuda, tensorrt as backend
 from garment_transfer.runtime.cuda import CudaDevice
 
 RTX = "tensorrt-rtx"
@@ -59,9 +54,7 @@ def rtx() -> Any:
 
 
 @pytest.fixture
-def put(
-    own_tiny_bundle: Path, rtx: Any, put_engines: Callable[..., EngineSet]
-) -> Callable[..., Bundle]:
+def put(own_tiny_bundle, rtx, put_engines) -> Callable[..., Bundle]:
     """`put(**fields)`: the tiny bundle with TensorRT-RTX engines whose plans are no plans."""
 
     def put(**fields: Any) -> Bundle:
@@ -108,7 +101,7 @@ def names_build(error: pytest.ExceptionInfo[EngineError], bundle: Bundle) -> boo
     ]
 
 
-def test_every_attribute_of_tensorrt_that_is_used_exists(rtx: Any) -> None:
+def test_every_attribute_of_tensorrt_that_is_used_exists(rtx):
     """Reads the backend's source: what stands behind these names has to have what it asks for."""
     classes = {
         "trt": rtx,
@@ -145,16 +138,14 @@ def test_every_attribute_of_tensorrt_that_is_used_exists(rtx: Any) -> None:
     } <= found
 
 
-def test_engines_that_fit(put: Callable[..., Bundle], rtx: Any) -> None:
+def test_engines_that_fit(put, rtx):
     engines, plans = verified(put())
     assert plans == {stage: f"plan of {stage}".encode() for stage in STAGES}
     assert engines.record.batch.max == 4
 
 
 @pytest.mark.parametrize(("compute_capability", "runs"), [("8.9", True), ("9.0", False)])
-def test_the_status_knows_the_gpus_of_the_backend(
-    rtx: Any, monkeypatch: pytest.MonkeyPatch, compute_capability: str, runs: bool
-) -> None:
+def test_the_status_knows_the_gpus_of_the_backend(rtx, monkeypatch, compute_capability, runs):
     monkeypatch.setattr(backend, "CudaDevice", lambda: gpu(compute_capability))
     status = find_backend(RTX).status()
     assert status.available == runs
@@ -162,7 +153,7 @@ def test_the_status_knows_the_gpus_of_the_backend(
     assert status.fix == ("" if runs else "use the backend tensorrt or onnxruntime-cuda")
 
 
-def test_what_tensorrt_refuses_is_said_in_its_words(put: Callable[..., Bundle], rtx: Any) -> None:
+def test_what_tensorrt_refuses_is_said_in_its_words(put, rtx):
     bundle = put()
     engines, plans = verified(bundle)
     runtime = rtx.Runtime(backend.logger_of(rtx))
@@ -216,9 +207,7 @@ class Refusing:
         ("set_device_memory", "take 1000 bytes of memory"),
     ],
 )
-def test_calls_that_refuse_in_ways_of_their_own(
-    put: Callable[..., Bundle], rtx: Any, call: str, cannot: str
-) -> None:
+def test_calls_that_refuse_in_ways_of_their_own(put, rtx, call, cannot):
     bundle = put()
     engines, _ = verified(bundle)
     engine = object.__new__(backend.TensorRTEngine)  # no GPU, no engine
@@ -234,9 +223,10 @@ def test_calls_that_refuse_in_ways_of_their_own(
     assert names_build(error, bundle)
 
 
-def test_errors_are_gathered_by_who_waits_for_them(rtx: Any) -> None:
+def test_errors_are_gathered_by_who_waits_for_them(rtx):
     logger, error = backend.logger_of(rtx), rtx.ILogger.Severity.ERROR
     logger.log(error, "before")
+    logger.log(rtx.ILogger.Severity.WARNING, "a warning")
     with backend.gathering_errors(rtx), ThreadPoolExecutor(1) as other:
         other.submit(logger.log, error, "of a builder's thread").result()
         assert "of a builder's thread" in other.submit(backend.take_errors, rtx).result()
@@ -246,9 +236,7 @@ def test_errors_are_gathered_by_who_waits_for_them(rtx: Any) -> None:
     assert "another library's logger" in backend.take_errors(rtx)
 
 
-def test_engines_that_do_not_fit_are_built_anew(
-    put: Callable[..., Bundle], rtx: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_engines_that_do_not_fit_are_built_anew(put, rtx, monkeypatch):
     monkeypatch.setattr(builder, "CudaDevice", gpu_to_run_on)
     pytest.importorskip("onnx")
     bundle = put(backend_version="1.2.0.54", batch=Batch(1, 2, 3), optimization_level=1)
@@ -261,8 +249,8 @@ def test_engines_that_do_not_fit_are_built_anew(
 
 
 def test_a_bundle_that_may_not_be_changed_is_copied_once(
-    own_tiny_bundle: Path, tmp_path: Path, rtx: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    own_tiny_bundle, tmp_path, rtx, monkeypatch
+):
     pytest.importorskip("onnx")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(builder, "CudaDevice", gpu_to_run_on)
@@ -280,7 +268,7 @@ def test_a_bundle_that_may_not_be_changed_is_copied_once(
 
 @without_gpu
 @pytest.mark.parametrize("name", [RTX, "onnxruntime-cuda"])
-def test_without_a_gpu(tiny_bundle: Path, name: str) -> None:
+def test_without_a_gpu(tiny_bundle, name):
     status = find_backend(name).status()
     assert not status.available
     assert status.reason
@@ -291,20 +279,20 @@ def test_without_a_gpu(tiny_bundle: Path, name: str) -> None:
 
 
 @without_gpu
-def test_the_device_says_what_is_missing() -> None:
+def test_the_device_says_what_is_missing():
     with pytest.raises(BackendError, match=r"no GPU can be used here: .*; .*runs on the CPU"):
         CudaDevice()
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="tensorrt is there")
-def test_a_backend_that_is_not_installed(tiny_bundle: Path) -> None:
+def test_a_backend_that_is_not_installed(tiny_bundle):
     with pytest.raises(
         BackendError, match=r"tensorrt is not installed \(No module.*garment-transfer\[tensorrt\]"
     ):
         Pipeline.load(tiny_bundle, backend="tensorrt")
 
 
-def test_cuda_python_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_python_that_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
     with pytest.raises(
         BackendError, match=r"cuda-python does not import.*garment-transfer\[cuda\]"
@@ -312,7 +300,7 @@ def test_cuda_python_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> N
         CudaDevice()
 
 
-def test_a_provider_that_does_not_start(tiny_bundle: Path) -> None:
+def test_a_provider_that_does_not_start(tiny_bundle):
     """ONNX Runtime falls back to the CPU without an error; a transfer may not."""
     onnxruntime = pytest.importorskip("onnxruntime")
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers() and gpu_is_there():
@@ -328,13 +316,13 @@ def test_a_provider_that_does_not_start(tiny_bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"\x7fELF .text", b"\x7fELF .text\0.nv_fatbin\0"])
-def test_which_library_has_code_for_gpus(tmp_path: Path, content: bytes) -> None:
+def test_which_library_has_code_for_gpus(tmp_path, content):
     library = tmp_path / "library.so"
     library.write_bytes(content)
     assert kernels.has_cuda_kernels(library) == (b"nv_fatbin" in content)
 
 
-def test_contiguous_arrays() -> None:
+def test_contiguous_arrays():
     driver.check_contiguous("x", (2, 3, 4), (12, 4, 1))
     driver.check_contiguous("x", (2, 1, 4), (4, 99, 1))  # one of something has no next
     driver.check_contiguous("x", (2, 0, 4), (1, 1, 1))
@@ -344,7 +332,7 @@ def test_contiguous_arrays() -> None:
             driver.check_contiguous("x", shape, strides)
 
 
-def test_streams_of_every_library() -> None:
+def test_streams_of_every_library():
     class Cuda:
         def __cuda_stream__(self) -> tuple[int, int]:
             return (0, 7)

@@ -3,7 +3,7 @@ import itertools
 import os
 import struct
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -37,10 +37,8 @@ BRADFORD = np.array(
 
 IDS = np.arange(12, dtype=np.uint8).reshape(3, 4)
 
-Reader = Callable[[Path], np.ndarray]
 
-
-def test_rgb_round_trip(tmp_path: Path) -> None:
+def test_rgb_round_trip(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     write_rgb(tmp_path / "a.png", image)
     assert (read_rgb(tmp_path / "a.png") == image).all()
@@ -145,13 +143,7 @@ COLOURS = COLOURS.round().astype(np.uint8)
 @pytest.mark.parametrize(("primaries", "gamma"), [(DISPLAY_P3, 2.2), (ADOBE_RGB, 2.2), (SRGB, 1.8)])
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
 @pytest.mark.parametrize("suffix", ["png", "webp"])
-def test_colours_of_a_profile_become_srgb(
-    tmp_path: Path,
-    primaries: Sequence[tuple[float, float]],
-    gamma: float,
-    mode: str,
-    suffix: str,
-) -> None:
+def test_colours_of_a_profile_become_srgb(tmp_path, primaries, gamma, mode, suffix):
     if (mode, suffix) == ("P", "webp"):
         pytest.skip("WebP has no palettes")
     image = Image.fromarray(COLOURS[:15] if mode == "P" else COLOURS)
@@ -169,7 +161,7 @@ def test_colours_of_a_profile_become_srgb(
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "1"])
-def test_grey_by_a_profile_of_grey(tmp_path: Path, mode: str) -> None:
+def test_grey_by_a_profile_of_grey(tmp_path, mode):
     grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
     image = Image.fromarray(grey).convert(mode)
     levels = np.array(image.convert("L"))
@@ -182,7 +174,7 @@ def test_grey_by_a_profile_of_grey(tmp_path: Path, mode: str) -> None:
     assert np.abs(read_photo(tmp_path / "image.png") - due).max() <= 1
 
 
-def test_cmyk_by_its_profile(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_cmyk_by_its_profile(tmp_path, caplog):
     path = tmp_path / "image.jpg"
     for inks, lab in INKS.items():
         image = Image.new("CMYK", (16, 16), tuple(255 * ink for ink in inks))
@@ -196,7 +188,7 @@ def test_cmyk_by_its_profile(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
     ]
 
 
-def test_srgb_by_another_name_is_left_alone(tmp_path: Path) -> None:
+def test_srgb_by_another_name_is_left_alone(tmp_path):
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     Image.fromarray(COLOURS).save(tmp_path / "image.png", icc_profile=profile)
     assert (read_photo(tmp_path / "image.png") == COLOURS).all()
@@ -207,9 +199,7 @@ def test_srgb_by_another_name_is_left_alone(tmp_path: Path) -> None:
     [(b"nothing", "cannot open profile"), (grey_profile(1.0), "it is for GRAY")],
     ids=["broken", "another space"],
 )
-def test_profiles_that_do_not_describe_the_photo(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, profile: bytes, due: str
-) -> None:
+def test_profiles_that_do_not_describe_the_photo(tmp_path, caplog, profile, due):
     Image.fromarray(COLOURS).save(tmp_path / "image.png", icc_profile=profile)
     assert (read_photo(tmp_path / "image.png") == COLOURS).all()
     assert len(caplog.records) == 1
@@ -218,7 +208,7 @@ def test_profiles_that_do_not_describe_the_photo(
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_16_bits(tmp_path: Path, channels: int) -> None:
+def test_16_bits(tmp_path, channels):
     rng = np.random.default_rng(0)
     wide = rng.integers(0, 65536, (9, 7, channels), dtype=np.uint16)
     wide[0, :2] = [[0], [65535]]
@@ -231,9 +221,7 @@ def test_16_bits(tmp_path: Path, channels: int) -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB"])
-def test_transparent_pixels_are_white(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: str
-) -> None:
+def test_transparent_pixels_are_white(tmp_path, caplog, mode):
     path = tmp_path / "image.png"
     rgba = np.random.default_rng(0).integers(0, 256, (8, 8, 4), dtype=np.uint8)
     options: dict[str, object] = {}
@@ -257,9 +245,7 @@ def test_transparent_pixels_are_white(
     assert caplog.messages == [f"{path} has transparent pixels, which become white"]
 
 
-def test_an_alpha_channel_that_hides_nothing_is_not_worth_a_word(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_alpha_channel_that_hides_nothing_is_not_worth_a_word(tmp_path, caplog):
     Image.fromarray(COLOURS).convert("RGBA").save(tmp_path / "image.png")
     assert (read_photo(tmp_path / "image.png") == COLOURS).all()
     assert (read_rgb(tmp_path / "image.png") == COLOURS).all()
@@ -267,9 +253,7 @@ def test_an_alpha_channel_that_hides_nothing_is_not_worth_a_word(
 
 
 @pytest.mark.parametrize("kind", ["gif", "png", "webp", "avif"])
-def test_the_first_frame_of_an_animation(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
-) -> None:
+def test_the_first_frame_of_an_animation(tmp_path, caplog, kind):
     if kind == "avif" and not has_avif():
         pytest.skip("this Pillow reads no AVIF")
     path = tmp_path / f"image.{kind}"
@@ -280,7 +264,7 @@ def test_the_first_frame_of_an_animation(
     assert caplog.messages == [f"{path} is animated: its first frame is taken"]
 
 
-def test_the_two_pictures_of_a_phone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_two_pictures_of_a_phone(tmp_path, caplog):
     path = tmp_path / "image.jpg"
     first, second = Image.new("RGB", (8, 16), "red"), Image.new("RGB", (4, 8), "blue")
     first.save(path, "MPO", save_all=True, append_images=[second])
@@ -296,7 +280,7 @@ def has_avif() -> bool:
     return "AVIF" in Image.OPEN
 
 
-def test_avif(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_avif(tmp_path, monkeypatch):
     if not has_avif():
         pytest.skip("this Pillow reads no AVIF")
     path = tmp_path / "image.avif"
@@ -313,7 +297,7 @@ def test_avif(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         read_photo(path)
 
 
-def test_heic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heic(tmp_path, monkeypatch):
     heif = pytest.importorskip("pillow_heif")
     heif.register_heif_opener()
     path = tmp_path / "image.heic"
@@ -331,7 +315,7 @@ def test_heic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         read_photo(path)
 
 
-def test_heic_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heic_without_its_package(tmp_path, monkeypatch):
     path = tmp_path / "image.jpg"  # phones' programs rename it without a change
     path.write_bytes(struct.pack(">I", 24) + b"ftypheic" + bytes(4) + b"mif1heic" + bytes(80))
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
@@ -354,7 +338,7 @@ STORED = {
 
 @pytest.mark.parametrize("orientation", STORED)
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "I;16", "CMYK"])
-def test_photos_are_turned_upright(tmp_path: Path, mode: str, orientation: int) -> None:
+def test_photos_are_turned_upright(tmp_path, mode, orientation):
     """Of every mode, with the remedies that nobody needs any more gone."""
     grey = np.add.outer(20 * np.arange(8), 5 * np.arange(6)).astype(np.uint8)
     stored = np.ascontiguousarray(STORED[orientation](grey))
@@ -372,7 +356,7 @@ def test_photos_are_turned_upright(tmp_path: Path, mode: str, orientation: int) 
     assert np.abs(found - grey[..., None].astype(float)).max() <= (6 if mode == "CMYK" else 0)
 
 
-def test_broken_exif_costs_no_photo(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_broken_exif_costs_no_photo(tmp_path, caplog):
     Image.fromarray(COLOURS).save(tmp_path / "image.png", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\xff\x01")
     assert (read_photo(tmp_path / "image.png") == COLOURS).all()
     Image.fromarray(COLOURS).save(tmp_path / "image.png", exif=b"Exif\0\0no TIFF at all")
@@ -380,7 +364,7 @@ def test_broken_exif_costs_no_photo(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert "EXIF data that cannot be read, and counts as upright" in caplog.messages[-1]
 
 
-def test_data_keeps_its_numbers(tmp_path: Path) -> None:
+def test_data_keeps_its_numbers(tmp_path):
     profile = grey_profile(1.0)
     Image.fromarray(IDS).save(tmp_path / "parse.png", icc_profile=profile)
     assert (read_indices(tmp_path / "parse.png") == IDS).all()
@@ -403,7 +387,7 @@ VITON_HD = (
 @pytest.mark.parametrize("name", sorted(LABEL_SETS))
 @pytest.mark.parametrize("kind", ["RGB", "RGBA", "P", "P in another order"])
 @pytest.mark.parametrize("colours", ["voc", "own"])
-def test_colours_of_a_label_set(tmp_path: Path, name: str, kind: str, colours: str) -> None:
+def test_colours_of_a_label_set(tmp_path, name, kind, colours):
     known = sorted(LABEL_SETS[name].classes)
     table = np.array([voc_colour(value) for value in range(256)], np.uint8)
     if colours == "own":
@@ -425,7 +409,7 @@ def test_colours_of_a_label_set(tmp_path: Path, name: str, kind: str, colours: s
     assert (read_indices(tmp_path / "parse.png", label_set=LABEL_SETS[name]) == ids).all()
 
 
-def test_the_colour_map_of_voc_is_scph_s() -> None:
+def test_the_colour_map_of_voc_is_scph_s():
     """The bytes that human parsers put into their palettes, by the loop that makes them."""
     palette = [0] * 3 * 256
     for j in range(256):
@@ -437,7 +421,7 @@ def test_the_colour_map_of_voc_is_scph_s() -> None:
     assert [level for value in range(256) for level in voc_colour(value)] == palette
 
 
-def test_colours_of_no_set(tmp_path: Path) -> None:
+def test_colours_of_no_set(tmp_path):
     rgb = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)
     Image.fromarray(rgb).save(tmp_path / "parse.png")
     with pytest.raises(InputError, match=r"has colour mode RGB.*or the colours of cihp20"):
@@ -449,7 +433,7 @@ def test_colours_of_no_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["RGB", "I;16", "RGBA"])
-def test_ids_in_a_wider_mode(tmp_path: Path, kind: str) -> None:
+def test_ids_in_a_wider_mode(tmp_path, kind):
     image = Image.fromarray(IDS.astype(np.uint16) if kind == "I;16" else IDS)
     if kind != "I;16":
         image = image.convert(kind)
@@ -457,15 +441,8 @@ def test_ids_in_a_wider_mode(tmp_path: Path, kind: str) -> None:
     assert (read_indices(tmp_path / "parse.png") == IDS).all()
 
 
-def test_palette_files_are_read_by_index(tmp_path: Path) -> None:
-    image = Image.fromarray(IDS, mode="P")
-    image.putpalette([(37 * i) % 256 for i in range(768)])
-    image.save(tmp_path / "parse.png")
-    assert (read_indices(tmp_path / "parse.png") == IDS).all()
-
-
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
-def test_palette_files_of_few_bits(tmp_path: Path, bits: int) -> None:
+def test_palette_files_of_few_bits(tmp_path, bits):
     ids = IDS % min(2**bits, 12)
     image = Image.fromarray(ids, mode="P")
     image.putpalette([(37 * i) % 256 for i in range(3 * 2**bits)])
@@ -474,7 +451,7 @@ def test_palette_files_of_few_bits(tmp_path: Path, bits: int) -> None:
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
-def test_grey_files_of_few_bits_keep_their_ids(tmp_path: Path, bits: int) -> None:
+def test_grey_files_of_few_bits_keep_their_ids(tmp_path, bits):
     import struct
     import zlib
 
@@ -502,20 +479,15 @@ def test_grey_files_of_few_bits_keep_their_ids(tmp_path: Path, bits: int) -> Non
     assert (read_indices(tmp_path / "parse.png") == ids).all()
 
 
-def test_lost_palette(tmp_path: Path) -> None:
+def test_lost_palette(tmp_path):
     Image.new("RGB", (4, 4), (1, 2, 3)).save(tmp_path / "parse.png")
     with pytest.raises(InputError, match=r"parse\.png has colour mode RGB.*palette lost.*as\s+the"):
         read_indices(tmp_path / "parse.png")
 
 
-def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"image\.png does not exist; check the path"):
-        read_rgb(tmp_path / "image.png")
-
-
 @pytest.mark.parametrize("keep", [0, 20, 100])
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
-def test_truncated_file(tmp_path: Path, keep: int, suffix: str) -> None:
+def test_truncated_file(tmp_path, keep, suffix):
     path = tmp_path / f"image.{suffix}"
     noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     Image.fromarray(noise).save(path)
@@ -524,30 +496,16 @@ def test_truncated_file(tmp_path: Path, keep: int, suffix: str) -> None:
         read_rgb(path)
 
 
-def test_formats_that_start_other_programs_are_not_read(tmp_path: Path) -> None:
-    path = tmp_path / "image.png"
-    Image.new("RGB", (4, 4)).save(path, "EPS")
-    assert Image.open(path).format == "EPS"  # Pillow by itself takes it
-    with pytest.raises(InputError, match=r"image\.png cannot be read as an image"):
-        read_rgb(path)
-
-
-def test_folder_in_place_of_a_file(tmp_path: Path) -> None:
-    (tmp_path / "image.png").mkdir()
-    with pytest.raises(InputError, match=r"image\.png is a folder"):
-        read_rgb(tmp_path / "image.png")
-
-
 @pytest.mark.parametrize("size", [(MAX_SIDE + 1, 1), (1, MAX_SIDE + 1), (20000, 20000)])
 @pytest.mark.parametrize("read", [read_photo, read_rgb, read_indices])
-def test_absurdly_large_file(tmp_path: Path, size: tuple[int, int], read: Reader) -> None:
+def test_absurdly_large_file(tmp_path, size, read):
     # The header alone says the size; the pixels are never decoded.
     Image.new("1", size).save(tmp_path / "image.png")
     with pytest.raises(InputError, match=rf"image\.png.*at most {MAX_SIDE}"):
         read(tmp_path / "image.png")
 
 
-def test_sizes_are_refused_before_anything_is_decoded(tmp_path: Path) -> None:
+def test_sizes_are_refused_before_anything_is_decoded(tmp_path):
     path = tmp_path / "image.gif"
     Image.new("P", (4, 4)).save(path)
     content = bytearray(path.read_bytes())
@@ -557,7 +515,7 @@ def test_sizes_are_refused_before_anything_is_decoded(tmp_path: Path) -> None:
         read_photo(path)
 
 
-def test_pictures_say_that_they_are_srgb(tmp_path: Path) -> None:
+def test_pictures_say_that_they_are_srgb(tmp_path):
     srgb = ImageCms.createProfile("sRGB")
     for suffix in ("png", "jpg", "webp"):
         path = tmp_path / f"a.{suffix}"
@@ -581,7 +539,7 @@ def test_pictures_say_that_they_are_srgb(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "webp"])
-def test_quality(tmp_path: Path, suffix: str) -> None:
+def test_quality(tmp_path, suffix):
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     image = cv2.GaussianBlur(image, (0, 0), 2)
     sizes, errors = [], []
@@ -593,7 +551,7 @@ def test_quality(tmp_path: Path, suffix: str) -> None:
     assert errors == sorted(errors, reverse=True)
 
 
-def test_grey_pictures_are_written_as_they_are(tmp_path: Path) -> None:
+def test_grey_pictures_are_written_as_they_are(tmp_path):
     write_rgb(tmp_path / "parse.png", IDS)
     assert (read_indices(tmp_path / "parse.png") == IDS).all()
 
@@ -601,7 +559,7 @@ def test_grey_pictures_are_written_as_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "width"), [("a.webp", 16384), ("a.WEBP", 16384), ("a.jpg", 65501), ("a.jpeg", 65501)]
 )
-def test_pictures_too_wide_for_their_format(tmp_path: Path, name: str, width: int) -> None:
+def test_pictures_too_wide_for_their_format(tmp_path, name, width):
     with pytest.raises(OutputError, match=rf"{name} cannot be written.*at most \d+ on .*\.png"):
         write_rgb(tmp_path / name, np.zeros((1, width, 3), np.uint8))
     assert os.listdir(tmp_path) == []
@@ -609,7 +567,7 @@ def test_pictures_too_wide_for_their_format(tmp_path: Path, name: str, width: in
     write_rgb(tmp_path / "a.png", np.zeros((1, width, 3), np.uint8))
 
 
-def test_the_longest_name_that_the_file_system_takes(tmp_path: Path) -> None:
+def test_the_longest_name_that_the_file_system_takes(tmp_path):
     path = tmp_path / ("a" * 251 + ".png")
     write_rgb(path, np.zeros((1, 1, 3), np.uint8))
     assert path.is_file()
@@ -618,7 +576,7 @@ def test_the_longest_name_that_the_file_system_takes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["target.png", "without_suffix"])
-def test_a_link_stays_and_its_target_is_written(tmp_path: Path, name: str) -> None:
+def test_a_link_stays_and_its_target_is_written(tmp_path, name):
     (tmp_path / "there").mkdir()
     link, target = tmp_path / "link.png", tmp_path / "there" / name
     link.symlink_to(Path("there") / name)
@@ -633,14 +591,14 @@ def test_a_link_stays_and_its_target_is_written(tmp_path: Path, name: str) -> No
         check_output(tmp_path / "circle.png")
 
 
-def test_nul_in_an_output(tmp_path: Path) -> None:
+def test_nul_in_an_output(tmp_path):
     with pytest.raises(OutputError, match=r"NUL character; remove it"):
         check_output(tmp_path / "a\0.png")
     with pytest.raises(OutputError, match=r"NUL character; remove it"):
         write_rgb(tmp_path / "a\0.png", np.zeros((1, 1, 3), np.uint8))
 
 
-def test_unwritable_outputs(tmp_path: Path) -> None:
+def test_unwritable_outputs(tmp_path):
     (tmp_path / "file").write_text("")
     for path, due in (
         (tmp_path / "file" / "a.png", r"a\.png cannot be written: .*choose a path that you may"),
@@ -655,7 +613,7 @@ def test_unwritable_outputs(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["file", "folder.png"]
 
 
-def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     path.write_bytes(b"old")
 
@@ -669,8 +627,23 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
     assert os.listdir(tmp_path) == ["a.png"]
 
 
-@pytest.mark.parametrize("photo", [True, False])
-def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path: Path, photo: bool) -> None:
-    os.mkfifo(tmp_path / "a.png")
-    with pytest.raises(InputError, match=r"a\.png is a pipe or a device; expected a whole PNG"):
-        (read_photo if photo else read_rgb)(tmp_path / "a.png")
+def write_eps(path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(path, "EPS")
+    assert Image.open(path).format == "EPS"  # Pillow by itself takes it, and starts Ghostscript
+
+
+@pytest.mark.parametrize("read", [read_photo, read_rgb])
+@pytest.mark.parametrize(
+    ("make", "due"),
+    [
+        (lambda path: None, "does not exist; check the path"),
+        (Path.mkdir, "is a folder"),
+        (os.mkfifo, "is a pipe or a device; expected a whole PNG"),  # which is not waited for
+        (write_eps, "cannot be read as an image"),
+    ],
+)
+def test_what_is_no_picture(tmp_path, make, due, read):
+    path = tmp_path / "image.png"
+    make(path)
+    with pytest.raises(InputError, match=rf"image\.png {due}"):
+        read(path)

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
@@ -40,13 +38,13 @@ DUE = {
 }
 
 
-def test_every_set_is_covered() -> None:
+def test_every_set_is_covered():
     assert set(DUE) == set(LABEL_SETS)
     assert len(COLOURS) == len(CLASSES)
 
 
 @pytest.mark.parametrize("name", DUE)
-def test_table(name: str) -> None:
+def test_table(name):
     for source, target in enumerate(DUE[name].split()):
         ids = np.full((1, 1), source, np.uint8)
         if target == "?":
@@ -57,7 +55,7 @@ def test_table(name: str) -> None:
 
 
 @given(name=st.sampled_from(sorted(LABEL_SETS)), data=st.data())
-def test_each_pixel_is_mapped_alone(name: str, data: st.DataObject) -> None:
+def test_each_pixel_is_mapped_alone(name, data):
     known = LABEL_SETS[name].classes
     values = data.draw(st.lists(st.sampled_from(sorted(known)), min_size=1, max_size=30))
     classes = to_classes(np.array([values], np.uint8), label_set(name), NO_PARTS)
@@ -66,7 +64,7 @@ def test_each_pixel_is_mapped_alone(name: str, data: st.DataObject) -> None:
 
 
 @given(name=st.sampled_from(sorted(LABEL_SETS)), stray=st.integers(0, 255))
-def test_unknown_ids_are_named(name: str, stray: int) -> None:
+def test_unknown_ids_are_named(name, stray):
     if stray in LABEL_SETS[name].classes:
         return
     with pytest.raises(InputError) as error:
@@ -77,18 +75,18 @@ def test_unknown_ids_are_named(name: str, stray: int) -> None:
     assert "--label-set" in message
 
 
-def test_ids_are_named_as_ranges() -> None:
+def test_ids_are_named_as_ranges():
     with pytest.raises(InputError, match=r"have: 2-3, 200; expected ids 0-1, 4-13"):
         to_classes(np.array([[0, 2, 3, 200]], np.uint8), label_set("viton14"), NO_PARTS)
 
 
-def test_unknown_set_lists_the_known_ones() -> None:
+def test_unknown_set_lists_the_known_ones():
     with pytest.raises(InputError, match=r"unknown label set 'viton'.*atr18, cihp20.*meta\.json"):
         label_set("viton")
 
 
 @pytest.mark.parametrize(("name", "label"), [("cihp20", 6), ("lip20", 10), ("atr18", 7)])
-def test_a_dress_is_lower_below_the_hips(name: str, label: int) -> None:
+def test_a_dress_is_lower_below_the_hips(name, label):
     ids = np.full((10, 4), label, np.uint8)
     parts = np.full((10, 4), 2, np.uint8)
     parts[6:] = 9
@@ -100,7 +98,7 @@ def test_a_dress_is_lower_below_the_hips(name: str, label: int) -> None:
     assert (classes[6:] == LOWER).all()
 
 
-def test_a_dress_with_no_legs_in_sight_is_all_garment() -> None:
+def test_a_dress_with_no_legs_in_sight_is_all_garment():
     parts = np.full((4, 4), 2, np.uint8)
     ids = np.full((4, 4), 6, np.uint8)
     assert hip_row(parts) is None
@@ -108,7 +106,7 @@ def test_a_dress_with_no_legs_in_sight_is_all_garment() -> None:
 
 
 @pytest.mark.parametrize("part", range(25))
-def test_the_neck_that_atr_calls_face(part: int) -> None:
+def test_the_neck_that_atr_calls_face(part):
     ids = np.full((1, 1), 11, np.uint8)
     parts = np.full((1, 1), part, np.uint8)
     due = SKIN if part in (1, 2) else FACE  # DensePose: back and front of the torso
@@ -122,9 +120,7 @@ CIHP_TO_ATR = [0, 1, 2, 14, 3, 4, 7, 4, 12, 6, 11, 17, 5, 11, 14, 15, 12, 13, 9,
 
 
 @pytest.mark.parametrize(("name", "least"), [("vitonhd_00006_00", 0.6), ("catalog_blue_tee", 0.15)])
-def test_real_necks_come_back_and_real_faces_stay(
-    real_samples: Path, name: str, least: float
-) -> None:
+def test_real_necks_come_back_and_real_faces_stay(real_samples, name, least):
     person = Person.load(real_samples / name)
     ids = read_indices(real_samples / name / "parse.png")
     atr = np.array(CIHP_TO_ATR, np.uint8)[ids]
@@ -134,7 +130,7 @@ def test_real_necks_come_back_and_real_faces_stay(
     assert (found[ids == 13] == FACE).all()
 
 
-def test_ignored_pixels_are_background(caplog: pytest.LogCaptureFixture) -> None:
+def test_ignored_pixels_are_background(caplog):
     ids = np.array([[0, 255, 5], [255, 9, 9]], np.uint8)
     assert checked_ids(ids, "parse.png").tolist() == [[0, 0, 5], [0, 9, 9]]
     assert ids[0, 1] == 255  # the caller's
@@ -159,9 +155,7 @@ SAMPLES = [Person.load(folder).parsing for folder in sample_people()]
     method=st.sampled_from([cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_AREA]),
     height=st.sampled_from([128, 256, 473, 512]),
 )
-def test_maps_that_were_resized_smoothly_are_refused(
-    name: str, sample: int, scale: float, method: int, height: int
-) -> None:
+def test_maps_that_were_resized_smoothly_are_refused(name, sample, scale, method, height):
     parsing = SAMPLES[sample]
     size = (height * 3 // 4, height)
     ids = in_set(cv2.resize(parsing, size, interpolation=cv2.INTER_NEAREST_EXACT), name)
@@ -182,14 +176,14 @@ def test_maps_that_were_resized_smoothly_are_refused(
             checked_ids(found)
 
 
-def test_a_map_that_was_a_jpeg_is_refused() -> None:
+def test_a_map_that_was_a_jpeg_is_refused():
     ids = SAMPLES[0]
     lossy = cv2.imdecode(cv2.imencode(".jpg", ids, [cv2.IMWRITE_JPEG_QUALITY, 95])[1], 0)
     with pytest.raises(InputError, match="one id turns into another by way of the ids in between"):
         checked_ids(lossy)
 
 
-def test_real_maps_are_not_refused(real_samples: Path) -> None:
+def test_real_maps_are_not_refused(real_samples):
     for folder in sorted(path for path in real_samples.iterdir() if path.is_dir()):
         ids = read_indices(folder / "parse.png")
         assert (checked_ids(ids) == ids).all()
@@ -202,5 +196,5 @@ def test_real_maps_are_not_refused(real_samples: Path) -> None:
                 checked_ids(cv2.resize(small, (width, height)))
 
 
-def test_colour() -> None:
+def test_colour():
     assert colour(np.array([[0, 4]], np.uint8)).tolist() == [[list(COLOURS[0]), list(COLOURS[4])]]

@@ -4,15 +4,12 @@ The tiny bundle's graph reads classes and parts off the colours of a photo, so t
 """
 
 import logging
-from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
 from garment_transfer.bundle import Bundle, BundleError, Code, InputError
-from garment_transfer.cli.main import main
 from garment_transfer.runtime import Maps, Person, Pipeline, panel, pictures_of, sample_people
 from garment_transfer.runtime.photos import Box
 
@@ -49,12 +46,12 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @pytest.fixture(scope="module")
-def maps(tiny_bundle: Path) -> Maps:
+def maps(tiny_bundle) -> Maps:
     return Maps.load(tiny_bundle, threads=1)
 
 
 @pytest.mark.parametrize("figure", [(10, 20, 300), (200, 260, 150), (120, 30, 250), (0, 0, 400)])
-def test_somebody_is_found_wherever_they_are(maps: Maps, figure: tuple[int, int, int]) -> None:
+def test_somebody_is_found_wherever_they_are(maps, figure):
     image, classes = coded((400, 360), figure)
     person = maps.person(image)
     for label in (2, 4, 5):
@@ -70,7 +67,7 @@ def refusal(maps: Maps, image: np.ndarray, box: Box | None = None) -> tuple[Code
     return error.value.code, str(error.value)
 
 
-def test_what_is_refused_is_refused_in_words(maps: Maps) -> None:
+def test_what_is_refused_is_refused_in_words(maps):
     code, words = refusal(maps, coded((300, 200))[0])
     assert code == Code.BODY_MISSING
     assert "anna.jpg shows nobody" in words
@@ -82,7 +79,7 @@ def test_what_is_refused_is_refused_in_words(maps: Maps) -> None:
     )
 
 
-def test_of_two_people_the_one_in_the_box(maps: Maps) -> None:
+def test_of_two_people_the_one_in_the_box(maps):
     image, classes = coded((300, 400), (10, 20, 280), (10, 220, 270))
     for left in (20, 220):
         person = maps.person(image, box=Box(10, left, 280, 140))
@@ -92,7 +89,7 @@ def test_of_two_people_the_one_in_the_box(maps: Maps) -> None:
         assert not (person.densepose[..., 0] > 0)[~mine].any()
 
 
-def test_a_speck_of_face_on_the_chest_is_skin(maps: Maps) -> None:
+def test_a_speck_of_face_on_the_chest_is_skin(maps):
     image, _ = coded((300, 200), (10, 20, 280))
     clean = maps.person(image.copy())
     image[100:112, 80:92, 0] = 36 * 2 + 18  # the chest's part stays
@@ -102,7 +99,7 @@ def test_a_speck_of_face_on_the_chest_is_skin(maps: Maps) -> None:
     np.testing.assert_array_equal(person.parsing == 2, clean.parsing == 2)
 
 
-def test_doubtful_maps_are_told_of(maps: Maps, caplog: pytest.LogCaptureFixture) -> None:
+def test_doubtful_maps_are_told_of(maps, caplog):
     caplog.set_level(logging.WARNING)
     maps.person(coded((300, 200), (10, 20, 280))[0])
     assert not caplog.records
@@ -111,7 +108,7 @@ def test_doubtful_maps_are_told_of(maps: Maps, caplog: pytest.LogCaptureFixture)
     assert person.confidence["garment"] == pytest.approx(120 / 255, abs=0.01)
 
 
-def test_a_bundle_without_the_graph_says_what_to_do(own_tiny_bundle: Path) -> None:
+def test_a_bundle_without_the_graph_says_what_to_do(own_tiny_bundle):
     manifest = own_tiny_bundle / "manifest.json"
     text = manifest.read_text()
     manifest.write_text(text[: text.index(',\n  "maps"')] + "\n}\n")
@@ -122,7 +119,7 @@ def test_a_bundle_without_the_graph_says_what_to_do(own_tiny_bundle: Path) -> No
     assert error.value.code == Code.GRAPH_MISSING
 
 
-def test_every_backend_of_the_cpu_gives_the_same(tiny_bundle: Path) -> None:
+def test_every_backend_of_the_cpu_gives_the_same(tiny_bundle):
     image, _ = coded((128, 64), (0, 0, 128))
     first, second = (
         Maps.load(Bundle.load(tiny_bundle), name, threads=1).person(image)
@@ -132,7 +129,7 @@ def test_every_backend_of_the_cpu_gives_the_same(tiny_bundle: Path) -> None:
     assert (first.densepose == second.densepose).all()
 
 
-def test_photos_in_place_of_folders(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_photos_in_place_of_folders(invoke, tiny_bundle, tmp_path):
     """The command, lists of pairs, the panel and `prepare` take them."""
     for name, figure in (("anna", (10, 20, 280)), ("bob", (30, 40, 260))):
         Image.fromarray(coded((300, 200), figure)[0]).save(tmp_path / f"{name}.png")
@@ -140,8 +137,7 @@ def test_photos_in_place_of_folders(tiny_bundle: Path, tmp_path: Path) -> None:
     options = ["--bundle", str(tiny_bundle), "--threads", "1"]
 
     def run(*arguments: str) -> None:
-        result = CliRunner().invoke(main, [*arguments])
-        assert result.exit_code == 0, result.output
+        invoke(*arguments)
 
     pipeline = Pipeline.load(tiny_bundle, threads=1)
     people = pipeline.person(anna), pipeline.person(bob)
@@ -156,7 +152,7 @@ def test_photos_in_place_of_folders(tiny_bundle: Path, tmp_path: Path) -> None:
         assert (np.array(Image.open(tmp_path / "listed.png")) == due.image).all()
 
 
-def test_the_network_in_the_package_finds_the_people_in_the_package(tmp_path: Path) -> None:
+def test_the_network_in_the_package_finds_the_people_in_the_package(invoke, tmp_path):
     for folder in sample_people():
         given = Person.load(folder)
         (photo,) = folder.glob("image.*")
@@ -165,8 +161,7 @@ def test_the_network_in_the_package_finds_the_people_in_the_package(tmp_path: Pa
         assert iou(person.parsing == 4, given.parsing == 4) > 0.9
         assert iou(person.densepose[..., 0] > 0, given.densepose[..., 0] > 0) > 0.8
         target = tmp_path / folder.name
-        result = CliRunner().invoke(main, ["prepare", str(photo), "-o", str(target)])
-        assert result.exit_code == 0, result.output
+        invoke("prepare", photo, "-o", target)
         prepared = Person.load(target)
         assert (prepared.parsing == person.parsing).mean() > 0.999
         assert (prepared.densepose == person.densepose).mean() > 0.999

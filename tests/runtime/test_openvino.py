@@ -28,7 +28,7 @@ def inputs() -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("precision", ["float32", "default"])
-def test_parity_on_the_shipped_bundle(inputs: dict[str, np.ndarray], precision: str) -> None:
+def test_parity_on_the_shipped_bundle(inputs, precision):
     due = Pipeline.load(sample_bundle(), threads=1).run(inputs)
     pipeline = Pipeline.load(sample_bundle(), "openvino", threads=1, inference_precision=precision)
     found = pipeline.run(inputs)
@@ -44,7 +44,7 @@ def test_parity_on_the_shipped_bundle(inputs: dict[str, np.ndarray], precision: 
         assert np.abs(found["flow"] - due["flow"]).max() < 0.01
 
 
-def test_threads_share_an_engine(tiny_bundle: Path) -> None:
+def test_threads_share_an_engine(tiny_bundle):
     engine = load_parsing(tiny_bundle)
     random = np.random.default_rng(0)
     shapes = {tensor.name: (2, *tensor.shape[1:]) for tensor in engine.signature.inputs}
@@ -69,7 +69,7 @@ def test_threads_share_an_engine(tiny_bundle: Path) -> None:
     assert len(found) == 8
 
 
-def test_results_outlive_the_next_run(tiny_bundle: Path) -> None:
+def test_results_outlive_the_next_run(tiny_bundle):
     engine = load_parsing(tiny_bundle)
     shapes = {tensor.name: (1, *tensor.shape[1:]) for tensor in engine.signature.inputs}
     first = engine.run({name: np.full(shape, 4, np.uint8) for name, shape in shapes.items()})
@@ -79,7 +79,7 @@ def test_results_outlive_the_next_run(tiny_bundle: Path) -> None:
     assert kept.any()
 
 
-def test_a_request_in_the_pool_does_not_keep_its_inputs(tiny_bundle: Path) -> None:
+def test_a_request_in_the_pool_does_not_keep_its_inputs(tiny_bundle):
     engine = load_parsing(tiny_bundle)
     inputs = {
         tensor.name: np.zeros((1, *tensor.shape[1:]), np.uint8)
@@ -92,7 +92,7 @@ def test_a_request_in_the_pool_does_not_keep_its_inputs(tiny_bundle: Path) -> No
     assert [reference() for reference in kept] == [None] * len(kept)
 
 
-def test_errors(tiny_bundle: Path) -> None:
+def test_errors(tiny_bundle):
     engine = load_parsing(tiny_bundle)
     with pytest.raises(BackendError, match=r"failed to run.*on \(nonsense uint8 \[1\]\)"):
         engine.run({"nonsense": np.zeros(1, np.uint8)})
@@ -112,7 +112,7 @@ signal.raise_signal(signal.SIGTERM)
 """
 
 
-def test_signals_are_survived_after_engines_are_gone(tiny_bundle: Path) -> None:
+def test_signals_are_survived_after_engines_are_gone(tiny_bundle):
     ran = subprocess.run(
         [sys.executable, "-c", INTERRUPTED, tiny_bundle],
         capture_output=True,

@@ -1,7 +1,7 @@
 import io
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,6 @@ from garment_transfer.runtime import (
     transfer_pairs,
 )
 
-MakePerson = Callable[..., Person]
-SavePerson = Callable[..., Path]
-
 
 def write(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "pairs.csv"
@@ -30,7 +27,7 @@ def write(tmp_path: Path, text: str) -> Path:
     return path
 
 
-def test_lists_as_spreadsheets_write_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lists_as_spreadsheets_write_them(tmp_path, monkeypatch):
     due = [Pair(tmp_path / "a", tmp_path / "b", tmp_path / "c.png")]
     for text in (
         "Output;Note;Person;Garment_Owner\r\nc.png;red;a;b\r\n",
@@ -43,7 +40,7 @@ def test_lists_as_spreadsheets_write_them(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
-def test_read(tmp_path: Path, mark: str) -> None:
+def test_read(tmp_path, mark):
     path = write(tmp_path, f'{mark}person,garment_owner,output\na, b,out/c.png\n\n/x,"y,z",d.png\n')
     assert read_pairs(path) == [
         Pair(tmp_path / "a", tmp_path / "b", tmp_path / "out" / "c.png"),
@@ -57,30 +54,21 @@ def test_read(tmp_path: Path, mark: str) -> None:
         ("", r"has the header \(none\); expected person,garment_owner,output"),
         ("a,b,c.png\n", r"has the header a,b,c\.png; expected person,garment_owner,output"),
         ("person,garment_owner,output\n", r"lists no pairs; add a line"),
-        (
-            "person,garment_owner,output\na,b\n",
-            r"line 2: .*expected a cell under each of",
-        ),
-        (
-            "person,garment_owner,output\na,,c.png\n",
-            r"line 2: .*expected a cell under each of",
-        ),
-        (
-            "person,garment_owner,output\na,b,c.png,d\n",
-            r"line 2: .*expected a cell under each of",
-        ),
+        ("person,garment_owner,output\na,b\n", r"line 2: .*expected a cell under each of"),
+        ("person,garment_owner,output\na,,c.png\n", r"line 2: .*expected a cell under each of"),
+        ("person,garment_owner,output\na,b,c.png,d\n", r"line 2: .*expected a cell under each of"),
         (
             "person,garment_owner,output\na,b,c.png\nd,e,c.png\n",
             r"line 3: the output c\.png is that of line 2 too; give each pair its own",
         ),
     ],
 )
-def test_bad_lists(tmp_path: Path, text: str, due: str) -> None:
+def test_bad_lists(tmp_path, text, due):
     with pytest.raises(InputError, match=rf"pairs\.csv.*{due}"):
         read_pairs(write(tmp_path, text))
 
 
-def test_unreadable(tmp_path: Path) -> None:
+def test_unreadable(tmp_path):
     with pytest.raises(
         InputError, match=r"none\.csv cannot be read.*No such file.*expected a UTF-8"
     ):
@@ -91,7 +79,7 @@ def test_unreadable(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3, 7, 9])
-def test_shards_are_the_list(count: int) -> None:
+def test_shards_are_the_list(count):
     pairs = [Pair(Path(f"p{i}"), Path("o"), Path(f"{i}.png")) for i in range(7)]
     shards = [shard(pairs, index, count) for index in range(count)]
     assert sorted((pair for part in shards for pair in part), key=pairs.index) == pairs
@@ -99,13 +87,13 @@ def test_shards_are_the_list(count: int) -> None:
 
 
 @pytest.mark.parametrize(("index", "count"), [(4, 4), (-1, 4), (0, 0)])
-def test_bad_shards(index: int, count: int) -> None:
+def test_bad_shards(index, count):
     with pytest.raises(InputError, match=r"expected I/N with I from 0 to N-1"):
         shard([], index, count)
 
 
 @pytest.fixture
-def pairs(tmp_path: Path, make_person: MakePerson, save_person: SavePerson) -> list[Pair]:
+def pairs(tmp_path, make_person, save_person) -> list[Pair]:
     """Seven pairs of people of different sizes."""
     sizes = [(64, 32), (128, 64), (100, 90), (96, 48)]
     people = [
@@ -126,9 +114,7 @@ def alone(pipeline: Pipeline, pair: Pair) -> np.ndarray:
 
 
 @pytest.mark.parametrize("batch", [1, 3, 16])
-def test_a_batch_gives_what_single_transfers_give(
-    tiny_bundle: Path, pairs: list[Pair], batch: int
-) -> None:
+def test_a_batch_gives_what_single_transfers_give(tiny_bundle, pairs, batch):
     pipeline = Pipeline.load(tiny_bundle, threads=1)
     outcomes = list(transfer_pairs(pipeline, pairs, batch=batch))
     assert [outcome.pair for outcome in outcomes] == pairs
@@ -137,9 +123,7 @@ def test_a_batch_gives_what_single_transfers_give(
         assert (written(pair) == alone(pipeline, pair)).all()
 
 
-def test_a_failing_pair_costs_its_batch_nothing(
-    tiny_bundle: Path, pairs: list[Pair], make_person: MakePerson, save_person: SavePerson
-) -> None:
+def test_a_failing_pair_costs_its_batch_nothing(tiny_bundle, pairs, make_person, save_person):
     folder = pairs[0].output.parent
     bare = save_person(make_person(garment=(0, 0, 0, 0)), folder / "bare")
     broken = save_person(make_person(), folder / "broken")
@@ -164,7 +148,7 @@ def test_a_failing_pair_costs_its_batch_nothing(
             outcome.pair.output.unlink()
 
 
-def test_an_empty_batch(tiny_bundle: Path, pairs: list[Pair]) -> None:
+def test_an_empty_batch(tiny_bundle, pairs):
     with pytest.raises(InputError) as error:
         next(transfer_pairs(Pipeline.load(tiny_bundle, threads=1), pairs, batch=0))
     assert error.value.code == Code.ARGUMENT_INVALID
@@ -185,9 +169,7 @@ class _OfOne:
         return self.engine.run(inputs)
 
 
-def test_a_batch_that_fails_is_run_pair_by_pair(
-    tiny_bundle: Path, pairs: list[Pair], make_person: MakePerson, save_person: SavePerson
-) -> None:
+def test_a_batch_that_fails_is_run_pair_by_pair(tiny_bundle, pairs, make_person, save_person):
     person = make_person()
     white = person.image.copy()
     white[0, 0] = 255
@@ -207,7 +189,7 @@ def test_a_batch_that_fails_is_run_pair_by_pair(
         assert (written(outcome.pair) == alone(whole, outcome.pair)).all()
 
 
-def test_no_more_than_three_batches_are_taken_ahead(tiny_bundle: Path, pairs: list[Pair]) -> None:
+def test_no_more_than_three_batches_are_taken_ahead(tiny_bundle, pairs):
     taken = 0
 
     def endless() -> Iterator[Pair]:
@@ -220,10 +202,10 @@ def test_no_more_than_three_batches_are_taken_ahead(tiny_bundle: Path, pairs: li
     for seen in range(1, 12):
         assert next(outcomes).error is None
         assert taken <= seen + 3 * 2
-    outcomes.close()  # type: ignore[attr-defined]
+    outcomes.close()
 
 
-def test_done_means_newer_than_both_people(pairs: list[Pair]) -> None:
+def test_done_means_newer_than_both_people(pairs):
     pair = pairs[0]
     assert not is_done(pair)
     Image.new("RGB", (1, 1)).save(pair.output)

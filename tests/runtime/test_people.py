@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,17 +24,14 @@ from garment_transfer.runtime.photos import (
     read_photo,
 )
 
-MakePerson = Callable[..., Person]
-SavePerson = Callable[..., Path]
-
 
 @pytest.fixture
-def folder(make_person: MakePerson, save_person: SavePerson, tmp_path: Path) -> Path:
+def folder(make_person, save_person, tmp_path) -> Path:
     """The folder of a person that can be loaded."""
     return save_person(make_person(), tmp_path / "anna")
 
 
-def arrays(make_person: MakePerson) -> dict[str, Any]:
+def arrays(make_person) -> dict[str, Any]:
     person = make_person()
     return {
         "image": person.image.copy(),
@@ -44,7 +40,7 @@ def arrays(make_person: MakePerson) -> dict[str, Any]:
     }
 
 
-def test_load(folder: Path, make_person: MakePerson) -> None:
+def test_load(folder, make_person):
     person, due = Person.load(folder), make_person()
     assert person.name == str(folder)
     assert (person.image == due.image).all()
@@ -52,7 +48,7 @@ def test_load(folder: Path, make_person: MakePerson) -> None:
     assert (person.densepose == due.densepose).all()
 
 
-def test_arrays_are_copied_and_read_only(make_person: MakePerson) -> None:
+def test_arrays_are_copied_and_read_only(make_person):
     given = arrays(make_person)
     person = Person.from_arrays(**given)
     given["image"][:] = 0
@@ -67,7 +63,7 @@ def test_arrays_are_copied_and_read_only(make_person: MakePerson) -> None:
 
 
 @pytest.mark.parametrize("view", [False, True])
-def test_nobody_can_change_a_person(make_person: MakePerson, view: bool) -> None:
+def test_nobody_can_change_a_person(make_person, view):
     """Not by the arrays that it was made of, nor by what they are views of."""
     given = arrays(make_person)
     views = {name: array[:] for name, array in given.items()}
@@ -79,9 +75,7 @@ def test_nobody_can_change_a_person(make_person: MakePerson, view: bool) -> None
         assert getattr(person, name).max() < 250
 
 
-def test_arrays_that_cannot_change_are_not_copied(
-    make_person: MakePerson, monkeypatch: pytest.MonkeyPatch, folder: Path
-) -> None:
+def test_arrays_that_cannot_change_are_not_copied(make_person, monkeypatch, folder):
     person = make_person()
     for other in (
         Person(person.image, person.parsing, person.densepose),
@@ -97,7 +91,7 @@ def test_arrays_that_cannot_change_are_not_copied(
 
 
 @pytest.mark.parametrize("suffix", ["gif", "jfif", "mpo", "webp", "bmp", "avif", "heic"])
-def test_photos_of_every_suffix(folder: Path, make_person: MakePerson, suffix: str) -> None:
+def test_photos_of_every_suffix(folder, make_person, suffix):
     image = Image.open(folder / "image.png")
     (folder / "image.png").unlink()
     if suffix == "heic":
@@ -111,7 +105,7 @@ def test_photos_of_every_suffix(folder: Path, make_person: MakePerson, suffix: s
     assert np.abs(found - make_person().image).mean() < 12  # noise, and few colours in GIF
 
 
-def test_names_as_other_systems_write_them(folder: Path, make_person: MakePerson) -> None:
+def test_names_as_other_systems_write_them(folder, make_person):
     """Capitals, a byte order mark, and folders that are called like files."""
     for name in ("image.png", "parse.png", "densepose.png", "meta.json"):
         (folder / name).rename(folder / name.upper())
@@ -126,7 +120,7 @@ def test_names_as_other_systems_write_them(folder: Path, make_person: MakePerson
 
 
 @pytest.mark.parametrize("name", ["image.png", "parse.png", "densepose.png", "meta.json"])
-def test_a_folder_in_place_of_a_file(folder: Path, name: str) -> None:
+def test_a_folder_in_place_of_a_file(folder, name):
     (folder / name).unlink()
     (folder / name).mkdir()
     with pytest.raises(InputError, match=r"is a folder|\(Is a directory\)") as error:
@@ -135,7 +129,7 @@ def test_a_folder_in_place_of_a_file(folder: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("label_set", ["cihp20", "atr18"])
-def test_a_parse_map_in_the_colours_of_its_set(folder: Path, label_set: str) -> None:
+def test_a_parse_map_in_the_colours_of_its_set(folder, label_set):
     colours = {value: voc_colour(value) for value in (*LABEL_SETS[label_set].classes, 255)}
     ids = np.zeros((64, 32), np.uint8)
     ids[:32], ids[40:44], ids[60:] = 12, 18, 255
@@ -148,14 +142,14 @@ def test_a_parse_map_in_the_colours_of_its_set(folder: Path, label_set: str) -> 
     assert len(np.unique(due)) == 3
 
 
-def test_options_override_meta(folder: Path) -> None:
+def test_options_override_meta(folder):
     (folder / "meta.json").write_text('{"parse": "viton14", "densepose": "parula"}')
     Person.load(folder, label_set="classes7", densepose_encoding="iuv-png")
     (folder / "meta.json").unlink()
     Person.load(folder, label_set="classes7", densepose_encoding="iuv-png")
 
 
-def test_iuv_array(make_person: MakePerson) -> None:
+def test_iuv_array(make_person):
     given = arrays(make_person)
     due = given["densepose"]
     iuv = due.transpose(2, 0, 1) / np.float32([[[1]], [[255]], [[255]]])
@@ -166,7 +160,7 @@ def test_iuv_array(make_person: MakePerson) -> None:
     assert (Person.from_arrays(**given, densepose_encoding="iuv").densepose == due).all()
 
 
-def test_parula_survives_jpeg() -> None:
+def test_parula_survives_jpeg():
     part = np.zeros((96, 96), np.uint8)
     for i in range(1, 25):
         row, column = divmod(i - 1, 5)
@@ -183,7 +177,7 @@ def test_parula_survives_jpeg() -> None:
         assert (iuv[..., 0][block & inner] == i).all()
 
 
-def test_parula_palette_is_opencvs() -> None:
+def test_parula_palette_is_opencvs():
     palette = parula_palette()
     assert palette[0].tolist() == [0, 0, 0]
     level = np.full((1, 1), int(13 * 255 / 24), np.uint8)
@@ -191,7 +185,7 @@ def test_parula_palette_is_opencvs() -> None:
     assert palette[13].tolist() == due.tolist()
 
 
-def test_maps_of_another_size_are_fitted(folder: Path, make_person: MakePerson) -> None:
+def test_maps_of_another_size_are_fitted(folder, make_person):
     person = make_person()
     for name, scale in (("parse.png", 2), ("densepose.png", 4)):
         with Image.open(folder / name) as image:
@@ -203,14 +197,14 @@ def test_maps_of_another_size_are_fitted(folder: Path, make_person: MakePerson) 
 
 
 @pytest.mark.parametrize("name", ["parse.png", "densepose.png"])
-def test_maps_of_another_aspect(folder: Path, name: str) -> None:
+def test_maps_of_another_aspect(folder, name):
     with Image.open(folder / name) as image:
         image.resize((image.height, image.width), Image.Resampling.NEAREST).save(folder / name)
     with pytest.raises(InputError, match=rf"{name} is 64x32.*image\.png 32x64: the aspects.*same"):
         Person.load(folder)
 
 
-def test_missing_folder(tmp_path: Path) -> None:
+def test_missing_folder(tmp_path):
     with pytest.raises(InputError, match=r"bob does not exist; expected a person"):
         Person.load(tmp_path / "bob")
     (tmp_path / "bob").write_text("")
@@ -219,7 +213,7 @@ def test_missing_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stem", ["image", "densepose"])
-def test_missing_or_double_files(folder: Path, stem: str) -> None:
+def test_missing_or_double_files(folder, stem):
     shutil.copy(folder / f"{stem}.png", folder / f"{stem}.jpg")
     with pytest.raises(InputError, match=rf"anna has more than one {stem}.*remove all but one"):
         Person.load(folder)
@@ -229,7 +223,7 @@ def test_missing_or_double_files(folder: Path, stem: str) -> None:
         Person.load(folder)
 
 
-def test_missing_parse_map(folder: Path) -> None:
+def test_missing_parse_map(folder):
     (folder / "parse.png").rename(folder / "parse.jpg")
     with pytest.raises(
         InputError, match=r"anna has no parse\.png; there is: parse\.jpg; .* as a PNG"
@@ -249,7 +243,7 @@ def test_missing_parse_map(folder: Path) -> None:
         ("densepose", "densepose_encoding", Code.DENSEPOSE_ENCODING_UNKNOWN),
     ],
 )
-def test_missing_or_unknown_names(folder: Path, key: str, option: str, code: Code) -> None:
+def test_missing_or_unknown_names(folder, key, option, code):
     path = folder / "meta.json"
     meta = json.loads(path.read_text())
     path.write_text(json.dumps({name: value for name, value in meta.items() if name != key}))
@@ -268,14 +262,14 @@ def test_missing_or_unknown_names(folder: Path, key: str, option: str, code: Cod
 
 
 @pytest.mark.parametrize("text", ["{", "[" * 100_000, "[]", '{"parse": 1}', "\xff"])
-def test_broken_meta(folder: Path, text: str) -> None:
+def test_broken_meta(folder, text):
     (folder / "meta.json").write_text(text, encoding="latin-1")
     with pytest.raises(InputError, match=r"meta\.json cannot be read .*expected") as error:
         Person.load(folder)
     assert error.value.code == Code.META_INVALID
 
 
-def test_spoilt_files(bad_people: list[tuple[Path, str, str]]) -> None:
+def test_spoilt_files(bad_people):
     for folder, code, says in bad_people:
         with pytest.raises(InputError) as error:
             Person.load(folder)
@@ -299,14 +293,14 @@ def npy_header(shape: str) -> bytes:
         (npy_header("(" * 4000), r"cannot be read as a NumPy array"),
     ],
 )
-def test_unreadable_densepose(folder: Path, content: bytes, due: str) -> None:
+def test_unreadable_densepose(folder, content, due):
     (folder / "densepose.png").unlink()
     (folder / "densepose.npy").write_bytes(content)
     with pytest.raises(InputError, match=rf"densepose\.npy {due}.*numpy\.save"):
         Person.load(folder, densepose_encoding="iuv")
 
 
-def test_densepose_that_is_too_large_is_not_read(folder: Path) -> None:
+def test_densepose_that_is_too_large_is_not_read(folder):
     (folder / "densepose.png").unlink()
     path = folder / "densepose.npy"
     path.write_bytes(npy_header("(3, 1000000, 1000000)"))
@@ -318,12 +312,12 @@ def test_densepose_that_is_too_large_is_not_read(folder: Path) -> None:
 
 @pytest.mark.parametrize("encoding", ["iuv", "iuv-png", "parula"])
 @pytest.mark.parametrize("densepose", [None, [[0]]])
-def test_densepose_that_is_no_array(densepose: Any, encoding: str) -> None:
+def test_densepose_that_is_no_array(densepose, encoding):
     with pytest.raises(InputError, match=r"densepose is a \w+; expected a numpy array"):
         decode_densepose(densepose, encoding)
 
 
-def test_densepose_objects_are_not_unpickled(folder: Path) -> None:
+def test_densepose_objects_are_not_unpickled(folder):
     (folder / "densepose.png").unlink()
     np.save(folder / "densepose.npy", np.array([{}], object), allow_pickle=True)
     with pytest.raises(InputError, match=r"densepose\.npy cannot be read"):
@@ -367,16 +361,10 @@ def with_value(channel: int, value: float) -> np.ndarray:
             "parula",
             r"densepose does not look like encoding parula.*name the encoding",
         ),
-        (
-            iuv(),
-            "uvi",
-            r"unknown DensePose encoding 'uvi'; expected one of iuv, iuv-png, parula",
-        ),
+        (iuv(), "uvi", r"unknown DensePose encoding 'uvi'; expected one of iuv, iuv-png, parula"),
     ],
 )
-def test_densepose_out_of_range(
-    make_person: MakePerson, densepose: np.ndarray, encoding: str, due: str
-) -> None:
+def test_densepose_out_of_range(make_person, densepose, encoding, due):
     given = {**arrays(make_person), "densepose": densepose}
     with pytest.raises(InputError, match=due):
         Person.from_arrays(**given, densepose_encoding=encoding)
@@ -394,30 +382,28 @@ def test_densepose_out_of_range(
         (lambda a: a.tolist(), r"is a list; expected a numpy array.*numpy\.asarray"),
     ],
 )
-def test_arrays_of_the_wrong_kind(
-    make_person: MakePerson, name: str, change: Callable[[np.ndarray], Any], due: str
-) -> None:
+def test_arrays_of_the_wrong_kind(make_person, name, change, due):
     given = arrays(make_person)
     given[name] = change(given[name])
     with pytest.raises(InputError, match=f"^{name} {due}"):
         Person.from_arrays(**given)
 
 
-def test_image_that_is_not_rgb(make_person: MakePerson) -> None:
+def test_image_that_is_not_rgb(make_person):
     given = arrays(make_person)
     for image in (given["image"][..., 0], np.dstack([given["image"], given["parsing"]])):
         with pytest.raises(InputError, match=r"^image is uint8 .*expected uint8 RGB \[H,W,3\]"):
             Person.from_arrays(**{**given, "image": image})
 
 
-def test_absurdly_large_array(make_person: MakePerson) -> None:
+def test_absurdly_large_array(make_person):
     # A view of one byte: nothing of this size is ever allocated.
     image = np.broadcast_to(np.uint8(0), (10**6, 10**6, 3))
     with pytest.raises(InputError, match=rf"image is 1000000x1000000.*at most {MAX_SIDE}"):
         Person.from_arrays(**{**arrays(make_person), "image": image})
 
 
-def test_person_without_a_body(folder: Path, make_person: MakePerson) -> None:
+def test_person_without_a_body(folder, make_person):
     given = arrays(make_person)
     given["densepose"][:] = 0
     with pytest.raises(
@@ -431,7 +417,7 @@ def test_person_without_a_body(folder: Path, make_person: MakePerson) -> None:
         Person.load(folder)
 
 
-def test_a_parse_map_that_shows_nobody(make_person: MakePerson) -> None:
+def test_a_parse_map_that_shows_nobody(make_person):
     given = arrays(make_person)
     for nothing in (0, 255):
         given["parsing"][:] = nothing
@@ -442,7 +428,7 @@ def test_a_parse_map_that_shows_nobody(make_person: MakePerson) -> None:
         replace(make_person(), parsing=given["parsing"] * np.uint8(0))
 
 
-def test_names_that_are_no_text(make_person: MakePerson, folder: Path) -> None:
+def test_names_that_are_no_text(make_person, folder):
     for wrong in (7, ["classes7"]):
         with pytest.raises(InputError, match="unknown name"):
             Person.load(folder, label_set=wrong)
@@ -460,9 +446,7 @@ def test_names_that_are_no_text(make_person: MakePerson, folder: Path) -> None:
             Person.from_arrays(**arrays(make_person), **{option: ["classes7"]})
 
 
-def test_open_files_give_the_person_of_their_folder(
-    make_person: MakePerson, save_person: SavePerson, tmp_path: Path
-) -> None:
+def test_open_files_give_the_person_of_their_folder(make_person, save_person, tmp_path):
     folder = save_person(make_person(), tmp_path)
     due = Person.load(folder)
     names = ("image.png", "parse.png", "densepose.png")
@@ -483,9 +467,7 @@ def test_open_files_give_the_person_of_their_folder(
     assert (other.densepose == due.densepose).all()
 
 
-def test_open_files_are_called_by_what_they_are(
-    make_person: MakePerson, save_person: SavePerson, tmp_path: Path
-) -> None:
+def test_open_files_are_called_by_what_they_are(make_person, save_person, tmp_path):
     folder = save_person(make_person(), tmp_path)
     files = {
         name: (folder / f"{name}.png").read_bytes() for name in ("image", "parse", "densepose")
@@ -513,7 +495,7 @@ def test_open_files_are_called_by_what_they_are(
         person("iuv", densepose=header.getvalue() + bytes(100))
 
 
-def test_owner_without_a_garment(make_person: MakePerson) -> None:
+def test_owner_without_a_garment(make_person):
     make_person().check_garment()
     bare = make_person(garment=(0, 0, 0, 0))
     with pytest.raises(InputError, match=r"^garment owner wears no upper garment: 0 pixels.*cho"):
@@ -523,9 +505,7 @@ def test_owner_without_a_garment(make_person: MakePerson) -> None:
         named.check_garment()
 
 
-def test_direct_construction_is_validated_and_leaves_the_arrays_alone(
-    make_person: MakePerson,
-) -> None:
+def test_direct_construction_is_validated_and_leaves_the_arrays_alone(make_person):
     given = arrays(make_person)
     Person(**given)
     given["parsing"][0, 0] = 7
@@ -545,9 +525,7 @@ def test_direct_construction_is_validated_and_leaves_the_arrays_alone(
         ("catalog_blue_tee", (1024, 768), {0, 1, 2, 3, 4, 5}),
     ],
 )
-def test_real_people(
-    real_samples: Path, name: str, size: tuple[int, int], classes: set[int]
-) -> None:
+def test_real_people(real_samples, name, size, classes):
     person = Person.load(real_samples / name)
     assert person.parsing.shape == size
     assert set(np.unique(person.parsing).tolist()) == classes
@@ -562,7 +540,7 @@ def test_real_people(
     assert part[person.parsing == 2].astype(bool).mean() > 0.9
 
 
-def test_real_maps_of_a_wrong_set_are_found_out(real_samples: Path) -> None:
+def test_real_maps_of_a_wrong_set_are_found_out(real_samples):
     with pytest.raises(InputError, match=r"parse\.png has ids that label set viton14 does not"):
         Person.load(real_samples / "vitonhd_00006_00", label_set="viton14")
     with pytest.raises(InputError, match=r"densepose\.jpg: channel I reaches .*encoding"):

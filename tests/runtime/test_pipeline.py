@@ -1,11 +1,8 @@
 import re
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import cv2
 import numpy as np
@@ -13,7 +10,7 @@ import pytest
 
 from garment_transfer.bundle import BackendError, Bundle, Code, InputError, border_width
 from garment_transfer.cli.options import THREADS
-from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people, stage_inputs
+from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people
 from garment_transfer.runtime.backends import (
     MAX_THREADS,
     Arrays,
@@ -22,13 +19,11 @@ from garment_transfer.runtime.backends import (
     onnxruntime,
 )
 
-MakePerson = Callable[..., Person]
-
 OTHER_GARMENT = (0.25, 0.5, 0.15, 0.9)
 
 
 @pytest.fixture(scope="module")
-def pipeline(tiny_bundle: Path) -> Pipeline:
+def pipeline(tiny_bundle) -> Pipeline:
     return Pipeline.load(tiny_bundle, threads=1)
 
 
@@ -72,9 +67,7 @@ def inputs_of(people: list[Person], owners: list[Person]) -> dict[str, np.ndarra
     }
 
 
-def test_transfer_at_the_bundles_size(
-    pipeline: Pipeline, make_person: MakePerson, tiny: SimpleNamespace
-) -> None:
+def test_transfer_at_the_bundles_size(pipeline, make_person, tiny):
     person, owner = make_person(), make_person(garment=OTHER_GARMENT, seed=1)
     start = time.perf_counter()
     transfer = pipeline.transfer(person, owner)
@@ -90,9 +83,7 @@ def test_transfer_at_the_bundles_size(
     assert 0 < sum(transfer.timings.values()) < took
 
 
-def test_run_moves_arrays_only(
-    pipeline: Pipeline, make_person: MakePerson, tiny: SimpleNamespace
-) -> None:
+def test_run_moves_arrays_only(pipeline, make_person, tiny):
     people = [make_person(seed=1), make_person(garment=OTHER_GARMENT, seed=2)]
     owners = [make_person(garment=OTHER_GARMENT, seed=3), make_person(seed=4)]
     outputs = pipeline.run(inputs_of(people, owners))
@@ -102,21 +93,7 @@ def test_run_moves_arrays_only(
             assert (outputs[name][index] == array).all(), name
 
 
-def test_stage_inputs(make_person: MakePerson, tiny: SimpleNamespace) -> None:
-    person, owner = make_person(), make_person(128, 64, seed=1)
-    inputs = stage_inputs(person, owner, tiny.size, None)
-    assert (inputs["person_parsing"] == person.parsing).all()
-    assert {name: array.shape for name, array in inputs.items()} == {
-        "person_image": (64, 32, 3),
-        "person_parsing": (64, 32),
-        "person_densepose": (64, 32, 3),
-        "garment_image": (64, 32, 3),
-        "garment_parsing": (64, 32),
-        "garment_densepose": (64, 32, 3),
-    }
-
-
-def test_batch_of_several_sizes(pipeline: Pipeline, make_person: MakePerson) -> None:
+def test_batch_of_several_sizes(pipeline, make_person):
     people = [make_person(), make_person(256, 128, seed=1), make_person(100, 90, seed=2)]
     owners = [make_person(300, 100, garment=OTHER_GARMENT, seed=3), people[0], people[1]]
     batch = pipeline.transfer_batch(people, owners)
@@ -128,7 +105,7 @@ def test_batch_of_several_sizes(pipeline: Pipeline, make_person: MakePerson) -> 
     assert pipeline.transfer_batch([], []) == []
 
 
-def test_threads_agree(pipeline: Pipeline, make_person: MakePerson) -> None:
+def test_threads_agree(pipeline, make_person):
     pairs = [(make_person(128, 64, seed=i), make_person(seed=50 + i)) for i in range(8)]
     alone = [pipeline.transfer(*pair).image for pair in pairs]
     with ThreadPoolExecutor(4) as pool:
@@ -137,12 +114,12 @@ def test_threads_agree(pipeline: Pipeline, make_person: MakePerson) -> None:
         assert (image == alone[index % 8]).all()
 
 
-def test_unequal_lengths(pipeline: Pipeline, make_person: MakePerson) -> None:
+def test_unequal_lengths(pipeline, make_person):
     with pytest.raises(InputError, match=r"2 people and 1 garment owners; expected one.*repeat"):
         pipeline.transfer_batch([make_person()] * 2, [make_person()])
 
 
-def test_owner_without_a_garment(pipeline: Pipeline, make_person: MakePerson) -> None:
+def test_owner_without_a_garment(pipeline, make_person):
     bare = make_person(garment=(0, 0, 0, 0))
     with pytest.raises(InputError, match=r"^garment owner wears no upper garment"):
         pipeline.transfer(make_person(), bare)
@@ -159,10 +136,7 @@ def test_owner_without_a_garment(pipeline: Pipeline, make_person: MakePerson) ->
             r"the inputs are garment_densepose.*expected person_parsing uint8",
         ),
         ({"flow": np.zeros(1)}, r"the inputs are flow, .*pass these and no others"),
-        (
-            {"person_image": [1]},
-            r"person_image is a list, not a numpy array; expected .*asarray",
-        ),
+        ({"person_image": [1]}, r"person_image is a list, not a numpy array; expected .*asarray"),
         (
             {"person_image": np.zeros((1, 64, 32, 3), np.float32)},
             r"person_image is float32 \[1, 64",
@@ -174,15 +148,13 @@ def test_owner_without_a_garment(pipeline: Pipeline, make_person: MakePerson) ->
         ({"garment_parsing": np.zeros((1, 32, 64), np.uint8)}, r"garment_parsing .*stage_inputs"),
     ],
 )
-def test_run_checks_its_inputs(
-    pipeline: Pipeline, make_person: MakePerson, change: dict[str, Any], words: str
-) -> None:
+def test_run_checks_its_inputs(pipeline, make_person, change, words):
     inputs = {**inputs_of([make_person()], [make_person()]), **change}
     with pytest.raises(InputError, match=words):
         pipeline.run({name: array for name, array in inputs.items() if array is not None})
 
 
-def test_load(tiny_bundle: Path, tiny: SimpleNamespace) -> None:
+def test_load(tiny_bundle, tiny):
     assert Pipeline.load(Bundle.load(tiny_bundle)).size == tiny.size
     with pytest.raises(BackendError, match=r"unknown backend 'nope'; expected one of ") as error:
         Pipeline.load(tiny_bundle, backend="nope")
@@ -202,17 +174,13 @@ def test_load(tiny_bundle: Path, tiny: SimpleNamespace) -> None:
         ("openvino", {"inference_precision": "int8"}, "option_invalid", "'int8'"),
     ],
 )
-def test_options_are_never_ignored(
-    tiny_bundle: Path, backend: str, options: dict[str, Any], code: str, words: str
-) -> None:
+def test_options_are_never_ignored(tiny_bundle, backend, options, code, words):
     with pytest.raises((BackendError, InputError), match=words) as error:
         Pipeline.load(tiny_bundle, backend, **options)
     assert error.value.code == code
 
 
-def test_auto_is_the_cpu_without_engines_and_a_gpu(
-    tiny_bundle: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_auto_is_the_cpu_without_engines_and_a_gpu(tiny_bundle, caplog):
     name, reason = choose_backend(Bundle.load(tiny_bundle))
     if name != "onnxruntime":
         pytest.skip("there is a GPU")
@@ -224,9 +192,7 @@ def test_auto_is_the_cpu_without_engines_and_a_gpu(
 
 
 @pytest.mark.parametrize("name", ["person_parsing", "garment_parsing", "garment_densepose"])
-def test_ids_that_do_not_exist_are_refused(
-    pipeline: Pipeline, make_person: MakePerson, name: str
-) -> None:
+def test_ids_that_do_not_exist_are_refused(pipeline, make_person, name):
     inputs = inputs_of([make_person()], [make_person()])
     inputs[name][0, 3, 4] = 200
     with pytest.raises(InputError, match=rf"{name} has the id 200; expected 0 to") as error:
@@ -234,7 +200,7 @@ def test_ids_that_do_not_exist_are_refused(
     assert error.value.code == Code.ID_OUT_OF_RANGE
 
 
-def test_an_empty_batch_is_refused(pipeline: Pipeline, make_person: MakePerson) -> None:
+def test_an_empty_batch_is_refused(pipeline, make_person):
     inputs = {k: v[:0] for k, v in inputs_of([make_person()], [make_person()]).items()}
     with pytest.raises(InputError, match=r"expected one size for all arrays, 1 or more") as error:
         pipeline.run(inputs)
@@ -256,7 +222,7 @@ class _Slow:
         return self._engine.run(inputs)
 
 
-def test_close_waits_for_transfers_under_way(tiny_bundle: Path, make_person: MakePerson) -> None:
+def test_close_waits_for_transfers_under_way(tiny_bundle, make_person):
     bundle = Bundle.load(tiny_bundle)
     engines = onnxruntime.load(bundle, None, onnxruntime.Options(threads=1))
     slow = _Slow(engines["parsing"])
@@ -277,7 +243,7 @@ def test_close_waits_for_transfers_under_way(tiny_bundle: Path, make_person: Mak
         closing.result(60)
 
 
-def test_the_shipped_bundle_transfers_the_shipped_people() -> None:
+def test_the_shipped_bundle_transfers_the_shipped_people():
     pipeline = Pipeline.load(sample_bundle(), threads=2)
     person, owner = (Person.load(folder) for folder in sample_people())
     transfer = pipeline.transfer(person, owner)
@@ -308,9 +274,7 @@ def test_the_shipped_bundle_transfers_the_shipped_people() -> None:
         ("catalog_blue_tee", "viton_000174_0"),
     ],
 )
-def test_the_shipped_bundle_transfers_real_people(
-    real_samples: Path, name: str, owner_name: str
-) -> None:
+def test_the_shipped_bundle_transfers_real_people(real_samples, name, owner_name):
     pipeline = Pipeline.load(sample_bundle(), threads=2)
     person, owner = (Person.load(real_samples / folder) for folder in (name, owner_name))
     transfer = pipeline.transfer(person, owner)
@@ -320,7 +284,7 @@ def test_the_shipped_bundle_transfers_real_people(
     assert np.isfinite(transfer.flow).all()
 
 
-def test_one_line_each(tiny_bundle: Path, make_person: MakePerson) -> None:
+def test_one_line_each(tiny_bundle, make_person):
     person = make_person()
     with Pipeline.load(tiny_bundle, threads=1) as pipeline:
         assert repr(pipeline) == "<Pipeline of tiny at 64x32 on onnxruntime>"
@@ -331,7 +295,7 @@ def test_one_line_each(tiny_bundle: Path, make_person: MakePerson) -> None:
     assert repr(person) == "<Person without a name, 32x64 pixels>"
 
 
-def test_what_is_no_person_and_no_number_of_threads(tiny_bundle: Path) -> None:
+def test_what_is_no_person_and_no_number_of_threads(tiny_bundle):
     pipeline = Pipeline.load(tiny_bundle, threads=1)
     with pytest.raises(InputError, match="the bundle is a NoneType; expected a path"):
         Pipeline.load(None)
@@ -340,7 +304,7 @@ def test_what_is_no_person_and_no_number_of_threads(tiny_bundle: Path) -> None:
     with pytest.raises(InputError, match="the inputs are a NoneType; expected arrays by name"):
         pipeline.run(None)
     with pytest.raises(InputError, match=r"a person is a str; expected Person; Person\.load"):
-        pipeline.transfer("anna", "bob")  # type: ignore[arg-type]
+        pipeline.transfer("anna", "bob")
     for threads in (2.5, "2", True, 0, MAX_THREADS + 1, 10**20):
         with pytest.raises(InputError, match="threads"):
             Pipeline.load(tiny_bundle, threads=threads)

@@ -3,7 +3,6 @@
 import hashlib
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -36,7 +35,7 @@ def group() -> dict[str, np.ndarray]:
     return synthetic.training_group(3, SIZE)
 
 
-def test_a_group_has_the_promised_arrays(group: dict[str, np.ndarray]) -> None:
+def test_a_group_has_the_promised_arrays(group):
     h, w = SIZE
     assert {key: (x.shape, x.dtype) for key, x in group.items()} == {
         "image": ((2, 2, h, w, 3), np.uint8),
@@ -58,7 +57,7 @@ def test_a_group_has_the_promised_arrays(group: dict[str, np.ndarray]) -> None:
         assert (group["parsing"] == label).any(axis=(2, 3)).all()
 
 
-def test_a_place_of_the_cloth_is_the_same_on_every_body(group: dict[str, np.ndarray]) -> None:
+def test_a_place_of_the_cloth_is_the_same_on_every_body(group):
     ys, xs = np.nonzero(group["flow_valid"][0, 0] == 2)
     flow = group["flow"][0, 0].astype(np.float32)[:, ys, xs]
     here = group["places"][0, 0].astype(np.float32)[:, ys, xs]
@@ -75,7 +74,7 @@ def test_a_place_of_the_cloth_is_the_same_on_every_body(group: dict[str, np.ndar
         assert np.array_equal(shown, group["parsing"][body, garment] == GARMENT)
 
 
-def test_the_same_seed_gives_the_same_bytes(group: dict[str, np.ndarray]) -> None:
+def test_the_same_seed_gives_the_same_bytes(group):
     again = synthetic.training_group(3, SIZE)
     for key, x in group.items():
         assert np.array_equal(x, again[key]), key
@@ -83,7 +82,7 @@ def test_the_same_seed_gives_the_same_bytes(group: dict[str, np.ndarray]) -> Non
     assert not np.array_equal(group["image"], other["image"])
 
 
-def test_only_the_garment_differs_on_one_body(group: dict[str, np.ndarray]) -> None:
+def test_only_the_garment_differs_on_one_body(group):
     image, parsing = group["image"].astype(int), group["parsing"]
     for body in range(2):
         touched = (parsing[body] == GARMENT).any(0)
@@ -106,7 +105,7 @@ def _warp(picture: np.ndarray, flow: np.ndarray, dx: float = 0, dy: float = 0) -
 
 
 @pytest.mark.parametrize("seed", [0, 1, 5])
-def test_the_true_flow_brings_the_garment_over(seed: int) -> None:
+def test_the_true_flow_brings_the_garment_over(seed):
     (a, b), (garment, _) = synthetic.sample_group(seed)
     garment = replace(garment, pattern="floral", scale=0.07)
     target, source = synthetic.render_person(a, garment), synthetic.render_person(b, garment)
@@ -133,7 +132,7 @@ def test_the_true_flow_brings_the_garment_over(seed: int) -> None:
     assert error() < 0.35 * unmoved
 
 
-def test_flow_to_oneself_is_nothing() -> None:
+def test_flow_to_oneself_is_nothing():
     (a, _), (garment, _) = synthetic.sample_group(2)
     person = synthetic.render_person(a, garment, SIZE)
     flow, valid = synthetic.true_flow(person, person)
@@ -141,7 +140,7 @@ def test_flow_to_oneself_is_nothing() -> None:
     assert (valid != 1).mean() > 0.999
 
 
-def test_any_size_shows_the_same_scene() -> None:
+def test_any_size_shows_the_same_scene():
     (a, _), (garment, _) = synthetic.sample_group(6)
     small = synthetic.render_person(a, garment, (128, 96))
     large = synthetic.render_person(a, garment, (384, 288))
@@ -150,7 +149,7 @@ def test_any_size_shows_the_same_scene() -> None:
     assert (large.parsing[1::3, 1::3] == small.parsing).mean() > 0.98
 
 
-def test_cuts_are_the_same_in_the_kernel_and_in_numpy() -> None:
+def test_cuts_are_the_same_in_the_kernel_and_in_numpy():
     """The rasteriser decides the opening per pixel; numpy paints trims by the same formula."""
     _, (garment, _) = synthetic.sample_group(8)
     rng = np.random.default_rng(0)
@@ -173,7 +172,7 @@ def test_cuts_are_the_same_in_the_kernel_and_in_numpy() -> None:
                     assert (seen.face[0, 0] >= 0) == (cut > 0)
 
 
-def test_left_and_right_are_the_subjects() -> None:
+def test_left_and_right_are_the_subjects():
     """The camera faces the subject: their right is the viewer's left."""
     (a, _), (garment, _) = synthetic.sample_group(0)
     arms = tuple(replace(arm, pose="wide") for arm in a.arms)
@@ -194,7 +193,7 @@ def test_left_and_right_are_the_subjects() -> None:
     assert (parts == 2).sum() > (parts == 1).sum()
 
 
-def test_roughness_is_there_and_bounded() -> None:
+def test_roughness_is_there_and_bounded():
     changed, kept, charts, necks = [], [], [], []
     for index in range(24):
         person, rng = synthetic.render_single(5, index, SIZE)
@@ -217,7 +216,7 @@ def test_roughness_is_there_and_bounded() -> None:
     assert 0.2 < np.mean(np.array(necks) < 0.5) < 0.8
 
 
-def test_the_shop_shows_the_garment_alone() -> None:
+def test_the_shop_shows_the_garment_alone():
     _, (garment, other) = synthetic.sample_group(7)
     for worn in (garment, other):
         shop = synthetic.render_shop(worn, SIZE)
@@ -238,7 +237,7 @@ def test_the_shop_shows_the_garment_alone() -> None:
 
 
 @pytest.mark.parametrize(("held_out", "plain"), [("A", (0.15, 0.25)), ("B", (0.63, 0.70))])
-def test_the_held_out_pairs_keep_their_promises(held_out, plain) -> None:
+def test_the_held_out_pairs_keep_their_promises(held_out, plain):
     recipes = [synthetic.held_out_recipe(i, held_out) for i in range(synthetic.HELD_OUT_PAIRS)]
     assert len(recipes) == 256
     worn = [garment for *_, own, theirs in recipes for garment in (own, theirs)]
@@ -251,7 +250,7 @@ def test_the_held_out_pairs_keep_their_promises(held_out, plain) -> None:
         synthetic.held_out_recipe(256, held_out)
 
 
-def test_set_b_has_u_and_v_on_either_side_or_none_or_both() -> None:
+def test_set_b_has_u_and_v_on_either_side_or_none_or_both():
     seen = []
     for index in range(16):
         pair = synthetic.held_out_pair(index, (64, 48), "B")
@@ -262,7 +261,7 @@ def test_set_b_has_u_and_v_on_either_side_or_none_or_both() -> None:
 
 
 @pytest.mark.parametrize("held_out", ["A", "B"])
-def test_held_out_and_training_never_meet(held_out) -> None:
+def test_held_out_and_training_never_meet(held_out):
     entropies = (synthetic.TRAIN, synthetic.HELD_OUT, synthetic.HELD_OUT_B)
     assert len({distribution.entropy for distribution in entropies}) == 3
     assert len({distribution.strangers for distribution in entropies[::2]}) == 2
@@ -276,7 +275,7 @@ def test_held_out_and_training_never_meet(held_out) -> None:
     assert not seen & set(held)
 
 
-def test_a_held_out_pair_has_inputs_and_truth() -> None:
+def test_a_held_out_pair_has_inputs_and_truth():
     pair = synthetic.held_out_pair(0, SIZE)
     for key, array in pair.items():
         if key.endswith("places"):
@@ -300,7 +299,7 @@ def test_a_held_out_pair_has_inputs_and_truth() -> None:
     assert same[untouched].mean() > 0.998
 
 
-def test_shards_are_resumed_and_whole(tmp_path: Path) -> None:
+def test_shards_are_resumed_and_whole(tmp_path):
     small = (64, 64)
     synthetic.write_shards(tmp_path, range(0, 3), small, workers=1)
     paths = shard_paths(tmp_path, 0)
@@ -329,7 +328,7 @@ def test_shards_are_resumed_and_whole(tmp_path: Path) -> None:
         synthetic.write_shards(tmp_path, range(1, 3), small, workers=1)
 
 
-def test_the_mesh_is_as_the_constants_say() -> None:
+def test_the_mesh_is_as_the_constants_say():
     a = anatomy()
     # Mirror symmetric, which the bridge between the thighs relies on.
     assert abs(float(a.canonical[:, 0].mean())) < 1e-3
@@ -398,7 +397,7 @@ def shot() -> Shot:
     return replace(found, things=(), strangers=(), photo=(0.7, 0.75, 0.05, 0.0), noise=0.0)
 
 
-def test_people_are_framed_by_the_rule() -> None:
+def test_people_are_framed_by_the_rule():
     """The rule finds in the rendered view what the view was made for: nearly all of it."""
     off, padded = [], 0
     for index in range(24):
@@ -423,7 +422,7 @@ def _first_two(person):
     return parsing, densepose[..., 0]
 
 
-def test_a_photo_is_rendered_as_it_would_be_fitted(shot) -> None:
+def test_a_photo_is_rendered_as_it_would_be_fitted(shot):
     """Rendering in the frame and fitting a rendered photo show the same."""
     (a, _), (garment, _) = synthetic.sample_group(2)
     a = replace(a, shot=replace(shot, photo=(0.62, 0.75, 0.03, 0.05)))
@@ -443,7 +442,7 @@ def test_a_photo_is_rendered_as_it_would_be_fitted(shot) -> None:
     assert (mine & fitted).sum() / (mine | fitted).sum() > 0.85
 
 
-def test_what_is_in_front_stays_in_front(shot) -> None:
+def test_what_is_in_front_stays_in_front(shot):
     (a, _), garments = synthetic.sample_group(5)
     bag = Thing("strap", 1, 1.0, (0.0, 0.5), (0.1, 0.2, 0.1), hole=True)
     clear = replace(a, shot=shot)
@@ -461,7 +460,7 @@ def test_what_is_in_front_stays_in_front(shot) -> None:
     assert (one.parsing == without.parsing)[~covered].mean() > 0.99
 
 
-def test_other_people_are_in_the_photo_and_in_the_rough_map_alone(shot) -> None:
+def test_other_people_are_in_the_photo_and_in_the_rough_map_alone(shot):
     (a, _), (garment, _) = synthetic.sample_group(5)
     beside = Stranger(3, 1, 0.4, 1.0, mirrored=False)
     crowded = replace(a, shot=replace(shot, strangers=(beside,)))
@@ -482,7 +481,7 @@ def test_other_people_are_in_the_photo_and_in_the_rough_map_alone(shot) -> None:
     assert min(seen) < 0.1
 
 
-def test_light_from_the_side_casts_shadows_of_the_right_length() -> None:
+def test_light_from_the_side_casts_shadows_of_the_right_length():
     """A plate 0.05 m before a wall, lit at 45 degrees from the right, shades 0.05 m on its left."""
     scale = 400.0
     depth = np.full((100, 200), 1.0, np.float32)

@@ -20,7 +20,7 @@ def views() -> list[View]:
     return [render_view(np.random.default_rng([3, i]), SIZE) for i in range(2)]
 
 
-def test_views_are_functions_of_their_generator(views: list[View]) -> None:
+def test_views_are_functions_of_their_generator(views):
     again = render_view(np.random.default_rng([3, 0]), SIZE)
     for made, first, other in zip(again, views[0], views[1], strict=True):
         assert made.shape[:2] == view_size(SIZE)
@@ -28,7 +28,7 @@ def test_views_are_functions_of_their_generator(views: list[View]) -> None:
         assert (made != other).any()
 
 
-def test_densepose_as_given_covers_the_body_and_little_more(views: list[View]) -> None:
+def test_densepose_as_given_covers_the_body_and_little_more(views):
     """Real maps are fuller than the skin below the clothes; parts stay where they are."""
     rng = np.random.default_rng(4)
     body, garment = sample_body(rng), sample_garment(rng)
@@ -41,7 +41,7 @@ def test_densepose_as_given_covers_the_body_and_little_more(views: list[View]) -
     assert (made == own)[own > 0].mean() > 0.85
 
 
-def test_limbs_darken_all_skin_but_the_face() -> None:
+def test_limbs_darken_all_skin_but_the_face():
     body, garment = (
         sample_body(np.random.default_rng(11)),
         sample_garment(np.random.default_rng(12)),
@@ -55,7 +55,7 @@ def test_limbs_darken_all_skin_but_the_face() -> None:
     assert np.median(same / np.maximum(face, 1e-6)) == pytest.approx(1, abs=0.01)
 
 
-def test_limbs_are_drawn_for_training_alone() -> None:
+def test_limbs_are_drawn_for_training_alone():
     rng = np.random.default_rng(5)
     drawn = [sample_body(rng, TRAIN).limbs for _ in range(20)]
     assert TRAIN.limbs[0] <= min(drawn) < max(drawn) <= TRAIN.limbs[1]
@@ -65,7 +65,7 @@ def test_limbs_are_drawn_for_training_alone() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_frames_say_what_they_show_or_that_they_do_not_know(views: list[View], seed: int) -> None:
+def test_frames_say_what_they_show_or_that_they_do_not_know(views, seed):
     photo, parsing, densepose = take_photo(*views, SIZE, np.random.default_rng(seed))
     assert photo.shape == densepose.shape == (*SIZE, 3)
     assert photo.dtype == parsing.dtype == densepose.dtype == np.uint8

@@ -28,7 +28,6 @@ Mask = NDArray[np.bool_]
 
 #: Landmarks of the template, metres.
 CROTCH_Z = -0.042
-WAIST_Z = 0.25
 NECK_Z = 0.59
 HEAD_CENTRE = (0.0, -0.04, 0.735)
 TORSO_AXIS_Y = -0.03

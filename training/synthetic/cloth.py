@@ -77,11 +77,7 @@ class Trunk:
         """(half width, front y, back y) at a height of this body, metres."""
         row = int(np.abs(self.heights - height).argmin())
         front, left, back, right = self.radius[row, :: _BINS // 4]
-        return (
-            float(max(left, right)),
-            float(TORSO_AXIS_Y - front),
-            float(TORSO_AXIS_Y + back),
-        )
+        return (float(max(left, right)), float(TORSO_AXIS_Y - front), float(TORSO_AXIS_Y + back))
 
 
 def _theta_bin(v: Floats) -> Floats:

@@ -253,16 +253,10 @@ def sample_colour(rng: np.random.Generator) -> Colour:
         return hsv(rng.random(), _between(rng, 0, 0.2), g)
     if u < 0.30:
         return hsv(
-            0.63 + _normal(rng, 0.03, 0.06),
-            _between(rng, 0.4, 0.8),
-            _between(rng, 0.14, 0.4),
+            0.63 + _normal(rng, 0.03, 0.06), _between(rng, 0.4, 0.8), _between(rng, 0.14, 0.4)
         )
     if u < 0.43:
-        return hsv(
-            0.1 + _normal(rng, 0.04, 0.1),
-            _between(rng, 0, 0.07),
-            _between(rng, 0.88, 0.98),
-        )
+        return hsv(0.1 + _normal(rng, 0.04, 0.1), _between(rng, 0, 0.07), _between(rng, 0.88, 0.98))
     if u < 0.53:
         return hsv(rng.random(), _between(rng, 0, 0.08), _between(rng, 0.35, 0.82))
     hue = rng.random()
@@ -309,9 +303,7 @@ def sample_lower(rng: np.random.Generator, female: bool) -> Lower:
     denim = kind != "skirt" and u < 0.42
     if denim:
         colour = hsv(
-            0.6 + _normal(rng, 0.015, 0.03),
-            _between(rng, 0.3, 0.65),
-            _between(rng, 0.2, 0.72),
+            0.6 + _normal(rng, 0.015, 0.03), _between(rng, 0.3, 0.65), _between(rng, 0.2, 0.72)
         )
     elif u < 0.62:
         colour = hsv(rng.random(), 0.1, _between(rng, 0.05, 0.16))
@@ -396,12 +388,7 @@ def sample_body(rng: np.random.Generator, distribution: Distribution = TRAIN) ->
     grey = _between(rng, 0.80, 0.985) if rng.random() < 0.92 else _between(rng, 0.45, 0.8)
     tint = rng.normal(0, 0.008 if rng.random() < 0.85 else 0.04, 3)
     background = np.clip(grey + tint, 0, 1)
-    eyes = (
-        (0.22, 0.13, 0.08),
-        (0.30, 0.20, 0.11),
-        (0.28, 0.36, 0.44),
-        (0.25, 0.33, 0.22),
-    )
+    eyes = ((0.22, 0.13, 0.08), (0.30, 0.20, 0.11), (0.28, 0.36, 0.44), (0.25, 0.33, 0.22))
     body = Body(
         phenotype=phenotype,
         slim=_between(rng, 0.85, 0.96),
@@ -458,9 +445,7 @@ def sleeve_kind(sleeve: float) -> int:
 
 
 def sample_garment(
-    rng: np.random.Generator,
-    distribution: Distribution = TRAIN,
-    other_than: float | None = None,
+    rng: np.random.Generator, distribution: Distribution = TRAIN, other_than: float | None = None
 ) -> Garment:
     """An upper garment.
 
@@ -475,14 +460,7 @@ def sample_garment(
     bare = sleeve == 0.0
     neckline = _choice(
         rng,
-        {
-            "crew": 0.2,
-            "scoop": 0.42,
-            "v": 0.2,
-            "boat": 0.04,
-            "turtleneck": 0.03,
-            "square": 0.11,
-        }
+        {"crew": 0.2, "scoop": 0.42, "v": 0.2, "boat": 0.04, "turtleneck": 0.03, "square": 0.11}
         if bare
         else {
             "crew": 0.40,

@@ -87,29 +87,17 @@ def _target(
         y = 0.85 * back if behind(arm) else 0.25 * front + 0.02
         return at(wide + 0.04, y, h), vec(1, 0.35 - 0.3 * s, 0), vec(-1, 0.1, 0)
     if arm.pose == "pocket":
-        return (
-            at(wide * 0.94, 0.55 * front, z(0.05)),
-            vec(0.8, 1, 0),
-            vec(-1, 0.3, 0),
-        )
+        return (at(wide * 0.94, 0.55 * front, z(0.05)), vec(0.8, 1, 0), vec(-1, 0.3, 0))
     if arm.pose == "thigh":
         h = z(-0.02)
         wide, front, back = body(h)
         return at(wide * 0.92 + 0.02, front - 0.06, h), vec(1, 0.25, 0), vec(-0.2, 1, 0)
     if arm.pose == "behind":
-        return (
-            at(0.10 - 0.06 * s, back + 0.06, z(0.10 + 0.05 * s)),
-            vec(1, 0.9, 0),
-            vec(0, -1, 0),
-        )
+        return (at(0.10 - 0.06 * s, back + 0.06, z(0.10 + 0.05 * s)), vec(1, 0.9, 0), vec(0, -1, 0))
     if arm.pose == "across":
         h = z(0.08 + 0.20 * s)
         wide, front, back = body(h)
-        return (
-            at(0.03 - 0.08 * s, front - 0.075, h),
-            vec(1, 0.25, -0.5),
-            vec(-0.1, 1, 0),
-        )
+        return (at(0.03 - 0.08 * s, front - 0.075, h), vec(1, 0.25, -0.5), vec(-0.1, 1, 0))
     if arm.pose == "crossed":
         h = z(0.24 + 0.03 * s + 0.02 * side)
         wide, front, back = body(z(0.32))

@@ -208,7 +208,5 @@ def rasterise(
     )
     third = 1 - bary[:, :1] - bary[:, 1:]
     return Fragments(
-        depth.reshape(h, w),
-        face.reshape(h, w),
-        np.concatenate([bary, third], 1).reshape(h, w, 3),
+        depth.reshape(h, w), face.reshape(h, w), np.concatenate([bary, third], 1).reshape(h, w, 3)
     )

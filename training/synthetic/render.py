@@ -310,13 +310,7 @@ def _compose(
 
 def _rasterise(scene: _Scene, points: Floats, size: tuple[int, int]) -> Fragments:
     return raster.rasterise(
-        points,
-        scene.faces,
-        size,
-        scene.mode,
-        scene.cuts,
-        scene.attributes[:, :3],
-        scene.opening,
+        points, scene.faces, size, scene.mode, scene.cuts, scene.attributes[:, :3], scene.opening
     )
 
 

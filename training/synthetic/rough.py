@@ -116,10 +116,7 @@ def rough_parsing(
 
 
 def rough_densepose(
-    densepose: U8,
-    rng: np.random.Generator,
-    roughness: Roughness = REAL,
-    bottom: int | None = None,
+    densepose: U8, rng: np.random.Generator, roughness: Roughness = REAL, bottom: int | None = None
 ) -> U8:
     """DensePose [H, W, 3] as the tool gives it: blobs, a wrong fringe, no U and V for some.
 

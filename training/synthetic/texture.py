@@ -204,9 +204,7 @@ def _emblem(
 def paint(garment: Garment, density: float) -> Atlas:
     """Paint a garment's charts at `density` pixels a metre."""
     return Atlas(
-        _paint(garment, TRUNK_CHART, density, 0),
-        _paint(garment, SLEEVE_CHART, density, 1),
-        density,
+        _paint(garment, TRUNK_CHART, density, 0), _paint(garment, SLEEVE_CHART, density, 1), density
     )
 
 

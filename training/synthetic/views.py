@@ -50,9 +50,7 @@ def render_view(
     x, z = figure.origin
     aside = figure.height * float(np.clip(rng.normal(0, 0.06), -0.15, 0.15))
     figure = replace(
-        figure,
-        height=figure.height * factor,
-        origin=(x + aside, z + above * figure.height),
+        figure, height=figure.height * factor, origin=(x + aside, z + above * figure.height)
     )
     view = view_size(size)
     person = render_person(body, garment, view, figure, paint(garment, view))
