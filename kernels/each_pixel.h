@@ -41,7 +41,8 @@ class Queue {
     if (error_ != cudaSuccess || height <= 0 || width <= 0) return;
 #if defined(__CUDACC__)
     const dim3 block(32, 8);
-    const dim3 grid((static_cast<unsigned>(width) + 31) / 32, (static_cast<unsigned>(height) + 7) / 8);
+    const dim3 grid((static_cast<unsigned>(width) + 31) / 32,
+                    (static_cast<unsigned>(height) + 7) / 8);
     each_pixel_kernel<<<grid, block, 0, stream_>>>(height, width, body);
     error_ = cudaGetLastError();
 #else

@@ -21,18 +21,22 @@ GT_FUNCTION int drawn_label(int index) {
 
 // Which of the drawn classes an id is, -1 for any other.
 GT_FUNCTION int drawn_index(int label) {
-  return label == kBackground ? 0 : label == kSkin ? 1 : label == kGarment ? 2 : label == kLower ? 3 : -1;
+  return label == kBackground ? 0
+         : label == kSkin     ? 1
+         : label == kGarment  ? 2
+         : label == kLower    ? 3
+                              : -1;
 }
 
 constexpr int kUnit = 16 * 255;  // what the scores of a pixel sum to
 // 256 times a Gaussian of 0.8 pixels, k from 0 to 4.
 GT_FUNCTION int blur_weight(int k) { return k == 2 ? 128 : (k == 1 || k == 3 ? 58 : 6); }
 constexpr int kChangedReach = 2;
-constexpr int kWhole = 256;      // of the share that another class has in a pixel
+constexpr int kWhole = 256;  // of the share that another class has in a pixel
 constexpr float kWeak = 0.25f, kStrong = 0.75f;
 constexpr float kLeastShare = 1e-3f;
 constexpr double kMinifying = 1.5;
-constexpr int kExtended = 4;     // pixels of the frame by which the owner's garment is extended
+constexpr int kExtended = 4;  // pixels of the frame by which the owner's garment is extended
 constexpr float kFar = 1e5f;
 constexpr int kPatches = 9;     // of grain, that are compared
 constexpr int kMostGrain = 12;  // levels
@@ -44,9 +48,9 @@ GT_FUNCTION int patch_side(int k) { return kPatchSide >> k; }
 // One call, on a host or on a device; definition.py says what each is. Fields marked so may have no
 // data.
 struct ComposeCall {
-  Raster photo, own;              // [H,W,3], [H,W]
-  Raster kept;                    // [H,W], or none: pixels that stay as they are
-  Raster owner, garment;          // [H,W,3], [H,W]: not 0 where the owner's photo shows the garment
+  Raster photo, own;      // [H,W,3], [H,W]
+  Raster kept;            // [H,W], or none: pixels that stay as they are
+  Raster owner, garment;  // [H,W,3], [H,W]: not 0 where the owner's photo shows the garment
   Fit fit, owner_fit;
   Raster image, parsing, warped;  // the graphs', [h,w,3], [h,w], [h,w,3]
   Raster scores;                  // [h,w,4], or none
@@ -57,7 +61,8 @@ struct ComposeCall {
 };
 
 // Plain background: within so many pixels of the frame, every other one is looked at; the standard
-// deviation up to which it is plain, and from which on it is not at all; how many pixels are enough.
+// deviation up to which it is plain, and from which on it is not at all; how many pixels are
+// enough.
 constexpr int kPlainReach = 6, kPlainStep = 2, kPlainCount = 12;
 constexpr float kPlain = 4, kUneven = 8;
 
@@ -84,7 +89,8 @@ GT_FUNCTION Choice choose(const int (&scores)[kDrawn], int sharpness) {
   }
   const int lead = best - second < 2 * kUnit ? best - second : 2 * kUnit;
   const int share = kWhole / 2 - ((lead * sharpness + (1 << 15)) >> 16);
-  return {static_cast<unsigned char>(drawn_label(label)), static_cast<unsigned char>(drawn_label(other)),
+  return {static_cast<unsigned char>(drawn_label(label)),
+          static_cast<unsigned char>(drawn_label(other)),
           static_cast<unsigned char>(share > 0 ? share : 0)};
 }
 
@@ -179,14 +185,16 @@ GT_FUNCTION void put(Colour colour, std::uint8_t* to) {
 #endif
 
 GT_FUNCTION Colour colour_of(const std::uint8_t* rgb) {
-  return Colour{static_cast<float>(rgb[0]), static_cast<float>(rgb[1]), static_cast<float>(rgb[2]), 0};
+  return Colour{static_cast<float>(rgb[0]), static_cast<float>(rgb[1]), static_cast<float>(rgb[2]),
+                0};
 }
 // A tap with its part as a float too, and the place in the axis.
 struct Place : Tap {
   float at, place;
 
   GT_FUNCTION explicit Place(const Tap& tap)
-      : Tap(tap), at(static_cast<float>(tap.part) * (1.0f / (1 << kBits))),
+      : Tap(tap),
+        at(static_cast<float>(tap.part) * (1.0f / (1 << kBits))),
         place(static_cast<float>(tap.base) + at) {}
 };
 
@@ -232,8 +240,8 @@ GT_FUNCTION Rgba plain_background(const Rgba& graphs, const Seen& seen) {
 
 // The frame's pixel i, j with plain background in place of the graphs' where something changed.
 template <typename Changed>
-GT_FUNCTION Rgba background_at(const FramePixel* frame, const Changed* changed, int rows, int columns,
-                               int i, int j) {
+GT_FUNCTION Rgba background_at(const FramePixel* frame, const Changed* changed, int rows,
+                               int columns, int i, int j) {
   Seen seen{};
   for (int y = i - kPlainReach; y <= i + kPlainReach; y += kPlainStep) {
     if (y < 0 || y >= rows) continue;
@@ -256,8 +264,8 @@ struct Layers {
   GT_FUNCTION std::size_t stride() const { return static_cast<std::size_t>(width + 3) * 4; }
 };
 
-// Of the pixels of a garment that lie nearest to one outside it along its row and its column, the one
-// that it takes the colour of; the first of equals.
+// Of the pixels of a garment that lie nearest to one outside it along its row and its column, the
+// one that it takes the colour of; the first of equals.
 struct Nearest {
   int distance, way;
 
@@ -308,7 +316,8 @@ GT_FUNCTION float stretch(const float* flow, int height, int width, int y, int x
   return area < 0 ? -area : area;
 }
 
-// How many pixels of the owner's photo one pixel of the person's spans, from the median of `stretch`.
+// How many pixels of the owner's photo one pixel of the person's spans, from the median of
+// `stretch`.
 GT_FUNCTION double owner_pixels_per_pixel(float median, const Fit& fit, const Fit& owner_fit) {
   const auto scale = [](const Fit& f) {
     return static_cast<double>(f.scaled_width) / f.width *
@@ -326,7 +335,8 @@ struct Grain {
     if (!side) return Colour{};
     const auto count = static_cast<unsigned>(side * side);
     const std::int8_t* at = levels + 3 * static_cast<std::size_t>(scattered(y, x, count));
-    return Colour{static_cast<float>(at[0]), static_cast<float>(at[1]), static_cast<float>(at[2]), 0};
+    return Colour{static_cast<float>(at[0]), static_cast<float>(at[1]), static_cast<float>(at[2]),
+                  0};
   }
 };
 
@@ -388,7 +398,8 @@ struct Scene {
     return mixed(colours);
   }
 
-  // The garment of its owner's photo, sampled by the flow; the graphs' where the photo shows little.
+  // The garment of its owner's photo, sampled by the flow; the graphs' where the photo shows
+  // little.
   template <typename Flow>
   GT_FUNCTION Colour garment(const Place& row, const Place& column, const Flow& flow) const {
     const Layers& from = *layers;

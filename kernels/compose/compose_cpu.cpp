@@ -1,6 +1,6 @@
-// Compose on the CPU: what is at the bundle's size first, then rows of the photo. Where the transfer
-// changed nothing nearby, a row is copied; the rest is computed pixel by pixel, four classes or the
-// channels of a colour in one vector.
+// Compose on the CPU: what is at the bundle's size first, then rows of the photo. Where the
+// transfer changed nothing nearby, a row is copied; the rest is computed pixel by pixel, four
+// classes or the channels of a colour in one vector.
 
 #include "compose_cpu.h"
 
@@ -24,9 +24,9 @@ std::size_t area(std::ptrdiff_t height, std::ptrdiff_t width) {
 GT_FUNCTION Whole lerp(Whole first, Whole second, int part) {
   return first + (((second - first) * part + (1 << (kBits - 1))) >> kBits);
 }
-// `out` is 1 where a pixel of `in` within `reach` on the row is not 0. `line` has room for count + 2
-// reach values. The maximum of runs of twice the length is that of two runs (van Herk's idea, whose
-// steps are vectors here).
+// `out` is 1 where a pixel of `in` within `reach` on the row is not 0. `line` has room for count +
+// 2 reach values. The maximum of runs of twice the length is that of two runs (van Herk's idea,
+// whose steps are vectors here).
 GT_TARGETS void dilate_row(const std::uint8_t* in, std::uint8_t* out, int count, int reach,
                            std::uint8_t* line) {
   const int padded = count + 2 * reach, wanted = 2 * reach + 1;
@@ -86,7 +86,8 @@ GT_TARGETS bool any(const std::uint8_t* row, int count) {
 
 // 1 where a pixel gets another colour than the photo's, if it may: its class is another one, or
 // garment, or one that may still show what vanished beside it.
-GT_TARGETS void mark_drawn(const std::uint8_t* __restrict own, const std::uint8_t* __restrict labels,
+GT_TARGETS void mark_drawn(const std::uint8_t* __restrict own,
+                           const std::uint8_t* __restrict labels,
                            const std::uint8_t* __restrict vanished, int count,
                            std::uint8_t* __restrict drawn) {
   for (int x = 0; x < count; ++x) {
@@ -132,8 +133,8 @@ double owner_step(const ComposeCall& call, const std::vector<float>& flow) {
   return owner_pixels_per_pixel(*middle, call.fit, call.owner_fit);
 }
 
-// A map whose border is rough, without `reach` pixels within it, and not of it where others begin: 1
-// in a part of the mask, whose photo ends where it may. All of it where nothing else is left.
+// A map whose border is rough, without `reach` pixels within it, and not of it where others begin:
+// 1 in a part of the mask, whose photo ends where it may. All of it where nothing else is left.
 Bytes within(const Raster& mask, const Box& part, int reach, const ParallelFor& parallel_for) {
   const int rows = part.bottom - part.top, width = part.right - part.left;
   Bytes others(area(rows, width)), inside(others.size());
@@ -159,13 +160,14 @@ Bytes within(const Raster& mask, const Box& part, int reach, const ParallelFor& 
   });
   for (int y = 0; y < rows && !filled; ++y) {
     const std::uint8_t* const worn = mask.row(y + part.top) + part.left;
-    for (int x = 0; x < width; ++x) inside[area(y, width) + static_cast<std::size_t>(x)] = worn[x] != 0;
+    for (int x = 0; x < width; ++x)
+      inside[area(y, width) + static_cast<std::size_t>(x)] = worn[x] != 0;
   }
   return inside;
 }
 
-// For every pixel of a mask how far up, or down, the nearest one of its column is that is not 0; more
-// than `most` where there is none.
+// For every pixel of a mask how far up, or down, the nearest one of its column is that is not 0;
+// more than `most` where there is none.
 std::vector<int> column_distances(const Bytes& mask, int rows, int width, bool up, int most) {
   std::vector<int> out(mask.size(), most + 1);
   const auto pass = [&](std::size_t to, std::size_t from, bool first) GT_TARGETS {
@@ -190,7 +192,8 @@ Layers layers_of(const ComposeCall& call, const std::vector<float>& flow, Bytes*
   if (worn.bottom <= worn.top) return out;
   const int reach = in_photo(kExtended, call.owner_fit);
   const Box box{std::max(0, worn.top - reach), std::max(0, worn.left - reach),
-                std::min(mask.height, worn.bottom + reach), std::min(mask.width, worn.right + reach)};
+                std::min(mask.height, worn.bottom + reach),
+                std::min(mask.width, worn.right + reach)};
   const int width = box.right - box.left, height = box.bottom - box.top;
   out.height = height;
   out.width = width;
@@ -235,7 +238,8 @@ Layers layers_of(const ComposeCall& call, const std::vector<float>& flow, Bytes*
                out.height, out.width, rows_only.data(), parallel_for);
     for (int y = 0; y < out.height; ++y) {
       std::memcpy(small.data() + area(y + 1, 1) * out.stride() + 4,
-                  rows_only.data() + area(y, out.width) * 4, static_cast<std::size_t>(out.width) * 4);
+                  rows_only.data() + area(y, out.width) * 4,
+                  static_cast<std::size_t>(out.width) * 4);
     }
     *pixels = std::move(small);
   }
@@ -243,7 +247,8 @@ Layers layers_of(const ComposeCall& call, const std::vector<float>& flow, Bytes*
   return out;
 }
 
-// The differences of a patch's pixels from the mean of the `radius` around, edges repeated; their sum.
+// The differences of a patch's pixels from the mean of the `radius` around, edges repeated; their
+// sum.
 int differences(const Raster& photo, int top, int left, int side, int radius, std::int8_t* out) {
   const int width = 3 * (side + 2 * radius), around = 2 * radius + 1, whole = around * around;
   std::vector<int> sums(static_cast<std::size_t>(width)), columns;
@@ -254,7 +259,8 @@ int differences(const Raster& photo, int top, int left, int side, int radius, st
   const auto add = [&](int y, int sign) {
     const std::uint8_t* const from = row(y);
     for (int x = 0; x < width; ++x) {
-      sums[static_cast<std::size_t>(x)] += sign * from[columns[static_cast<std::size_t>(x / 3)] + x % 3];
+      sums[static_cast<std::size_t>(x)] +=
+          sign * from[columns[static_cast<std::size_t>(x / 3)] + x % 3];
     }
   };
   for (int y = top - radius; y < top + radius; ++y) add(y, 1);
@@ -320,7 +326,8 @@ Grain grain_of(const Raster& photo, const Bytes& seen, const Fit& fit,
     amounts[k] = {differences(photo, top, left, out.side, radius, patch), k};
   }
   std::sort(amounts, amounts + kPatches);
-  const auto* const middle = patches.data() + static_cast<std::size_t>(amounts[kPatches / 3].second) * size;
+  const auto* const middle =
+      patches.data() + static_cast<std::size_t>(amounts[kPatches / 3].second) * size;
   levels->assign(middle, middle + size);
   out.levels = levels->data();
   return out;
@@ -355,7 +362,8 @@ class Composing {
       cells_[static_cast<std::size_t>(at.base + 1)] = x;
     }
     std::reverse(places_.begin(), places_.end());
-    for (std::size_t i = cells_.size() - 1; i-- > 0;) cells_[i] = std::min(cells_[i], cells_[i + 1]);
+    for (std::size_t i = cells_.size() - 1; i-- > 0;)
+      cells_[i] = std::min(cells_[i], cells_[i + 1]);
   }
 
   void run(const ParallelFor& parallel_for) {
@@ -396,9 +404,7 @@ class Composing {
     Bytes changed, line, vanished, drawn;
   };
 
-  Place row_place(int y) const {
-    return Place(tap(y + top_ - fit_.top, fit_.height, rows_));
-  }
+  Place row_place(int y) const { return Place(tap(y + top_ - fit_.top, fit_.height, rows_)); }
 
   void read_frame() {
     frame_.resize(area(rows_, columns_));
@@ -419,8 +425,8 @@ class Composing {
       FramePixel* to = frame_.data() + area(i, columns_);
       std::uint8_t* differ = differs.data() + area(i, columns_);
       for (int j = 0; j < columns_; ++j, image += 3, warped += 3) {
-        to[j] = {{{image[0], image[1], image[2], 1}}, {{warped[0], warped[1], warped[2], 1}},
-                 labels[j]};
+        to[j] = {
+            {{image[0], image[1], image[2], 1}}, {{warped[0], warped[1], warped[2], 1}}, labels[j]};
         const int x = from[static_cast<std::size_t>(j)];
         const int before = own && x >= 0 ? own[x] : 0;  // as in the frame, beyond the photo
         differ[j] = before != labels[j];
@@ -515,8 +521,7 @@ class Composing {
       scratch.scores[i] = lerp(scores_[first + i], scores_[second + i], at.part);
       scratch.kept[i] = garment_transfer::lerp(kept_[first + i], kept_[second + i], at.part);
     }
-    const std::uint8_t* const kept =
-        call_.kept.data ? call_.kept.row(y + top_) + left_ : nullptr;
+    const std::uint8_t* const kept = call_.kept.data ? call_.kept.row(y + top_) + left_ : nullptr;
     bool any_gone = false;
     for (int cell = 0; cell <= columns_; ++cell) {
       const int a = std::max(cell - 1, 0), b = std::min(cell, columns_ - 1);
@@ -530,8 +535,9 @@ class Composing {
                                  scratch.scores[static_cast<std::size_t>(b)], part);
         int scores[kDrawn];
         std::memcpy(scores, &mixed, sizeof scores);
-        scores[own_index] += garment_transfer::lerp(scratch.kept[static_cast<std::size_t>(a)],
-                                                    scratch.kept[static_cast<std::size_t>(b)], part);
+        scores[own_index] +=
+            garment_transfer::lerp(scratch.kept[static_cast<std::size_t>(a)],
+                                   scratch.kept[static_cast<std::size_t>(b)], part);
         const Choice choice = choose(scores, sharpness_);
         labels[x] = choice.label;
         other[x] = choice.other;
@@ -578,7 +584,8 @@ class Composing {
           return garment_transfer::lerp(of_row[column.first], of_row[column.second], column.at);
         };
         scene_.draw({labels[x], other_[i], share_[i]}, own[x], vanished[x] != 0, at, column,
-                    y + top_, x + left_, flow, call_.out_image + to, call_.out_warped ? call_.out_warped + to : nullptr);
+                    y + top_, x + left_, flow, call_.out_image + to,
+                    call_.out_warped ? call_.out_warped + to : nullptr);
       }
     }
   }

@@ -2,11 +2,10 @@
 // finds in all pixels (a box, a median, patches of grain) stays in device memory for the next, so
 // that nothing waits for the host.
 
-#include "compose_cuda.h"
-
 #include <initializer_list>
 
 #include "../each_pixel.h"
+#include "compose_cuda.h"
 
 namespace garment_transfer {
 namespace {
@@ -32,7 +31,7 @@ struct Found {
   int garment_pixels, rank;          // of the areas, and which is still looked for
   unsigned bits;                     // of the median area, those that are known
   unsigned histogram[256];
-  Layers whole, layers;              // at the photo's scale, and as they are sampled
+  Layers whole, layers;  // at the photo's scale, and as they are sampled
   int patches[kGrained][kPatchSizes];
   int places[kGrained][kPatches], amounts[kGrained][kPatches];
   Grain grains[kGrained];
@@ -46,16 +45,16 @@ struct Scores {
 
 struct Workspace {
   Found* found;
-  float* flow;             // [2,h,w], finite
-  unsigned* areas;         // [h,w], float bits; kNone where there is no garment
-  FramePixel* frame;       // the part of the frame that is the box: [rows,columns], as those below
+  float* flow;        // [2,h,w], finite
+  unsigned* areas;    // [h,w], float bits; kNone where there is no garment
+  FramePixel* frame;  // the part of the frame that is the box: [rows,columns], as those below
   Byte* differs;
   Byte* changed;
   Scores* scores;
-  Byte *runs, *fits;       // a bit for each class with grain and each size of a patch
-  int* counts;             // [kGrained,kPatchSizes,rows]
-  std::int8_t* patches;    // [kGrained,kPatches,kPatchSide,kPatchSide,3]
-  Byte *other, *share;     // the part of the photo that the box shows: [height,width], as those below
+  Byte *runs, *fits;     // a bit for each class with grain and each size of a patch
+  int* counts;           // [kGrained,kPatchSizes,rows]
+  std::int8_t* patches;  // [kGrained,kPatches,kPatchSide,kPatchSide,3]
+  Byte *other, *share;   // the part of the photo that the box shows: [height,width], as those below
   Byte *gone, *gone_near;
   Byte *others_near, *worn;  // the owner's photo; the garment less its border
   Byte *layers, *smaller;    // RGBA
@@ -197,7 +196,8 @@ void choose_classes(Queue& queue, const ComposeCall& call, const Workspace& w) {
     w.share[here] = w.other[here] = w.gone[here] = 0;
     const int own_index = drawn_index(own);
     if (own_index < 0 || (call.kept.data && call.kept.row(y)[x])) return;
-    const Tap row = tap(y - fit.top, fit.height, rows), column = tap(x - fit.left, fit.width, columns);
+    const Tap row = tap(y - fit.top, fit.height, rows),
+              column = tap(x - fit.left, fit.width, columns);
     const std::ptrdiff_t a = at(row.first, column.first, columns);
     const std::ptrdiff_t b = at(row.second, column.first, columns);
     const std::ptrdiff_t c = at(row.first, column.second, columns);
@@ -289,9 +289,8 @@ void find_layers(Queue& queue, const ComposeCall& call, const Workspace& w) {
     found.layers = found.whole;
     float median = 1;
     memcpy(&median, &found.bits, sizeof median);
-    const double step = found.garment_pixels
-                            ? owner_pixels_per_pixel(median, call.fit, call.owner_fit)
-                            : 1;
+    const double step =
+        found.garment_pixels ? owner_pixels_per_pixel(median, call.fit, call.owner_fit) : 1;
     place_layers(call.fit, call.owner_fit, found.left, found.top, step, &found.layers);
     if (step > kMinifying) found.layers.pixels = w.smaller;
   });
@@ -320,8 +319,12 @@ void find_layers(Queue& queue, const ComposeCall& call, const Workspace& w) {
       }
       const int d = nearest.distance, way = nearest.way;
       if (d <= extended) {
-        const Byte* const from = call.owner.row(i + (way == 2 ? -d : way == 3 ? d : 0)) +
-                                 3 * (j + (way == 0 ? -d : way == 1 ? d : 0));
+        const Byte* const from = call.owner.row(i + (way == 2   ? -d
+                                                     : way == 3 ? d
+                                                                : 0)) +
+                                 3 * (j + (way == 0   ? -d
+                                           : way == 1 ? d
+                                                      : 0));
         for (int c = 0; c < 3; ++c) rgba[c] = from[c];
         rgba[3] = 255;
       }
@@ -333,8 +336,8 @@ void find_layers(Queue& queue, const ComposeCall& call, const Workspace& w) {
     if (to.pixels != w.smaller || y >= to.height + 3 || x >= to.width + 3) return;
     Byte rgba[4] = {};
     if (y > 0 && y <= to.height && x > 0 && x <= to.width) {
-      const Raster image{from.pixels + from.stride() + 4, static_cast<std::ptrdiff_t>(from.stride()),
-                         from.height, from.width, 4};
+      const Raster image{from.pixels + from.stride() + 4,
+                         static_cast<std::ptrdiff_t>(from.stride()), from.height, from.width, 4};
       const Fit whole{from.height, from.width, 0, 0, from.height, from.width,
                       to.height,   to.width,   0, 0, to.height,   to.width};
       const Span rows = span(y - 1, from.height, to.height);
@@ -419,11 +422,13 @@ void find_grain(Queue& queue, const ComposeCall& call, const Workspace& w) {
         for (int c = 0; c < 3; ++c) sums[c] += pixel(i, j)[c];
       }
     }
-    std::int8_t* const to = w.patches + 3 * (((k * kPatches + p) * kPatchSide * kPatchSide) + y * side + x);
+    std::int8_t* const to =
+        w.patches + 3 * (((k * kPatches + p) * kPatchSide * kPatchSide) + y * side + x);
     int amount = 0;
     for (int c = 0; c < 3; ++c) {
       const int level = pixel(row, column)[c] - (2 * sums[c] + around) / (2 * around);
-      const int kept = level < -kMostGrain ? -kMostGrain : (level > kMostGrain ? kMostGrain : level);
+      const int kept =
+          level < -kMostGrain ? -kMostGrain : (level > kMostGrain ? kMostGrain : level);
       to[c] = static_cast<std::int8_t>(kept);
       amount += kept < 0 ? -kept : kept;
     }
@@ -458,10 +463,11 @@ void draw(Queue& queue, const ComposeCall& call, const Workspace& w) {
     const bool rough = own == kBackground || own == kSkin || own == kLower;
     const bool vanished = rough && any_near(w.gone_near + j, window.width, i, window.height, reach);
     if (label == own && label != kGarment && !vanished) return;
-    const Place row(tap(y - fit.top, fit.height, rows)), column(tap(x - fit.left, fit.width, columns));
+    const Place row(tap(y - fit.top, fit.height, rows)),
+        column(tap(x - fit.left, fit.width, columns));
     const auto flow = [&](int axis) {
-      const float* const from = w.flow + at(axis * fit.target_height + fit.frame_top,
-                                            fit.frame_left, fit.target_width);
+      const float* const from =
+          w.flow + at(axis * fit.target_height + fit.frame_top, fit.frame_left, fit.target_width);
       const float* const first = from + at(row.first, 0, fit.target_width);
       const float* const second = from + at(row.second, 0, fit.target_width);
       return lerp(lerp(first[column.first], second[column.first], row.at),

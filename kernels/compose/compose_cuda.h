@@ -11,8 +11,8 @@ namespace garment_transfer {
 // The device memory that a call works in.
 std::size_t compose_cuda_bytes(const ComposeCall& call);
 
-// `compose_cpu` with all memory on the device; returns what a launch says. `workspace` is aligned to
-// 256 bytes, as CUDA allocates it.
+// `compose_cpu` with all memory on the device; returns what a launch says. `workspace` is aligned
+// to 256 bytes, as CUDA allocates it.
 cudaError_t compose_cuda(const ComposeCall& call, void* workspace, cudaStream_t stream);
 
 }  // namespace garment_transfer

@@ -121,8 +121,10 @@ GT_FUNCTION std::uint8_t enlarged(const Raster& image, const Fit& fit, const Tap
                                   int channel) {
   const auto column = [&](int at) {
     const auto value = [&](int from) {
-      return image.row(inside(from + fit.top, image.height))
-                 [inside(at + fit.left, image.width) * image.channels + channel] << kFiner;
+      return image.row(inside(
+                 from + fit.top,
+                 image.height))[inside(at + fit.left, image.width) * image.channels + channel]
+             << kFiner;
     };
     return lerp(value(y.first), value(y.second), y.part);
   };

@@ -1,8 +1,7 @@
 // Fit on a GPU: a thread for each pixel of the frame, padding too.
 
-#include "fit_cuda.h"
-
 #include "../each_pixel.h"
+#include "fit_cuda.h"
 
 namespace garment_transfer {
 
@@ -12,7 +11,8 @@ cudaError_t fit_photo_cuda(const Raster& image, const Fit& fit, std::uint8_t* ou
   queue.each_pixel(fit.target_height, fit.target_width, [=] GT_DEVICE(int y, int x) {
     const int i = inside(y - fit.frame_top, fit.scaled_height);
     const int j = inside(x - fit.frame_left, fit.scaled_width);
-    std::uint8_t* const to = out + (static_cast<std::ptrdiff_t>(y) * fit.target_width + x) * image.channels;
+    std::uint8_t* const to =
+        out + (static_cast<std::ptrdiff_t>(y) * fit.target_width + x) * image.channels;
     if (shrinks(fit)) {
       const Span rows = span(i, fit.height, fit.scaled_height);
       const Span columns = span(j, fit.width, fit.scaled_width);

@@ -112,9 +112,9 @@ Raster pixels(const GtPicture& p) {
 }
 
 Fit fit_of(const GtFit& f) {
-  return {f.source_height, f.source_width, f.top,        f.left,          f.height,       f.width,
-          f.scaled_height, f.scaled_width, f.frame_top,  f.frame_left,    f.target_height,
-          f.target_width};
+  return {f.source_height, f.source_width, f.top,           f.left,
+          f.height,        f.width,        f.scaled_height, f.scaled_width,
+          f.frame_top,     f.frame_left,   f.target_height, f.target_width};
 }
 
 template <typename Body>
@@ -285,8 +285,8 @@ GtPhotosStatus gt_compose_cuda(const GtCompose* call, void* workspace, void* str
   if (!call || !workspace) return GT_PHOTOS_NULL;
   const GtPhotosStatus status = check(*call);
   if (status != GT_PHOTOS_OK) return status;
-  const cudaError_t error = garment_transfer::compose_cuda(call_of(*call), workspace,
-                                                           static_cast<cudaStream_t>(stream));
+  const cudaError_t error =
+      garment_transfer::compose_cuda(call_of(*call), workspace, static_cast<cudaStream_t>(stream));
   return error == cudaSuccess ? GT_PHOTOS_OK : GT_PHOTOS_CUDA;
 }
 #endif

@@ -51,26 +51,26 @@ typedef struct GtFit {
 } GtFit;
 
 /* The largest size of a whole photo's aspect that the frame holds, in its middle. */
-GT_PHOTOS_API GtPhotosStatus gt_fit_whole(int32_t source_height, int32_t source_width, int32_t target_height,
-                            int32_t target_width, GtFit* fit);
+GT_PHOTOS_API GtPhotosStatus gt_fit_whole(int32_t source_height, int32_t source_width,
+                                          int32_t target_height, int32_t target_width, GtFit* fit);
 
 /* A photo in the frame, by area or linearly, edges repeated; 1 or 3 channels. */
 GT_PHOTOS_API GtPhotosStatus gt_fit_photo(const GtPicture* photo, const GtFit* fit, uint8_t* out,
-                            int32_t threads);
+                                          int32_t threads);
 /* A map in the frame, by nearest neighbours, 0 where the box has none; 1 or 3 channels. */
 GT_PHOTOS_API GtPhotosStatus gt_fit_map(const GtPicture* map, const GtFit* fit, uint8_t* out);
 
 typedef struct GtCompose {
-  GtPicture photo;          /* the person's, RGB */
-  GtPicture parsing;        /* its classes */
-  GtPicture kept;           /* not 0: pixels that stay as they are; no data for none */
-  GtPicture owner_photo;    /* RGB */
-  GtPicture owner_garment;  /* not 0 where the owner's photo shows the garment */
+  GtPicture photo;         /* the person's, RGB */
+  GtPicture parsing;       /* its classes */
+  GtPicture kept;          /* not 0: pixels that stay as they are; no data for none */
+  GtPicture owner_photo;   /* RGB */
+  GtPicture owner_garment; /* not 0 where the owner's photo shows the garment */
   GtFit fit, owner_fit;
   /* What the graphs give, at the frame's size. */
   GtPicture image, transfer_parsing, warped_garment;
-  GtPicture transfer_scores;  /* 4 channels; no data where transfer_parsing draws the borders */
-  const float* flow;          /* [2,h,w], (dx, dy) in pixels of the frame, contiguous */
+  GtPicture transfer_scores; /* 4 channels; no data where transfer_parsing draws the borders */
+  const float* flow;         /* [2,h,w], (dx, dy) in pixels of the frame, contiguous */
   /* What is written, at the photo's size: RGB, classes, and RGB or null. */
   uint8_t *out_image, *out_parsing, *out_warped_garment;
   int32_t threads;
@@ -82,9 +82,10 @@ GT_PHOTOS_API GtPhotosStatus gt_compose(const GtCompose* call);
 /* The same on a GPU, where the library was built with CUDA; else these functions are missing. All
  * pictures, `flow`, and what is written are in memory of the current device. The calls queue on a
  * stream (a cudaStream_t) and return; `threads` does not count. `workspace` is device memory of as
- * many bytes as gt_compose_cuda_bytes says, which are 0 where the call is refused, aligned to 256. */
-GT_PHOTOS_API GtPhotosStatus gt_fit_photo_cuda(const GtPicture* photo, const GtFit* fit, uint8_t* out,
-                                               void* stream);
+ * many bytes as gt_compose_cuda_bytes says, which are 0 where the call is refused, aligned to 256.
+ */
+GT_PHOTOS_API GtPhotosStatus gt_fit_photo_cuda(const GtPicture* photo, const GtFit* fit,
+                                               uint8_t* out, void* stream);
 GT_PHOTOS_API uint64_t gt_compose_cuda_bytes(const GtCompose* call);
 GT_PHOTOS_API GtPhotosStatus gt_compose_cuda(const GtCompose* call, void* workspace, void* stream);
 

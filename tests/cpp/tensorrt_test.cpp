@@ -182,9 +182,7 @@ TEST(TensorRt, ThePluginOutlivesPipelines) {
     options.flow_warp_library = variable("GARMENT_TRANSFER_PLUGIN");
     const gt::Pipeline first(folder, options);
     const Case one = read_case(variable("GARMENT_TRANSFER_PEOPLE"), first.size());
-    {
-      gt::Session(gt::Pipeline(folder, options)).run(one.given(first.size()));
-    }
+    { gt::Session(gt::Pipeline(folder, options)).run(one.given(first.size())); }
     expect_close(one, gt::Session(first).run(one.given(first.size())));
   }
 }

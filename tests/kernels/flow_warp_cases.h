@@ -72,8 +72,7 @@ inline void solve(Case& c) {
         // a few roundings of the displacement and of what it is summed from, times the slope
         const double moved = std::fabs(sx - px) + std::fabs(sy - py) + std::fabs(f[0]) +
                              std::fabs(f[1]) + std::fabs(a[0] - 1) * s.w + std::fabs(a[1]) * s.w +
-                             std::fabs(a[3]) * s.h + std::fabs(a[4] - 1) * s.h +
-                             8 * c.reach + 1;
+                             std::fabs(a[3]) * s.h + std::fabs(a[4] - 1) * s.h + 8 * c.reach + 1;
         const double error = 8 * moved * 0x1p-23;
         // far outside the answer does not depend on where exactly
         const bool out_x = sx < -1 - error || sx > s.w + error;
@@ -91,8 +90,8 @@ inline void solve(Case& c) {
 }
 
 // What is unusual in a case: flows that are not finite or huge; or x that is not finite here and
-// there, under flows of half and whole pixels, so that weights are exactly 0 beside such a pixel (the
-// sides are powers of two then, so that the truth is exact in double).
+// there, under flows of half and whole pixels, so that weights are exactly 0 beside such a pixel
+// (the sides are powers of two then, so that the truth is exact in double).
 enum class Odd { kNothing, kFlows, kPixels };
 
 inline Case make_case(unsigned seed, Shape shape, Padding padding, double reach, Odd odd) {
@@ -133,8 +132,7 @@ inline bool agrees(const Case& c, const std::vector<float>& y, const std::vector
   for (std::size_t i = 0; i < y.size(); ++i) {
     const int n = static_cast<int>(i) / (c.shape.c * pixels), p = static_cast<int>(i) % pixels;
     // neighbouring values of a standard normal differ by less than 8 almost surely
-    const double slack =
-        rounding * (1 + std::fabs(c.y[i])) + 8 * c.uncertainty[n * pixels + p];
+    const double slack = rounding * (1 + std::fabs(c.y[i])) + 8 * c.uncertainty[n * pixels + p];
     const bool same = std::isnan(c.y[i])      ? std::isnan(y[i])
                       : std::isfinite(c.y[i]) ? std::fabs(y[i] - c.y[i]) <= slack
                                               : y[i] == c.y[i];

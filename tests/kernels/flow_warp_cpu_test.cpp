@@ -1,9 +1,10 @@
 // The CPU kernel against the truth, to be built with sanitizers.
+#include "flow_warp_cpu.h"
+
 #include <algorithm>
 #include <thread>
 
 #include "flow_warp_cases.h"
-#include "flow_warp_cpu.h"
 
 using namespace garment_transfer;
 using namespace garment_transfer::testing;
@@ -36,10 +37,10 @@ int main() {
   unsigned seed = 1;
   std::vector<Variant> all = variants();
   // rows by a ring: several strips, rows that leave it, more rows than it holds
-  for (const Variant& variant : std::initializer_list<Variant>{
-           {{2, 4, 130, 36}, 2, Odd::kFlows},
-           {{1, 3, 66, 2048}, 0},
-           {{1, 4, 66, 2048}, 9, Odd::kFlows}}) {
+  for (const Variant& variant :
+       std::initializer_list<Variant>{{{2, 4, 130, 36}, 2, Odd::kFlows},
+                                      {{1, 3, 66, 2048}, 0},
+                                      {{1, 4, 66, 2048}, 9, Odd::kFlows}}) {
     all.push_back(variant);
   }
   for (const Variant& variant : all) {

@@ -34,9 +34,8 @@ static void on_cpu_syncthreads() { block_barrier->arrive_and_wait(); }
 #define __ldg(pointer) (*(pointer))
 using std::min;
 
-#include "flow_warp_kernels.cuh"
-
 #include "flow_warp_cases.h"
+#include "flow_warp_kernels.cuh"
 
 using namespace garment_transfer;
 using namespace garment_transfer::testing;
@@ -126,14 +125,8 @@ bool check(Block& block, unsigned seed, const Variant& variant, Padding padding,
   T* y_out = reinterpret_cast<T*>(y_memory.data());
   for (std::size_t i = 0; i < c.x.size(); ++i) x[place(i)] = converted<T>(c.x[i]);
   std::vector<float> flow(c.flow.size(), -7), y(c.y.size());
-  FlowWarpCall call{s,
-                    padding,
-                    x,
-                    c.coarse_flow.data(),
-                    c.residual.data(),
-                    c.affine.data(),
-                    y_out,
-                    flow.data()};
+  FlowWarpCall call{s,     padding,    x, c.coarse_flow.data(), c.residual.data(), c.affine.data(),
+                    y_out, flow.data()};
   const LaunchShape shape = launch_shape(s, layout, sizeof(T));
   block.launch(kernel, call, shape);
   if (variant.odd == Odd::kPixels) {  // one case is enough

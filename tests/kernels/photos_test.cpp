@@ -174,24 +174,40 @@ int spoil(Call& call) {
   constexpr int kMost = std::numeric_limits<int>::max(), kLeast = std::numeric_limits<int>::min();
   const int wrong[] = {0, -1, kMost, kLeast, GT_PHOTOS_MAX_SIDE + 1};
   const int other = wrong[between(0, 4)];
-  int* const fields[] = {&fit.source_height, &fit.source_width, &fit.height,
+  int* const fields[] = {&fit.source_height, &fit.source_width,  &fit.height,
                          &fit.width,         &fit.scaled_height, &fit.scaled_width,
                          &fit.target_height, &fit.target_width};
   switch (between(0, 9)) {
-    case 0: picture.data = nullptr; return GT_PHOTOS_NULL;
-    case 1: (chance(2) ? picture.height : picture.width) = other; return GT_PHOTOS_SIZE;
-    case 2: picture.channels = between(5, 9); return GT_PHOTOS_SIZE;
-    case 3: picture.stride = between(-1, 1) * (picture.width * picture.channels - 1);
+    case 0:
+      picture.data = nullptr;
+      return GT_PHOTOS_NULL;
+    case 1:
+      (chance(2) ? picture.height : picture.width) = other;
+      return GT_PHOTOS_SIZE;
+    case 2:
+      picture.channels = between(5, 9);
+      return GT_PHOTOS_SIZE;
+    case 3:
+      picture.stride = between(-1, 1) * (picture.width * picture.channels - 1);
       return GT_PHOTOS_STRIDE;
-    case 4: *fields[between(0, 7)] = other == GT_PHOTOS_MAX_SIDE + 1 ? kMost : other;
+    case 4:
+      *fields[between(0, 7)] = other == GT_PHOTOS_MAX_SIDE + 1 ? kMost : other;
       return GT_PHOTOS_FIT;
-    case 5: (chance(2) ? fit.top : fit.left) = chance(2) ? kMost : kLeast; return GT_PHOTOS_FIT;
-    case 6: (chance(2) ? fit.frame_top : fit.frame_left) = chance(2) ? -1 : kMost;
+    case 5:
+      (chance(2) ? fit.top : fit.left) = chance(2) ? kMost : kLeast;
       return GT_PHOTOS_FIT;
-    case 7: c.out_image = const_cast<std::uint8_t*>(c.photo.data); return GT_PHOTOS_OVERLAP;
-    case 8: c.out_parsing = c.out_image + 3 * call.height * call.width - 1;
+    case 6:
+      (chance(2) ? fit.frame_top : fit.frame_left) = chance(2) ? -1 : kMost;
+      return GT_PHOTOS_FIT;
+    case 7:
+      c.out_image = const_cast<std::uint8_t*>(c.photo.data);
       return GT_PHOTOS_OVERLAP;
-    default: c.flow = nullptr; return GT_PHOTOS_NULL;
+    case 8:
+      c.out_parsing = c.out_image + 3 * call.height * call.width - 1;
+      return GT_PHOTOS_OVERLAP;
+    default:
+      c.flow = nullptr;
+      return GT_PHOTOS_NULL;
   }
 }
 

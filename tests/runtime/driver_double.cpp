@@ -57,19 +57,34 @@ int drop(std::set<void*>& set, void* item) {
 }
 
 int init(unsigned) { return kSuccess; }
-int driver_version(int* found) { *found = version; return kSuccess; }
-int device_count(int* count) { *count = 1; return kSuccess; }
+int driver_version(int* found) {
+  *found = version;
+  return kSuccess;
+}
+int device_count(int* count) {
+  *count = 1;
+  return kSuccess;
+}
 int device_get(int* device, int ordinal) {
   *device = ordinal;
   return ordinal == 0 ? kSuccess : 101;
 }
-int device_name(char* name, int length, int) { std::strncpy(name, "double", length); return kSuccess; }
+int device_name(char* name, int length, int) {
+  std::strncpy(name, "double", length);
+  return kSuccess;
+}
 int device_attribute(int* value, int attribute, int) {
   *value = attribute == 75 ? 8 : attribute == 76 ? 9 : 0;
   return kSuccess;
 }
-int retain(void** context, int) { *context = &primary; return kSuccess; }
-int push(void* context) { contexts.push_back(context); return kSuccess; }
+int retain(void** context, int) {
+  *context = &primary;
+  return kSuccess;
+}
+int push(void* context) {
+  contexts.push_back(context);
+  return kSuccess;
+}
 int pop(void** context) {
   if (contexts.empty()) return kInvalidContext;
   *context = contexts.back();
@@ -90,7 +105,8 @@ int allocate(Pointer* pointer, std::size_t size) {
   if (!active()) return kInvalidContext;
   if (used + size > kTotal) return kOutOfMemory;
   // aligned to 256 bytes, as CUDA promises, and to no more
-  *pointer = reinterpret_cast<Pointer>(std::aligned_alloc(512, (size + 256 + 511) / 512 * 512)) + 256;
+  *pointer =
+      reinterpret_cast<Pointer>(std::aligned_alloc(512, (size + 256 + 511) / 512 * 512)) + 256;
   device_memory[*pointer] = size;
   used += size;
   return kSuccess;
@@ -222,10 +238,17 @@ int attribute(void* data, int what, Pointer pointer) {
       if (pointer == 8192) return kInvalidValue;
       *static_cast<void**>(data) = pointer == 4096 ? static_cast<void*>(&used) : &primary;
       return kSuccess;
-    case 2: *static_cast<unsigned*>(data) = 2; return kSuccess;  // on the device
-    case 8: *static_cast<unsigned*>(data) = 0; return kSuccess;  // not managed
-    case 9: *static_cast<int*>(data) = 0; return kSuccess;
-    default: return kInvalidValue;
+    case 2:
+      *static_cast<unsigned*>(data) = 2;
+      return kSuccess;  // on the device
+    case 8:
+      *static_cast<unsigned*>(data) = 0;
+      return kSuccess;  // not managed
+    case 9:
+      *static_cast<int*>(data) = 0;
+      return kSuccess;
+    default:
+      return kInvalidValue;
   }
 }
 int attributes(unsigned count, int* which, void** data, Pointer pointer) {
@@ -238,31 +261,54 @@ int error_string(int error, const char** text) {
   *text = error == kOutOfMemory ? "out of memory" : "the double refuses";
   return kSuccess;
 }
-int error_name(int, const char** text) { *text = "CUDA_ERROR"; return kSuccess; }
+int error_name(int, const char** text) {
+  *text = "CUDA_ERROR";
+  return kSuccess;
+}
 
 int address(const char* name, void** function, int, std::uint64_t, int* found);
 
 const std::map<std::string, void*>& table() {
-#define ENTRY(name, function) {name, reinterpret_cast<void*>(&function)}
+#define ENTRY(name, function) \
+  { name, reinterpret_cast<void*>(&function) }
   static const std::map<std::string, void*> entries{
-      ENTRY("cuInit", init), ENTRY("cuDriverGetVersion", driver_version),
-      ENTRY("cuDeviceGetCount", device_count), ENTRY("cuDeviceGet", device_get),
-      ENTRY("cuDeviceGetName", device_name), ENTRY("cuDeviceGetAttribute", device_attribute),
-      ENTRY("cuDevicePrimaryCtxRetain", retain), ENTRY("cuCtxPushCurrent", push),
-      ENTRY("cuCtxPopCurrent", pop), ENTRY("cuCtxGetCurrent", current),
-      ENTRY("cuMemGetInfo", info), ENTRY("cuMemAlloc", allocate), ENTRY("cuMemFree", release),
-      ENTRY("cuMemHostAlloc", allocate_host), ENTRY("cuMemFreeHost", release_host),
-      ENTRY("cuStreamCreate", stream_create), ENTRY("cuStreamDestroy", stream_destroy),
-      ENTRY("cuStreamSynchronize", stream_wait_for), ENTRY("cuEventCreate", event_create),
-      ENTRY("cuEventDestroy", event_destroy), ENTRY("cuEventRecord", record),
-      ENTRY("cuEventElapsedTime", elapsed), ENTRY("cuStreamIsCapturing", is_capturing),
-      ENTRY("cuStreamWaitEvent", wait_event), ENTRY("cuMemcpyAsync", copy),
-      ENTRY("cuStreamBeginCapture", begin), ENTRY("cuStreamEndCapture", end),
-      ENTRY("cuGraphInstantiateWithFlags", instantiate), ENTRY("cuGraphInstantiate", instantiate),
-      ENTRY("cuGraphDestroy", graph_destroy), ENTRY("cuGraphExecDestroy", graph_destroy),
-      ENTRY("cuGraphUpload", upload), ENTRY("cuGraphLaunch", launch),
-      ENTRY("cuPointerGetAttribute", attribute), ENTRY("cuPointerGetAttributes", attributes),
-      ENTRY("cuGetErrorString", error_string), ENTRY("cuGetErrorName", error_name),
+      ENTRY("cuInit", init),
+      ENTRY("cuDriverGetVersion", driver_version),
+      ENTRY("cuDeviceGetCount", device_count),
+      ENTRY("cuDeviceGet", device_get),
+      ENTRY("cuDeviceGetName", device_name),
+      ENTRY("cuDeviceGetAttribute", device_attribute),
+      ENTRY("cuDevicePrimaryCtxRetain", retain),
+      ENTRY("cuCtxPushCurrent", push),
+      ENTRY("cuCtxPopCurrent", pop),
+      ENTRY("cuCtxGetCurrent", current),
+      ENTRY("cuMemGetInfo", info),
+      ENTRY("cuMemAlloc", allocate),
+      ENTRY("cuMemFree", release),
+      ENTRY("cuMemHostAlloc", allocate_host),
+      ENTRY("cuMemFreeHost", release_host),
+      ENTRY("cuStreamCreate", stream_create),
+      ENTRY("cuStreamDestroy", stream_destroy),
+      ENTRY("cuStreamSynchronize", stream_wait_for),
+      ENTRY("cuEventCreate", event_create),
+      ENTRY("cuEventDestroy", event_destroy),
+      ENTRY("cuEventRecord", record),
+      ENTRY("cuEventElapsedTime", elapsed),
+      ENTRY("cuStreamIsCapturing", is_capturing),
+      ENTRY("cuStreamWaitEvent", wait_event),
+      ENTRY("cuMemcpyAsync", copy),
+      ENTRY("cuStreamBeginCapture", begin),
+      ENTRY("cuStreamEndCapture", end),
+      ENTRY("cuGraphInstantiateWithFlags", instantiate),
+      ENTRY("cuGraphInstantiate", instantiate),
+      ENTRY("cuGraphDestroy", graph_destroy),
+      ENTRY("cuGraphExecDestroy", graph_destroy),
+      ENTRY("cuGraphUpload", upload),
+      ENTRY("cuGraphLaunch", launch),
+      ENTRY("cuPointerGetAttribute", attribute),
+      ENTRY("cuPointerGetAttributes", attributes),
+      ENTRY("cuGetErrorString", error_string),
+      ENTRY("cuGetErrorName", error_name),
       ENTRY("cuGetProcAddress", address)};
 #undef ENTRY
   return entries;
@@ -280,8 +326,8 @@ int address(const char* name, void** function, int, std::uint64_t, int* found) {
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-EXPORT int cuGetProcAddress_v2(const char* name, void** function, int version,
-                               std::uint64_t flags, int* found) {
+EXPORT int cuGetProcAddress_v2(const char* name, void** function, int version, std::uint64_t flags,
+                               int* found) {
   return address(name, function, version, flags, found);
 }
 EXPORT int cuGetProcAddress(const char* name, void** function, int version, std::uint64_t flags) {

@@ -56,8 +56,9 @@ class Worker {
  public:
   virtual ~Worker() = default;
   virtual void run(const Run& run) = 0;
-  // The finished photo of the last run, which was of one pair in host memory: gt_compose, whose call
-  // is all host memory, with the device's own outputs of the graphs. False where a worker has none.
+  // The finished photo of the last run, which was of one pair in host memory: gt_compose, whose
+  // call is all host memory, with the device's own outputs of the graphs. False where a worker has
+  // none.
   virtual bool compose(const GtCompose&) { return false; }
 };
 

@@ -385,7 +385,7 @@ void drop_not_worn(const cv::Mat& image, cv::Mat& classes) {
   const auto sums = [&](const cv::Mat& values, bool squares) {
     cv::Mat found;
     (squares ? cv::sqrBoxFilter : cv::boxFilter)(values, found, CV_32F, around, {-1, -1}, false,
-                                                cv::BORDER_CONSTANT);
+                                                 cv::BORDER_CONSTANT);
     return found;
   };
   const auto where = [&](const cv::Mat& mask) {

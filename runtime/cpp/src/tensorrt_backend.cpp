@@ -695,14 +695,15 @@ class TensorRtWorker final : public Worker {
     const auto row_of = [](const GtPicture& picture) {
       return static_cast<std::size_t>(picture.width) * static_cast<std::size_t>(picture.channels);
     };
-    const auto area = static_cast<std::size_t>(call.photo.height) *
-                      static_cast<std::size_t>(call.photo.width);
+    const auto area =
+        static_cast<std::size_t>(call.photo.height) * static_cast<std::size_t>(call.photo.width);
     struct Written {
       std::uint8_t** to;
       std::size_t bytes;
     };
-    const Written written[] = {
-        {&call.out_image, 3 * area}, {&call.out_parsing, area}, {&call.out_warped_garment, 3 * area}};
+    const Written written[] = {{&call.out_image, 3 * area},
+                               {&call.out_parsing, area},
+                               {&call.out_warped_garment, 3 * area}};
     std::size_t bytes = 0;
     for (const GtPicture* picture : read) {
       if (picture->data) bytes += row_of(*picture) * static_cast<std::size_t>(picture->height);
@@ -713,8 +714,8 @@ class TensorRtWorker final : public Worker {
     for (GtPicture* picture : read) {
       if (!picture->data) continue;
       const std::size_t row = row_of(*picture), rows = static_cast<std::size_t>(picture->height);
-      check(cudaMemcpy2DAsync(at, row, picture->data, static_cast<std::size_t>(picture->stride), row,
-                              rows, cudaMemcpyHostToDevice, stream),
+      check(cudaMemcpy2DAsync(at, row, picture->data, static_cast<std::size_t>(picture->stride),
+                              row, rows, cudaMemcpyHostToDevice, stream),
             "copy a photo");
       picture->data = at;
       picture->stride = static_cast<std::int64_t>(row);

@@ -2,6 +2,8 @@
 // as it may: when somebody waits for it. So what the backend does not wait for is not there yet.
 
 #define ORT_API_MANUAL_INIT
+#include "double.h"
+
 #include <onnxruntime_cxx_api.h>
 
 #include <chrono>
@@ -14,7 +16,6 @@
 #include <stdexcept>
 
 #include "NvInferRuntime.h"
-#include "double.h"
 
 namespace cuda_double {
 Counts counts;
@@ -69,9 +70,7 @@ Machine& machine() {
 thread_local cudaError_t last_error = cudaSuccess;
 cudaError_t failed(cudaError_t error) { return last_error = error; }
 
-CUstream_st& stream_of(cudaStream_t stream) {
-  return stream ? *stream : machine().default_stream;
-}
+CUstream_st& stream_of(cudaStream_t stream) { return stream ? *stream : machine().default_stream; }
 
 void finish(CUstream_st& stream, std::size_t position) {
   while (stream.done < position) {
@@ -167,8 +166,8 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const vo
   const Lock lock(guard());
   const auto* byte = static_cast<const unsigned char*>(pointer);
   auto block = machine().memory.upper_bound(byte);
-  const bool device = block != machine().memory.begin() &&
-                      (--block, byte < block->first + block->second);
+  const bool device =
+      block != machine().memory.begin() && (--block, byte < block->first + block->second);
   *attributes = {device ? cudaMemoryTypeDevice : cudaMemoryTypeUnregistered, 0};
   return cudaSuccess;
 }
