@@ -278,24 +278,28 @@ class Pipeline:
                     (self.fit(person), self.fit(owner))
                     for person, owner in zip(people, garment_owners, strict=True)
                 ]
-                finishes = self._chain is not None and self._chain.finishes_photos
+            chosen = list(zip(people, garment_owners, fits, strict=True))
+            finished: dict[int, Finished] = {}
+            outputs: Mapping[str, npt.NDArray[np.generic]] = {}
+            on_device: dict[int, Pair] = {}
+            if self._chain is not None and self._chain.finishes_photos:
                 on_device = {
-                    index: _pair(person, owner, *fits[index])
-                    for index, (person, owner) in enumerate(
-                        zip(people, garment_owners, strict=True)
-                    )
-                    if finishes and not fits[index][0].is_identity
+                    index: _pair(person, owner, *fit)
+                    for index, (person, owner, fit) in enumerate(chosen)
+                    if not fit[0].is_identity
                 }
-                pairs = []
-                for index, (person, owner) in enumerate(zip(people, garment_owners, strict=True)):
-                    there = on_device[index].fitted_on_device if index in on_device else ()
-                    fit, owner_fit = fits[index]
-                    pairs.append(
-                        _fitted("person", person, fit, "photo" in there)
-                        | _fitted("garment", owner, owner_fit, "owner_photo" in there)
-                    )
-                inputs = {name: np.stack([pair[name] for pair in pairs]) for name in self._inputs}
-            outputs, finished = self._run_photos(inputs, on_device, timings)
+            if self._chain is not None and on_device:
+                pairs, inputs = self._framed(chosen, on_device, timings)
+                try:
+                    with _timed(timings, "chain"):
+                        outputs, finished = self._chain.run_photos(inputs, on_device)
+                except BackendError as error:
+                    if error.code != Code.OUT_OF_MEMORY:
+                        raise
+                    _LOG.warning("photos are fitted and composed on the CPU: %s", error)
+            if not outputs:
+                pairs, inputs = self._framed(chosen, {}, timings)
+                outputs = self._run(inputs, timings)
         image, parsing, garment = (
             np.asarray(outputs[name], np.uint8)
             for name in ("image", "transfer_parsing", "warped_garment")
@@ -437,14 +441,22 @@ class Pipeline:
                 self._under_way -= 1
                 self._changed.notify_all()
 
-    def _run_photos(
-        self, inputs: Arrays, pairs: Mapping[int, Pair], timings: dict[str, float]
-    ) -> tuple[dict[str, npt.NDArray[np.generic]], dict[int, Finished]]:
-        """The graphs' outputs, and the photos that the GPU finishes, by their number."""
-        if self._chain is None or not pairs:
-            return self._run(inputs, timings), {}
-        with _timed(timings, "chain"):
-            return self._chain.run_photos(inputs, pairs)
+    def _framed(
+        self,
+        chosen: Sequence[tuple[Person, Person, tuple[Fit, Fit]]],
+        on_device: Mapping[int, Pair],
+        timings: dict[str, float],
+    ) -> tuple[list[dict[str, npt.NDArray[np.uint8]]], dict[str, npt.NDArray[np.generic]]]:
+        """The graphs' inputs, for each pair and stacked, without the images that a GPU fits."""
+        pairs = []
+        with _timed(timings, "fit"):
+            for index, (person, owner, (fit, owner_fit)) in enumerate(chosen):
+                there = on_device[index].fitted_on_device if index in on_device else ()
+                pairs.append(
+                    _fitted("person", person, fit, "photo" in there)
+                    | _fitted("garment", owner, owner_fit, "owner_photo" in there)
+                )
+            return pairs, {name: np.stack([pair[name] for pair in pairs]) for name in self._inputs}
 
     def _run(self, inputs: Arrays, timings: dict[str, float]) -> dict[str, npt.NDArray[np.generic]]:
         if self._chain is not None:
@@ -625,7 +637,7 @@ def _timed(timings: dict[str, float], name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        timings[name] = 1000 * (time.perf_counter() - start)
+        timings[name] = timings.get(name, 0) + 1000 * (time.perf_counter() - start)
         if nvtx:
             nvtx.pop_range(domain="garment_transfer")
 

@@ -7,7 +7,9 @@ import json
 import os
 import re
 import shutil
+import struct
 import subprocess
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -605,6 +607,18 @@ def _flipped(folder: Path) -> None:
     (folder / "image.png").write_bytes(content)
 
 
+def _in_true_colour(folder: Path) -> None:
+    """A parse map in true colour that suggests a palette, as PNG files may."""
+    path = folder / "parse.png"
+    ids = np.array(Image.open(path))
+    Image.fromarray(np.dstack([ids * 30, ids, ids])).save(path)
+    content = path.read_bytes()
+    chunk = b"PLTE" + bytes(range(30))
+    chunk = struct.pack(">I", 30) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    at = content.index(b"IDAT") - 4
+    path.write_bytes(content[:at] + chunk + content[at:])
+
+
 #: How people's files are spoilt, with the code and words that Python and C++ refuse them with.
 _BAD_PEOPLE: tuple[tuple[Callable[[Path], Any], str, str], ...] = (
     (_changed("parse", lambda a: 0 * a), "body_missing", "on 0% of the body that"),
@@ -613,6 +627,7 @@ _BAD_PEOPLE: tuple[tuple[Callable[[Path], Any], str, str], ...] = (
     (_changed("parse", lambda a: a[:, :32]), "sizes_differ", "the aspects differ"),
     (_changed("parse", lambda a: np.dstack([a * 30, a, a])), "image_mode", "not label ids"),
     (_changed("parse", lambda a: np.dstack([a, a, a, a])), "image_mode", "parse.png"),
+    (_in_true_colour, "image_mode", "parse.png"),
     (_changed("parse", lambda a: a.astype(np.uint16) + 300), "image_mode", "parse.png"),
     (
         _changed("parse", lambda a: np.array(Image.fromarray(20 * a).resize((384, 512), 2)) // 20),

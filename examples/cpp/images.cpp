@@ -206,7 +206,9 @@ Image decoded_png(const std::string& bytes, const std::string& name, double most
     image.values.resize(image.values.size() / 2);
   }
   png_colorp colours = nullptr;
-  if (int count = 0; !as_photo && png_get_PLTE(png, owner.info, &colours, &count)) {
+  // pictures in true colour may suggest one too, which is not theirs
+  const bool indexed = !as_photo && colour == PNG_COLOR_TYPE_PALETTE;
+  if (int count = 0; indexed && png_get_PLTE(png, owner.info, &colours, &count)) {
     image.palette.resize(3 * 256);
     for (int i = 0; i < count; ++i) {
       const png_color one = colours[i];

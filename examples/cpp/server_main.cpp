@@ -176,8 +176,11 @@ class Connection : public httplib::Stream {
   void begin() {
     sending_ = false;
     deadline_ = Clock::now() + std::chrono::seconds(settings_.upload_seconds);
-    room_ = settings_.max_body() + 100000;  // for headers
+    room_ = 100000;  // for headers
   }
+
+  // The headers are read, and a body may follow.
+  void expect_body() { room_ += settings_.max_body(); }
 
   // Ends it from another thread.
   void end() {
@@ -219,6 +222,7 @@ class Connection : public httplib::Stream {
   void drain() {
     shutdown(socket_, SHUT_WR);
     begin();
+    expect_body();
     for (char rest[16384]; read(rest, sizeof rest) > 0;) continue;
   }
 
@@ -380,6 +384,8 @@ bool answered_at_once(const httplib::Request& request, httplib::Response& respon
       here != allowed.end() &&
       (", " + here->second + ",").find(", " + request.method + ",") != std::string::npos;
   this_connection->last = request.method != "POST" && (chunked || !length.empty());
+  // Ranges may be ignored, and answers to many would be put together in memory.
+  const_cast<httplib::Request&>(request).ranges.clear();
   if (here == allowed.end()) {
     refuse(response, 404, "not_found",
            "there is nothing here; there is /transfer, /health/live, /health/ready, /metrics");
@@ -395,10 +401,14 @@ bool answered_at_once(const httplib::Request& request, httplib::Response& respon
     refuse(response, 413, "too_large",
            "the request has more than " + std::to_string(settings.max_body_mb) +
                " MB; send smaller files");
+  } else if (request.has_header("Content-Encoding")) {
+    // it may become a thousand times as large
+    refuse(response, 400, "body_invalid", "the body is compressed; send it without");
   } else if (!request.is_multipart_form_data() || (length.empty() && !chunked)) {
     refuse(response, 400, "body_invalid",
            "the body is not multipart/form-data; send the files as a form");
   } else {
+    this_connection->expect_body();
     return false;
   }
   this_connection->last = true;

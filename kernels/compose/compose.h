@@ -313,7 +313,7 @@ GT_FUNCTION float stretch(const float* flow, int height, int width, int y, int x
     return (at(y1, x1) - at(y0, x0)) / static_cast<float>(y1 - y0 + x1 - x0);
   };
   const float area = (1 + slope(0, 0, 1)) * (1 + slope(1, 1, 0)) - slope(0, 1, 0) * slope(1, 0, 1);
-  return area < 0 ? -area : area;
+  return fabsf(area);  // not -0, whose bits count as the largest
 }
 
 // How many pixels of the owner's photo one pixel of the person's spans, from the median of

@@ -168,12 +168,13 @@ Bytes within(const Raster& mask, const Box& part, int reach, const ParallelFor& 
 
 // For every pixel of a mask how far up, or down, the nearest one of its column is that is not 0;
 // more than `most` where there is none.
-std::vector<int> column_distances(const Bytes& mask, int rows, int width, bool up, int most) {
-  std::vector<int> out(mask.size(), most + 1);
+std::vector<std::uint16_t> column_distances(const Bytes& mask, int rows, int width, bool up,
+                                            int most) {
+  std::vector<std::uint16_t> out(mask.size(), static_cast<std::uint16_t>(most + 1));
   const auto pass = [&](std::size_t to, std::size_t from, bool first) GT_TARGETS {
     for (std::size_t x = 0; x < static_cast<std::size_t>(width); ++x) {
       const int beyond = first ? most + 1 : std::min(out[from + x] + 1, most + 1);
-      out[to + x] = mask[to + x] ? 0 : beyond;
+      out[to + x] = static_cast<std::uint16_t>(mask[to + x] ? 0 : beyond);
     }
   };
   for (int i = 0; i < rows; ++i) {
@@ -198,8 +199,8 @@ Layers layers_of(const ComposeCall& call, const std::vector<float>& flow, Bytes*
   out.height = height;
   out.width = width;
   const Bytes inside = within(mask, box, in_photo(1, call.owner_fit), parallel_for);
-  const std::vector<int> up = column_distances(inside, height, width, true, reach);
-  const std::vector<int> down = column_distances(inside, height, width, false, reach);
+  const std::vector<std::uint16_t> up = column_distances(inside, height, width, true, reach);
+  const std::vector<std::uint16_t> down = column_distances(inside, height, width, false, reach);
   pixels->resize(static_cast<std::size_t>(height + 3) * out.stride());
   parallel_for(height, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
     std::vector<int> behind(static_cast<std::size_t>(width));
@@ -273,7 +274,7 @@ int differences(const Raster& photo, int top, int left, int side, int radius, st
       for (int x = 0; x < side; ++x) {
         sum += sums[static_cast<std::size_t>(3 * (x + 2 * radius) + c)];
         const int pixel = row(y)[columns[static_cast<std::size_t>(x + radius)] + c];
-        const int level = pixel - (2 * sum + whole) / (2 * whole);
+        const int level = pixel - static_cast<int>((2ll * sum + whole) / (2ll * whole));
         const int kept = std::clamp(level, -kMostGrain, kMostGrain);
         out[3 * ((y - top) * side + x) + c] = static_cast<std::int8_t>(kept);
         total += std::abs(kept);

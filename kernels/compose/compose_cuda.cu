@@ -426,7 +426,8 @@ void find_grain(Queue& queue, const ComposeCall& call, const Workspace& w) {
         w.patches + 3 * (((k * kPatches + p) * kPatchSide * kPatchSide) + y * side + x);
     int amount = 0;
     for (int c = 0; c < 3; ++c) {
-      const int level = pixel(row, column)[c] - (2 * sums[c] + around) / (2 * around);
+      const int mean = static_cast<int>((2ll * sums[c] + around) / (2ll * around));
+      const int level = pixel(row, column)[c] - mean;
       const int kept =
           level < -kMostGrain ? -kMostGrain : (level > kMostGrain ? kMostGrain : level);
       to[c] = static_cast<std::int8_t>(kept);

@@ -283,7 +283,9 @@ def _plain_background(frame: Mapping[str, Pixels], changed: npt.NDArray[np.bool_
     painted = label & changed & (sums[..., 3] > 0)
     count = sums[painted, 3].astype(np.float32)
     means = sums[painted, :3].astype(np.float32) / count[:, None]
-    variance = squares[painted].astype(np.float32) / count - np.square(means).sum(axis=1)
+    variance = squares[painted].astype(np.float32) / count
+    for channel in range(3):
+        variance -= np.square(means[:, channel])
     deviation = np.sqrt(np.maximum(variance, 0) / np.float32(3))
     weight = ((_UNEVEN - deviation) / (_UNEVEN - _PLAIN)).clip(0, 1)
     weight *= np.minimum(count / np.float32(_PLAIN_COUNT), 1)

@@ -21,7 +21,7 @@ _LOG: Final = logging.getLogger(__name__)
 
 Pixels = npt.NDArray[np.uint8]
 
-#: What the statuses of photos.h say; all but the last would be a mistake of the callers here.
+#: What the statuses of photos.h say; all but the last two would be a mistake of the callers here.
 _FAULTS: Final = (
     "a pointer is missing",
     "sizes do not agree",
@@ -29,7 +29,8 @@ _FAULTS: Final = (
     "the box does not fit",
     "memory overlaps",
     "there is no memory left",
-    "CUDA refuses a launch",
+    "CUDA refuses a launch: the library may have no code for this GPU, or the driver be older than "
+    "its CUDA; install garment-transfer again on this machine, or without nvcc for the CPU's code",
 )
 _MEMORY, _CUDA = 6, 7
 
@@ -59,7 +60,7 @@ class _Fit(ctypes.Structure):
     )
 
 
-class _Compose(ctypes.Structure):
+class Composing(ctypes.Structure):
     """`GtCompose` of photos.h."""
 
     _fields_ = (
@@ -80,6 +81,8 @@ class Library:
 
     def __init__(self, path: str) -> None:
         self._functions = ctypes.CDLL(path)
+        if self.has_cuda:
+            self._functions.gt_compose_cuda_bytes.restype = ctypes.c_uint64
 
     def fit(self, fit: Fit, image: Pixels, is_map: bool) -> Pixels:
         """A photo or a map in the frame: `Fit.photo` and `Fit.map`."""
@@ -101,7 +104,7 @@ class Library:
         flow: npt.NDArray[np.float32],
         with_garment: bool,
     ) -> tuple[Pixels, Pixels, Pixels | None]:
-        """`compose.compose`: `pictures` by the names of `_Compose`, fits of person and owner.
+        """`compose.compose`: `pictures` by the names of `Composing`, fits of person and owner.
 
         Returns the image, its classes, and the garment if it is asked for.
         """
@@ -113,7 +116,7 @@ class Library:
         garment = np.empty_like(image) if with_garment else None
         flow = np.ascontiguousarray(flow, np.float32)
         given = {name: _picture(array) for name, array in pictures.items()}
-        call = _Compose(
+        call = Composing(
             **{name: picture for name, (picture, _) in given.items()},
             fit=_fit(fits[0]),
             owner_fit=_fit(fits[1]),
@@ -147,9 +150,9 @@ class Library:
         fits: tuple[Fit, Fit],
         flow: int,
         outputs: tuple[int, int],
-    ) -> _Compose:
+    ) -> Composing:
         """The call of `compose` on a GPU: arrays there, and where image and classes are written."""
-        return _Compose(
+        return Composing(
             **{name: _picture_on_device(array) for name, array in pictures.items()},
             fit=_fit(fits[0]),
             owner_fit=_fit(fits[1]),
@@ -158,13 +161,12 @@ class Library:
             out_parsing=outputs[1],
         )
 
-    def workspace(self, call: _Compose) -> int:
+    def workspace(self, call: Composing) -> int:
         """The bytes of device memory that a call of `composing_on_device` works in."""
-        self._functions.gt_compose_cuda_bytes.restype = ctypes.c_uint64
         size: int = self._functions.gt_compose_cuda_bytes(ctypes.byref(call))
         return size
 
-    def compose_on_device(self, call: _Compose, workspace: int, stream: int) -> None:
+    def compose_on_device(self, call: Composing, workspace: int, stream: int) -> None:
         """Queues such a call on a stream."""
         pointers = ctypes.c_void_p(workspace), ctypes.c_void_p(stream)
         _check(self._functions.gt_compose_cuda(ctypes.byref(call), *pointers))

@@ -351,12 +351,11 @@ class Session:
     ) -> tuple[dict[str, HostArray], dict[int, Finished]]:
         """As `transfer`, and the finished photos of some of the batch's pairs, by their number.
 
-        Of the inputs, the images that the GPU fits may hold anything.
+        Of the inputs, the images that the GPU fits may hold anything. BackendError
+        (`out_of_memory`) where there is not the memory for photos; the session stays whole.
         """
         arrays, photos = self._open(), self._photos
         assert photos is not None
-        for name, array in inputs.items():
-            arrays.host_inputs[name][...] = array
 
         def of_pairs(tensors: Mapping[str, DeviceArray]) -> list[dict[str, Array]]:
             return [
@@ -364,14 +363,18 @@ class Session:
                 for index in pairs
             ]
 
+        with self.device.active():  # without the memory the session goes on without them
+            photos.prepare(list(pairs.values()), of_pairs(arrays.outputs))
+        for name, array in inputs.items():
+            arrays.host_inputs[name][...] = array
         self.upload()
         with self._working(), self._part("upload", self.stream):
-            photos.upload(list(pairs.values()))
+            photos.upload()
         with self._working(), self._part("fit", self.stream):
             photos.fit(of_pairs(arrays.inputs))
         self.run()
         with self._working(), self._part("compose", self.stream):
-            photos.compose(of_pairs(arrays.outputs))
+            photos.compose()
         self.download()
         with self._working(), self._part("download", self.stream):
             photos.download()

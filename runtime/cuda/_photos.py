@@ -17,14 +17,15 @@ import numpy.typing as npt
 from garment_transfer.bundle import BackendError, Code
 from garment_transfer.kernels.driver import Array, OutOfMemory
 from garment_transfer.kernels.fit import Fit
-from garment_transfer.kernels.photos import Library
+from garment_transfer.kernels.photos import Composing, Library
 from garment_transfer.runtime.cuda._device import CudaDevice
 
 Pixels = npt.NDArray[np.uint8]
 _T = TypeVar("_T")
 
-#: A session that had larger photos gives their memory back, in bytes on the GPU.
-_KEPT: Final = 256 << 20
+#: A session that had larger photos gives their memory back, in bytes on the GPU: that much is two
+#: people at 24 megapixels, or three pairs at 12.
+_KEPT: Final = 1 << 30
 _ALIGNMENT: Final = 256
 
 
@@ -72,8 +73,9 @@ class _Placed(NamedTuple):
 class Photos:
     """The photos of a session's pairs: memory for them, as large as the largest so far, and a cap.
 
-    `upload`, `fit`, `compose` and `download` queue on the session's stream, in this order, with the
-    device active. `finished` is for when that has happened. One thread at a time.
+    `prepare` allocates; `upload`, `fit`, `compose` and `download` queue on the session's stream, in
+    this order, and `finished` is for when that has happened. The device is active, and one thread
+    at a time calls.
     """
 
     def __init__(self, device: CudaDevice, library: Library, stream: int) -> None:
@@ -85,10 +87,15 @@ class Photos:
         self._on_device = _Growing(device)
         self._workspace = _Growing(device)
         self._placed: list[_Placed] = []
+        self._calls: list[Composing] = []
         self._inputs = self._outputs = 0  # bytes of each
 
-    def upload(self, pairs: Sequence[Pair]) -> None:
-        """Copies all photos and maps into the GPU's memory, which grows where it is too small."""
+    def prepare(self, pairs: Sequence[Pair], outputs: Sequence[Mapping[str, Array]]) -> None:
+        """Makes memory for pairs, where there is too little, and puts their photos and maps there.
+
+        `outputs` are the graphs' for each pair, without a batch axis. BackendError
+        (`out_of_memory`) where there is not so much; nothing is queued then.
+        """
         offsets: list[dict[str, int]] = []
         size = 0
         for pair in pairs:
@@ -98,9 +105,9 @@ class Photos:
                     offsets[-1][name] = size
                     size += _aligned(array.nbytes)
         self._inputs = size
-        outputs = []
+        finished = []
         for pair in pairs:
-            outputs.append(size)
+            finished.append(size)
             size += _aligned(4 * pair.parsing.size)
         self._outputs = size - self._inputs
         if self._on_host is None or self._on_host.size < size:
@@ -108,7 +115,7 @@ class Photos:
             self._on_host = _allocated(self._device.allocate_host, size)
         on_device, on_host = self._on_device.reserve(size), self._on_host
         self._placed = []
-        for pair, at, output in zip(pairs, offsets, outputs, strict=True):
+        for pair, at, output in zip(pairs, offsets, finished, strict=True):
             arrays: dict[str, Array | None] = {}
             for name, array in pair.arrays.items():
                 arrays[name] = None
@@ -119,7 +126,31 @@ class Photos:
                         on_device + at[name], array.shape, "uint8", self._device.index
                     )
             self._placed.append(_Placed(pair, arrays, output))
-        self._device.copy(on_device, int(on_host.ctypes.data), self._inputs, self._stream)
+        self._calls = [
+            self._composing(placed, graphs)
+            for placed, graphs in zip(self._placed, outputs, strict=True)
+        ]
+        # one after another, so that one workspace is enough
+        self._workspace.reserve(max(map(self._library.workspace, self._calls)))
+
+    def _composing(self, placed: _Placed, graphs: Mapping[str, Array]) -> Composing:
+        pair, arrays, output = placed
+        pictures = {
+            **arrays,
+            "image": graphs["image"],
+            "parsing": graphs["transfer_parsing"],
+            "warped": graphs["warped_garment"],
+        }
+        image = self._on_device.pointer + output
+        outputs = image, image + 3 * pair.parsing.size
+        fits = pair.fit, pair.owner_fit
+        return self._library.composing_on_device(pictures, fits, graphs["flow"].pointer, outputs)
+
+    def upload(self) -> None:
+        """Copies all photos and maps into the GPU's memory."""
+        assert self._on_host is not None
+        host = int(self._on_host.ctypes.data)
+        self._device.copy(self._on_device.pointer, host, self._inputs, self._stream)
 
     def fit(self, inputs: Sequence[Mapping[str, Array]]) -> None:
         """Fits the photos into the graphs' inputs for each pair, which have no batch axis."""
@@ -131,28 +162,10 @@ class Photos:
                 out = graphs[f"{role}_image"].pointer
                 self._library.fit_on_device(fit, image, out, self._stream)
 
-    def compose(self, outputs: Sequence[Mapping[str, Array]]) -> None:
-        """Makes the finished photos of the graphs' outputs for each pair, without a batch axis."""
-        calls = []
-        for (pair, arrays, output), graphs in zip(self._placed, outputs, strict=True):
-            image = self._on_device.pointer + output
-            calls.append(
-                self._library.composing_on_device(
-                    {
-                        **arrays,
-                        "image": graphs["image"],
-                        "parsing": graphs["transfer_parsing"],
-                        "warped": graphs["warped_garment"],
-                    },
-                    (pair.fit, pair.owner_fit),
-                    graphs["flow"].pointer,
-                    (image, image + 3 * pair.parsing.size),
-                )
-            )
-        # one after another, so that one workspace is enough
-        workspace = self._workspace.reserve(max(map(self._library.workspace, calls)))
-        for call in calls:
-            self._library.compose_on_device(call, workspace, self._stream)
+    def compose(self) -> None:
+        """Makes the finished photos of the graphs' outputs."""
+        for call in self._calls:
+            self._library.compose_on_device(call, self._workspace.pointer, self._stream)
 
     def download(self) -> None:
         """Copies the finished photos back."""
@@ -170,7 +183,7 @@ class Photos:
             both = self._on_host[output : output + 4 * height * width].copy()
             image, parsing = np.split(both, [3 * height * width])
             found.append(Finished(image.reshape(height, width, 3), parsing.reshape(height, width)))
-        self._placed = []
+        self._placed, self._calls = [], []
         if self._on_device.size + self._workspace.size > _KEPT:
             self.close()
         return found

@@ -324,7 +324,9 @@ def in_front(
     return beneath, iuv, found
 
 
-def drop_not_worn(image: npt.NDArray[np.uint8], classes: npt.NDArray[np.uint8]) -> None:
+def drop_not_worn(
+    image: npt.NDArray[np.uint8], classes: npt.NDArray[np.uint8], things: _Mask
+) -> None:
     """Takes from the garment of a rough parse map what lies beside it, by its colour.
 
     That is a gap between sleeve and torso, or the trousers beside a cuff: pixels near the garment's
@@ -334,11 +336,13 @@ def drop_not_worn(image: npt.NDArray[np.uint8], classes: npt.NDArray[np.uint8]) 
     Args:
         image: uint8 RGB [H,W,3].
         classes: uint8 [H,W], the seven classes; such pixels get the nearest other one.
+        things: bool [H,W], what lies in front, whose colours do not count.
     """
     if min(classes.shape) < _SIDE // 2:
         return  # a pixel is too large for colours to tell
     step = _step(classes)
-    garment = (classes[::step, ::step] == GARMENT).astype(np.uint8)
+    seen = (classes[::step, ::step] == GARMENT) & ~things[::step, ::step]
+    garment = seen.astype(np.uint8)
     left, top, width, height = cv2.boundingRect(garment)
     if not height:
         return
@@ -369,15 +373,19 @@ def drop_not_worn(image: npt.NDArray[np.uint8], classes: npt.NDArray[np.uint8]) 
     distance = (apart * apart).sum(axis=1)
     along = ((mean - pixel) * apart).sum(axis=1)
     near = ((pixel - beside) ** 2).sum(axis=1) < _ALIKE**2 * distance
-    odd = (along > 0) & (along**2 > 9 * (apart * apart * variance).sum(axis=1))
+    # channels of a pattern go together, so that their deviations add up
+    spread = (np.abs(apart) * np.sqrt(np.maximum(variance, 0))).sum(axis=1)
+    odd = along > 3 * spread
     found = near & odd & (distance > _APART**2)
     if not found.any():
         return
-    instead = _of_nearest(small, outside > 0)
-    for y, x in zip(*(each[found] for each in at), strict=True):
-        rows, columns = ((first + i) * step for first, i in ((top, int(y)), (left, int(x))))
-        cell = classes[rows : rows + step, columns : columns + step]
-        cell[cell == GARMENT] = instead[y, x]
+    marks = np.full(garment.shape, GARMENT, np.uint8)
+    marks[at] = np.where(found, _of_nearest(small, outside > 0)[at], np.uint8(GARMENT))
+    large = np.kron(marks, np.ones((step, step), np.uint8))
+    y, x = top * step, left * step
+    part = classes[y : y + len(large), x : x + len(large[0])]
+    height, width = part.shape
+    np.copyto(part, large[:height, :width], where=part == GARMENT)
 
 
 def uncovered(

@@ -312,7 +312,7 @@ class Person:
         others = somebody_else(image, classes, parts, others)
         classes[others] = BACKGROUND
         classes, iuv, things = in_front(classes, iuv, is_any(ids, labels.in_front))
-        drop_not_worn(image, classes)
+        drop_not_worn(image, classes, things)
         protected = others | things | hands(classes, parts)
         for array in (classes, iuv, protected):
             array.flags.writeable = False  # made here: nobody else has them

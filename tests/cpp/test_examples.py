@@ -542,6 +542,24 @@ def test_server_refuses_large_bodies_unread(programs: Path) -> None:
             assert refusal(connection) in ((413, "too_large"), (400, "body_invalid"))
 
 
+def test_server_takes_nothing_that_grows(programs: Path, small_pair: tuple[Path, Path]) -> None:
+    """Compressed bodies, endless headers, and answers in a thousand parts."""
+    with serving(programs, SESSIONS=1) as (host, port, _):
+        headers = "Content-Encoding: gzip\r\nContent-Length: 9\r\n\r\n"
+        with sending(host, port, headers) as connection:
+            assert refusal(connection) == (400, "body_invalid")
+        with sending(host, port, "") as connection:
+            with contextlib.suppress(ConnectionError):  # it answers before all is sent
+                for _ in range(100):
+                    connection.sendall(1000 * b"a: b\r\n")
+            with contextlib.suppress(ConnectionError):
+                assert refusal(connection)[0] in (400, 413)
+        content, headers_of = form(parts_of(*small_pair))
+        ranges = {**headers_of, "Range": f"bytes={','.join(300 * ['0-'])}"}
+        whole = ask(host, port, "POST", "/transfer", content, headers_of)
+        assert ask(host, port, "POST", "/transfer", content, ranges) == whole
+
+
 def test_server_refuses_spoilt_files_as_python_does(
     programs: Path, bad_people: list[tuple[Path, str, str]]
 ) -> None:

@@ -334,7 +334,7 @@ def test_what_a_rough_map_takes_for_the_garment(garment, around, dropped, scale)
     image, classes, due = (
         np.repeat(np.repeat(a, scale, 0), scale, 1) for a in (image, classes, due)
     )
-    drop_not_worn(image, classes)
+    drop_not_worn(image, classes, np.zeros(classes.shape, bool))
     assert (classes == due).all() == dropped
 
 
@@ -347,5 +347,5 @@ def test_a_garment_s_own_pattern_stays():
     classes = np.zeros((256, 256), np.uint8)
     classes[40:200, 60:180] = GARMENT
     due = classes.copy()
-    drop_not_worn(image, classes)
+    drop_not_worn(image, classes, np.zeros(classes.shape, bool))
     assert (classes == due).all()

@@ -407,7 +407,7 @@ def _photo_pair():
     parsing[np.hypot(rows - 130.3, columns - 121.8) < 70] = GARMENT
     own = np.zeros_like(parsing)
     own[100:150, 100:150] = GARMENT
-    densepose = np.full((256, 256, 3), 2, np.uint8)
+    densepose = np.where(own[..., None] > 0, np.uint8(2), np.uint8(0)).repeat(3, axis=2)
     background = np.full((256, 256, 3), 230, np.uint8)
     smooth = cv2.GaussianBlur(random.integers(256, size=(256, 256, 3), dtype=np.uint8), (0, 0), 9)
     worn = np.full((256, 256), GARMENT, np.uint8)

@@ -367,10 +367,11 @@ cv::Mat in_front(cv::Mat& classes, cv::Mat& iuv, const cv::Mat& things) {
   return found;
 }
 
-void drop_not_worn(const cv::Mat& image, cv::Mat& classes) {
+void drop_not_worn(const cv::Mat& image, cv::Mat& classes, const cv::Mat& things) {
   if (std::min(classes.rows, classes.cols) < kSide / 2) return;
   const int step = step_of(classes);
-  const cv::Mat small = every(classes, step), garment = small == kGarment;
+  const cv::Mat small = every(classes, step);
+  const cv::Mat garment = (small == kGarment) & (every(things, step) == 0);
   cv::Mat photo(garment.size(), CV_8UC3), inside, outside, instead;
   for (int y = 0; y < photo.rows; ++y) {
     for (int x = 0; x < photo.cols; ++x) {
@@ -410,10 +411,9 @@ void drop_not_worn(const cv::Mat& image, cv::Mat& classes) {
         distance += apart * apart;
         along += (mean - pixel) * apart;
         near += (pixel - beside) * (pixel - beside);
-        spread += apart * apart * variance;
+        spread += std::abs(apart) * std::sqrt(std::max(variance, 0.0));
       }
-      if (near < kAlike * kAlike * distance && along > 0 && along * along > 9 * spread &&
-          distance > kApart * kApart) {
+      if (near < kAlike * kAlike * distance && along > 3 * spread && distance > kApart * kApart) {
         const cv::Rect all(0, 0, classes.cols, classes.rows);
         cv::Mat cell = classes(cv::Rect(x * step, y * step, step, step) & all);
         if (instead.empty()) instead = of_nearest(small, outside);

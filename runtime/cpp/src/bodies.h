@@ -28,8 +28,9 @@ cv::Mat somebody_else(const cv::Mat& image, const cv::Mat& classes, const cv::Ma
 // become what is beneath.
 cv::Mat in_front(cv::Mat& classes, cv::Mat& iuv, const cv::Mat& things);
 
-// Takes from the garment of a rough parse map what lies beside it, by its colour.
-void drop_not_worn(const cv::Mat& image, cv::Mat& classes);
+// Takes from the garment of a rough parse map what lies beside it, by its colour; that of things in
+// front does not count.
+void drop_not_worn(const cv::Mat& image, cv::Mat& classes, const cv::Mat& things);
 
 // A photo at the bundle's size with the garment's own colours where things hide it; `classes` are
 // those beneath the things.

@@ -515,7 +515,7 @@ Person built(cv::Mat image, cv::Mat ids, cv::Mat densepose, const std::string& s
   others = somebody_else(image, classes, parts, others);
   classes.setTo(kBackground, others);
   const cv::Mat things = in_front(classes, iuv, is_any(ids, set.in_front));
-  drop_not_worn(image, classes);
+  drop_not_worn(image, classes, things);
   person.parts = parts_of(iuv);
   check_body(person.parts, "densepose");  // of who was chosen
   person.image = image;

@@ -688,6 +688,25 @@ class TensorRtWorker final : public Worker {
 #if defined(GT_PHOTOS_WITH_CUDA)
   bool compose(const GtCompose& on_host) override {
     const OnDevice on(backend_.device);
+    try {
+      const bool made = composed(on_host);
+      check(cudaStreamSynchronize(stream_.get()), "compose a photo");
+      if (photos_.bytes + workspace_.bytes > kMostKept) photos_ = {}, workspace_ = {};
+      return made;
+    } catch (...) {
+      cudaStreamSynchronize(stream_.get());  // copies to the caller's memory may be under way
+      throw;
+    }
+  }
+#endif
+
+ private:
+  // A session that had larger photos gives their memory back.
+  static constexpr std::size_t kMostKept = std::size_t{1} << 30;
+
+#if defined(GT_PHOTOS_WITH_CUDA)
+  // Queues it all; false where there is not the memory for it.
+  bool composed(const GtCompose& on_host) {
     const auto stream = stream_.get();
     GtCompose call = on_host;
     GtPicture* const read[] = {&call.photo, &call.parsing, &call.kept, &call.owner_photo,
@@ -709,7 +728,7 @@ class TensorRtWorker final : public Worker {
       if (picture->data) bytes += row_of(*picture) * static_cast<std::size_t>(picture->height);
     }
     for (const Written& one : written) bytes += *one.to ? one.bytes : 0;
-    reserve(photos_, bytes);
+    if (!reserve(photos_, bytes)) return false;
     auto* at = static_cast<std::uint8_t*>(photos_.memory.get());
     for (GtPicture* picture : read) {
       if (!picture->data) continue;
@@ -734,10 +753,11 @@ class TensorRtWorker final : public Worker {
     for (GtPicture* picture : {&call.image, &call.transfer_parsing, &call.warped_garment}) {
       picture->stride = static_cast<std::int64_t>(row_of(*picture));
     }
-    reserve(workspace_, gt_compose_cuda_bytes(&call));
+    if (!reserve(workspace_, gt_compose_cuda_bytes(&call))) return false;
     if (gt_compose_cuda(&call, workspace_.memory.get(), stream) != GT_PHOTOS_OK) {
-      check(cudaGetLastError(), "compose a photo");
-      throw Error(GT_CUDA_FAILED, "the GPU did not compose the photo", "");
+      throw Error(GT_CUDA_FAILED, "CUDA refuses to compose a photo",
+                  "kernels for this GPU and a driver of their CUDA",
+                  "build the library on this machine, or without nvcc for the CPU's code");
     }
     std::uint8_t* const outputs[] = {on_host.out_image, on_host.out_parsing,
                                      on_host.out_warped_garment};
@@ -747,24 +767,26 @@ class TensorRtWorker final : public Worker {
                             stream),
             "copy a photo");
     }
-    check(cudaStreamSynchronize(stream), "compose a photo");
     return true;
   }
 #endif
 
- private:
   // Device memory that is made anew where more is needed.
   struct Growing {
     DeviceMemory memory;
     std::size_t bytes = 0;
   };
-  static void reserve(Growing& growing, std::size_t bytes) {
-    if (bytes <= growing.bytes) return;
+  static bool reserve(Growing& growing, std::size_t bytes) {
+    if (bytes <= growing.bytes) return true;
     growing = {};
     void* memory = nullptr;
-    check(cudaMalloc(&memory, bytes), "allocate memory for photos");
+    if (cudaMalloc(&memory, bytes) != cudaSuccess) {
+      cudaGetLastError();  // told here, by no other call
+      return false;
+    }
     growing.memory.reset(memory);
     growing.bytes = bytes;
+    return true;
   }
 
   void check_pointers(const Run& run) const {
