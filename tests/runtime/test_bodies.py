@@ -338,12 +338,13 @@ def test_what_a_rough_map_takes_for_the_garment(garment, around, dropped, scale)
     assert (classes == due).all() == dropped
 
 
-def test_a_garment_s_own_pattern_stays():
+@pytest.mark.parametrize(("wide", "apart"), [(8, 16), (2, 12), (3, 16)])
+def test_a_garment_s_own_pattern_stays(wide, apart):
     """Stripes of the wall's colour, as far as the garment's border."""
     image = np.full((256, 256, 3), 235, np.uint8)
     image[40:200, 60:180] = (20, 30, 80)
-    for y in range(48, 200, 16):
-        image[y : y + 8, 60:180] = 235
+    for y in range(48, 200, apart):
+        image[y : y + wide, 60:180] = 235
     classes = np.zeros((256, 256), np.uint8)
     classes[40:200, 60:180] = GARMENT
     due = classes.copy()
