@@ -49,7 +49,7 @@ from garment_transfer.runtime.backends import (
     choose_backend,
     find_backend,
 )
-from garment_transfer.runtime.cuda import Chain, Finished, Pair, Session, handle_of
+from garment_transfer.runtime.cuda import Chain, Pair, Session, handle_of
 from garment_transfer.runtime.photos import (
     Box,
     Composed,
@@ -58,8 +58,8 @@ from garment_transfer.runtime.photos import (
     check_plausible,
     compose,
     fit_person,
-    transferred,
     uncovered,
+    visible_garment,
 )
 
 _LOG: Final = logging.getLogger(__name__)
@@ -279,7 +279,7 @@ class Pipeline:
                     for person, owner in zip(people, garment_owners, strict=True)
                 ]
             chosen = list(zip(people, garment_owners, fits, strict=True))
-            finished: dict[int, Finished] = {}
+            finished: dict[int, Composed] = {}
             outputs: Mapping[str, npt.NDArray[np.generic]] = {}
             on_device: dict[int, Pair] = {}
             if self._chain is not None and self._chain.finishes_photos:
@@ -602,7 +602,7 @@ def _pair(person: Person, owner: Person, fit: Fit, owner_fit: Fit) -> Pair:
         person.image,
         person.parsing,
         owner.image,
-        transferred(owner),
+        visible_garment(owner),
         fit,
         owner_fit,
         person.protected,

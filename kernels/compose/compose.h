@@ -94,6 +94,18 @@ GT_FUNCTION Choice choose(const int (&scores)[kDrawn], int sharpness) {
           static_cast<unsigned char>(share > 0 ? share : 0)};
 }
 
+// The part of a photo that its box shows.
+struct Window {
+  int top, left, height, width;
+};
+
+inline Window window_of(const Fit& fit) {
+  const int top = fit.top > 0 ? fit.top : 0, left = fit.left > 0 ? fit.left : 0;
+  const int bottom = fit.top + fit.height, right = fit.left + fit.width;
+  return {top, left, (bottom < fit.source_height ? bottom : fit.source_height) - top,
+          (right < fit.source_width ? right : fit.source_width) - left};
+}
+
 // How fast the share falls with the lead: by one over what a pixel of the photo is of the frame's.
 GT_FUNCTION int sharpness_of(const Fit& fit) {
   const bool wide = 1ll * fit.width * fit.scaled_height >= 1ll * fit.height * fit.scaled_width;

@@ -27,7 +27,7 @@ constexpr unsigned kNone = ~0u;
 struct Found {
   int above, before, bottom, right;  // of the garment's box: H - top, W - left, bottom, right
   int top, left;                     // of the layers in the owner's photo
-  int some;                          // whether the garment has something inside its border
+  int has_inside;                    // whether the garment has something inside its border
   int garment_pixels, rank;          // of the areas, and which is still looked for
   unsigned bits;                     // of the median area, those that are known
   unsigned histogram[256];
@@ -56,22 +56,11 @@ struct Workspace {
   std::int8_t* patches;  // [kGrained,kPatches,kPatchSide,kPatchSide,3]
   Byte *other, *share;   // the part of the photo that the box shows: [height,width], as those below
   Byte *gone, *gone_near;
-  Byte *others_near, *worn;  // the owner's photo; the garment less its border
+  Byte *near_border, *worn;  // the owner's photo; the garment less its border
   Byte *layers, *smaller;    // RGBA
 };
 
 int shrunk(int size) { return static_cast<int>(size / kMinifying + 0.5) + 3; }
-
-struct Window {
-  int top, left, height, width;
-};
-
-Window window_of(const Fit& fit) {
-  const int top = fit.top > 0 ? fit.top : 0, left = fit.left > 0 ? fit.left : 0;
-  const int bottom = fit.top + fit.height, right = fit.left + fit.width;
-  return {top, left, (bottom < fit.source_height ? bottom : fit.source_height) - top,
-          (right < fit.source_width ? right : fit.source_width) - left};
-}
 
 // Where everything lies behind `base`, and the size of it all.
 std::size_t lay_out(const ComposeCall& call, Byte* base, Workspace* out) {
@@ -102,7 +91,7 @@ std::size_t lay_out(const ComposeCall& call, Byte* base, Workspace* out) {
   take(out->share, shown);
   take(out->gone, shown);
   take(out->gone_near, shown);
-  take(out->others_near, area(owner_height, owner_width));
+  take(out->near_border, area(owner_height, owner_width));
   take(out->worn, area(owner_height, owner_width));
   take(out->layers, area(owner_height + 3, owner_width + 3) * 4);
   take(out->smaller, area(shrunk(owner_height), shrunk(owner_width)) * 4);
@@ -275,7 +264,7 @@ void find_layers(Queue& queue, const ComposeCall& call, const Workspace& w) {
     const int first = x > reach ? x - reach : 0, last = x + reach < width ? x + reach : width - 1;
     bool others = false;
     for (int k = first; k <= last; ++k) others |= mask.row(y)[k] == 0;
-    w.others_near[at(y, x, width)] = others;
+    w.near_border[at(y, x, width)] = others;
   });
   queue.once([=] GT_DEVICE(int, int) {
     Found& found = *w.found;
@@ -296,12 +285,12 @@ void find_layers(Queue& queue, const ComposeCall& call, const Workspace& w) {
   });
   // without what is near the garment's border; all of it where nothing else is left
   queue.each_pixel(height, width, [=] GT_DEVICE(int y, int x) {
-    const bool worn = mask.row(y)[x] && !any_near(w.others_near + x, width, y, height, reach);
+    const bool worn = mask.row(y)[x] && !any_near(w.near_border + x, width, y, height, reach);
     w.worn[at(y, x, width)] = worn;
-    if (worn) w.found->some = 1;
+    if (worn) w.found->has_inside = 1;
   });
   queue.each_pixel(height, width, [=] GT_DEVICE(int y, int x) {
-    if (!w.found->some) w.worn[at(y, x, width)] = mask.row(y)[x] != 0;
+    if (!w.found->has_inside) w.worn[at(y, x, width)] = mask.row(y)[x] != 0;
   });
   queue.each_pixel(height + 3, width + 3, [=] GT_DEVICE(int y, int x) {
     const Found& found = *w.found;

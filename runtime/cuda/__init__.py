@@ -11,4 +11,4 @@ from garment_transfer.runtime.cuda._chain import (
     handle_of as handle_of,
 )
 from garment_transfer.runtime.cuda._device import CudaDevice as CudaDevice
-from garment_transfer.runtime.cuda._photos import Finished as Finished, Pair as Pair
+from garment_transfer.runtime.cuda._photos import Pair as Pair

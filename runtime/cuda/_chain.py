@@ -41,10 +41,11 @@ from garment_transfer.bundle import (
     Tensor,
     chained,
 )
+from garment_transfer.kernels.compose import Composed
 from garment_transfer.kernels.driver import Array, OutOfMemory, StreamLike, stream_handle
 from garment_transfer.kernels.photos import Library
 from garment_transfer.runtime.cuda._device import CudaDevice
-from garment_transfer.runtime.cuda._photos import Finished, Pair, Photos
+from garment_transfer.runtime.cuda._photos import Pair, Photos
 
 #: Of activations and of every tensor in a block, in bytes: TensorRT asks 512 of the one, as its
 #: check says, and 256 of the others.
@@ -348,7 +349,7 @@ class Session:
 
     def transfer_photos(
         self, inputs: Mapping[str, HostArray], pairs: Mapping[int, Pair]
-    ) -> tuple[dict[str, HostArray], dict[int, Finished]]:
+    ) -> tuple[dict[str, HostArray], dict[int, Composed]]:
         """As `transfer`, and the finished photos of some of the batch's pairs, by their number.
 
         Of the inputs, the images that the GPU fits may hold anything. BackendError
@@ -538,7 +539,7 @@ class Chain:
 
     def run_photos(
         self, inputs: Mapping[str, HostArray], pairs: Mapping[int, Pair]
-    ) -> tuple[dict[str, HostArray], dict[int, Finished]]:
+    ) -> tuple[dict[str, HostArray], dict[int, Composed]]:
         """As `run`, and the finished photos of some pairs: `Session.transfer_photos`."""
         with self._held_session(len(next(iter(inputs.values())))) as session:
             return session.transfer_photos(inputs, pairs)

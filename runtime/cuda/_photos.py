@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from garment_transfer.bundle import BackendError, Code
+from garment_transfer.kernels.compose import Composed
 from garment_transfer.kernels.driver import Array, OutOfMemory
 from garment_transfer.kernels.fit import Fit
 from garment_transfer.kernels.photos import Composing, Library
@@ -53,13 +54,6 @@ class Pair:
             "owner_garment": self.owner_garment.view(np.uint8),
             "kept": None if self.kept is None else self.kept.view(np.uint8),
         }
-
-
-class Finished(NamedTuple):
-    """A finished photo, uint8 RGB [H,W,3], and its classes, uint8 [H,W]."""
-
-    image: Pixels
-    parsing: Pixels
 
 
 class _Placed(NamedTuple):
@@ -174,7 +168,7 @@ class Photos:
         begin = self._inputs
         self._device.copy(host + begin, on_device + begin, self._outputs, self._stream)
 
-    def finished(self) -> list[Finished]:
+    def finished(self) -> list[Composed]:
         """The finished photos, once the stream was waited for; large memory is given back."""
         assert self._on_host is not None
         found = []
@@ -182,7 +176,8 @@ class Photos:
             height, width = pair.parsing.shape
             both = self._on_host[output : output + 4 * height * width].copy()
             image, parsing = np.split(both, [3 * height * width])
-            found.append(Finished(image.reshape(height, width, 3), parsing.reshape(height, width)))
+            image, parsing = image.reshape(height, width, 3), parsing.reshape(height, width)
+            found.append(Composed(image, parsing, None))
         self._placed, self._calls = [], []
         if self._on_device.size + self._workspace.size > _KEPT:
             self.close()

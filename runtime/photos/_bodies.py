@@ -332,7 +332,7 @@ def drop_not_worn(
     That is a gap between sleeve and torso, or the trousers beside a cuff: pixels near the garment's
     border whose colour is the mean of what is around the garment, far from the mean of the
     garment inside its border, and no part of its pattern (beyond three standard deviations). What
-    it also takes is a hem or a cuff of the wall's own colour, narrower than a sixtieth of the photo.
+    it also takes is a hem or a cuff of the wall's own colour, up to a sixtieth of the photo wide.
 
     Args:
         image: uint8 RGB [H,W,3].

@@ -11,7 +11,7 @@ from garment_transfer.kernels.fit import Fit
 from garment_transfer.runtime.photos._person import Person
 
 
-def transferred(owner: Person) -> npt.NDArray[np.bool_]:
+def visible_garment(owner: Person) -> npt.NDArray[np.bool_]:
     """Where a photo shows its owner's garment with nothing in front of it, bool [H,W]."""
     garment: npt.NDArray[np.bool_] = owner.parsing == GARMENT
     if owner.protected is not None:
@@ -62,7 +62,7 @@ def compose(
         person.image,
         person.parsing,
         owner.image,
-        transferred(owner),
+        visible_garment(owner),
         person_fit,
         owner_fit,
         image=image,
