@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -160,11 +161,14 @@ def command(
     if missing or not pairs:
         pipeline = _load(bundle or sample_bundle(), backend, precision, rebuild_if_needed, threads)
         if output and person and garment_owner:
-            people = (
-                pipeline.person(person, label_set, densepose, person_box),
-                pipeline.person(garment_owner, label_set, densepose, owner_box),
-            )
-            _transfer(pipeline, people, output, panel, quality)
+            sources, boxes = (person, garment_owner), (person_box, owner_box)
+            with ThreadPoolExecutor(2) as pool:  # decoders run side by side
+                receiver, owner = pool.map(
+                    lambda source, box: pipeline.person(source, label_set, densepose, box),
+                    sources,
+                    boxes,
+                )
+            _transfer(pipeline, (receiver, owner), output, panel, quality)
         else:
             failed = _transfer_all(pipeline, missing, batch or 1, label_set, densepose, quality)
     if pairs:

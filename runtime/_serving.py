@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO, Final, cast
 
 from garment_transfer.bundle import Code, InputError
@@ -66,7 +67,8 @@ def read_request(pipeline: Pipeline, fields: Mapping[str, BinaryIO | str]) -> tu
         BackendError: the graph that makes them fails.
     """
     try:
-        person, owner = (_read(pipeline, role, fields) for role in _WHO)
+        with ThreadPoolExecutor(2) as pool:  # decoders run side by side
+            person, owner = pool.map(lambda role: _read(pipeline, role, fields), _WHO)
         # here, because they would fail the whole batch
         person.check_view("the")
         owner.check_view("the")

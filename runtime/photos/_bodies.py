@@ -382,7 +382,7 @@ def drop_not_worn(
         return
     marks = np.full(garment.shape, GARMENT, np.uint8)
     marks[at] = np.where(found, _of_nearest(small, outside > 0)[at], np.uint8(GARMENT))
-    large = np.kron(marks, np.ones((step, step), np.uint8))
+    large = marks.repeat(step, axis=0).repeat(step, axis=1)
     y, x = top * step, left * step
     part = classes[y : y + len(large), x : x + len(large[0])]
     height, width = part.shape
