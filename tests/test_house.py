@@ -67,3 +67,11 @@ print(json.dumps([garment_transfer.__version__, loaded, names, backends]))
     assert version.count(".") == 2
     assert (loaded, backends) == ([], [])
     assert len(names) == 13
+
+
+def test_the_package_s_parts_are_there_without_importing_them():
+    code = (
+        "import garment_transfer as g; print(g.runtime.Person is g.Person, g.bundle.Code is g.Code)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "True True\n"

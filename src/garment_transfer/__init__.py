@@ -67,8 +67,9 @@ def __getattr__(name: str) -> object:
     if name == "__version__":
         return importlib.import_module("garment_transfer.bundle").package_version()
     for folder, names in (("runtime", _RUNTIME), ("bundle", _BUNDLE)):
-        if name in names:
-            return getattr(importlib.import_module(f"garment_transfer.{folder}"), name)
+        if name in (folder, *names):
+            module = importlib.import_module(f"garment_transfer.{folder}")
+            return module if name == folder else getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
