@@ -281,18 +281,17 @@ class Pipeline:
             chosen = list(zip(people, garment_owners, fits, strict=True))
             finished: dict[int, Composed] = {}
             outputs: Mapping[str, npt.NDArray[np.generic]] = {}
-            on_device: dict[int, Pair] = {}
-            if self._chain is not None and self._chain.finishes_photos:
-                on_device = {
-                    index: _pair(person, owner, *fit)
-                    for index, (person, owner, fit) in enumerate(chosen)
-                    if not fit[0].is_identity
-                }
-            if self._chain is not None and on_device:
+            chain = self._chain
+            on_device = {
+                index: _pair(person, owner, *fit)
+                for index, (person, owner, fit) in enumerate(chosen)
+                if chain is not None and chain.finishes_photos and not fit[0].is_identity
+            }
+            if chain is not None and on_device:
                 pairs, inputs = self._framed(chosen, on_device, timings)
                 try:
                     with _timed(timings, "chain"):
-                        outputs, finished = self._chain.run_photos(inputs, on_device)
+                        outputs, finished = chain.run_photos(inputs, on_device)
                 except BackendError as error:
                     if error.code != Code.OUT_OF_MEMORY:
                         raise

@@ -28,6 +28,11 @@ GT_FUNCTION int drawn_index(int label) {
                               : -1;
 }
 
+// Whether a class that stays may still show what vanished beside it.
+GT_FUNCTION bool is_rough(int label) {
+  return (label == kBackground) | (label == kSkin) | (label == kLower);
+}
+
 constexpr int kUnit = 16 * 255;  // what the scores of a pixel sum to
 // 256 times a Gaussian of 0.8 pixels, k from 0 to 4.
 GT_FUNCTION int blur_weight(int k) { return k == 2 ? 128 : (k == 1 || k == 3 ? 58 : 6); }
@@ -94,6 +99,10 @@ GT_FUNCTION Choice choose(const int (&scores)[kDrawn], int sharpness) {
           static_cast<unsigned char>(share > 0 ? share : 0)};
 }
 
+inline std::size_t area(std::ptrdiff_t height, std::ptrdiff_t width) {
+  return static_cast<std::size_t>(height) * static_cast<std::size_t>(width);
+}
+
 // The part of a photo that its box shows.
 struct Window {
   int top, left, height, width;
@@ -117,7 +126,7 @@ GT_FUNCTION int sharpness_of(const Fit& fit) {
   return static_cast<int>(found < least ? least : (found < most ? found : most));
 }
 
-// Raster of the photo per pixel of the frame along the axis that has fewer, as a fraction.
+// Pixels of the photo per pixel of the frame along the axis that has fewer, as a fraction.
 struct Ratio {
   long long large, small;
 };
@@ -200,6 +209,7 @@ GT_FUNCTION Colour colour_of(const std::uint8_t* rgb) {
   return Colour{static_cast<float>(rgb[0]), static_cast<float>(rgb[1]), static_cast<float>(rgb[2]),
                 0};
 }
+
 // A tap with its part as a float too, and the place in the axis.
 struct Place : Tap {
   float at, place;
@@ -251,8 +261,7 @@ GT_FUNCTION Rgba plain_background(const Rgba& graphs, const Seen& seen) {
 }
 
 // The frame's pixel i, j with plain background in place of the graphs' where something changed.
-template <typename Changed>
-GT_FUNCTION Rgba background_at(const FramePixel* frame, const Changed* changed, int rows,
+GT_FUNCTION Rgba background_at(const FramePixel* frame, const std::uint8_t* changed, int rows,
                                int columns, int i, int j) {
   Seen seen{};
   for (int y = i - kPlainReach; y <= i + kPlainReach; y += kPlainStep) {
@@ -284,6 +293,9 @@ struct Nearest {
   GT_FUNCTION void offer(int other, int other_way) {
     if (other < distance) distance = other, way = other_way;
   }
+  // Where it is from there; ways 0 to 3 are left, right, up and down.
+  GT_FUNCTION int dx() const { return way == 0 ? -distance : (way == 1 ? distance : 0); }
+  GT_FUNCTION int dy() const { return way == 2 ? -distance : (way == 3 ? distance : 0); }
 };
 
 // Where the layers' pixels lie, for a garment in the box at `left`, `top` of the owner's photo that
@@ -351,6 +363,15 @@ struct Grain {
                   0};
   }
 };
+
+// Whether a photo is so much larger than the frame that it has grain which the frame has not.
+GT_FUNCTION bool has_grain(const Ratio& ratio) { return 2 * ratio.large >= 3 * ratio.small; }
+
+// How far a value is from the mean of `count` around it, whose sum is given, as grain.
+GT_FUNCTION int grain_level(int value, int sum, int count) {
+  const int level = value - static_cast<int>((2ll * sum + count) / (2ll * count));
+  return level < -kMostGrain ? -kMostGrain : (level > kMostGrain ? kMostGrain : level);
+}
 
 // How many pixels of the frame a patch of grain takes, and one of its class around it.
 GT_FUNCTION int cells_of(int side, const Ratio& ratio) {

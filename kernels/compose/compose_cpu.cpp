@@ -17,13 +17,11 @@ namespace {
 
 using Bytes = std::vector<std::uint8_t>;
 using Whole = int __attribute__((vector_size(16)));
-std::size_t area(std::ptrdiff_t height, std::ptrdiff_t width) {
-  return static_cast<std::size_t>(height) * static_cast<std::size_t>(width);
-}
 
 GT_FUNCTION Whole lerp(Whole first, Whole second, int part) {
   return first + (((second - first) * part + (1 << (kBits - 1))) >> kBits);
 }
+
 // `out` is 1 where a pixel of `in` within `reach` on the row is not 0. `line` has room for count +
 // 2 reach values. The maximum of runs of twice the length is that of two runs (van Herk's idea,
 // whose steps are vectors here).
@@ -92,8 +90,7 @@ GT_TARGETS void mark_drawn(const std::uint8_t* __restrict own,
                            std::uint8_t* __restrict drawn) {
   for (int x = 0; x < count; ++x) {
     const std::uint8_t o = own[x], l = labels[x];
-    const std::uint8_t rough = (o == kBackground) | (o == kSkin) | (o == kLower);
-    drawn[x] = static_cast<std::uint8_t>((l != o) | (l == kGarment) | (rough & (vanished[x] != 0)));
+    drawn[x] = (l != o) | (l == kGarment) | (is_rough(o) & (vanished[x] != 0));
   }
 }
 
@@ -133,8 +130,8 @@ double owner_step(const ComposeCall& call, const std::vector<float>& flow) {
   return owner_pixels_per_pixel(*middle, call.fit, call.owner_fit);
 }
 
-// A map whose border is rough, without `reach` pixels within it, and not of it where others begin:
-// 1 in a part of the mask, whose photo ends where it may. All of it where nothing else is left.
+// A part of a mask, 1 or 0, without the pixels that have something else within `reach`, since maps
+// are rough at their borders; the photo's own end is no border. All of it where nothing is left.
 Bytes within(const Raster& mask, const Box& part, int reach, const ParallelFor& parallel_for) {
   const int rows = part.bottom - part.top, width = part.right - part.left;
   Bytes others(area(rows, width)), inside(others.size());
@@ -158,10 +155,11 @@ Bytes within(const Raster& mask, const Box& part, int reach, const ParallelFor& 
       if (any(out, width)) filled = true;
     }
   });
-  for (int y = 0; y < rows && !filled; ++y) {
+  if (filled) return inside;
+  for (int y = 0; y < rows; ++y) {
     const std::uint8_t* const worn = mask.row(y + part.top) + part.left;
-    for (int x = 0; x < width; ++x)
-      inside[area(y, width) + static_cast<std::size_t>(x)] = worn[x] != 0;
+    std::uint8_t* const out = inside.data() + area(y, width);
+    for (int x = 0; x < width; ++x) out[x] = worn[x] != 0;
   }
   return inside;
 }
@@ -219,10 +217,8 @@ Layers layers_of(const ComposeCall& call, const std::vector<float>& flow, Bytes*
         nearest.offer(up[at], 2);
         nearest.offer(down[at], 3);
         if (nearest.distance > reach) continue;
-        const int d = nearest.distance, way = nearest.way;
-        const int from_x = x + (way == 0 ? -d : way == 1 ? d : 0);
-        const int from_y = static_cast<int>(y) + (way == 2 ? -d : way == 3 ? d : 0);
-        std::memcpy(to, call.owner.row(box.top + from_y) + 3 * (box.left + from_x), 3);
+        const int from_y = box.top + static_cast<int>(y) + nearest.dy();
+        std::memcpy(to, call.owner.row(from_y) + 3 * (box.left + x + nearest.dx()), 3);
         to[3] = 255;
       }
     }
@@ -274,8 +270,7 @@ int differences(const Raster& photo, int top, int left, int side, int radius, st
       for (int x = 0; x < side; ++x) {
         sum += sums[static_cast<std::size_t>(3 * (x + 2 * radius) + c)];
         const int pixel = row(y)[columns[static_cast<std::size_t>(x + radius)] + c];
-        const int level = pixel - static_cast<int>((2ll * sum + whole) / (2ll * whole));
-        const int kept = std::clamp(level, -kMostGrain, kMostGrain);
+        const int kept = grain_level(pixel, sum, whole);
         out[3 * ((y - top) * side + x) + c] = static_cast<std::int8_t>(kept);
         total += std::abs(kept);
         sum -= sums[static_cast<std::size_t>(3 * x + c)];
@@ -293,7 +288,7 @@ Grain grain_of(const Raster& photo, const Bytes& seen, const Fit& fit,
   const int rows = fit.scaled_height, columns = fit.scaled_width;
   const Ratio ratio = least_ratio(fit);
   Grain out{};
-  if (2 * ratio.large < 3 * ratio.small) return out;
+  if (!has_grain(ratio)) return out;
   std::vector<int> found;
   for (int k = 0; k < kPatchSizes; ++k) {
     const int side = patch_side(k);

@@ -12,9 +12,6 @@ namespace {
 
 using Byte = std::uint8_t;
 
-std::size_t area(std::ptrdiff_t height, std::ptrdiff_t width) {
-  return static_cast<std::size_t>(height) * static_cast<std::size_t>(width);
-}
 GT_FUNCTION std::ptrdiff_t at(int y, int x, int width) {
   return static_cast<std::ptrdiff_t>(y) * width + x;
 }
@@ -306,14 +303,8 @@ void find_layers(Queue& queue, const ComposeCall& call, const Workspace& w) {
         if (i >= d && w.worn[at(i - d, j, width)]) nearest.offer(d, 2);
         if (i + d < height && w.worn[at(i + d, j, width)]) nearest.offer(d, 3);
       }
-      const int d = nearest.distance, way = nearest.way;
-      if (d <= extended) {
-        const Byte* const from = call.owner.row(i + (way == 2   ? -d
-                                                     : way == 3 ? d
-                                                                : 0)) +
-                                 3 * (j + (way == 0   ? -d
-                                           : way == 1 ? d
-                                                      : 0));
+      if (nearest.distance <= extended) {
+        const Byte* const from = call.owner.row(i + nearest.dy()) + 3 * (j + nearest.dx());
         for (int c = 0; c < 3; ++c) rgba[c] = from[c];
         rgba[3] = 255;
       }
@@ -341,7 +332,7 @@ void find_layers(Queue& queue, const ComposeCall& call, const Workspace& w) {
 void find_grain(Queue& queue, const ComposeCall& call, const Workspace& w) {
   const Fit fit = call.fit;
   const Ratio ratio = least_ratio(fit);
-  if (2 * ratio.large < 3 * ratio.small) return;
+  if (!has_grain(ratio)) return;
   const int rows = fit.scaled_height, columns = fit.scaled_width;
   queue.each_pixel(rows, columns, [=] GT_DEVICE(int i, int j) {
     int bits = 0;
@@ -415,10 +406,7 @@ void find_grain(Queue& queue, const ComposeCall& call, const Workspace& w) {
         w.patches + 3 * (((k * kPatches + p) * kPatchSide * kPatchSide) + y * side + x);
     int amount = 0;
     for (int c = 0; c < 3; ++c) {
-      const int mean = static_cast<int>((2ll * sums[c] + around) / (2ll * around));
-      const int level = pixel(row, column)[c] - mean;
-      const int kept =
-          level < -kMostGrain ? -kMostGrain : (level > kMostGrain ? kMostGrain : level);
+      const int kept = grain_level(pixel(row, column)[c], sums[c], around);
       to[c] = static_cast<std::int8_t>(kept);
       amount += kept < 0 ? -kept : kept;
     }
@@ -450,8 +438,8 @@ void draw(Queue& queue, const ComposeCall& call, const Workspace& w) {
     const std::ptrdiff_t to = at(y, x, width), here = at(i, j, window.width);
     const int own = call.own.row(y)[x], label = call.out_parsing[to];
     if (call.kept.data && call.kept.row(y)[x]) return;
-    const bool rough = own == kBackground || own == kSkin || own == kLower;
-    const bool vanished = rough && any_near(w.gone_near + j, window.width, i, window.height, reach);
+    const bool vanished =
+        is_rough(own) && any_near(w.gone_near + j, window.width, i, window.height, reach);
     if (label == own && label != kGarment && !vanished) return;
     const Place row(tap(y - fit.top, fit.height, rows)),
         column(tap(x - fit.left, fit.width, columns));

@@ -1,7 +1,6 @@
 """The GPU: device memory, streams and events, and the chain of engines that runs there."""
 
 from garment_transfer.runtime.cuda._chain import (
-    ALIGNMENT as ALIGNMENT,
     Chain as Chain,
     Context as Context,
     DeviceArray as DeviceArray,
@@ -10,5 +9,5 @@ from garment_transfer.runtime.cuda._chain import (
     Session as Session,
     handle_of as handle_of,
 )
-from garment_transfer.runtime.cuda._device import CudaDevice as CudaDevice
+from garment_transfer.runtime.cuda._device import ALIGNMENT as ALIGNMENT, CudaDevice as CudaDevice
 from garment_transfer.runtime.cuda._photos import Pair as Pair

@@ -44,12 +44,8 @@ from garment_transfer.bundle import (
 from garment_transfer.kernels.compose import Composed
 from garment_transfer.kernels.driver import Array, OutOfMemory, StreamLike, stream_handle
 from garment_transfer.kernels.photos import Library
-from garment_transfer.runtime.cuda._device import CudaDevice
+from garment_transfer.runtime.cuda._device import ALIGNMENT, CudaDevice, aligned
 from garment_transfer.runtime.cuda._photos import Pair, Photos
-
-#: Of activations and of every tensor in a block, in bytes: TensorRT asks 512 of the one, as its
-#: check says, and 256 of the others.
-ALIGNMENT: Final = 512
 
 #: Entered around what a part of a transfer queues on a stream: `upload`, `fit`, a stage, `compose`,
 #: `download`.
@@ -163,7 +159,7 @@ class _Block:
         for tensor in tensors:
             shape = tensor.shape_of(batch)
             placed.append((tensor, shape, offset))
-            offset += _aligned(_nbytes(shape, tensor.dtype))
+            offset += aligned(_nbytes(shape, tensor.dtype))
         return cls(tuple(placed), offset)
 
     def on_device(self, base: int) -> Mapping[str, DeviceArray]:
@@ -234,7 +230,7 @@ class Session:
             begin, on_host = _allocate(device, memory, batch, inputs, outputs, activation)
             resources.callback(device.synchronize, self.stream)
 
-            on_device = begin + _aligned(activation)
+            on_device = begin + aligned(activation)
             at = int(on_host.ctypes.data)
             self._upload = (on_device, at, inputs.size)
             self._download = (at + inputs.size, on_device + inputs.size, outputs.size)
@@ -691,10 +687,6 @@ def _nbytes(shape: tuple[int, ...], dtype: str) -> int:
     return math.prod(shape) * np.dtype(dtype).itemsize
 
 
-def _aligned(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
-
-
 def _allocate(
     device: CudaDevice,
     resources: ExitStack,
@@ -704,7 +696,7 @@ def _allocate(
     activation: int,
 ) -> tuple[int, npt.NDArray[np.uint8]]:
     """One block on the GPU (activations, inputs, outputs), one on the host (inputs, outputs)."""
-    needed = _aligned(activation) + inputs.size + outputs.size
+    needed = aligned(activation) + inputs.size + outputs.size
     try:
         # CUDA promises 256 bytes
         on_device = device.allocate(needed + ALIGNMENT - 256)
@@ -730,7 +722,7 @@ def _allocate(
             "memory (`ulimit -l`)",
         ) from error
     resources.callback(device.free_host, on_host)
-    return _aligned(on_device), on_host
+    return aligned(on_device), on_host
 
 
 def _release(device: CudaDevice, stream: int, resources: ExitStack) -> None:

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from cuda.bindings import driver
 
 
+#: Of activations, tensors and pictures in a block, in bytes: TensorRT asks 512 of activations, as
+#: its check says, and 256 of tensors.
+ALIGNMENT: Final = 512
+
 #: How often a graph is captured again when other threads end its capture.
 _ATTEMPTS: Final = 5
 
@@ -208,3 +212,8 @@ class CudaDevice:
         array = cuda.array_of(name, value, written=written)
         cuda.check_context(array)
         return array
+
+
+def aligned(size: int) -> int:
+    """A size rounded up to `ALIGNMENT`."""
+    return -(-size // ALIGNMENT) * ALIGNMENT

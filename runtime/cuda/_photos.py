@@ -19,7 +19,7 @@ from garment_transfer.kernels.compose import Composed
 from garment_transfer.kernels.driver import Array, OutOfMemory
 from garment_transfer.kernels.fit import Fit
 from garment_transfer.kernels.photos import Composing, Library
-from garment_transfer.runtime.cuda._device import CudaDevice
+from garment_transfer.runtime.cuda._device import CudaDevice, aligned
 
 Pixels = npt.NDArray[np.uint8]
 _T = TypeVar("_T")
@@ -27,7 +27,6 @@ _T = TypeVar("_T")
 #: A session that had larger photos gives their memory back, in bytes on the GPU: that much is two
 #: people at 24 megapixels, or three pairs at 12.
 _KEPT: Final = 1 << 30
-_ALIGNMENT: Final = 256
 
 
 @dataclass(frozen=True)
@@ -97,12 +96,12 @@ class Photos:
             for name, array in pair.arrays.items():
                 if array is not None:
                     offsets[-1][name] = size
-                    size += _aligned(array.nbytes)
+                    size += aligned(array.nbytes)
         self._inputs = size
         finished = []
         for pair in pairs:
             finished.append(size)
-            size += _aligned(4 * pair.parsing.size)
+            size += aligned(4 * pair.parsing.size)
         self._outputs = size - self._inputs
         if self._on_host is None or self._on_host.size < size:
             self.close()
@@ -210,10 +209,6 @@ class _Growing:
         if self.size:
             self._device.free(self.pointer)
         self.pointer = self.size = 0
-
-
-def _aligned(size: int) -> int:
-    return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
 def _allocated(allocate: Callable[[int], _T], size: int) -> _T:
