@@ -63,11 +63,6 @@ Rows: TypeAlias = list[dict[str, float | str]]
     help="Held-out pairs, from the first on.",
 )
 @click.option(
-    "--without-stn",
-    type=click.Path(path_type=Path),
-    help="Checkpoint of preset lite-without-stn for its row; the shipped one if not given.",
-)
-@click.option(
     "--checkpoint",
     type=click.Path(path_type=Path),
     help="What the bundle was exported from, whose surface coordinates are measured; the shipped "
@@ -103,7 +98,6 @@ Rows: TypeAlias = list[dict[str, float | str]]
 def command(
     bundle: Path | None,
     pairs: int,
-    without_stn: Path | None,
     checkpoint: Path | None,
     borders: int,
     people: Path | None,
@@ -131,8 +125,6 @@ def command(
     from numpy.typing import NDArray
     from tqdm import tqdm
 
-    from garment_transfer.models.checkpoint import load_checkpoint
-    from garment_transfer.models.presets import shipped_checkpoint
     from garment_transfer.runtime import Person, Pipeline, sample_bundle
     from garment_transfer.runtime.backends import find_backend
     from garment_transfer.training.data import held_out_pairs
@@ -171,7 +163,6 @@ def command(
         return tqdm(found, total=count, desc=f"set {which}, {size[0]}x{size[1]}")
 
     if pairs:
-        _, networks = load_checkpoint(without_stn or shipped_checkpoint("lite-without-stn"))
         warping = _warping_of(loaded, checkpoint)
 
     def measure(which: HeldOut) -> None:
@@ -188,7 +179,7 @@ def command(
                 shown.append([*given, *made, pair["true_image"]])
 
         given = rendered(which, pairs, size)
-        rows = evaluate_held_out(pipeline, given, networks["warping"], keep, maps)
+        rows = evaluate_held_out(pipeline, given, keep, maps)
         click.echo(f"set {which}")
         held_out[which] |= {"rows": _print(rows), "flow": flows.rows()}
         _print_classes(rows)

@@ -271,7 +271,6 @@ def similarity_map(image: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArra
 def evaluate_held_out(
     pipeline: Runs,
     pairs: Iterable[Arrays],
-    without_stn: nn.Module | None = None,
     each: Callable[[Arrays, dict[str, NDArray]], None] = lambda pair, outputs: None,
     maps: HostEngine | None = None,
 ) -> list[dict[str, float | str]]:
@@ -280,7 +279,6 @@ def evaluate_held_out(
     Args:
         pipeline: a bundle, or networks; graphs run at their own size, which is the pairs'.
         pairs: as `garment_transfer.training.synthetic.held_out_pair` gives them.
-        without_stn: the warping network of preset `lite-without-stn`, for its row.
         each: called with every pair and the graphs' outputs for it.
         maps: the graph `maps`, for the row of photos without other maps than its own.
 
@@ -298,15 +296,12 @@ def evaluate_held_out(
     while batch := list(islice(waiting, 8)):
         inputs = {name: np.stack([pair[name] for pair in batch]) for name in INPUTS}
         outputs = pipeline.run(inputs)
-        labels = outputs["transfer_parsing"]
         bare = pipeline.run({**inputs, **_maps_of(inputs, maps)}) if maps else None
         warped = {
             "garment filled with its mean colour": [_mean_colour(pair) for pair in batch],
             "garment moved by the best affine": [_best_affine(pair) for pair in batch],
             "garment moved by the true flow": [_true_flow(pair) for pair in batch],
         }
-        if without_stn is not None:
-            warped["flow without the STN"] = _warp(without_stn, inputs, labels)
         for i, pair in enumerate(batch):
             own = {name: value[i] for name, value in outputs.items()}
             each(pair, own)
@@ -367,14 +362,6 @@ def _true_flow(pair: Arrays) -> NDArray[np.uint8]:
     flow = pair["true_flow"].astype(np.float32)
     moved = cv2.remap(pair["garment_image"], xs + flow[0], ys + flow[1], cv2.INTER_LINEAR)
     return np.where(pair["flow_valid"][..., None] > 0, moved, _mean_colour(pair))
-
-
-def _warp(network: nn.Module, inputs: Arrays, labels: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-    signature = contract(Size(*labels.shape[1:]))["warping"]
-    known = {**inputs, "transfer_parsing": labels}
-    with torch.inference_mode():
-        warped, *_ = network(*(torch.from_numpy(known[t.name]) for t in signature.inputs))
-    return list(warped.numpy())
 
 
 #: How many times the bundle's size the photos of `evaluate_borders` are.
