@@ -90,7 +90,7 @@ def write_repository(
         precision: that of the graphs or engines; None is the bundle's own.
 
     Returns:
-        What the server needs, in sentences for whoever starts it.
+        What the server needs, in sentences for its operator.
 
     Raises:
         OutputError: the version is there already or cannot be written.

@@ -1,4 +1,4 @@
-// How kernels use the threads of whoever calls them, and the versions of them that are compiled.
+// How kernels use their caller's threads, and the versions of them that are compiled.
 
 #pragma once
 

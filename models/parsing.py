@@ -124,7 +124,9 @@ class ParsingTrunk(nn.Module):
             nn.PixelShuffle(2),
         )
 
-    def think(self, person: Tensor, owner: Tensor, aligned: Tensor, covered: Tensor) -> Reasoned:
+    def reason_features(
+        self, person: Tensor, owner: Tensor, aligned: Tensor, covered: Tensor
+    ) -> Reasoned:
         """From features of the person, of the garment as it was and moved onto the person, all at
         1/2 of the size, and planes at 1/4."""
         features = [self.stem(join(person, aligned))]
@@ -183,7 +185,7 @@ class ParsingNetwork(ParsingTrunk):
         owner = self.owner(worn, garment_densepose)
         aligned = affine_warp(owner, torso_affine(person_densepose, garment_densepose))
         covered = self._coverage(person_densepose, garment_densepose, worn)
-        return self.think(person, owner, aligned, covered)
+        return self.reason_features(person, owner, aligned, covered)
 
     def _coverage(
         self, person_densepose: Tensor, garment_densepose: Tensor, worn: Tensor

@@ -35,7 +35,7 @@ class TryOnParsingNetwork(ParsingTrunk):
     height; its length then says where the hem is. How far sleeves reach on A is left to the
     network, which also gets the mask's proportions in numbers. A mask does not tell a wide garment
     from a short one, nor whether somebody wears it tucked in. Annotated places of the cloth do, in
-    the shop's picture and in a photo of whoever wears it, where a data set has them.
+    the shop's picture and in a photo of its wearer, where a data set has them.
     """
 
     def __init__(self, config: ParsingConfig) -> None:
@@ -83,7 +83,7 @@ class TryOnParsingNetwork(ParsingTrunk):
         numbers = torch.cat([proportions.log(), *(4 * end for end in reach), tucked], dim=1)
         h, w = mask.shape[-2] // 4, mask.shape[-1] // 4
         covered = numbers[:, :, None, None].expand(-1, -1, h, w)
-        return self.think(person, owner, aligned, covered)
+        return self.reason_features(person, owner, aligned, covered)
 
 
 def reserved_planes(parsing: Tensor, densepose: Tensor, lower: bool) -> Tensor:

@@ -5,8 +5,8 @@
     pipeline = Pipeline.load(sample_bundle())
     transfer = pipeline.transfer(Person.load("alice"), Person.load("bob"))
 
-Public names are imported on first use: whoever needs a path or an error alone, as the command
-line for its `--help`, waits neither for NumPy and OpenCV nor for a backend.
+Public names are imported on first use, so that a path or an error alone, or the command line's
+`--help`, needs neither NumPy and OpenCV nor a backend.
 """
 
 from __future__ import annotations

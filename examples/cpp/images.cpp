@@ -92,7 +92,7 @@ Image upright(Image image, int turn) {
   jpeg->err->format_message(jpeg, message);
   throw std::runtime_error(message);
 }
-void jpeg_said(j_common_ptr jpeg, int level) {
+void on_jpeg_message(j_common_ptr jpeg, int level) {
   if (level < 0) jpeg_failed(jpeg);  // a warning: the data is damaged
 }
 [[noreturn]] void png_failed(png_structp, png_const_charp message) {
@@ -105,7 +105,7 @@ Image decoded_jpeg(const std::string& bytes, const std::string& name, double mos
   jpeg_decompress_struct jpeg;
   jpeg.err = jpeg_std_error(&errors);
   errors.error_exit = jpeg_failed;
-  errors.emit_message = jpeg_said;
+  errors.emit_message = on_jpeg_message;
   jpeg_create_decompress(&jpeg);
   const std::unique_ptr<jpeg_decompress_struct, void (*)(j_decompress_ptr)> owner(
       &jpeg, jpeg_destroy_decompress);

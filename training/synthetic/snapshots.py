@@ -263,7 +263,7 @@ def _lit(image: Floats, person: _Mask, rng: np.random.Generator) -> Floats:
 def _somewhere(
     other: View, size: tuple[int, int], rng: np.random.Generator
 ) -> tuple[Floats, U8, U8]:
-    """A backdrop [H, W, 3], drawn or of another photo with whoever is in it, and its maps."""
+    """A backdrop [H, W, 3], drawn or another photo with its people, and its maps."""
     h, w = size
     if rng.random() < 0.45:
         zoom = h / other[1].shape[0] * float(np.exp(rng.uniform(-0.3, 1.0)))

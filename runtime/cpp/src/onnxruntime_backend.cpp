@@ -30,7 +30,7 @@ std::string version() { return OrtGetApiBase()->GetVersionString(); }
 Ort::Env& environment() {
   static std::once_flag once;
   std::call_once(once, [] {
-    // it tells its vendor how it is used unless told not to; whoever sets the variable decides
+    // ONNX Runtime sends usage data to its vendor by default; a value set by the user stays
     setenv("ORT_DISABLE_TELEMETRY", "1", 0);
     const OrtApi* api = OrtGetApiBase()->GetApi(ORT_API_VERSION);
     if (!api) {
