@@ -220,6 +220,7 @@ def peers() -> str:
             f"networks, {where}": row["name"],
             "parameters": f"{row['parameters'] / 1e6:.1f} M",
             "multiply-adds": f"{row['giga_multiply_adds']:.1f} G",
+            "memory, torch eager": f"{row['eager_mib']} MiB",
             "torch eager, ms": f"{row['eager_ms']:.0f}",
             "ONNX Runtime, ms": number(row["onnxruntime_ms"], "{:.0f}"),
         }
