@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import random
@@ -97,6 +98,23 @@ def quantiles(samples: Sequence[float]) -> dict[str, float]:
     figures = [*np.quantile(samples, (0.5, 0.9, 0.99)), np.mean(samples)]
     names = ("p50_ms", "p90_ms", "p99_ms", "mean_ms")
     return {name: round(float(value), 4) for name, value in zip(names, figures, strict=True)}
+
+
+def p99_in_services(load: float) -> float:
+    """How long 99 % of requests take at most that wait for one worker, in service times.
+
+    Requests come at random and each takes as long as any other (M/D/1). Waits beyond some service
+    times are exponential (H. Tijms, A First Course in Stochastic Models, chapter 9); that is used
+    for all.
+
+    Args:
+        load: the share of the time that the worker is busy, above 0 and below 1.
+    """
+    decay = 1 / load
+    for _ in range(2000):  # to the root of load (exp(decay) - 1) = decay
+        decay = math.log1p(decay / load)
+    waiting = math.log(100 * (1 - load) / (load + decay - 1)) / decay
+    return 1 + max(0.0, waiting)
 
 
 def write_json(path: Path, result: Struct | Mapping[str, object]) -> None:

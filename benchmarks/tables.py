@@ -6,6 +6,7 @@ rewrites what stands between `<!-- table: NAME -->` and `<!-- end -->`, and wher
 `docs/benchmark.png`, that plot, if the result it shows has changed.
 """
 
+import math
 import re
 import statistics
 from collections import Counter
@@ -15,6 +16,7 @@ from typing import Any
 
 import click
 
+from garment_transfer.benchmarks.measuring import p99_in_services
 from garment_transfer.benchmarks.report import Report, read_report
 from garment_transfer.benchmarks.views import number, threads_of, write_plot
 from garment_transfer.bundle import read_json, sha256_of
@@ -358,6 +360,22 @@ def serve() -> str:
     return f"{_markdown(rows)}\nThe killed worker was replaced after {replaced:g} s.\n"
 
 
+def capacity() -> str:
+    """The p99 at a share of the capacity, the workers for a rate, and what a million takes."""
+    report = _read("serve-cpu")
+    service = report["workers"] / report["capacity"]["per_second"]  # seconds of a worker
+    return _markdown(
+        {
+            "share of the capacity": f"{share:.0%}",
+            "p99, service times": f"{p99_in_services(share):.1f}",
+            "p99 here, s": f"{service * p99_in_services(share):.1f}",
+            "workers for 100 requests/s": str(math.ceil(100 * service / share)),
+            "core-hours for a million": f"{1e6 / 3600 * service / share:.0f}",
+        }
+        for share in (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table
     for table in (
@@ -375,6 +393,7 @@ TABLES: dict[str, Callable[[], str]] = {
         compose,
         triton,
         serve,
+        capacity,
         ablation,
     )
 }

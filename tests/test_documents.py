@@ -58,6 +58,7 @@ SHELL_NOT_RUN = {
     "benchmarks.tables": "writes documents; tests/benchmarks/test_tables.py runs it on others",
     "--backends all": "takes an hour",
     "load.py --minutes 10": "takes 15 minutes; test_load_command runs it",
+    "load.py --queueing": "takes 6 minutes; test_load_beside_queueing_arithmetic runs it",
     "train ": "trains for days",
     "--people PEOPLE": "needs PyTorch for a minute, and people of the reader's",
     "--parser schp-lip": "needs models that are not part of the package",

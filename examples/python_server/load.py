@@ -3,6 +3,10 @@
     python examples/python_server/load.py --minutes 10 --json benchmarks/results/serve-cpu.json
 
 starts the server by itself and says at the end whether it kept its promises.
+
+    python examples/python_server/load.py --queueing --json capacity.json
+
+measures latencies of one worker and of two beside those that queueing arithmetic expects.
 """
 
 import asyncio
@@ -30,11 +34,14 @@ import psutil
 from server import Settings
 
 from garment_transfer import sample_people
-from garment_transfer.benchmarks.measuring import write_json
+from garment_transfer.benchmarks.measuring import p99_in_services, processor, write_json
 
 # Shares of the capacity that the phases ask for. What remains when one of two workers is killed
 # has to carry the load of that phase alone, while its replacement starts on the same cores.
 _STEADY, _OVERLOAD, _KILL = 0.8, 2.0, 0.3
+
+# Shares of the capacity at which latencies are compared with queueing arithmetic.
+_SHARES = (0.5, 0.8)
 
 # Requests that are under way when a worker is killed, and when the server is asked to end.
 _BURST = 4
@@ -276,12 +283,40 @@ async def measure(
     return load
 
 
+async def compare(
+    server: Server, folders: Sequence[Path], workers: int, seconds: float
+) -> dict[str, object]:
+    """A worker's service time, by what all answer at most, and latencies at shares of that rate.
+
+    What is expected has each worker a queue of its own, to which requests come at random.
+    """
+    async with httpx.AsyncClient(
+        base_url=server.url, limits=httpx.Limits(max_keepalive_connections=0), timeout=120
+    ) as client:
+        load = Load(server, client, folders)
+        clients = 4 * workers
+        await load.closed(clients, seconds / 5)
+        start = time.monotonic()
+        done = len(await load.closed(clients, seconds))
+        rate = done / (time.monotonic() - start)
+        service = 1000 * workers / rate
+        rows = []
+        for share in _SHARES:
+            name = f"{workers} workers at {share:.0%}"
+            answers = await load.open(share * rate, seconds)
+            found = load._phase(name, answers, {"200"}, share * rate)
+            due = round(service * p99_in_services(share))
+            rows.append({"share": share, "expected_p99_ms": due, **msgspec.to_builtins(found)})
+    return {"workers": workers, "service_ms": round(service, 1), "loads": rows}
+
+
 @click.command()
 @click.option("--workers", type=click.IntRange(min=2), default=2, show_default=True)
 @click.option("--minutes", default=10.0, show_default=True, help="At 80 % of the capacity.")
 @click.option("--seconds", default=60.0, show_default=True, help="Of every other phase.")
 @click.option("--person", type=click.Path(path_type=Path), default=sample_people()[0])
 @click.option("--garment-owner", type=click.Path(path_type=Path), default=sample_people()[1])
+@click.option("--queueing", is_flag=True, help="Compare with queueing arithmetic; nothing else.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the result here.")
 def main(
     workers: int,
@@ -289,6 +324,7 @@ def main(
     seconds: float,
     person: Path,
     garment_owner: Path,
+    queueing: bool,
     json_file: Path | None,
 ) -> None:
     """Start the server, put it under load, and say whether it kept its promises.
@@ -297,10 +333,18 @@ def main(
     that should not have.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the server ends with it
+    machine = f"{processor()}, {os.cpu_count()} cores, {platform.platform()}"
+    if queueing:
+        found = []
+        for count in (1, 2):
+            with serving(count, {}) as server:
+                found.append(asyncio.run(compare(server, (person, garment_owner), count, seconds)))
+        if json_file:
+            write_json(json_file, {"machine": machine, "seconds": seconds, "rows": found})
+        return
     with serving(workers, {}) as server:
         load = asyncio.run(measure(server, (person, garment_owner), workers, minutes, seconds))
     if json_file:
-        machine = f"{os.cpu_count()} cores, {platform.platform()}"
         whole = {"workers": workers, "machine": machine, "broken": load.broken, **load.phases}
         write_json(json_file, whole)
     for line in load.broken:

@@ -3,7 +3,16 @@
 import itertools
 from collections import Counter
 
-from garment_transfer.benchmarks.measuring import in_turn, interleaved, medians, quantiles
+import numpy as np
+import pytest
+
+from garment_transfer.benchmarks.measuring import (
+    in_turn,
+    interleaved,
+    medians,
+    p99_in_services,
+    quantiles,
+)
 
 
 def test_turns():
@@ -38,3 +47,14 @@ def test_every_run_is_timed_as_often_and_after_an_untimed_one():
 def test_quantiles():
     samples = list(range(101))
     assert quantiles(samples) == {"p50_ms": 50, "p90_ms": 90, "p99_ms": 99, "mean_ms": 50}
+
+
+@pytest.mark.parametrize("load", [0.3, 0.5, 0.8])
+def test_p99_in_services(load):
+    """Beside simulated requests: each waits for what the one before it left over (Lindley)."""
+    rng = np.random.default_rng(0)
+    wait, times = 0.0, []
+    for gap in rng.exponential(1 / load, 200_000):
+        wait = max(0.0, wait + 1 - gap)
+        times.append(1 + wait)
+    assert p99_in_services(load) == pytest.approx(np.quantile(times, 0.99), rel=0.03)

@@ -50,6 +50,13 @@ def test_names_agree():
     assert {port["targetPort"]: port["port"] for port in service["ports"]} == ports
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert container[probe]["httpGet"]["port"] in ports
+    scaler = DOCUMENTS["triton.yaml", "HorizontalPodAutoscaler"]["spec"]
+    target = scaler["scaleTargetRef"]
+    assert (target["kind"], target["name"]) == ("Deployment", deployment["metadata"]["name"])
+    # a share of what is requested: without a request there is nothing to scale on
+    (metric,) = scaler["metrics"]
+    assert metric["resource"]["name"] in container["resources"]["requests"]
+    assert "replicas" not in deployment["spec"]  # each apply would take the autoscaler's back
     claim = DOCUMENTS["pairs.yaml", "PersistentVolumeClaim"]["metadata"]["name"]
     (volume,) = DOCUMENTS["pairs.yaml", "Job"]["spec"]["template"]["spec"]["volumes"]
     assert volume["persistentVolumeClaim"]["claimName"] == claim

@@ -325,6 +325,24 @@ def test_settings_of_another_type(monkeypatch):
         Settings.from_environment()
 
 
+def test_load_beside_queueing_arithmetic(tiny_bundle, people, tmp_path):
+    result = tmp_path / "capacity.json"
+    command = [sys.executable, str(FOLDER / "load.py"), "--queueing", "--seconds", "1"]
+    options = ["--person", str(people[0]), "--garment-owner", str(people[1]), "--json", str(result)]
+    environment = {**os.environ, "GARMENT_TRANSFER_BUNDLE": str(tiny_bundle)}
+    subprocess.run([*command, *options], env=environment, check=True)
+    one, two = json.loads(result.read_text())["rows"]
+    assert (one["workers"], two["workers"]) == (1, 2)
+    for row in (one, two):
+        shares = [load["share"] for load in row["loads"]]
+        assert shares == [0.5, 0.8]
+        for load in row["loads"]:
+            assert load["asked_per_second"] == pytest.approx(
+                load["share"] * 1000 * row["workers"] / row["service_ms"], rel=0.05, abs=0.01
+            )
+            assert load["expected_p99_ms"] > row["service_ms"]
+
+
 def test_load_command(tiny_bundle, people, tmp_path):
     """Capacity, load, overload, a killed worker and the drain, all short."""
     result = tmp_path / "serve.json"
