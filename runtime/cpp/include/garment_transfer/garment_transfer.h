@@ -29,9 +29,9 @@
 
 /* The version of this header; gt_version() is the library's. */
 #define GT_VERSION_MAJOR 0
-#define GT_VERSION_MINOR 1
+#define GT_VERSION_MINOR 2
 #define GT_VERSION_PATCH 0
-#define GT_VERSION "0.1.0"
+#define GT_VERSION "0.2.0"
 
 #if defined(__GNUC__)
 #define GT_API __attribute__((visibility("default")))
@@ -273,7 +273,7 @@ typedef struct gt_photo_transfer {
   gt_output warped_garment;   /* uint8 RGB [H,W,3]: the garment as worn, 0 around it */
 } gt_photo_transfer;
 
-/* The library's version, such as "0.1.0". */
+/* The library's version, such as "0.2.0". */
 GT_API const char* gt_version(void);
 
 /* The backends that are built in, separated by commas. */
