@@ -3,7 +3,7 @@
     python -m garment_transfer.benchmarks.tables README.md docs/*.md examples/*/README.md
 
 rewrites what stands between `<!-- table: NAME -->` and `<!-- end -->`, and where a document shows
-`docs/benchmark.png`, that plot, if the result it shows has changed.
+`benchmark.png`, that plot, if the result it shows has changed.
 """
 
 import math
@@ -399,7 +399,7 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 #: The plot, from the folder of the document that shows it.
-PLOT = "docs/benchmark.png"
+PLOT = "benchmark.png"
 
 
 def is_current(plot: Path) -> bool:
@@ -432,7 +432,6 @@ def main(files: tuple[Path, ...]) -> None:
         file.write_text(filled(text), encoding="utf-8")
         plot = file.parent / PLOT
         if PLOT in text and not is_current(plot):
-            plot.parent.mkdir(exist_ok=True)
             write_plot(_benchmark(), plot, _hash())
 
 

@@ -50,6 +50,8 @@ NOT_RUN = {
 #: Shell that is not run, by something that it holds. Its commands are parsed all the same.
 SHELL_NOT_RUN = {
     "pytest": "runs the tests",
+    "python -m build": "takes minutes, as RELEASE.md is followed",
+    "uv run": "takes packages from elsewhere",
     ".ci/onnxruntime_headers": "fetches packages, as .ci/run does",
     "photos_test 1000000": "takes minutes",
     "cp -r build/wheels": "is for the machine with a GPU",

@@ -25,17 +25,17 @@ def test_tables_are_made_from_the_results(tables):
         assert tables["filled"](text) == text
 
 
-def test_readme_plot_is_made_from_the_results(tables):
-    assert tables["PLOT"] in (ROOT / "README.md").read_text(encoding="utf-8")
-    assert tables["is_current"](ROOT / tables["PLOT"])
+def test_plot_is_made_from_the_results(tables):
+    assert tables["PLOT"] in (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
+    assert tables["is_current"](ROOT / "docs" / tables["PLOT"])
 
 
 def test_command(invoke, tables, tmp_path):
     file = tmp_path / "README.md"
-    file.write_text("![plot](docs/benchmark.png)\n<!-- table: latency -->\nold\n<!-- end -->\nb\n")
+    file.write_text("![plot](benchmark.png)\n<!-- table: latency -->\nold\n<!-- end -->\nb\n")
     invoke(file, command=tables["main"])
     text = file.read_text()
-    assert text.startswith("![plot](docs/benchmark.png)\n<!-- table: latency -->\n")
+    assert text.startswith("![plot](benchmark.png)\n<!-- table: latency -->\n")
     assert text.endswith("<!-- end -->\nb\n")
     assert "torch eager" in text
     assert "old" not in text
