@@ -135,7 +135,7 @@ def command(
     from torch.utils.tensorboard import SummaryWriter
 
     from garment_transfer.training.config import RunConfig, override, read_config
-    from garment_transfer.training.data import Photos, Snapshots
+    from garment_transfer.training.data import Photos, Snapshots, write_built_in_maps
     from garment_transfer.training.phases import PHASES
     from garment_transfer.training.photos import open_photos
     from garment_transfer.training.synthetic import write_shards
@@ -153,6 +153,8 @@ def command(
     if data is None:
         for views in sorted({PHASES[name].batch is Snapshots for name in names}):
             write_shards(folder, range(config.groups), config.size, workers, views)
+        if config.built_in_maps:
+            write_built_in_maps(folder)
     configs = [
         config.phase(name, folder, output, initial if i == 0 else None)
         for i, name in enumerate(names)

@@ -113,6 +113,9 @@ class RegrowthNetwork(nn.Module):
         x = self.head(x)
         gate = torch.sigmoid(x[:, 3:]) * unlabelled
         paint = (base + x[:, :3]) * (1 - gate) + photo * gate
+        # skin goes on with the tone and the light of what stays of it, cloth as it was mirrored
+        paint = paint + skin_then * _faded(photo - paint, skin_now * skin_then * kept, 0.03)
+        paint = paint + lower_then * _faded(base - paint, lower_now * lower_then * kept, 0.1)
         image = photo * kept + image_to_float(warped_garment) * garment + paint * painted
         # class ids make stairs of every border; a photo has none
         border = (dilate(then, 1).sum(dim=1, keepdim=True) > 1).float() * (1 - kept)
@@ -164,6 +167,20 @@ def _continue(photo: Tensor, weight: Tensor, mostly: float = 0.0) -> Tensor:
         # where nothing is like the rest, the rest is all there is
         known = likeness + 1e-4 * known
     return upsample2x(push_pull(colour, known))
+
+
+def _faded(difference: Tensor, known: Tensor, fade: float) -> Tensor:
+    """A difference [N,3,H,W], continued from where it is known, and less with the distance.
+
+    The larger `fade`, the sooner it ends. At half the size, as `_continue`; averages over squares
+    first, so that it still counts for most beside the border, where labels are not to be trusted.
+    """
+    planes = torch.cat([difference * known, known], dim=1)
+    planes = F.avg_pool2d(F.avg_pool2d(planes, 2), 5, 1, 2)
+    total, share = planes[:, :3], planes[:, 3:].clamp_min(1e-4)
+    near = (3 * share).clamp_max(1)
+    weight = fade + (1 - fade) * near
+    return upsample2x(push_pull(total / share * near / weight, weight))
 
 
 def _mirrored(photo: Tensor, region: Tensor, otherwise: Tensor) -> Tensor:

@@ -10,7 +10,9 @@ The paper does not publish the network. Here both pyramids also say which place 
 every pixel shows, as three coordinates that are the same on every body (DensePose's idea, Guler
 et al., CVPR 2018, with a garment in place of the skin). Where they differ is what a level has to
 mend. And where an arm points elsewhere no affine helps and no local comparison finds it, so the
-flow's second level may take up a match of these coordinates against the whole garment.
+flow's second level may take up a match of these coordinates against the whole garment. DensePose
+says where on the body each pixel of either person is, which on a garment that fits is nearly the
+same: both sides read it by one table.
 """
 
 from dataclasses import dataclass
@@ -19,13 +21,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from garment_transfer.bundle import FACE, GARMENT, HAIR, LOWER, SKIN, border_width
+from garment_transfer.bundle import FACE, GARMENT, HAIR, LOWER, NUM_PARTS, SKIN, border_width
 from garment_transfer.models.flow_warp import flow_warp, identity_affine
 from garment_transfer.models.layers import (
     Context,
     Conv,
     Encoder,
     Maps,
+    densepose_planes,
     dilate,
     float_to_image,
     image_to_float,
@@ -111,15 +114,33 @@ class Places(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.features = Conv(channels + 2, 24)
-        self.place = nn.Conv2d(24 + 2, 3, 1)
+        self.features = Conv(channels + 2 + 3, 24)
+        self.place = nn.Conv2d(24 + 2 + 3, 3, 1)
 
-    def forward(self, features: Tensor, region: tuple[Tensor, Tensor]) -> Tensor:
-        """[N,C,h,w] and the garment's `moments` to [N,3,h,w], decimetres."""
-        place = within(region, features)
+    def forward(self, features: Tensor, region: tuple[Tensor, Tensor], body: Tensor) -> Tensor:
+        """[N,C,h,w], the garment's `moments` and places of the `Body` to [N,3,h,w], decimetres."""
+        place = torch.cat([within(region, features), body], dim=1)
         features = self.features(torch.cat([features, place.to(features.dtype)], dim=1))
         with torch.autocast(features.device.type, enabled=False):
             return self.place(torch.cat([features.float(), place], dim=1))
+
+
+class Body(nn.Module):
+    """Which place of the cloth would cover each place of the body, if cloth were skin.
+
+    A table: per DensePose part a place, and how it moves with U and with V.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.Embedding(NUM_PARTS, 9)
+
+    def forward(self, densepose: Tensor) -> Tensor:
+        """Uint8 IUV [N,H,W,3] to [N,3,H/4,W/4], decimetres; by parts alone where U and V are 0."""
+        planes = densepose_planes(self.parts, densepose[:, 2::4, 2::4])
+        place, along_u, along_v, u, v = planes.split([3, 3, 3, 1, 1], dim=1)
+        known = (u + v > 0).float()
+        return place + known * (along_u * (u - 0.5) + along_v * (v - 0.5))
 
 
 class Matching(nn.Module):
@@ -242,11 +263,17 @@ class WarpingNetwork(nn.Module):
     def __init__(self, config: WarpingConfig) -> None:
         super().__init__()
         self.maps = Maps(4, config.part_width)
-        self.garment = Encoder(8 + 2, config.garment_widths, config.blocks)
+        self.garment_stem = Encoder(8 + 2, config.garment_widths[:1], config.blocks[:1])
+        self.garment = Encoder(
+            config.garment_widths[0] + config.part_width + 2,
+            config.garment_widths[1:],
+            config.blocks[1:],
+        )
         self.stem = Conv(self.maps.channels + 2, config.shape_widths[0])
         self.shape = Encoder(config.shape_widths[0], config.shape_widths[1:], config.blocks[1:])
         self.garment_context = Context(config.garment_widths[1:])
         self.shape_context = Context(config.shape_widths[1:])
+        self.body = Body()
         self.worn = Places(config.garment_widths[1])
         self.wanted = Places(config.shape_widths[1])
         self.aligning = (
@@ -267,6 +294,7 @@ class WarpingNetwork(nn.Module):
         self,
         garment_image: Tensor,
         garment_parsing: Tensor,
+        garment_densepose: Tensor,
         transfer_parsing: Tensor,
         person_densepose: Tensor,
         garment_places: Tensor | None = None,
@@ -282,7 +310,9 @@ class WarpingNetwork(nn.Module):
         target = one_hot(transfer_parsing, (GARMENT, SKIN, FACE, LOWER))
         source_region, target_region = moments(mask), moments(target[:, :1])
         pixels = [image_to_float(garment_image) * mask, mask, around, within(source_region, mask)]
-        garment = self.garment(torch.cat(pixels, dim=1))
+        garment = self.garment_stem(torch.cat(pixels, dim=1))
+        owner = densepose_planes(self.maps.parts, garment_densepose[:, 1::2, 1::2])
+        garment += self.garment(join(garment[0], owner))
         maps = self.maps(target, person_densepose)
         shape = [self.stem(join(maps, within(target_region, maps)))]
         shape += self.shape(shape[0])
@@ -294,7 +324,8 @@ class WarpingNetwork(nn.Module):
             coarsest = torch.cat([garment[-1], shape[-1]], dim=1)
             affine = self.aligning(coarsest, source_region, target_region)
 
-        worn, wanted = self.worn(garment[1], source_region), self.wanted(shape[1], target_region)
+        worn = self.worn(garment[1], source_region, self.body(garment_densepose))
+        wanted = self.wanted(shape[1], target_region, self.body(person_densepose))
         shown = worn
         if garment_places is not None:
             covered = F.avg_pool2d(mask, 4).clamp_min(1e-6)
@@ -332,7 +363,7 @@ class WarpingNetwork(nn.Module):
         Args:
             garment_image: uint8 [N,H,W,3], the owner's photo.
             garment_parsing, transfer_parsing: uint8 [N,H,W].
-            garment_densepose: uint8 [N,H,W,3], IUV of the owner, which these networks do not use.
+            garment_densepose: uint8 [N,H,W,3], IUV of the owner.
             person_densepose: uint8 [N,H,W,3], IUV.
 
         Returns:
@@ -341,7 +372,9 @@ class WarpingNetwork(nn.Module):
             owner's photo at p + flow(p); and uint8 [N,H,W], 255 where that photo surely shows the
             garment there, 0 where it does not and outside the garment.
         """
-        flows = self.flows(garment_image, garment_parsing, transfer_parsing, person_densepose)
+        flows = self.flows(
+            garment_image, garment_parsing, garment_densepose, transfer_parsing, person_densepose
+        )
         warped, flow = sample(garment_image, garment_parsing, flows)
         target = one_hot(transfer_parsing, (GARMENT,))
         image = float_to_image(fill_garment(warped) * target)

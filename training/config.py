@@ -33,6 +33,8 @@ class RunConfig(Struct, frozen=True, forbid_unknown_fields=True):
         preset, seed, steps, batch, learning_rate, average, save_every: see `TrainingConfig`.
         size: (H, W) that people are rendered at, or fitted to.
         groups: groups to render where no data are given; each is four people and their garments.
+        built_in_maps: whether photos are seen with the shipped graph's maps too (`maps`), and not
+            with rough ones alone.
         label_set, densepose: of a data set in VITON's layout whose `meta.json` does not say.
         weights: table `[weights]`, how much each kind of knowledge counts.
         knowledge: table `[knowledge]`, checkpoints to learn from by network.
@@ -48,6 +50,7 @@ class RunConfig(Struct, frozen=True, forbid_unknown_fields=True):
     save_every: _Count = 200
     size: tuple[_Side, _Side] = (256, 192)
     groups: _Count = 2000
+    built_in_maps: bool = False
     label_set: str | None = None
     densepose: str | None = None
     weights: Weights = Weights()

@@ -10,6 +10,8 @@ and the result is known. Phases named `supervised-*` train on them, for comparis
 """
 
 import abc
+import contextlib
+import logging
 from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from garment_transfer.bundle import GARMENT, Code, InputError
+from garment_transfer.bundle import GARMENT, Code, InputError, replacing
+from garment_transfer.runtime import Maps, sample_bundle
 from garment_transfer.training.synthetic import held_out_pair
 from garment_transfer.training.synthetic.groups import (
     KEYS,
@@ -43,6 +46,9 @@ _TURNED_U, _TURNED_V = (3, 4, 5, 6, 23, 24), (1, 2)
 #: How often a sample is which kind. Mostly transfers; a garment given back to its wearer, and to
 #: its wearer as photographed in another garment, teach that the same pose needs no change.
 _KINDS = {"transfer": 0.72, "worn by both": 0.08, "own photo": 0.14, "own other photo": 0.06}
+
+#: Names of the arrays of a group's built-in maps; see `write_built_in_maps`.
+BUILT_IN_KEYS = ("built_in_parsing", "built_in_densepose")
 
 #: How often the owner of a pair of photos is the person, who gets their own garment back.
 _OWN = 0.15
@@ -210,10 +216,7 @@ class Groups:
     """
 
     def __init__(self, folder: Path) -> None:
-        numbers = sorted(
-            int(path.name.split(".")[0].removeprefix("shard-"))
-            for path in folder.glob("shard-*.image.npy")
-        )
+        numbers = _shards_in(folder)
         if not numbers:
             raise InputError(
                 Code.CONFIG_INVALID,
@@ -224,9 +227,19 @@ class Groups:
         #: Whether every shard has the garments in the shop; those written before there was one
         #: lack it until `write_shards` adds it.
         self.has_shop = all(paths[key].is_file() for paths in shards for key in SHOP_KEYS)
-        keys = KEYS + SHOP_KEYS if self.has_shop else KEYS
+        #: Whether every shard has the maps of `write_built_in_maps`.
+        self.has_built_in_maps = all(
+            path.is_file()
+            for n in numbers
+            for path in shard_paths(folder, n, BUILT_IN_KEYS).values()
+        )
+        keys = KEYS + self.has_shop * SHOP_KEYS + self.has_built_in_maps * BUILT_IN_KEYS
         self._shards = [
-            {key: np.load(paths[key], mmap_mode="r") for key in keys} for paths in shards
+            {
+                key: np.load(file, mmap_mode="r")
+                for key, file in shard_paths(folder, n, keys).items()
+            }
+            for n in numbers
         ]
         self._index = [
             (shard, group)
@@ -243,10 +256,17 @@ class Groups:
         return {key: array[group] for key, array in self._shards[shard].items()}
 
 
+def _shards_in(folder: Path) -> list[int]:
+    """The numbers of a folder's shards of groups, in order."""
+    files = folder.glob("shard-*.image.npy")
+    return sorted(int(file.name.split(".")[0].removeprefix("shard-")) for file in files)
+
+
 class RenderedPhotos:
     """The people of a folder of shards, one photo each: a `PhotoSet`.
 
-    That the same body stands there in another garment is nothing that a photo knows of.
+    That the same body stands there in another garment is nothing that a photo knows of. Where
+    there are built-in maps, every photo is there twice: with rough maps and with these.
     """
 
     name = "rendered"
@@ -254,24 +274,56 @@ class RenderedPhotos:
     def __init__(self, folder: Path) -> None:
         self._groups = Groups(folder)
         self.has_shop = self._groups.has_shop
+        self._kinds = ("rough", "built_in") if self._groups.has_built_in_maps else ("rough",)
 
     def __len__(self) -> int:
-        return 4 * len(self._groups)
+        return 4 * len(self._kinds) * len(self._groups)
 
     def __getitem__(self, index: int) -> Arrays:
+        index, kind = divmod(index, len(self._kinds))
+        maps = self._kinds[kind]
         group = self._groups[index // 4]
         body, garment = index // 2 % 2, index % 2
         worn = {
             "image": "image",
-            "parsing": "rough_parsing",
+            "parsing": f"{maps}_parsing",
             "reference": "parsing",
-            "densepose": "rough_densepose",
+            "densepose": f"{maps}_densepose",
             "places": "places",
         }
         photo = {name: group[key][body, garment] for name, key in worn.items()}
         if self.has_shop:
             photo |= {key: group[key][garment] for key in SHOP_KEYS}
         return photo
+
+
+def write_built_in_maps(folder: Path) -> None:
+    """Add to shards of rendered groups the maps that the shipped graph `maps` makes of the photos.
+
+    Arrays as the rough maps, which stay where the graph finds nobody in a photo, or several
+    people. Shards that have them are left alone.
+    """
+    maps = Maps.load(sample_bundle())
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # it warns of every doubtful map
+    try:
+        for number in _shards_in(folder):
+            files = shard_paths(folder, number, BUILT_IN_KEYS)
+            if all(file.is_file() for file in files.values()):
+                continue
+            images, *found = (
+                np.load(folder / f"shard-{number:05d}.{key}.npy")
+                for key in ("image", "rough_parsing", "rough_densepose")
+            )
+            for at in np.ndindex(*images.shape[:3]):
+                with contextlib.suppress(InputError):
+                    person = maps.person(np.ascontiguousarray(images[at]))
+                    found[0][at], found[1][at] = person.parsing, person.densepose
+            for file, arrays in zip(files.values(), found, strict=True):
+                with replacing(file) as temporary:
+                    np.save(temporary, arrays)
+    finally:
+        logging.disable(disabled)
 
 
 def held_out_pairs(

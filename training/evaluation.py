@@ -163,7 +163,10 @@ class FlowScore:
         error = np.linalg.norm(outputs["flow"] - pair["true_flow"], axis=0)
         found = {"flow_px": error[shown]}
         if self._warping is not None:
-            names = ("garment_image", "garment_parsing", "transfer_parsing", "person_densepose")
+            names = (
+                "garment_image", "garment_parsing", "garment_densepose", "transfer_parsing",
+                "person_densepose",
+            )  # fmt: skip
             known = {**pair, **outputs}
             with torch.inference_mode():
                 flows = self._warping.flows(*(torch.from_numpy(known[n][None]) for n in names))

@@ -405,7 +405,7 @@ def taught_content(batch: Photos, knowledge: Knowledge, parsing: Tensor, who: Te
         image = _given(batch.garment_shop_image)
         mask = one_hot(shop, (GARMENT,))
         places = annotation(batch.garment_shop_places, knowledge.weights)
-        flows = teacher.flows(image, shop, parsing, who, places)
+        flows = teacher.flows(image, shop, torch.zeros_like(image), parsing, who, places)
         shown = worn_content(image, mask, shop_positions(mask) if places is None else places)
         return moved_content(shown, flows, parsing)
 
@@ -437,7 +437,8 @@ def _try_on_warping(
     there = annotation(batch.person_shop_places, weights)
     here = annotation(batch.person_places, weights)
     annotated = weights.annotation if there is not None and here is not None else 0.0
-    flows = network.flows(image, shop, wearing, batch.person_densepose, there)
+    bodiless = torch.zeros_like(image)
+    flows = network.flows(image, shop, bodiless, wearing, batch.person_densepose, there)
     nothing = torch.zeros_like(region).expand(-1, 3, -1, -1)
     mask = one_hot(shop, (GARMENT,))
     own = worn_content(batch.person_image, region, nothing if here is None else here)
@@ -469,9 +470,7 @@ def _half_rough(parsing: Tensor, rough: Tensor) -> Tensor:
 
 
 def _worn_flows(network: WarpingNetwork, batch: Batch, transfer: Tensor) -> Flows:
-    return network.flows(
-        batch.garment_image, batch.garment_parsing, transfer, batch.person_densepose
-    )
+    return network.flows(*batch.garment, transfer, batch.person_densepose)
 
 
 def _aligning(
@@ -710,7 +709,8 @@ def _show_try_on_warping(
     image, shop = _given(batch.person_shop_image), shop_parsing(_given(batch.person_shop_mask))
     places = annotation(batch.person_shop_places, knowledge.weights)
     wearing = batch.person_parsing
-    flows = network.flows(image, shop, wearing, batch.person_densepose, places)
+    bodiless = torch.zeros_like(image)
+    flows = network.flows(image, shop, bodiless, wearing, batch.person_densepose, places)
     moved = fill_garment(sample_garment(image, shop, flows)[0]) * one_hot(wearing, (GARMENT,))
     return [image, float_to_image(moved), batch.person_image]
 

@@ -71,3 +71,24 @@ def test_regrown_skin_has_the_colour_of_most_of_what_is_seen():
     shade = painted.sum() / skin.sum()
     assert 0.5 < shade < 1
     assert painted == pytest.approx(shade * skin, abs=5)
+
+
+def test_arms_go_on_with_their_own_tones():
+    """Where a shorter sleeve ends, the tone of this arm goes on, although the other is brighter."""
+    tones = {(8, 32): np.array([140, 90, 70]), (64, 88): np.array([220, 170, 145])}
+    photo = np.full((96, 96, 3), (30, 60, 160), np.uint8)
+    now = np.full((96, 96), GARMENT, np.uint8)
+    then = now.copy()
+    for (left, right), tone in tones.items():
+        photo[48:, left:right] = tone
+        now[48:, left:right] = then[16:, left:right] = SKIN
+    image = repainted(photo, now, then)
+    other = sum(tones.values()) / 2
+    for (left, right), tone in tones.items():
+        beside, far = (
+            image[rows, left + 4 : right - 4].mean(axis=(0, 1))
+            for rows in (slice(42, 46), slice(18, 22))
+        )
+        off = np.abs(beside - tone).mean()
+        assert off < 0.6 * np.abs(other - tone).mean()
+        assert off < np.abs(far - tone).mean()

@@ -5,7 +5,7 @@ import torch
 from garment_transfer.models.flow_warp import identity_affine
 from garment_transfer.models.layers import matching_affine, moments, positions, within
 from garment_transfer.models.presets import build
-from garment_transfer.models.warping import Matching, displacement, to_flow
+from garment_transfer.models.warping import Body, Matching, displacement, to_flow
 
 
 def box(top, bottom, left, right, size=64):
@@ -56,6 +56,29 @@ def test_matching_looks_at_the_garment_alone():
     wanted = torch.cat([10 * grid, torch.zeros(1, 1, 16, 12), torch.ones(1, 1, 16, 12)], dim=1)
     matched = Matching()(worn, wanted)
     assert matched[:, 0].min() > 0
+
+
+def test_places_of_the_body_go_by_part_and_by_u_and_v_where_they_are_known():
+    body = Body()
+    with torch.no_grad():
+        body.parts.weight[2] = torch.arange(1.0, 10.0)
+    densepose = torch.zeros(1, 8, 4, 3, dtype=torch.uint8)
+    densepose[..., 0] = 2
+    densepose[:, 4:, :, 1], densepose[:, 4:, :, 2] = 204, 51  # 0.8 and 0.2 of the chart
+    upper, lower = body(densepose)[0, :, :, 0].unbind(dim=1)
+    torch.testing.assert_close(upper, torch.tensor([1.0, 2.0, 3.0]))
+    torch.testing.assert_close(lower, torch.tensor([1 + 1.2 - 2.1, 2 + 1.5 - 2.4, 3 + 1.8 - 2.7]))
+
+
+def test_the_network_sees_the_body_of_the_owner():
+    network = build("lite")["warping"]
+    random = torch.Generator().manual_seed(0)
+    image = torch.randint(256, (1, 64, 64, 3), generator=random, dtype=torch.uint8)
+    labels = torch.full((1, 64, 64), 4, dtype=torch.uint8)
+    first, second = (torch.full((1, 64, 64, 3), part, dtype=torch.uint8) for part in (2, 15))
+    with torch.inference_mode():
+        places = [network.flows(image, labels, b, labels, first).worn for b in (first, second)]
+    assert (places[0] != places[1]).any()
 
 
 def test_any_size_divisible_by_32_goes_through():

@@ -7,13 +7,23 @@ import numpy as np
 import pytest
 
 from garment_transfer.bundle import GARMENT, InputError
+from garment_transfer.runtime import Maps, sample_bundle
 from garment_transfer.runtime.photos import Person
-from garment_transfer.training.data import Groups, TransferBatches, mirror, sample_of
+from garment_transfer.training.data import (
+    BUILT_IN_KEYS,
+    Groups,
+    RenderedPhotos,
+    TransferBatches,
+    mirror,
+    sample_of,
+    write_built_in_maps,
+)
 from garment_transfer.training.synthetic import (
     build_figure,
     render_person,
     single_recipe,
     training_group,
+    write_shards,
 )
 
 
@@ -148,3 +158,28 @@ def test_batches_are_seeded(shards):
 def test_a_folder_without_shards_is_named(tmp_path):
     with pytest.raises(InputError, match="holds no shards"):
         Groups(tmp_path)
+
+
+def test_photos_come_with_rough_maps_and_with_built_in_ones(tmp_path):
+    write_shards(tmp_path, range(1), (128, 96), workers=1)
+    assert len(RenderedPhotos(tmp_path)) == 4
+    write_built_in_maps(tmp_path)
+    files = [tmp_path / f"shard-00000.{key}.npy" for key in BUILT_IN_KEYS]
+    written = [file.stat().st_mtime_ns for file in files]
+    write_built_in_maps(tmp_path)
+    assert [file.stat().st_mtime_ns for file in files] == written
+    photos, maps, seen = RenderedPhotos(tmp_path), Maps.load(sample_bundle()), 0
+    assert len(photos) == 8
+    for index in range(4):
+        rough, built_in = photos[2 * index], photos[2 * index + 1]
+        for name in ("image", "reference", "places", "shop_image"):
+            assert (rough[name] == built_in[name]).all()
+        try:
+            person = maps.person(np.ascontiguousarray(rough["image"]))
+        except InputError:
+            person = Person(rough["image"], rough["parsing"], rough["densepose"])
+        else:
+            seen += 1
+        assert (built_in["parsing"] == person.parsing).all()
+        assert (built_in["densepose"] == person.densepose).all()
+    assert seen

@@ -290,8 +290,8 @@ def test_surface_coordinates_are_those_of_the_network():
             *(
                 torch.from_numpy(x[None])
                 for x in (
-                    pair["garment_image"], pair["garment_parsing"], outputs["transfer_parsing"],
-                    pair["person_densepose"],
+                    pair["garment_image"], pair["garment_parsing"], pair["garment_densepose"],
+                    outputs["transfer_parsing"], pair["person_densepose"],
                 )
             )
         )  # fmt: skip
