@@ -70,13 +70,20 @@ _SMALL: Final = 200 / 256
 
 D = TypeVar("D", bound=DeviceArrayLike)
 
+#: The photos of person and garment owner on a GPU; None for one that is on the host alone.
+DevicePhotos = tuple[DeviceArrayLike | None, DeviceArrayLike | None]
+
+#: The same with the finished photo, checked.
+_OnDevice = tuple[Array | None, Array | None, Array | None]
+
 
 @dataclass(frozen=True, eq=False)
 class Transfer:
     """What a transfer gives.
 
-    At the person's own size: `image` uint8 RGB [H,W,3], the person in the other's garment, and
-    `transfer_parsing` uint8 [H,W], its seven classes. At the bundle's size: `flow` float32 [2,h,w],
+    At the person's own size: `image` uint8 RGB [H,W,3], the person in the other's garment (where
+    `out` took it, made on the CPU when it is asked for), and `transfer_parsing` uint8 [H,W], its
+    seven classes. At the bundle's size: `flow` float32 [2,h,w],
     (dx, dy) in pixels: pixel p of the fitted person shows the garment owner's fitted photo at
     p + flow(p).
 
@@ -84,16 +91,21 @@ class Transfer:
     "compose" on the CPU. In a batch "compose" is the pair's own, the others are the whole batch's.
     """
 
-    image: npt.NDArray[np.uint8]
     transfer_parsing: npt.NDArray[np.uint8]
     flow: npt.NDArray[np.float32]
     timings: Mapping[str, float]
+    _image: npt.NDArray[np.uint8] | None = field(repr=False)
     _compose: Callable[..., Composed] = field(repr=False)
 
     def __repr__(self) -> str:
         height, width = self.transfer_parsing.shape
         took = sum(self.timings.values())
         return f"<Transfer, {width}x{height} pixels in {took:.0f} ms>"
+
+    @functools.cached_property
+    def image(self) -> npt.NDArray[np.uint8]:
+        """The finished photo, uint8 RGB [H,W,3]."""
+        return self._compose().image if self._image is None else self._image
 
     @functools.cached_property
     def warped_garment(self) -> npt.NDArray[np.uint8]:
@@ -229,20 +241,46 @@ class Pipeline:
             return self.maps.person(source, box=box)
         return Person.load(source, label_set, densepose_encoding, box)
 
-    def transfer(self, person: Person, garment_owner: Person) -> Transfer:
+    def transfer(
+        self,
+        person: Person,
+        garment_owner: Person,
+        *,
+        photos: DevicePhotos = (None, None),
+        out: DeviceArrayLike | None = None,
+        stream: StreamLike = 0,
+    ) -> Transfer:
         """Puts the garment that `garment_owner` wears on `person`.
+
+        On a GPU photos need not go through the host. `photos` are those of both people where they
+        lie there already, the same pixels as `Person.image`; `out` is where the finished one goes.
+        They are device arrays as `run` takes them, uint8 [H,W,3], read and written after what was
+        queued on the caller's `stream`; when the call returns, that is done. Maps are read and
+        framed on the host. Where the CPU composes, its picture is copied to `out`.
 
         Raises:
             InputError: one of them is not seen upright and from the front, the garment owner wears
-                no upper garment, or the result cannot be right, which tells of wrong maps.
+                no upper garment, the result cannot be right, which tells of wrong maps, or device
+                arrays are not as said.
             BackendError: a graph fails, or the pipeline is closed.
         """
-        return self.transfer_batch([person], [garment_owner])[0]
+        outs = None if out is None else [out]
+        return self.transfer_batch(
+            [person], [garment_owner], photos=[photos], out=outs, stream=stream
+        )[0]
 
     def transfer_batch(
-        self, people: Sequence[Person], garment_owners: Sequence[Person]
+        self,
+        people: Sequence[Person],
+        garment_owners: Sequence[Person],
+        *,
+        photos: Sequence[DevicePhotos] | None = None,
+        out: Sequence[DeviceArrayLike] | None = None,
+        stream: StreamLike = 0,
     ) -> list[Transfer]:
         """One transfer per pair, all pairs in one run of each graph; photos may differ in size.
+
+        `photos` and `out` have an entry per pair, as of `transfer`.
 
         Raises:
             InputError: the lists differ in length, or as of `transfer`.
@@ -271,6 +309,10 @@ class Pipeline:
             owner.check_garment(f"garment owner{number}")
         if not people:
             return []
+        given = self._given(people, garment_owners, photos, out)
+        handle = None
+        if self._chain is not None and any(array for arrays in given for array in arrays):
+            handle = handle_of(self._chain.device, stream)
         timings: dict[str, float] = {}
         with self._open():
             with _timed(timings, "fit"):
@@ -283,21 +325,23 @@ class Pipeline:
             outputs: Mapping[str, npt.NDArray[np.generic]] = {}
             chain = self._chain
             on_device = {
-                index: _pair(person, owner, *fit)
+                index: _pair(person, owner, *fit, *given[index])
                 for index, (person, owner, fit) in enumerate(chosen)
                 if chain is not None and chain.finishes_photos and not fit[0].is_identity
             }
             if chain is not None and on_device:
-                pairs, inputs = self._framed(chosen, on_device, timings)
+                pairs = self._framed(chosen, on_device, timings)
                 try:
                     with _timed(timings, "chain"):
-                        outputs, finished = chain.run_photos(inputs, on_device)
+                        outputs, finished = chain.run_photos(pairs, on_device, handle)
                 except BackendError as error:
                     if error.code != Code.OUT_OF_MEMORY:
                         raise
                     _LOG.warning("photos are fitted and composed on the CPU: %s", error)
             if not outputs:
-                pairs, inputs = self._framed(chosen, {}, timings)
+                pairs = self._framed(chosen, {}, timings)
+                with _timed(timings, "fit"):
+                    inputs = {name: np.stack([one[name] for one in pairs]) for name in self._inputs}
                 outputs = self._run(inputs, timings)
         image, parsing, garment = (
             np.asarray(outputs[name], np.uint8)
@@ -321,12 +365,16 @@ class Pipeline:
                     flow=flow[index],
                 )
                 composed = finished.get(index) or make()
+                target = given[index][2]
+                if target is not None and handle is not None and index not in finished:
+                    assert chain is not None
+                    chain.write(composed.image, target, handle)
             transfers.append(
                 Transfer(
-                    image=composed.image,
                     transfer_parsing=composed.parsing,
                     flow=flow[index],
                     timings=own_timings,
+                    _image=composed.image if target is None else None,
                     _compose=make,
                 )
             )
@@ -377,26 +425,20 @@ class Pipeline:
             _check_ids(inputs)
             with self._open():
                 return self._run(inputs, {})
-        if self._chain is None:
-            raise InputError(
-                Code.ARRAY_INVALID,
-                "this pipeline runs on the CPU, and takes no device arrays and no `out`",
-                fix="pass NumPy arrays alone, or load it for a GPU with one of the backends "
-                f"{', '.join(DEVICE_BACKENDS)}",
-            )
+        chain = self._with_gpu()
         if out is None:
             raise InputError(
                 Code.ARRAY_INVALID,
                 "the inputs are device arrays, and no `out` says where outputs go",
                 expected=f"device arrays for some of {', '.join(map(str, self._outputs.values()))}",
             )
-        handle = handle_of(self._chain.device, stream)
-        sources = _on_device(self._chain, inputs, self._inputs, "inputs")
+        handle = handle_of(chain.device, stream)
+        sources = _on_device(chain, inputs, self._inputs, "inputs")
         asked = {name: tensor for name, tensor in self._outputs.items() if name in out}
-        targets = _on_device(self._chain, out, asked or self._outputs, "outputs")
+        targets = _on_device(chain, out, asked or self._outputs, "outputs")
         _check_batches({**sources, **targets})
         with self._open():
-            self._chain.run_on_device(sources, targets, handle)
+            chain.run_on_device(sources, targets, handle)
         return dict(out)
 
     def session(
@@ -445,8 +487,8 @@ class Pipeline:
         chosen: Sequence[tuple[Person, Person, tuple[Fit, Fit]]],
         on_device: Mapping[int, Pair],
         timings: dict[str, float],
-    ) -> tuple[list[dict[str, npt.NDArray[np.uint8]]], dict[str, npt.NDArray[np.generic]]]:
-        """The graphs' inputs, for each pair and stacked, without the images that a GPU fits."""
+    ) -> list[dict[str, npt.NDArray[np.uint8]]]:
+        """The graphs' inputs for each pair, without the images that a GPU fits."""
         pairs = []
         with _timed(timings, "fit"):
             for index, (person, owner, (fit, owner_fit)) in enumerate(chosen):
@@ -455,7 +497,60 @@ class Pipeline:
                     _fitted("person", person, fit, "photo" in there)
                     | _fitted("garment", owner, owner_fit, "owner_photo" in there)
                 )
-            return pairs, {name: np.stack([pair[name] for pair in pairs]) for name in self._inputs}
+        return pairs
+
+    def _with_gpu(self) -> Chain:
+        if self._chain is None:
+            raise InputError(
+                Code.ARRAY_INVALID,
+                "this pipeline runs on the CPU, and takes no device arrays and no `out`",
+                fix="pass NumPy arrays alone, or load it for a GPU with one of the backends "
+                f"{', '.join(DEVICE_BACKENDS)}",
+            )
+        return self._chain
+
+    def _given(
+        self,
+        people: Sequence[Person],
+        owners: Sequence[Person],
+        photos: Sequence[DevicePhotos] | None,
+        out: Sequence[DeviceArrayLike] | None,
+    ) -> list[_OnDevice]:
+        """The memory of a caller's photos on the GPU, for each pair, checked."""
+        count = len(people)
+        photos = [(None, None)] * count if photos is None else photos
+        outs: Sequence[DeviceArrayLike | None] = [None] * count if out is None else out
+        if len(photos) != count or len(outs) != count:
+            raise InputError(
+                Code.BATCH_INVALID,
+                f"{count} pairs, {len(photos)} pairs of `photos` and {len(outs)} of `out`",
+                expected="one for each",
+            )
+        found: list[_OnDevice] = []
+        for person, owner, (photo, owner_photo), target in zip(
+            people, owners, photos, outs, strict=True
+        ):
+            arrays = [
+                None if array is None else self._photo_on_device(name, array, someone)
+                for name, array, someone in (
+                    ("the person's photo", photo, person),
+                    ("the garment owner's photo", owner_photo, owner),
+                    ("the finished photo", target, person),
+                )
+            ]
+            found.append((arrays[0], arrays[1], arrays[2]))
+        return found
+
+    def _photo_on_device(self, name: str, array: DeviceArrayLike, someone: Person) -> Array:
+        kind = "outputs" if name == "the finished photo" else "photos"
+        found = _device_array(self._with_gpu(), name, array, kind)
+        if found.dtype != "uint8" or found.shape != someone.image.shape:
+            raise InputError(
+                Code.ARRAY_INVALID,
+                f"{name} is {found.dtype} {list(found.shape)}",
+                expected=f"uint8 {list(someone.image.shape)}, as the host has it",
+            )
+        return found
 
     def _run(self, inputs: Arrays, timings: dict[str, float]) -> dict[str, npt.NDArray[np.generic]]:
         if self._chain is not None:
@@ -491,27 +586,31 @@ def _on_device(
     kind: str,
 ) -> dict[str, Array]:
     """The memory of device arrays, whose names, types, shapes and device are checked."""
-    device = chain.device
-    found = {}
-    for name, array in arrays.items():
-        if not _is_on_device(array):
-            raise InputError(
-                Code.ARRAY_INVALID,
-                f"{name} is a {type(array).__name__}, and others are device arrays",
-                expected=f"all {kind} on the GPU",
-                fix="move it there first",
-            )
-        try:
-            found[name] = device.array_of(name, array, written=kind == "outputs")
-        except (TypeError, ValueError, CudaError) as error:
-            raise InputError(Code.ARRAY_INVALID, str(error)) from error
-        if found[name].device != device.index:
-            raise InputError(
-                Code.ARRAY_INVALID,
-                f"{name} is on GPU {found[name].device}, and the pipeline on {device.index}",
-                fix="copy it there, or load the pipeline with `device=`",
-            )
+    found = {name: _device_array(chain, name, array, kind) for name, array in arrays.items()}
     _check(found, expected, kind)
+    return found
+
+
+def _device_array(chain: Chain, name: str, array: object, kind: str) -> Array:
+    """The memory of a device array on the pipeline's GPU; `outputs` have to be writable."""
+    device = chain.device
+    if not _is_on_device(array):
+        raise InputError(
+            Code.ARRAY_INVALID,
+            f"{name} is a {type(array).__name__}, and others are device arrays",
+            expected=f"all {kind} on the GPU",
+            fix="move it there first",
+        )
+    try:
+        found = device.array_of(name, array, written=kind == "outputs")
+    except (TypeError, ValueError, CudaError) as error:
+        raise InputError(Code.ARRAY_INVALID, str(error)) from error
+    if found.device != device.index:
+        raise InputError(
+            Code.ARRAY_INVALID,
+            f"{name} is on GPU {found.device}, and the pipeline on {device.index}",
+            fix="copy it there, or load the pipeline with `device=`",
+        )
     return found
 
 
@@ -594,18 +693,27 @@ def stage_inputs(
     return inputs
 
 
-def _pair(person: Person, owner: Person, fit: Fit, owner_fit: Fit) -> Pair:
+def _pair(
+    person: Person,
+    owner: Person,
+    fit: Fit,
+    owner_fit: Fit,
+    photo: Array | None,
+    owner_photo: Array | None,
+    out: Array | None,
+) -> Pair:
     """What the GPU finishes; it fits photos that need no more than that."""
     photos = {"photo": person, "owner_photo": owner}
     return Pair(
-        person.image,
+        photo or person.image,
         person.parsing,
-        owner.image,
+        owner_photo or owner.image,
         visible_garment(owner),
         fit,
         owner_fit,
         person.protected,
         tuple(name for name, someone in photos.items() if someone.protected is None),
+        out,
     )
 
 
@@ -614,17 +722,16 @@ def _fitted(
 ) -> dict[str, npt.NDArray[np.uint8]]:
     """Photo and maps of one person in the frame, by the contract's names.
 
-    Where the GPU fits the photo, its place is left empty.
+    Where the GPU fits the photo, it is left out.
     """
     parsing = fit.map(person.parsing)
-    image = np.zeros((*parsing.shape, 3), np.uint8) if on_device else fit.photo(person.image)
+    maps = {f"{role}_parsing": parsing, f"{role}_densepose": fit.map(person.densepose)}
+    if on_device:
+        return maps
+    image = fit.photo(person.image)
     if person.protected is not None:
         image = uncovered(image, parsing, fit.map(person.protected.view(np.uint8)))
-    return {
-        f"{role}_image": image,
-        f"{role}_parsing": parsing,
-        f"{role}_densepose": fit.map(person.densepose),
-    }
+    return {f"{role}_image": image, **maps}
 
 
 @contextmanager

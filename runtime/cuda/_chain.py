@@ -344,12 +344,17 @@ class Session:
         return {name: array.copy() for name, array in arrays.host_outputs.items()}
 
     def transfer_photos(
-        self, inputs: Mapping[str, HostArray], pairs: Mapping[int, Pair]
+        self,
+        inputs: Sequence[Mapping[str, HostArray]],
+        pairs: Mapping[int, Pair],
+        stream: int | None = None,
     ) -> tuple[dict[str, HostArray], dict[int, Composed]]:
         """As `transfer`, and the finished photos of some of the batch's pairs, by their number.
 
-        Of the inputs, the images that the GPU fits may hold anything. BackendError
-        (`out_of_memory`) where there is not the memory for photos; the session stays whole.
+        `inputs` are of each pair, without a batch axis and without the images that the GPU fits.
+        Photos that are there already are read after what is queued on the caller's `stream`.
+        BackendError (`out_of_memory`) where there is not the memory for photos, InputError as of
+        `Photos.prepare`; the session stays whole.
         """
         arrays, photos = self._open(), self._photos
         assert photos is not None
@@ -362,12 +367,15 @@ class Session:
 
         with self.device.active():  # without the memory the session goes on without them
             photos.prepare(list(pairs.values()), of_pairs(arrays.outputs))
-        for name, array in inputs.items():
-            arrays.host_inputs[name][...] = array
+        for index, given in enumerate(inputs):
+            for name, array in given.items():
+                arrays.host_inputs[name][index] = array
         self.upload()
         with self._working(), self._part("upload", self.stream):
             photos.upload()
         with self._working(), self._part("fit", self.stream):
+            if stream is not None:
+                self._wait_for(stream)
             photos.fit(of_pairs(arrays.inputs))
         self.run()
         with self._working(), self._part("compose", self.stream):
@@ -534,11 +542,23 @@ class Chain:
         return self._photos is not None
 
     def run_photos(
-        self, inputs: Mapping[str, HostArray], pairs: Mapping[int, Pair]
+        self,
+        inputs: Sequence[Mapping[str, HostArray]],
+        pairs: Mapping[int, Pair],
+        stream: int | None = None,
     ) -> tuple[dict[str, HostArray], dict[int, Composed]]:
         """As `run`, and the finished photos of some pairs: `Session.transfer_photos`."""
-        with self._held_session(len(next(iter(inputs.values())))) as session:
-            return session.transfer_photos(inputs, pairs)
+        with self._held_session(len(inputs)) as session:
+            return session.transfer_photos(inputs, pairs, stream)
+
+    def write(self, image: HostArray, out: Array, stream: int) -> None:
+        """Copies a picture to a caller's array, after what is queued on the caller's stream."""
+        with self.device.active(), ExitStack() as memory:
+            on_host = self.device.allocate_host(image.nbytes)
+            memory.callback(self.device.free_host, on_host)
+            on_host[:] = image.reshape(-1)
+            self.device.copy(out.pointer, on_host.ctypes.data, image.nbytes, stream)
+            self.device.synchronize(stream)
 
     def run_on_device(
         self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], stream: int

@@ -1,8 +1,9 @@
 """Finished photos on the GPU: Fit before a session's engines and Compose after them.
 
 Photos and maps are uploaded once, in one copy, and finished photos downloaded once; what lies
-between is queued on the session's stream. Sizes of photos differ, so that these are plain launches
-and no part of the captured graph.
+between is queued on the session's stream. Photos that a caller has on the GPU are read where they
+are, and finished ones written where the caller wants them. Sizes of photos differ, so that these
+are plain launches and no part of the captured graph.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Final, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from garment_transfer.bundle import BackendError, Code
+from garment_transfer.bundle import BackendError, Code, InputError
 from garment_transfer.kernels.compose import Composed
 from garment_transfer.kernels.driver import Array, OutOfMemory
 from garment_transfer.kernels.fit import Fit
@@ -31,21 +32,25 @@ _KEPT: Final = 1 << 30
 
 @dataclass(frozen=True)
 class Pair:
-    """What Compose takes of two people; arrays as `kernels.compose.compose` has them."""
+    """What Compose takes of two people; arrays as `kernels.compose.compose` has them.
 
-    photo: Pixels
+    Photos may be a caller's, on the GPU; `out` is where the finished one goes there, if it does.
+    """
+
+    photo: Pixels | Array
     parsing: Pixels
-    owner_photo: Pixels
+    owner_photo: Pixels | Array
     owner_garment: npt.NDArray[np.bool_]
     fit: Fit
     owner_fit: Fit
     kept: npt.NDArray[np.bool_] | None
     #: Which of `photo` and `owner_photo` the GPU fits; the other one's input comes from the host.
     fitted_on_device: tuple[str, ...]
+    out: Array | None = None
 
     @property
-    def arrays(self) -> dict[str, Pixels | None]:
-        """What is uploaded, by the names of Compose's call."""
+    def arrays(self) -> dict[str, Pixels | Array | None]:
+        """What Compose reads, by the names of its call; what is on the host is uploaded."""
         return {
             "photo": self.photo,
             "own": self.parsing,
@@ -56,7 +61,7 @@ class Pair:
 
 
 class _Placed(NamedTuple):
-    """A pair's arrays on the GPU, and where its finished photo begins in the outputs."""
+    """A pair's arrays on the GPU, and where what is downloaded of its result begins."""
 
     pair: Pair
     arrays: dict[str, Array | None]
@@ -87,21 +92,22 @@ class Photos:
         """Makes memory for pairs, where there is too little, and puts their photos and maps there.
 
         `outputs` are the graphs' for each pair, without a batch axis. BackendError
-        (`out_of_memory`) where there is not so much; nothing is queued then.
+        (`out_of_memory`) where there is not so much, InputError where a finished photo would be
+        written over what is read; nothing is queued then.
         """
         offsets: list[dict[str, int]] = []
         size = 0
         for pair in pairs:
             offsets.append({})
             for name, array in pair.arrays.items():
-                if array is not None:
+                if isinstance(array, np.ndarray):
                     offsets[-1][name] = size
                     size += aligned(array.nbytes)
         self._inputs = size
         finished = []
         for pair in pairs:
             finished.append(size)
-            size += aligned(4 * pair.parsing.size)
+            size += aligned((4 if pair.out is None else 1) * pair.parsing.size)
         self._outputs = size - self._inputs
         if self._on_host is None or self._on_host.size < size:
             self.close()
@@ -111,8 +117,9 @@ class Photos:
         for pair, at, output in zip(pairs, offsets, finished, strict=True):
             arrays: dict[str, Array | None] = {}
             for name, array in pair.arrays.items():
-                arrays[name] = None
-                if array is not None:
+                if not isinstance(array, np.ndarray):
+                    arrays[name] = array
+                else:
                     place = on_host[at[name] : at[name] + array.nbytes]
                     place.reshape(array.shape)[:] = array
                     arrays[name] = Array(
@@ -123,8 +130,15 @@ class Photos:
             self._composing(placed, graphs)
             for placed, graphs in zip(self._placed, outputs, strict=True)
         ]
+        needed = [self._library.workspace(call) for call in self._calls]
+        if not all(needed):
+            raise InputError(
+                Code.ARRAY_INVALID,
+                "a finished photo would be written over a photo that is read",
+                fix="give it memory of its own with `out=`",
+            )
         # one after another, so that one workspace is enough
-        self._workspace.reserve(max(map(self._library.workspace, self._calls)))
+        self._workspace.reserve(max(needed))
 
     def _composing(self, placed: _Placed, graphs: Mapping[str, Array]) -> Composing:
         pair, arrays, output = placed
@@ -134,13 +148,16 @@ class Photos:
             "parsing": graphs["transfer_parsing"],
             "warped": graphs["warped_garment"],
         }
-        image = self._on_device.pointer + output
-        outputs = image, image + 3 * pair.parsing.size
-        fits = pair.fit, pair.owner_fit
+        image = parsing = self._on_device.pointer + output
+        if pair.out is None:
+            parsing += 3 * pair.parsing.size
+        else:
+            image = pair.out.pointer
+        fits, outputs = (pair.fit, pair.owner_fit), (image, parsing)
         return self._library.composing_on_device(pictures, fits, graphs["flow"].pointer, outputs)
 
     def upload(self) -> None:
-        """Copies all photos and maps into the GPU's memory."""
+        """Copies what is not there yet of photos and maps into the GPU's memory."""
         assert self._on_host is not None
         host = int(self._on_host.ctypes.data)
         self._device.copy(self._on_device.pointer, host, self._inputs, self._stream)
@@ -168,14 +185,18 @@ class Photos:
         self._device.copy(host + begin, on_device + begin, self._outputs, self._stream)
 
     def finished(self) -> list[Composed]:
-        """The finished photos, once the stream was waited for; large memory is given back."""
+        """The finished photos, once the stream was waited for; large memory is given back.
+
+        The image of one that went to `Pair.out` has no rows.
+        """
         assert self._on_host is not None
         found = []
         for pair, _, output in self._placed:
             height, width = pair.parsing.shape
-            both = self._on_host[output : output + 4 * height * width].copy()
-            image, parsing = np.split(both, [3 * height * width])
-            image, parsing = image.reshape(height, width, 3), parsing.reshape(height, width)
+            size = (4 if pair.out is None else 1) * height * width
+            both = self._on_host[output : output + size].copy()
+            image, parsing = np.split(both, [-height * width])
+            image, parsing = image.reshape(-1, width, 3), parsing.reshape(height, width)
             found.append(Composed(image, parsing, None))
         self._placed, self._calls = [], []
         if self._on_device.size + self._workspace.size > _KEPT:

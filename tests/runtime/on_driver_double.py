@@ -212,6 +212,42 @@ def check_photos(device: CudaDevice, bundle: Bundle, library: photos.Library) ->
                 assert (one.image != person.image).any()
                 assert (one.warped_garment == other.warped_garment).all()
                 assert (one.flow == other.flow).all()
+        people = [replace(one, protected=None) for one in (alice, bob)]
+        check_callers_photos(device, pipeline, cpu, people)
+
+
+def check_callers_photos(
+    device: CudaDevice, pipeline: Pipeline, cpu: Pipeline, people: list[Person]
+) -> None:
+    """Photos on the GPU are what is read, and the finished one is written where a caller wants."""
+    due = cpu.transfer(*people)
+    finished = np.zeros_like(due.image)
+    # what is read of the host's pixels would be black
+    blank = [replace(one, image=np.zeros_like(one.image)) for one in people]
+    with device.active():
+        stream = device.create_stream()
+        arrays = [
+            OnDevice(device.allocate(one.image.nbytes + 1) + 1, one.image)
+            for one in (*people, people[0])
+        ]
+        *given, out = arrays
+        for array in given:
+            device.copy(array.pointer, array.array.ctypes.data, array.array.nbytes, stream)
+        found = pipeline.transfer(*blank, photos=tuple(given), out=out, stream=stream)
+        device.copy(finished.ctypes.data, out.pointer, finished.nbytes, stream)
+        device.synchronize(stream)
+        assert np.abs(finished.astype(int) - due.image).max() <= 1
+        assert (found.transfer_parsing == due.transfer_parsing).all()
+        one = pipeline.transfer(people[0], blank[1], photos=(None, given[1]))
+        assert (one.image == finished).all()
+        assert (pipeline.transfer(*people, out=out).image == due.image).all()
+        over = refusal(
+            lambda: pipeline.transfer(*people, photos=(given[0], None), out=given[0]), InputError
+        )
+        assert "written over a photo that is read" in over
+        for array in arrays:
+            device.free(array.pointer - 1)
+        device.destroy_stream(stream)
 
 
 def check_profile(device: CudaDevice, bundle: Bundle, folder: Path) -> None:

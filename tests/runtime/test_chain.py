@@ -373,6 +373,38 @@ def test_photos_go_through_the_same_chain(setup, cpu, make_person):
         assert set(one.timings) == {"fit", "chain", "compose"}
 
 
+def test_finished_photos_of_the_cpu_go_to_callers_arrays(setup, cpu, make_person):
+    people = [make_person(128, 64, seed=1), make_person(96, 90, seed=2)]
+    due = cpu.transfer_batch(people, people[::-1])
+    outs = [OnDevice(setup.double, np.zeros_like(one.image), offset=1) for one in due]
+    with setup.double.active():
+        stream = setup.double.create_stream()
+    setup.double.queue(stream, lambda: outs[0].array.fill(1))  # before the picture, not after
+    setup.pipeline.transfer_batch(people, people[::-1], out=outs, stream=stream)
+    for out, one in zip(outs, due, strict=True):
+        assert (out.array == one.image).all()
+    with setup.double.active():
+        setup.double.destroy_stream(stream)
+
+
+def test_callers_photos_that_do_not_fit(setup, cpu, make_person):
+    person, image = make_person(128, 64), np.zeros((128, 64, 3), np.uint8)
+    for array, due in (
+        (image, r"the person's photo is a ndarray, and others .*all photos on the GPU"),
+        (OnDevice(setup.double, image[:, :32]), r"is uint8 \[128, 32, 3\]; expected .*128, 64, 3"),
+        (OnDevice(setup.double, image.astype(np.int8)), r"the person's photo is int8"),
+        (OnDevice(setup.double, image, device=1), r"is on GPU 1, and the pipeline on 0"),
+    ):
+        with pytest.raises(InputError, match=due):
+            setup.pipeline.transfer(person, person, photos=(array, None))
+    array = OnDevice(setup.double, image)
+    with pytest.raises(InputError, match=r"runs on the CPU, and takes no device arrays"):
+        cpu.transfer(person, person, out=array)
+    with pytest.raises(InputError, match=r"1 pairs, 1 pairs of `photos` and 2 of `out`"):
+        setup.pipeline.transfer_batch([person], [person], out=[array, array])
+    assert setup.double.counts["create_stream"] == 0
+
+
 def test_a_transfer_is_two_copies_a_replay_and_one_wait(setup, pairs):
     setup.pipeline.run(batch_of(pairs, 0))
     assert setup.enqueued == [2, 2, 2]  # once for real, once into the graph
