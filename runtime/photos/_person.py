@@ -17,7 +17,7 @@ import codecs
 import json
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final, Literal
 
@@ -113,22 +113,25 @@ class Person:
     name: str = ""
     protected: npt.NDArray[np.bool_] | None = None
     confidence: Mapping[str, float] = field(default_factory=dict)
+    #: of whoever has compared both maps already, and named the files
+    _ids_checked: InitVar[bool] = False
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, _ids_checked: bool) -> None:
         check_image(self.image, "image")
         height, width = self.image.shape[:2]
         check_uint8(self.parsing, (height, width), "parsing", "class ids [H,W]")
         check_uint8(self.densepose, (height, width, 3), "densepose", "IUV [H,W,3]")
-        if self.parsing.max() >= len(CLASSES):
+        if not _ids_checked and self.parsing.max() >= len(CLASSES):
             raise InputError(
                 Code.ID_OUT_OF_RANGE,
                 f"parsing has class {self.parsing.max()}",
                 expected=f"classes 0..{len(CLASSES) - 1}",
                 fix="for ids of another label set use Person.from_arrays(..., label_set=)",
             )
-        check_parts(self.densepose[..., 0], "densepose")
         check_body(self.densepose, "densepose")
-        _check_covered(self.parsing, self.densepose[..., 0], "parsing", "densepose")
+        if not _ids_checked:
+            check_parts(self.densepose[..., 0], "densepose")
+            _check_covered(self.parsing, self.densepose[..., 0], "parsing", "densepose")
         if self.protected is not None and (
             self.protected.dtype != np.bool_ or self.protected.shape != (height, width)
         ):
@@ -316,7 +319,8 @@ class Person:
         protected = others | things | hands(classes, parts)
         for array in (classes, iuv, protected):
             array.flags.writeable = False  # made here: nobody else has them
-        return cls(image, classes, iuv, name, protected if protected.any() else None)
+        kept = protected if protected.any() else None
+        return cls(image, classes, iuv, name, kept, _ids_checked=True)
 
     @classmethod
     def from_photo(
