@@ -46,6 +46,10 @@ PICTURE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 #: Suffixes of the formats that photos are read in.
 PHOTO_SUFFIXES: Final = (*PICTURE_SUFFIXES, ".jfif", ".mpo", ".gif", ".avif", ".heic", ".heif")
 
+#: How hard zlib tries at a PNG file: at the usual 6 a photo takes 2.5 times as long and is 7 %
+#: smaller.
+_PNG_LEVEL: Final = 4
+
 #: Quality of JPEG and WebP unless told otherwise, of 1 to 100.
 QUALITY: Final = 95
 
@@ -470,12 +474,16 @@ def write_rgb(path: Path, image: npt.NDArray[np.uint8], quality: int = QUALITY) 
         # by the format: where `path` is a link, `temporary` has the suffix of what it leads to
         kind = Image.registered_extensions()[path.suffix.lower()]
         Image.fromarray(image).save(
-            temporary, kind, quality=quality, **_saying_srgb(path.suffix, image)
+            temporary,
+            kind,
+            quality=quality,
+            compress_level=_PNG_LEVEL,
+            **_saying_srgb(path.suffix, image),
         )
 
 
 def png_bytes(image: npt.NDArray[np.uint8]) -> bytes:
-    """A picture as `write_rgb` writes it to a PNG file, a third larger and much sooner."""
+    """A picture as `write_rgb` writes it to a PNG file, a sixth larger and sooner."""
     stream = io.BytesIO()
     Image.fromarray(image).save(stream, "PNG", compress_level=1, **_saying_srgb(".png", image))
     return stream.getvalue()
