@@ -32,6 +32,12 @@ _COUNT = click.IntRange(min=1)
     default=0.0,
     help="Milliseconds that a pair waits for others; those that wait for a run share it anyway.",
 )
+@click.option(
+    "--max-megapixels",
+    type=click.FloatRange(min=0, min_open=True),
+    default=4.0,
+    help="Of the photo and of each map that form python takes.",
+)
 @click.option("--instances", type=_COUNT, default=1, help="Copies side by side, on each GPU used.")
 @click.option("--backend", help="Inference backend of form python; default: onnxruntime.")
 @click.option("--threads", type=_COUNT, help="Threads of an instance of form python.")
@@ -44,6 +50,7 @@ def command(
     model_version: int,
     max_batch: int,
     max_delay: float,
+    max_megapixels: float,
     instances: int,
     backend: str | None,
     threads: int | None,
@@ -66,7 +73,7 @@ def command(
         form=form,
         name=name,
         version=model_version,
-        serving=Serving(max_batch, max_delay, instances),
+        serving=Serving(max_batch, max_delay, instances, max_megapixels),
         backend=backend or "onnxruntime",
         threads=threads,
         precision=precision,

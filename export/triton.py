@@ -53,11 +53,13 @@ class Serving:
         max_batch: the most pairs in one run; those that wait while another runs share the next.
         max_delay_ms: how long a pair waits for others when nothing runs.
         instances: copies that run side by side, on each GPU where they run on one.
+        max_megapixels: of the photo and of each map that form "python" takes.
     """
 
     max_batch: int = 8
     max_delay_ms: float = 0.0
     instances: int = 1
+    max_megapixels: float = 4.0
 
 
 def write_repository(
@@ -136,7 +138,13 @@ def _python_model(
         config.input.add(name=each, **content, optional=optional, allow_ragged_batch=True)
     config.output.add(name="image", **content)
     _run_by(config, serving, "python", "GPU" if backend in DEVICE_BACKENDS else "CPU")
-    for key, value in (("backend", backend), ("threads", threads), ("precision", precision)):
+    parameters = {
+        "backend": backend,
+        "threads": threads,
+        "precision": precision,
+        "max_megapixels": serving.max_megapixels,
+    }
+    for key, value in parameters.items():
         if value is not None:
             config.parameters[key].string_value = str(value)
     files = {"model.py": Path(__file__).with_name("triton_model.py")}

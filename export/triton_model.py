@@ -20,7 +20,13 @@ import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
 from garment_transfer import Code, GarmentTransferError, InputError, Person, Pipeline, Transfer
-from garment_transfer.runtime import REQUEST_FIELDS, read_request, transfer_each, warm_up
+from garment_transfer.runtime import (
+    REQUEST_FIELDS,
+    check_megapixels,
+    read_request,
+    transfer_each,
+    warm_up,
+)
 from garment_transfer.runtime.backends import default_threads
 from garment_transfer.runtime.photos import png_bytes
 
@@ -49,6 +55,7 @@ class TritonPythonModel:
             options["threads"] = threads = int(parameters["threads"])
         if args["model_instance_kind"] == "GPU":
             options["device"] = int(args["model_instance_device_id"])
+        self._max_megapixels = float(parameters["max_megapixels"])
         cv2.setNumThreads(threads or -1)  # -1: its own choice
         # reads and encodes the photos of a batch
         self._codecs = ThreadPoolExecutor(threads)
@@ -102,6 +109,7 @@ class TritonPythonModel:
                 is_file = not name.endswith(("label_set", "encoding"))
                 text = bytes(content)
                 fields[name] = io.BytesIO(text) if is_file else text.decode(errors="replace")
+            check_megapixels(fields, self._max_megapixels)
             return read_request(self._pipeline, fields)
         except Exception as error:
             return error

@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     )
     from garment_transfer.runtime._serving import (
         REQUEST_FIELDS as REQUEST_FIELDS,
+        check_megapixels as check_megapixels,
         read_request as read_request,
         warm_up as warm_up,
     )
@@ -81,7 +82,7 @@ _MODULES: Final = {
         "_prepare": "DensePose DensePoseDescription DensePoseHeads DensePosePicture InputSize "
         "ModelInput Parser ParserDescription ParserOutput prepare "
         "prepare_photo",
-        "_serving": "REQUEST_FIELDS read_request warm_up",
+        "_serving": "REQUEST_FIELDS check_megapixels read_request warm_up",
         "photos": "Person",
     }.items()
     for name in names.split()

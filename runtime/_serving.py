@@ -11,7 +11,7 @@ from typing import BinaryIO, Final, cast
 from garment_transfer.bundle import Code, InputError
 from garment_transfer.runtime import sample_people
 from garment_transfer.runtime._pipeline import Pipeline
-from garment_transfer.runtime.photos import Person
+from garment_transfer.runtime.photos import Person, photo_size
 
 _FIELDS: Final = ("image", "parsing", "densepose", "label_set", "encoding")
 
@@ -49,6 +49,28 @@ def warm_up(pipeline: Pipeline, batch: int = 1) -> None:
     if pipeline.bundle.manifest.maps is not None:
         with contextlib.suppress(InputError):  # a bundle of one's own may see others there
             pipeline.person(next(folders[0].glob("image.*")))
+
+
+def check_megapixels(fields: Mapping[str, BinaryIO | str], most: float) -> None:
+    """Raises InputError (`image_size`) where a file's header says that it has more pixels.
+
+    Nothing is decoded. NumPy files, and what their readers will refuse, have none.
+
+    Args:
+        fields: as of `read_request`.
+        most: the megapixels that the photo and each map may have.
+    """
+    for name, file in fields.items():
+        try:
+            height, width = (None if isinstance(file, str) else photo_size(file)) or (0, 0)
+        except InputError:  # too large to say
+            height = width = 1 << 20
+        if height * width > 1e6 * most:
+            raise InputError(
+                Code.IMAGE_SIZE,
+                f"{name} has more than {most:g} megapixels",
+                fix="scale the photo and its maps down first",
+            )
 
 
 def read_request(pipeline: Pipeline, fields: Mapping[str, BinaryIO | str]) -> tuple[Person, Person]:

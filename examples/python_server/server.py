@@ -43,9 +43,9 @@ from garment_transfer import (
     sample_bundle,
 )
 from garment_transfer.bundle import LABEL_SETS, Bundle, BundleError
-from garment_transfer.runtime import read_request, warm_up
+from garment_transfer.runtime import check_megapixels, read_request, warm_up
 from garment_transfer.runtime.backends import default_threads
-from garment_transfer.runtime.photos import ENCODINGS, photo_size, png_bytes
+from garment_transfer.runtime.photos import ENCODINGS, png_bytes
 
 _log = logging.getLogger(__name__)
 
@@ -440,22 +440,11 @@ def _read(
             given[name] = value
         elif value is not None:
             given[name] = value.file
-            if _megapixels(value.file) > max_megapixels:
-                raise HTTPException(
-                    413,
-                    f"{name} has more than {max_megapixels:g} megapixels; scale the photo and its "
-                    "maps down first",
-                )
-    return read_request(pipeline, given)
-
-
-def _megapixels(file: BinaryIO) -> float:
-    """Of an image, by its header; 0 of a NumPy file, and of what its reader will refuse."""
     try:
-        height, width = photo_size(file) or (0, 0)
-    except InputError:  # too large to say
-        return math.inf
-    return height * width / 1e6
+        check_megapixels(given, max_megapixels)
+    except InputError as error:
+        raise HTTPException(413, str(error)) from error
+    return read_request(pipeline, given)
 
 
 def _forget_dead_workers() -> None:

@@ -80,6 +80,7 @@ def test_python(bundle, tmp_path):
     assert {name: value.string_value for name, value in config.parameters.items()} == {
         "backend": "onnxruntime",
         "threads": "2",
+        "max_megapixels": "4.0",
     }
     # the copy is whole, and serves alone
     copy = Bundle.load(folder / "1" / "bundle")
@@ -100,6 +101,7 @@ def test_python_on_a_gpu(put, bundle, tmp_path):
     assert {name: value.string_value for name, value in config.parameters.items()} == {
         "backend": "tensorrt",
         "precision": "float32",
+        "max_megapixels": "4.0",
     }
     copy = folder / "1" / "bundle" / "engines" / "tensorrt-sm89-float32"
     assert (copy / "warping.plan").read_bytes() == b"warping for 8.9"
@@ -275,6 +277,8 @@ def test_command(bundle, tmp_path, invoke):
         "2",
         "--max-delay",
         "0.5",
+        "--max-megapixels",
+        "12",
         "--threads",
         "1",
     )
@@ -282,6 +286,7 @@ def test_command(bundle, tmp_path, invoke):
     config = config_of(tmp_path / "repository" / "garment_transfer")
     assert config.max_batch_size == 2
     assert config.dynamic_batching.max_queue_delay_microseconds == 500
+    assert config.parameters["max_megapixels"].string_value == "12.0"
     printed = invoke("triton", bundle.path, "-o", repository, code=1)
     assert "--model-version 2" in printed
     for arguments, says in (

@@ -215,6 +215,11 @@ def test_photos_with_and_without_maps_at_once(client, pipeline, pairs):
         ("person_label_set", b"coco", "[label_set_unknown] person_parsing: unknown"),
         ("garment_encoding", b"\xff", "[densepose_encoding_unknown] garment_densepose: unknown"),
         ("person_image", b"of a secret", "[image_unreadable] person_image cannot be read"),
+        (
+            "person_image",
+            png(np.zeros((2001, 2000), np.uint8)),
+            "[image_size] person_image has more than 4 megapixels; scale the photo",
+        ),
         ("person_image", b"", "[image_unreadable] person_image cannot be read"),
         ("person_image", None, "[person_incomplete] the request lacks person_image"),
         ("garment_densepose", None, "[person_incomplete] the request lacks garment_densepose"),
