@@ -113,7 +113,7 @@ class Person:
     name: str = ""
     protected: npt.NDArray[np.bool_] | None = None
     confidence: Mapping[str, float] = field(default_factory=dict)
-    #: of whoever has compared both maps already, and named the files
+    #: by callers that have compared both maps already, in messages that name the files
     _ids_checked: InitVar[bool] = False
 
     def __post_init__(self, _ids_checked: bool) -> None:
