@@ -207,7 +207,7 @@ def test_evaluate_writes_rows_and_a_sheet(invoke, tmp_path):
         assert method["name"] == "method"
         assert {"garment_iou", "skin_iou", "changed_ssim", "garment_psnr_db"} <= set(method)
         assert [row["name"] for row in found["rows"]][:2] == ["method", "photos alone"]
-        assert len(found["rows"]) == 7
+        assert len(found["rows"]) == 6
         assert found["flow"][0]["pairs"] == 2
         assert {"flow_px", "owner_cm", "person_cm"} <= set(found["flow"][0])
     # person, owner, warped garment, result, truth
