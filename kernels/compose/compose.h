@@ -41,6 +41,7 @@ constexpr int kWhole = 256;  // of the share that another class has in a pixel
 constexpr float kWeak = 0.25f, kStrong = 0.75f;
 constexpr float kLeastShare = 1e-3f;
 constexpr double kMinifying = 1.5;
+constexpr int kExtended = 4;  // pixels of the frame by which the owner's garment is extended
 constexpr float kFar = 1e5f;
 constexpr int kPatches = 9;     // of grain, that are compared
 constexpr int kMostGrain = 12;  // levels
@@ -282,6 +283,19 @@ struct Layers {
   const std::uint8_t* pixels;
 
   GT_FUNCTION std::size_t stride() const { return static_cast<std::size_t>(width + 3) * 4; }
+};
+
+// Of the pixels of a garment that lie nearest to one outside it along its row and its column, the
+// one that it takes the colour of; the first of equals.
+struct Nearest {
+  int distance, way;
+
+  GT_FUNCTION void offer(int other, int other_way) {
+    if (other < distance) distance = other, way = other_way;
+  }
+  // Where it is from there; ways 0 to 3 are left, right, up and down.
+  GT_FUNCTION int dx() const { return way == 0 ? -distance : (way == 1 ? distance : 0); }
+  GT_FUNCTION int dy() const { return way == 2 ? -distance : (way == 3 ? distance : 0); }
 };
 
 // Where the layers' pixels lie, for a garment in the box at `left`, `top` of the owner's photo that

@@ -164,33 +164,61 @@ Bytes within(const Raster& mask, const Box& part, int reach, const ParallelFor& 
   return inside;
 }
 
+// For every pixel of a mask how far up, or down, the nearest one of its column is that is not 0;
+// more than `most` where there is none.
+std::vector<std::uint16_t> column_distances(const Bytes& mask, int rows, int width, bool up,
+                                            int most) {
+  std::vector<std::uint16_t> out(mask.size(), static_cast<std::uint16_t>(most + 1));
+  const auto pass = [&](std::size_t to, std::size_t from, bool first) GT_TARGETS {
+    for (std::size_t x = 0; x < static_cast<std::size_t>(width); ++x) {
+      const int beyond = first ? most + 1 : std::min(out[from + x] + 1, most + 1);
+      out[to + x] = static_cast<std::uint16_t>(mask[to + x] ? 0 : beyond);
+    }
+  };
+  for (int i = 0; i < rows; ++i) {
+    const int y = up ? i : rows - 1 - i;
+    pass(area(y, width), area(up ? y - 1 : y + 1, width), i == 0);
+  }
+  return out;
+}
+
 // The layers, whose pixels are put into `pixels`.
 Layers layers_of(const ComposeCall& call, const std::vector<float>& flow, Bytes* pixels,
                  const ParallelFor& parallel_for) {
   Layers out{};
   const Raster& mask = call.garment;
-  const Box box = bounds(mask);
-  if (box.bottom <= box.top) return out;
+  const Box worn = bounds(mask);
+  if (worn.bottom <= worn.top) return out;
+  const int reach = in_photo(kExtended, call.owner_fit);
+  const Box box{std::max(0, worn.top - reach), std::max(0, worn.left - reach),
+                std::min(mask.height, worn.bottom + reach),
+                std::min(mask.width, worn.right + reach)};
   const int width = box.right - box.left, height = box.bottom - box.top;
   out.height = height;
   out.width = width;
-  // what is beside the box counts as a border of the map, too
-  const int reach = in_photo(1, call.owner_fit);
-  const Box around{std::max(0, box.top - reach), std::max(0, box.left - reach),
-                   std::min(mask.height, box.bottom + reach),
-                   std::min(mask.width, box.right + reach)};
-  const Bytes inside = within(mask, around, reach, parallel_for);
+  const Bytes inside = within(mask, box, in_photo(1, call.owner_fit), parallel_for);
+  const std::vector<std::uint16_t> up = column_distances(inside, height, width, true, reach);
+  const std::vector<std::uint16_t> down = column_distances(inside, height, width, false, reach);
   pixels->resize(static_cast<std::size_t>(height + 3) * out.stride());
   parallel_for(height, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+    std::vector<int> behind(static_cast<std::size_t>(width));
     for (std::ptrdiff_t y = begin; y < end; ++y) {
-      const std::uint8_t* const in_row =
-          inside.data() + area(y + box.top - around.top, around.right - around.left) +
-          (box.left - around.left);
-      const std::uint8_t* from = call.owner.row(box.top + static_cast<int>(y)) + 3 * box.left;
+      const std::uint8_t* const in_row = inside.data() + area(y, width);
+      for (int x = width, last = 3 * (width + reach); x-- > 0;) {
+        if (in_row[x]) last = x;
+        behind[static_cast<std::size_t>(x)] = last - x;
+      }
       std::uint8_t* to = pixels->data() + area(y + 1, 1) * out.stride() + 4;
-      for (int x = 0; x < width; ++x, from += 3, to += 4) {
-        if (!in_row[x]) continue;
-        std::memcpy(to, from, 3);
+      for (int x = 0, last = -reach - 1; x < width; ++x, to += 4) {
+        const auto i = static_cast<std::size_t>(x), at = area(y, width) + i;
+        if (in_row[x]) last = x;
+        Nearest nearest{x - last, 0};
+        nearest.offer(behind[i], 1);
+        nearest.offer(up[at], 2);
+        nearest.offer(down[at], 3);
+        if (nearest.distance > reach) continue;
+        const int from_y = box.top + static_cast<int>(y) + nearest.dy();
+        std::memcpy(to, call.owner.row(from_y) + 3 * (box.left + x + nearest.dx()), 3);
         to[3] = 255;
       }
     }

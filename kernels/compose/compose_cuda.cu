@@ -247,6 +247,7 @@ void find_median(Queue& queue, const ComposeCall& call, const Workspace& w) {
 void find_layers(Queue& queue, const ComposeCall& call, const Workspace& w) {
   const Raster mask = call.garment;
   const int height = mask.height, width = mask.width, reach = in_photo(1, call.owner_fit);
+  const int extended = in_photo(kExtended, call.owner_fit);
   find_median(queue, call, w);
   queue.each_pixel(height, width, [=] GT_DEVICE(int y, int x) {
     if (mask.row(y)[x]) {
@@ -265,10 +266,11 @@ void find_layers(Queue& queue, const ComposeCall& call, const Workspace& w) {
   queue.once([=] GT_DEVICE(int, int) {
     Found& found = *w.found;
     if (!found.bottom) return;
-    found.top = height - found.above;
-    found.left = width - found.before;
-    found.whole.height = found.bottom - found.top;
-    found.whole.width = found.right - found.left;
+    const int top = height - found.above, left = width - found.before;
+    found.top = top > extended ? top - extended : 0;
+    found.left = left > extended ? left - extended : 0;
+    found.whole.height = inside(found.bottom + extended - 1, height) + 1 - found.top;
+    found.whole.width = inside(found.right + extended - 1, width) + 1 - found.left;
     found.whole.pixels = w.layers;
     found.layers = found.whole;
     float median = 1;
@@ -294,8 +296,15 @@ void find_layers(Queue& queue, const ComposeCall& call, const Workspace& w) {
     Byte rgba[4] = {};
     if (y > 0 && y <= layers.height && x > 0 && x <= layers.width) {
       const int i = found.top + y - 1, j = found.left + x - 1;
-      if (w.worn[at(i, j, width)]) {
-        const Byte* const from = call.owner.row(i) + 3 * j;
+      Nearest nearest{extended + 1, 0};
+      for (int d = 0; d < nearest.distance; ++d) {
+        if (j >= d && w.worn[at(i, j - d, width)]) nearest.offer(d, 0);
+        if (j + d < width && w.worn[at(i, j + d, width)]) nearest.offer(d, 1);
+        if (i >= d && w.worn[at(i - d, j, width)]) nearest.offer(d, 2);
+        if (i + d < height && w.worn[at(i + d, j, width)]) nearest.offer(d, 3);
+      }
+      if (nearest.distance <= extended) {
+        const Byte* const from = call.owner.row(i + nearest.dy()) + 3 * (j + nearest.dx());
         for (int c = 0; c < 3; ++c) rgba[c] = from[c];
         rgba[3] = 255;
       }

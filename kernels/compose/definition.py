@@ -41,6 +41,9 @@ _WEAK, _STRONG = np.float32(0.25), np.float32(0.75)
 # A region's colour is the graphs' in it where it has at least this share of what is around.
 _LEAST_SHARE: Final = np.float32(1e-3)
 
+# By how many pixels of the frame the owner's garment is extended over what is around it.
+_EXTENDED: Final = 4
+
 # Above this many owner's pixels per person's pixel, bilinear sampling alone would skip some.
 _MINIFYING: Final = 1.5
 
@@ -452,7 +455,8 @@ def _garment(
 
     The photo is premultiplied by the owner's garment mask, so that no background bleeds in. The
     mask is a pixel of the bundle's size narrower than the garment's map, whose border shows some of
-    what is around it; where the flow ends beside it the garment's share falls to 0.
+    what is around it, and from there on the garment is extended, as flows end beside it too; where
+    they end farther off the garment's share falls to 0.
     """
     mask = (pictures["owner_garment"] > 0).astype(np.uint8)
     if not mask.any():
@@ -461,14 +465,25 @@ def _garment(
     side = 2 * _in_photo(1, owner_fit) + 1
     inner = np.asarray(cv2.erode(mask, np.ones((side, side), np.uint8)), np.uint8)
     mask = inner if inner.any() else mask
-    box = np.s_[top : top + height, left : left + width]
-    alpha = mask[box][..., None]
-    layers = np.concatenate([pictures["owner_photo"][box] * alpha, 255 * alpha], axis=2)
+    reach = _in_photo(_EXTENDED, owner_fit)
+    bottom, right = (
+        min(top + height + reach, mask.shape[0]),
+        min(left + width + reach, mask.shape[1]),
+    )
+    top, left = max(top - reach, 0), max(left - reach, 0)
+    height, width = bottom - top, right - left
+    layers = _extended(
+        pictures["owner_photo"][top:bottom, left:right], mask[top:bottom, left:right], reach
+    )
 
     # from the person's frame to the owner's photo, to its part in the layers, to their pixels
     starts = (
         (fit.left, owner_fit.left, owner_fit.shown.left - left),
-        (fit.top, owner_fit.top, owner_fit.shown.top - top),
+        (
+            fit.top,
+            owner_fit.top,
+            owner_fit.shown.top - top,
+        ),
     )
     scales = [large / small for large, small in _ratios(owner_fit)]
     shifts = [
@@ -508,6 +523,30 @@ def _garment(
     painted = _painted(frame, GARMENT, places.some(weak))
     colours[weak] = _mix(painted, colours[weak], opacity[weak])
     return colours
+
+
+def _extended(photo: Pixels, mask: Pixels, reach: int) -> Pixels:
+    """A photo's garment in premultiplied RGBA [h,w,4], extended by `reach` pixels.
+
+    A pixel beside the mask [h,w] takes the colour of the nearest one in its row or column.
+    """
+    far = 2 * sum(mask.shape) + reach  # of the nearest one where there is none
+    y, x = np.indices(mask.shape)
+    worn = mask > 0
+    before, above = (
+        np.maximum.accumulate(np.where(worn, places, -far), axis=axis)
+        for places, axis in ((x, 1), (y, 0))
+    )
+    behind, below = (
+        np.flip(np.minimum.accumulate(np.flip(np.where(worn, places, far), axis), axis), axis)
+        for places, axis in ((x, 1), (y, 0))
+    )
+    distances = np.stack([x - before, behind - x, y - above, below - y])
+    way, nearest = distances.argmin(axis=0), distances.min(axis=0)
+    rows = np.choose(way, [y, y, above, below]).clip(0, mask.shape[0] - 1)
+    columns = np.choose(way, [before, behind, x, x]).clip(0, mask.shape[1] - 1)
+    alpha = np.where(nearest <= reach, np.uint8(1), np.uint8(0))[..., None]
+    return np.concatenate([photo[rows, columns] * alpha, 255 * alpha], axis=2)
 
 
 def _owner_pixels_per_pixel(fit: Fit, owner_fit: Fit, parsing: Pixels, flow: Floats) -> float:

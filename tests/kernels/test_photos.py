@@ -13,6 +13,7 @@ from garment_transfer import kernels
 from garment_transfer.bundle import GARMENT, LOWER, SKIN, Size
 from garment_transfer.kernels import photos
 from garment_transfer.kernels.compose import Composed, compose
+from garment_transfer.kernels.compose.definition import _extended
 from garment_transfer.kernels.driver import Array
 from garment_transfer.kernels.fit import Box, Fit, fit_map, fit_photo
 
@@ -181,6 +182,18 @@ def test_the_device_code_draws_the_same(
     assert source is not None
     library.fit_on_device(fit, source, framed.ctypes.data, 0)
     assert (framed == fit_photo(fit, photo)).all()
+
+
+def test_a_garment_is_extended_by_its_nearest_pixels() -> None:
+    photo = np.arange(1, 1 + 7 * 9, dtype=np.uint8).reshape(7, 9, 1).repeat(3, axis=2)
+    mask = np.zeros((7, 9), np.uint8)
+    mask[2:5, 3:7] = 1
+    found = _extended(photo, mask, 2)
+    due = np.zeros((7, 9), np.uint8)
+    due[2:5, 1:9] = photo[2:5, [3, 3, 3, 4, 5, 6, 6, 6], 0]
+    due[0:2, 3:7], due[5:7, 3:7] = photo[2, 3:7, 0], photo[4, 3:7, 0]
+    assert (found[..., 0] == due).all()
+    assert (found[..., 3] == 255 * (due > 0)).all()
 
 
 @pytest.mark.parametrize(("label", "scale"), [(SKIN, 4), (LOWER, 3), (SKIN, 2)])
