@@ -531,18 +531,19 @@ class Pipeline:
             people, owners, photos, outs, strict=True
         ):
             arrays = [
-                None if array is None else self._photo_on_device(name, array, someone)
-                for name, array, someone in (
-                    ("the person's photo", photo, person),
-                    ("the garment owner's photo", owner_photo, owner),
-                    ("the finished photo", target, person),
+                None if array is None else self._photo_on_device(name, array, someone, kind)
+                for name, array, someone, kind in (
+                    ("the person's photo", photo, person, "photos"),
+                    ("the garment owner's photo", owner_photo, owner, "photos"),
+                    ("the finished photo", target, person, "outputs"),
                 )
             ]
             found.append((arrays[0], arrays[1], arrays[2]))
         return found
 
-    def _photo_on_device(self, name: str, array: DeviceArrayLike, someone: Person) -> Array:
-        kind = "outputs" if name == "the finished photo" else "photos"
+    def _photo_on_device(
+        self, name: str, array: DeviceArrayLike, someone: Person, kind: str
+    ) -> Array:
         found = _device_array(self._with_gpu(), name, array, kind)
         if found.dtype != "uint8" or found.shape != someone.image.shape:
             raise InputError(

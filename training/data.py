@@ -223,16 +223,15 @@ class Groups:
                 f"{folder} holds no shards of rendered groups",
                 fix="`garment-transfer train` without --data renders them",
             )
-        shards = [shard_paths(folder, n) for n in numbers]
+
+        def has(keys: tuple[str, ...]) -> bool:
+            return all(f.is_file() for n in numbers for f in shard_paths(folder, n, keys).values())
+
         #: Whether every shard has the garments in the shop; those written before there was one
         #: lack it until `write_shards` adds it.
-        self.has_shop = all(paths[key].is_file() for paths in shards for key in SHOP_KEYS)
+        self.has_shop = has(SHOP_KEYS)
         #: Whether every shard has the maps of `write_built_in_maps`.
-        self.has_built_in_maps = all(
-            path.is_file()
-            for n in numbers
-            for path in shard_paths(folder, n, BUILT_IN_KEYS).values()
-        )
+        self.has_built_in_maps = has(BUILT_IN_KEYS)
         keys = KEYS + self.has_shop * SHOP_KEYS + self.has_built_in_maps * BUILT_IN_KEYS
         self._shards = [
             {
