@@ -343,9 +343,9 @@ class Pipeline:
                 with _timed(timings, "fit"):
                     inputs = {name: np.stack([one[name] for one in pairs]) for name in self._inputs}
                 outputs = self._run(inputs, timings)
-        image, parsing, garment = (
+        image, parsing, scores, garment = (
             np.asarray(outputs[name], np.uint8)
-            for name in ("image", "transfer_parsing", "warped_garment")
+            for name in ("image", "transfer_parsing", "transfer_scores", "warped_garment")
         )
         flow = np.asarray(outputs["flow"], np.float32)
         for index, pair in enumerate(pairs):
@@ -361,6 +361,7 @@ class Pipeline:
                     *fits[index],
                     image=image[index],
                     transfer_parsing=parsing[index],
+                    transfer_scores=scores[index],
                     warped_garment=garment[index],
                     flow=flow[index],
                 )

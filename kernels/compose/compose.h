@@ -44,7 +44,7 @@ constexpr double kMinifying = 1.5;
 constexpr int kExtended = 4;  // pixels of the frame by which the owner's garment is extended
 constexpr float kFar = 1e5f;
 constexpr int kPatches = 9;     // of grain, that are compared
-constexpr int kMostGrain = 12;  // levels
+constexpr int kMostGrain = 4;   // levels
 constexpr int kPatchSide = 32;  // the largest
 // Sides of a patch of grain, the better first.
 constexpr int kPatchSizes = 2;
@@ -273,6 +273,47 @@ GT_FUNCTION Rgba background_at(const FramePixel* frame, const std::uint8_t* chan
     }
   }
   return plain_background(frame[static_cast<std::ptrdiff_t>(i) * columns + j].picture, seen);
+}
+
+// Whether all pixels of the frame around i, j have its class.
+GT_FUNCTION bool is_inner(const FramePixel* frame, int rows, int columns, int i, int j) {
+  const int label = frame[static_cast<std::ptrdiff_t>(i) * columns + j].label;
+  for (int y = i > 0 ? i - 1 : 0; y <= i + 1 && y < rows; ++y) {
+    for (int x = j > 0 ? j - 1 : 0; x <= j + 1 && x < columns; ++x) {
+      if (frame[static_cast<std::ptrdiff_t>(y) * columns + x].label != label) return false;
+    }
+  }
+  return true;
+}
+
+// The frame's pixel i, j without what shines in from another class beside it: the mean of those
+// around it that are of its class and touch no other.
+GT_FUNCTION Rgba clean_at(const FramePixel* frame, int rows, int columns, int i, int j) {
+  const FramePixel& here = frame[static_cast<std::ptrdiff_t>(i) * columns + j];
+  Rgba out = here.picture;
+  if (is_inner(frame, rows, columns, i, j)) return out;
+  Seen seen{};
+  for (int y = i > 0 ? i - 1 : 0; y <= i + 1 && y < rows; ++y) {
+    for (int x = j > 0 ? j - 1 : 0; x <= j + 1 && x < columns; ++x) {
+      const FramePixel& other = frame[static_cast<std::ptrdiff_t>(y) * columns + x];
+      if (other.label == here.label && is_inner(frame, rows, columns, y, x)) {
+        seen.add(other.picture);
+      }
+    }
+  }
+  for (int c = 0; c < 3 && seen.count; ++c) {
+    out.values[c] = static_cast<std::uint8_t>((2 * seen.sums[c] + seen.count) / (2 * seen.count));
+  }
+  return out;
+}
+
+// What is drawn of the frame's pixel i, j, near which something changed.
+GT_FUNCTION Rgba repainted(const FramePixel* frame, const std::uint8_t* changed, int rows,
+                           int columns, int i, int j) {
+  const FramePixel& here = frame[static_cast<std::ptrdiff_t>(i) * columns + j];
+  if (here.label == kBackground) return background_at(frame, changed, rows, columns, i, j);
+  if (here.label == kSkin || here.label == kLower) return clean_at(frame, rows, columns, i, j);
+  return here.picture;
 }
 
 // The owner's garment as pixels to sample: premultiplied RGB and 255 inside, 0 around, with a pixel

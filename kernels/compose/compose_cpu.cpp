@@ -438,8 +438,8 @@ class Composing {
     for (int i = 0; i < rows_; ++i) {
       for (int j = 0; j < columns_; ++j) {
         const std::size_t at = area(i, columns_) + static_cast<std::size_t>(j);
-        if (frame_[at].label != kBackground || !changed_[at]) continue;
-        frame_[at].picture = background_at(frame_.data(), changed_.data(), rows_, columns_, i, j);
+        if (!changed_[at]) continue;
+        frame_[at].picture = repainted(frame_.data(), changed_.data(), rows_, columns_, i, j);
       }
     }
     skin_ = grain_of(call_.photo, skin, fit_, &skin_levels_);

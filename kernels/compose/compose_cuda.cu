@@ -152,12 +152,11 @@ void read_frame(Queue& queue, const ComposeCall& call, const Workspace& w) {
   });
 }
 
-// What the graphs painted of a plain background gets its colour.
-void paint_background(Queue& queue, const Workspace& w, int rows, int columns) {
+// What the graphs painted, with plain background and clean borders.
+void repaint(Queue& queue, const Workspace& w, int rows, int columns) {
   queue.each_pixel(rows, columns, [=] GT_DEVICE(int i, int j) {
-    FramePixel& pixel = w.frame[at(i, j, columns)];
-    if (pixel.label != kBackground || !w.changed[at(i, j, columns)]) return;
-    pixel.picture = background_at(w.frame, w.changed, rows, columns, i, j);
+    if (!w.changed[at(i, j, columns)]) return;
+    w.frame[at(i, j, columns)].picture = repainted(w.frame, w.changed, rows, columns, i, j);
   });
 }
 
@@ -470,7 +469,7 @@ cudaError_t compose_cuda(const ComposeCall& call, void* workspace, cudaStream_t 
   Queue queue(stream);
   queue.zero(w.found, sizeof(Found));
   read_frame(queue, call, w);
-  paint_background(queue, w, call.fit.scaled_height, call.fit.scaled_width);
+  repaint(queue, w, call.fit.scaled_height, call.fit.scaled_width);
   choose_classes(queue, call, w);
   find_layers(queue, call, w);
   find_grain(queue, call, w);

@@ -54,7 +54,11 @@ _GRAINED: Final = (SKIN, LOWER)
 # largest difference of a level that is still grain.
 _PATCH_SIDES: Final = (32, 16)
 _PATCHES: Final = 9
-_MOST_GRAIN: Final = 12
+_MOST_GRAIN: Final = 4
+
+# Classes whose painted border takes the colour of what is inside it: the colours that the graphs'
+# picture has there lie between both classes, and would be a rim of three pixels of a large photo.
+_CLEANED: Final = (SKIN, LOWER)
 
 # Plain background: within so many pixels of the frame, every other one is looked at; the standard
 # deviation up to which it is plain, and from which on it is not at all; how many pixels are enough.
@@ -155,7 +159,7 @@ def define(
         (before != frame["parsing"]).astype(np.uint8),
         np.ones((2 * _CHANGED_REACH + 1,) * 2, np.uint8),
     ).astype(np.uint8, copy=False)
-    frame["image"] = _plain_background(frame, changed > 0)
+    frame["image"] = _clean_borders(frame, _plain_background(frame, changed > 0), changed > 0)
     places = _places(rows, columns, fit.scaled.width, ~stays & _is_any(own, _DRAWN), changed)
     fields = _scores(frame, changed > 0)
     parsing = np.array(own, order="C")
@@ -292,6 +296,29 @@ def _plain_background(frame: Mapping[str, Pixels], changed: npt.NDArray[np.bool_
     result = image.copy()
     found = _mix(image[painted].astype(np.float32), means, weight[:, None])
     result[painted] = (found + np.float32(0.5)).astype(np.uint8)
+    return result
+
+
+def _clean_borders(
+    frame: Mapping[str, Pixels], image: Pixels, changed: npt.NDArray[np.bool_]
+) -> Pixels:
+    """The graphs' image without what shines into a class from another one beside it.
+
+    A pixel that touches another class takes the mean of those around it that are of its own class
+    and touch no other.
+    """
+    result = image.copy()
+    for label in _CLEANED:
+        own = (frame["parsing"] == label).astype(np.uint8)
+        inner = cv2.erode(own, np.ones((3, 3), np.uint8))
+        layers = np.dstack([image * inner[..., None], inner])
+        sums = cv2.boxFilter(
+            layers, cv2.CV_32S, (3, 3), normalize=False, borderType=cv2.BORDER_CONSTANT
+        )
+        count = sums[..., 3]
+        border = changed & (own > inner) & (count > 0)
+        total, n = sums[border, :3], count[border, None]
+        result[border] = (2 * total + n) // (2 * n)
     return result
 
 

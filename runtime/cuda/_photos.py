@@ -146,6 +146,7 @@ class Photos:
             **arrays,
             "image": graphs["image"],
             "parsing": graphs["transfer_parsing"],
+            "scores": graphs["transfer_scores"],
             "warped": graphs["warped_garment"],
         }
         image = parsing = self._on_device.pointer + output

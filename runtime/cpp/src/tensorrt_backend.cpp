@@ -749,8 +749,10 @@ class TensorRtWorker final : public Worker {
     call.image.data = chain.output(0);
     call.transfer_parsing.data = chain.output(1);
     call.warped_garment.data = chain.output(2);
+    call.transfer_scores.data = chain.output(4);
     call.flow = reinterpret_cast<const float*>(chain.output(3));
-    for (GtPicture* picture : {&call.image, &call.transfer_parsing, &call.warped_garment}) {
+    for (GtPicture* picture :
+         {&call.image, &call.transfer_parsing, &call.warped_garment, &call.transfer_scores}) {
       picture->stride = static_cast<std::int64_t>(row_of(*picture));
     }
     if (!reserve(workspace_, gt_compose_cuda_bytes(&call))) return false;

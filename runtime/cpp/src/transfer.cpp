@@ -75,13 +75,14 @@ void transfer(Worker& worker, Size size, const Framing& framing, const Person& p
   const cv::Size frame(static_cast<int>(size.width), static_cast<int>(size.height));
   const Fitted one = fitted(person, framing, frame, threads);
   const Fitted other = fitted(owner, framing, frame, threads);
-  const cv::Mat image(frame, CV_8UC3), parsing(frame, CV_8U), garment(frame, CV_8UC3);
+  const cv::Mat image(frame, CV_8UC3), parsing(frame, CV_8U), garment(frame, CV_8UC3),
+      scores(frame, CV_8UC4);
   std::vector<float> flow(2 * image.total());
   Run run;
   run.batch = 1;
   run.inputs = {input(one.image),   input(one.parsing),   input(one.densepose),
                 input(other.image), input(other.parsing), input(other.densepose)};
-  run.outputs = {image.data, parsing.data, garment.data, flow.data(), nullptr, nullptr};
+  run.outputs = {image.data, parsing.data, garment.data, flow.data(), scores.data, nullptr};
   worker.run(run);
   check_plausible(one.maps(), other.maps(), parsing);
   if (is_identity(one.fit)) {
@@ -104,6 +105,7 @@ void transfer(Worker& worker, Size size, const Framing& framing, const Person& p
   call.image = picture(image);
   call.transfer_parsing = picture(parsing);
   call.warped_garment = picture(garment);
+  call.transfer_scores = picture(scores);
   call.flow = flow.data();
   call.out_image = out.image ? out.image : unwanted.data();
   call.out_parsing =
