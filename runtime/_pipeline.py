@@ -59,7 +59,6 @@ from garment_transfer.runtime.photos import (
     compose,
     fit_person,
     uncovered,
-    visible_garment,
 )
 
 _LOG: Final = logging.getLogger(__name__)
@@ -255,8 +254,9 @@ class Pipeline:
         On a GPU photos need not go through the host. `photos` are those of both people where they
         lie there already, the same pixels as `Person.image`; `out` is where the finished one goes.
         They are device arrays as `run` takes them, uint8 [H,W,3], read and written after what was
-        queued on the caller's `stream`; when the call returns, that is done. Maps are read and
-        framed on the host. Where the CPU composes, its picture is copied to `out`.
+        queued on the caller's `stream`; when the call returns, that is done. They are taken as they
+        are, so that shadows on the garment stay (`Person.worn_image`). Maps are read and framed on
+        the host. Where the CPU composes, its picture is copied to `out`.
 
         Raises:
             InputError: one of them is not seen upright and from the front, the garment owner wears
@@ -709,8 +709,8 @@ def _pair(
     return Pair(
         photo or person.image,
         person.parsing,
-        owner_photo or owner.image,
-        visible_garment(owner),
+        owner_photo or owner.worn_image,
+        owner.garment,
         fit,
         owner_fit,
         person.protected,
@@ -730,7 +730,7 @@ def _fitted(
     maps = {f"{role}_parsing": parsing, f"{role}_densepose": fit.map(person.densepose)}
     if on_device:
         return maps
-    image = fit.photo(person.image)
+    image = fit.photo(person.worn_image if role == "garment" else person.image)
     if person.protected is not None:
         image = uncovered(image, parsing, fit.map(person.protected.view(np.uint8)))
     return {f"{role}_image": image, **maps}

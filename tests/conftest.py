@@ -440,9 +440,8 @@ def photos_on_cpu(shared_folder) -> Path:
         pytest.skip("no C++ compiler: install g++, or name one in CXX")
     kernels, tests = Path(__file__).parents[1] / "kernels", Path(__file__).parent
     library = shared_folder / "photos_on_cpu.so"
-    sources = [
-        kernels / f"{n}.cpp" for n in ("compose/compose_cpu", "fit/fit_cpu", "photos/photos")
-    ]
+    names = ("compose/compose_cpu", "fit/fit_cpu", "shadows/shadows_cpu", "photos/photos")
+    sources = [kernels / f"{name}.cpp" for name in names]
     folders = (kernels, kernels / "photos", tests / "cpp/double")
     with FileLock(library.with_suffix(".lock")):
         if not library.is_file():

@@ -1,4 +1,7 @@
-"""Fit and Compose in C++ and CUDA, by ctypes: the library `garment_transfer_photos`, if built."""
+"""Fit, Compose and lifted shadows by ctypes: the library `garment_transfer_photos`, if built.
+
+The first two run on a GPU too, where it was built with CUDA.
+"""
 
 from __future__ import annotations
 
@@ -96,6 +99,23 @@ class Library:
             threads = ctypes.c_int32(cv2.getNumThreads())
             _check(self._functions.gt_fit_photo(*common, threads))
         return out
+
+    def lift_shadows(
+        self, photo: Pixels, garment: npt.NDArray[np.bool_], covering: npt.NDArray[np.bool_]
+    ) -> Pixels:
+        """`shadows.lift_shadows`: a copy of the photo, or itself where it can stay as it is."""
+        masks = garment.view(np.uint8), covering.view(np.uint8)
+        given = [_picture(array) for array in (photo, *masks)]
+        out, lifted = np.empty(photo.shape, np.uint8), ctypes.c_int32()
+        _check(
+            self._functions.gt_lift_shadows(
+                *(ctypes.byref(picture) for picture, _ in given),
+                ctypes.c_void_p(out.ctypes.data),
+                ctypes.byref(lifted),
+                ctypes.c_int32(cv2.getNumThreads()),
+            )
+        )
+        return out if lifted else photo
 
     def compose(
         self,

@@ -9,9 +9,11 @@
 #include <new>
 #include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "../compose/compose_cpu.h"
+#include "../shadows/shadows_cpu.h"
 #if defined(GT_PHOTOS_WITH_CUDA)
 #include "../compose/compose_cuda.h"
 #include "../fit/fit_cuda.h"
@@ -249,6 +251,25 @@ GtPhotosStatus gt_fit_photo(const GtPicture* photo, const GtFit* fit, uint8_t* o
 GtPhotosStatus gt_fit_map(const GtPicture* map, const GtFit* fit, uint8_t* out) {
   return run_fit(map, fit, out, [&](const Raster& pixels, const Fit& in_frame) {
     garment_transfer::fit_map_cpu(pixels, in_frame, out);
+  });
+}
+
+GtPhotosStatus gt_lift_shadows(const GtPicture* photo, const GtPicture* garment,
+                               const GtPicture* covering, uint8_t* out, int32_t* lifted,
+                               int32_t threads) {
+  if (!photo || !garment || !covering || !out || !lifted) return GT_PHOTOS_NULL;
+  for (const auto& [given, channels] : {std::pair(photo, 3), {garment, 1}, {covering, 1}}) {
+    const GtPhotosStatus status = check(*given, photo->height, photo->width, {channels});
+    if (status != GT_PHOTOS_OK) return status;
+    if (overlap(range(out, int64_t{3} * photo->height * photo->width), range(*given))) {
+      return GT_PHOTOS_OVERLAP;
+    }
+  }
+  return guarded([&] {
+    *lifted = garment_transfer::lift_shadows_cpu(
+        pixels(*photo), pixels(*garment), pixels(*covering), out,
+        [threads](std::ptrdiff_t count, const auto& body) { on_threads(threads, count, body); });
+    return GT_PHOTOS_OK;
   });
 }
 

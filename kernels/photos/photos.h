@@ -1,5 +1,6 @@
-/* Fit and Compose as C functions, for Python's ctypes and C++ programs. They check what they are
- * given and touch nothing where it is wrong. Any number of threads may call them at once.
+/* Fit, Compose and what they need of a photo as C functions, for Python's ctypes and C++ programs.
+ * They check what they are given and touch nothing where it is wrong. Any number of threads may
+ * call them at once.
  *
  * Pictures are 8 bits a value, channels side by side, rows `stride` bytes apart, which may be
  * negative; `data` is the upper left pixel's. What is written is contiguous, and shares no memory
@@ -59,6 +60,13 @@ GT_PHOTOS_API GtPhotosStatus gt_fit_photo(const GtPicture* photo, const GtFit* f
                                           int32_t threads);
 /* A map in the frame, by nearest neighbours, 0 where the box has none; 1 or 3 channels. */
 GT_PHOTOS_API GtPhotosStatus gt_fit_map(const GtPicture* map, const GtFit* fit, uint8_t* out);
+
+/* An RGB photo whose garment is no darker beside what covers it than elsewhere; both masks are not
+ * 0 where there is some. *lifted is 0, and nothing is written, where the photo can stay as it is.
+ */
+GT_PHOTOS_API GtPhotosStatus gt_lift_shadows(const GtPicture* photo, const GtPicture* garment,
+                                             const GtPicture* covering, uint8_t* out,
+                                             int32_t* lifted, int32_t threads);
 
 typedef struct GtCompose {
   GtPicture photo;         /* the person's, RGB */

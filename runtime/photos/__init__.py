@@ -10,7 +10,6 @@ from garment_transfer.runtime.photos._bodies import (
 )
 from garment_transfer.runtime.photos._compose import (
     compose as compose,
-    visible_garment as visible_garment,
 )
 from garment_transfer.runtime.photos._densepose import (
     ENCODINGS as ENCODINGS,

@@ -5,18 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from garment_transfer.bundle import GARMENT
 from garment_transfer.kernels.compose import Composed, compose as _compose
 from garment_transfer.kernels.fit import Fit
 from garment_transfer.runtime.photos._person import Person
-
-
-def visible_garment(owner: Person) -> npt.NDArray[np.bool_]:
-    """Where a photo shows its owner's garment with nothing in front of it, bool [H,W]."""
-    garment: npt.NDArray[np.bool_] = owner.parsing == GARMENT
-    if owner.protected is not None:
-        garment &= ~owner.protected
-    return garment
 
 
 def compose(
@@ -61,8 +52,8 @@ def compose(
     return _compose(
         person.image,
         person.parsing,
-        owner.image,
-        visible_garment(owner),
+        owner.worn_image,
+        owner.garment,
         person_fit,
         owner_fit,
         image=image,

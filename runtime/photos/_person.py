@@ -18,6 +18,7 @@ import json
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import InitVar, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, Final, Literal
 
@@ -31,6 +32,7 @@ from garment_transfer.bundle import (
     CLASSES,
     GARMENT,
     LABEL_SETS,
+    SKIN,
     Code,
     InputError,
     as_path,
@@ -40,6 +42,7 @@ from garment_transfer.bundle import (
     replacing,
 )
 from garment_transfer.kernels.fit import Box
+from garment_transfer.kernels.shadows import lift_shadows
 from garment_transfer.runtime.photos._bodies import (
     choose_body,
     drop_not_worn,
@@ -83,6 +86,12 @@ _LEAST_GARMENT: Final = 0.1
 
 # The least of the body that DensePose shows on which a parse map has something.
 _LEAST_COVERED: Final = 0.1
+
+# Hands and arms among the parts of DensePose.
+_ARMS: Final = (3, 4, *range(15, 23))
+
+# As which part of a photo's height the rim of arms is no garment.
+_ARMS_RIM: Final = 128
 
 _META: Final = '{"parse": LABEL_SET, "densepose": ENCODING}'
 
@@ -146,6 +155,34 @@ class Person:
                 array = np.array(array, order="C")
                 array.flags.writeable = False
                 object.__setattr__(self, name, array)
+
+    @property
+    def garment(self) -> npt.NDArray[np.bool_]:
+        """Where the photo shows the garment with nothing in front of it, bool [H,W].
+
+        What lies beside an arm does not count, a 128th of the height far: maps are so rough that it
+        may be the arm's.
+        """
+        garment: npt.NDArray[np.bool_] = self.parsing == GARMENT
+        if self.protected is not None:
+            garment &= ~self.protected
+        side = 2 * (len(garment) // _ARMS_RIM) + 1
+        arms = cv2.dilate(self._arms.view(np.uint8), np.ones((side, side), np.uint8))
+        return np.asarray(garment & (arms == 0), np.bool_)
+
+    @property
+    def _arms(self) -> npt.NDArray[np.bool_]:
+        """Where the photo shows bare arms and hands, bool [H,W]."""
+        return np.asarray((self.parsing == SKIN) & is_any(self.densepose[..., 0], _ARMS), np.bool_)
+
+    @cached_property
+    def worn_image(self) -> npt.NDArray[np.uint8]:
+        """The photo as its garment is taken from it, uint8 RGB [H,W,3].
+
+        Without the shadows that arms in front throw on it (`kernels.shadows`); `image` itself where
+        there are none.
+        """
+        return lift_shadows(self.image, self.garment, self._arms)
 
     def __repr__(self) -> str:
         height, width = self.parsing.shape

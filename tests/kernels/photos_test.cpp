@@ -1,4 +1,4 @@
-// Fit and Compose on random calls, in memory of exactly the size that they may touch, for a
+// What finishes photos on random calls, in memory of exactly the size that they may touch, for a
 // sanitizer to watch: right ones, and ones that are spoilt and have to be refused. The device code
 // (photos_on_cpu.cpp) has to give the same. Prints "passed".
 //
@@ -151,6 +151,34 @@ void fit(Call& call) {
   if (status) fail("gt_fit_map", status);
 }
 
+void lift(const GtCompose& c) {
+  const GtPicture &photo = c.owner_photo, &garment = c.owner_garment;
+  const Picture covering(photo.height, photo.width, 1, 2);
+  const auto bytes = static_cast<std::size_t>(3 * photo.height * photo.width);
+  std::vector<std::uint8_t> out(bytes);
+  std::int32_t lifted = 0;
+  const int status =
+      gt_lift_shadows(&photo, &garment, &covering.view, out.data(), &lifted, c.threads);
+  if (status) fail("gt_lift_shadows", status);
+  for (int y = 0; y < photo.height && lifted; ++y) {
+    for (int x = 0; x < 3 * photo.width; ++x) {
+      const int before = photo.data[y * photo.stride + x];
+      const int now = out[static_cast<std::size_t>(3 * y * photo.width + x)];
+      const bool worn = garment.data[y * garment.stride + x / 3];
+      if (now < before || (now > before && !worn)) fail("a pixel that is no shadow", now);
+    }
+  }
+  GtPicture other = covering.view;
+  other.width += 1;
+  if (gt_lift_shadows(&photo, &garment, &other, out.data(), &lifted, 1) != GT_PHOTOS_SIZE) {
+    fail("gt_lift_shadows of a mask of another size", 0);
+  }
+  auto* const inside = const_cast<std::uint8_t*>(photo.data);
+  if (gt_lift_shadows(&photo, &garment, &covering.view, inside, &lifted, 1) != GT_PHOTOS_OVERLAP) {
+    fail("gt_lift_shadows into its photo", 0);
+  }
+}
+
 // The device code has to make the same of a call, whose outputs hold what the CPU made of it.
 void check_on_device(Call& call) {
   const std::vector<std::uint8_t> image = call.image, labels = call.labels, garment = call.garment;
@@ -232,6 +260,7 @@ int main(int count, char** arguments) {
     check_result(call);
     check_on_device(call);
     fit(call);
+    lift(call.c);
   }
   if (gt_compose(nullptr) != GT_PHOTOS_NULL) fail("gt_compose of nothing", 0);
   std::printf("passed %d runs\n", runs);

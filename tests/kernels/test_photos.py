@@ -16,6 +16,7 @@ from garment_transfer.kernels.compose import Composed, compose
 from garment_transfer.kernels.compose.definition import _extended
 from garment_transfer.kernels.driver import Array
 from garment_transfer.kernels.fit import Box, Fit, fit_map, fit_photo
+from garment_transfer.kernels.shadows import define as lift_by_definition, lift_shadows
 
 pytestmark = pytest.mark.skipif(
     kernels.photos_library() is None, reason="the photos' library is not built: no C++ compiler"
@@ -229,6 +230,46 @@ def test_painted_skin_and_cloth_have_the_photo_s_grain(
         (painted - tone).astype(np.float32), patch.astype(np.float32), cv2.TM_CCOEFF_NORMED
     )
     assert np.sort(places.ravel())[-2] < 0.5
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data(), seed=st.integers(0, 2**32 - 1))
+def test_lifted_shadows_are_their_definition(data: st.DataObject, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    size = Size(data.draw(st.integers(1, 300)), data.draw(st.integers(1, 200)))
+    photo = noise(random, size, 256, data.draw(roughness))[..., None] // [1, 2, 3]
+    photo = photo.astype(np.uint8)
+    garment = noise(random, size, 4, 20) > 0
+    covering = ~garment & (noise(random, size, 200, 10) == 0)
+    due = lift_by_definition(photo, garment, covering)
+    arrays = (in_other_memory(random, array) for array in (photo, garment, covering))
+    found = lift_shadows(*arrays)
+    assert (found == due).all()
+    assert (found >= photo).all()
+    assert (found[~garment] == photo[~garment]).all()
+
+
+def test_a_shadow_beside_an_arm_is_lifted_and_a_dark_pattern_stays() -> None:
+    random = np.random.default_rng(2)
+    light = np.full((512, 384), 1.0)
+    light[:, :64] = 0.7  # the garment's own folds, far from the arm
+    arm = np.zeros(light.shape, bool)
+    arm[200:240, 200:330] = True
+    light[240:280, 200:330] = 0.25
+    photo = light[..., None] * [90, 120, 150] + random.normal(0, 1, (*light.shape, 3))
+    photo = photo.clip(0, 255).astype(np.uint8)
+    photo[arm] = 200
+    found = lift_shadows(photo, ~arm, arm)
+    shadow, folds = np.s_[246:274, 210:320], np.s_[:, :64]
+    assert photo[shadow].mean() < 0.3 * photo[:150, 100:].mean()
+    np.testing.assert_allclose(found[shadow].mean(), photo[folds].mean(), rtol=0.1)
+    assert (found[folds] == photo[folds]).all()
+    assert (found[arm] == photo[arm]).all()
+    # dark stripes all over are the garment's, also beside the arm
+    striped = photo.copy()
+    striped[np.arange(512) // 32 % 2 == 0] //= 5
+    assert np.abs(lift_shadows(striped, ~arm, arm).astype(int) - striped).mean() < 1
+    assert lift_shadows(photo, ~arm, np.zeros_like(arm)) is photo
 
 
 def test_any_number_of_threads_draws_one_picture() -> None:

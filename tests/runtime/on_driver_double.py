@@ -221,14 +221,15 @@ def check_callers_photos(
 ) -> None:
     """Photos on the GPU are what is read, and the finished one is written where a caller wants."""
     due = cpu.transfer(*people)
+    person, owner = people
     finished = np.zeros_like(due.image)
     # what is read of the host's pixels would be black
     blank = [replace(one, image=np.zeros_like(one.image)) for one in people]
     with device.active():
         stream = device.create_stream()
         arrays = [
-            OnDevice(device.allocate(one.image.nbytes + 1) + 1, one.image)
-            for one in (*people, people[0])
+            OnDevice(device.allocate(image.nbytes + 1) + 1, image)
+            for image in (person.image, owner.worn_image, person.image)
         ]
         *given, out = arrays
         for array in given:

@@ -12,6 +12,8 @@ namespace {
 
 // Somebody in a photo has at least this share of the bundle's height in pixels, as in Python.
 constexpr double kSmall = 200.0 / 256;
+// As which part of a photo's height the rim of arms is no garment, as in Python.
+constexpr int kArmsRim = 128;
 
 // A person as the graphs see them.
 struct Fitted {
@@ -21,7 +23,34 @@ struct Fitted {
   FramedMaps maps() const { return {parsing, parts_of(densepose)}; }
 };
 
-Fitted fitted(const Person& person, const Framing& framing, cv::Size size, int threads) {
+// Bare arms and hands.
+cv::Mat arms_of(const Person& person) {
+  const cv::Mat hands = (person.parts >= 3) & (person.parts <= 4);
+  const cv::Mat arms = (person.parts >= 15) & (person.parts <= 22);
+  return (person.parsing == kSkin) & (hands | arms);
+}
+
+// Where the photo shows the garment with nothing in front of it, less what is beside arms.
+cv::Mat garment_of(const Person& owner) {
+  const int side = 2 * (owner.parsing.rows / kArmsRim) + 1;
+  cv::Mat arms;
+  cv::dilate(arms_of(owner), arms, cv::Mat::ones(side, side, CV_8U));
+  return (owner.parsing == kGarment) & ~owner.is_protected & ~arms;
+}
+
+// The photo as the garment is taken from it, without the shadows that arms in front throw on it.
+cv::Mat worn_image(const Person& owner, const cv::Mat& garment, int threads) {
+  const cv::Mat arms = arms_of(owner);
+  cv::Mat lit(owner.image.size(), CV_8UC3);
+  const GtPicture photo = picture(owner.image), worn = picture(garment), front = picture(arms);
+  std::int32_t lifted = 0;
+  check(gt_lift_shadows(&photo, &worn, &front, lit.data, &lifted, threads));
+  return lifted ? lit : owner.image;
+}
+
+// `photo` is the person's, or what is taken for it.
+Fitted fitted(const Person& person, const cv::Mat& photo, const Framing& framing, cv::Size size,
+              int threads) {
   const int least = static_cast<int>(std::nearbyint(kSmall * size.height));
   const int height = cv::boundingRect(person.parts).height;
   if (height < least) {
@@ -36,8 +65,8 @@ Fitted fitted(const Person& person, const Framing& framing, cv::Size size, int t
     return framed;
   };
   cv::Mat image(size, CV_8UC3);
-  const GtPicture photo = picture(person.image);
-  check(gt_fit_photo(&photo, &fit, image.data, threads));
+  const GtPicture from = picture(photo);
+  check(gt_fit_photo(&from, &fit, image.data, threads));
   const cv::Mat parsing = map(person.parsing);
   return {fit, uncovered(image, parsing, map(person.is_protected)), parsing, map(person.densepose)};
 }
@@ -73,8 +102,10 @@ void transfer(Worker& worker, Size size, const Framing& framing, const Person& p
   check_view(owner, "garment owner");
   check_garment(owner, "garment owner");
   const cv::Size frame(static_cast<int>(size.width), static_cast<int>(size.height));
-  const Fitted one = fitted(person, framing, frame, threads);
-  const Fitted other = fitted(owner, framing, frame, threads);
+  const cv::Mat owners = garment_of(owner);
+  const cv::Mat worn = worn_image(owner, owners, threads);
+  const Fitted one = fitted(person, person.image, framing, frame, threads);
+  const Fitted other = fitted(owner, worn, framing, frame, threads);
   const cv::Mat image(frame, CV_8UC3), parsing(frame, CV_8U), garment(frame, CV_8UC3),
       scores(frame, CV_8UC4);
   std::vector<float> flow(2 * image.total());
@@ -90,7 +121,6 @@ void transfer(Worker& worker, Size size, const Framing& framing, const Person& p
     keep(parsing, person.parsing, person.is_protected, out.parsing);
     return keep(garment, {}, person.is_protected, out.garment);
   }
-  const cv::Mat owners = (owner.parsing == kGarment) & ~owner.is_protected;
   // what nobody wants is written all the same
   std::vector<unsigned char> unwanted(person.image.total() *
                                       ((out.image ? 0 : 3) + (out.parsing ? 0 : 1)));
@@ -98,7 +128,7 @@ void transfer(Worker& worker, Size size, const Framing& framing, const Person& p
   call.photo = picture(person.image);
   call.parsing = picture(person.parsing);
   call.kept = picture(person.is_protected);
-  call.owner_photo = picture(owner.image);
+  call.owner_photo = picture(worn);
   call.owner_garment = picture(owners);
   call.fit = one.fit;
   call.owner_fit = other.fit;
