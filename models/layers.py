@@ -1,6 +1,8 @@
 """Building blocks that the three networks share."""
 
+import functools
 import itertools
+import operator
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +12,9 @@ from garment_transfer.bundle import BACKGROUND, NUM_PARTS, SKIN
 
 #: The front and the back of the torso among the DensePose parts; the neck belongs to them.
 TORSO_PARTS = (1, 2)
-#: Both hands among the DensePose parts.
+#: Both hands and both forearms among the DensePose parts.
 HAND_PARTS = (3, 4)
+FOREARM_PARTS = (19, 20, 21, 22)
 
 
 class Conv(nn.Sequential):
@@ -180,10 +183,9 @@ def dilate(mask: Tensor, radius: int) -> Tensor:
     return mask
 
 
-def is_part(densepose: Tensor, parts: tuple[int, int]) -> Tensor:
-    """Where an IUV map [N,H,W,3] shows either of two parts, bool [N,H,W]."""
-    index = densepose[..., 0]
-    return (index == parts[0]) | (index == parts[1])
+def is_part(densepose: Tensor, parts: tuple[int, ...]) -> Tensor:
+    """Where an IUV map [N,H,W,3] shows one of some parts, bool [N,H,W]."""
+    return functools.reduce(operator.or_, (densepose[..., 0] == part for part in parts))
 
 
 def label_neck(parsing: Tensor, densepose: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ from garment_transfer.bundle import (
 )
 from garment_transfer.models.flow_warp import affine_warp
 from garment_transfer.models.layers import (
+    FOREARM_PARTS,
     HAND_PARTS,
     TORSO_PARTS,
     Conv,
@@ -54,6 +55,10 @@ REASONED = (BACKGROUND, SKIN, GARMENT, LOWER)
 KEPT = (HAIR, FACE, LEGS)
 #: The owner's classes that the network sees, in the order of its planes.
 WORN = (GARMENT, SKIN, HAIR, LOWER)
+
+
+#: The share of the forearms that is skin from which on they count as bare.
+_BARE = 0.7
 
 
 @dataclass(frozen=True)
@@ -218,6 +223,7 @@ class ParsingNetwork(ParsingTrunk):
             [N,H,W,4], the `scores` of `REASONED`.
         """
         logits = self.reason(person_parsing, person_densepose, garment_parsing, garment_densepose)
+        logits = hands_as_seen(logits, person_parsing, person_densepose)
         parsing = settle(merge(logits, person_parsing), person_parsing)
         return parsing, scores(logits, parsing)
 
@@ -233,6 +239,22 @@ def known_planes(person_parsing: Tensor, person_densepose: Tensor) -> Tensor:
     outline = (person_parsing == SKIN) | (person_parsing == GARMENT)
     known = one_hot(person_parsing, (HAIR, FACE, LOWER, LEGS))
     return torch.cat([known, torch.stack([hands, outline], dim=1).float()], dim=1)
+
+
+def hands_as_seen(logits: Tensor, person_parsing: Tensor, person_densepose: Tensor) -> Tensor:
+    """Logits [N,4,H,W] of `REASONED` with no more of a bare hand than the person's own map shows.
+
+    DensePose draws hands larger than they are. Where the forearms are bare, no sleeve hides a part
+    of a hand, so what its map [N,H,W] shows of other classes there is what lies behind the hand.
+    """
+    skin = person_parsing == SKIN
+    forearms = is_part(person_densepose[:, 2::4, 2::4], FOREARM_PARTS)
+    seen = (forearms & skin[:, 2::4, 2::4]).float().sum(dim=(1, 2))
+    bare = seen > _BARE * forearms.float().sum(dim=(1, 2))
+    hidden = is_part(person_densepose, HAND_PARTS) & ~skin & bare[:, None, None]
+    background, of_skin, garment, lower = logits.split(1, dim=1)
+    of_skin = of_skin.masked_fill(hidden[:, None], -30.0)
+    return torch.cat([background, of_skin, garment, lower], dim=1)
 
 
 def torso_affine(person_densepose: Tensor, garment_densepose: Tensor) -> Tensor:

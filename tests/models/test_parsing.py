@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from garment_transfer.bundle import BACKGROUND, CLASSES, GARMENT, LOWER, SKIN
-from garment_transfer.models.parsing import KEPT, REASONED, merge, scores, settle
+from garment_transfer.models.parsing import KEPT, REASONED, hands_as_seen, merge, scores, settle
 
 
 def arm(left, right, label=SKIN):
@@ -63,3 +63,18 @@ def test_scores_agree_with_the_labels(sharpness):
     swapped = ~kept & (labels != merged)
     a, b = (x[swapped].sort(dim=-1).values for x in (found, shares))
     assert (a - b).abs().max() < len(REASONED)
+
+
+def test_a_bare_hand_is_no_larger_than_its_own_map_shows():
+    parsing = torch.full((2, 64, 64), GARMENT, dtype=torch.uint8)
+    parsing[0, 8:48, 24:40] = SKIN  # a bare forearm and its hand; the other one is in a sleeve
+    parsing[1, 36:48, 24:40] = SKIN
+    densepose = torch.zeros(2, 64, 64, 3, dtype=torch.uint8)
+    densepose[:, 8:36, 24:40, 0] = 19
+    densepose[:, 36:52, 20:44, 0] = 4  # rough: four pixels too large on three sides
+    logits = torch.zeros(2, len(REASONED), 64, 64)
+    logits[:, REASONED.index(SKIN)] = 1
+    labels = merge(hands_as_seen(logits, parsing, densepose), parsing)
+    drawn_as_hand = (densepose[0, ..., 0] == 4) & (parsing[0] != SKIN)
+    assert (labels[0] == SKIN).logical_not().equal(drawn_as_hand)
+    assert (labels[1] == SKIN).all()
