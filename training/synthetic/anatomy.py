@@ -155,7 +155,7 @@ def _densepose(
     The charts follow what DensePose gives on real photos: U runs down the trunk and
     the upper arms and up the thighs, V runs across. In the first charts V takes all of 0..1 on
     the visible half of a limb; the real ones take the part of it that the medians, ranges and
-    gradients of published maps show (`realism` prints them).
+    gradients of published maps show.
     """
     scores = np.zeros((len(v), 12), np.float32)
     scores[:, :8] = np.stack([weights[g] for g in _GROUPS], 1)

@@ -75,8 +75,7 @@ FIRST: Final = Roughness(
     noise=6.0,
     noise_wave=20.0,
 )
-#: Calibrated on photos with published maps: `python -m garment_transfer.training.synthetic.realism`
-#: prints both beside each other.
+#: Calibrated on photos with published maps (docs/training.md has figures of both).
 REAL: Final = replace(
     FIRST,
     drift=(0.2, 0.9),
