@@ -25,14 +25,13 @@ from garment_transfer.models.checkpoint import (
 from garment_transfer.models.presets import PRESETS, build_network
 from garment_transfer.training.data import (
     Fields,
-    Groups,
     PhotoBatches,
     PhotoSet,
+    Shards,
     SnapshotBatches,
     Snapshots,
     TransferBatches,
     Transfers,
-    Views,
 )
 from garment_transfer.training.phases import LEARNT_IN, METHOD, PHASES, Knowledge, Phase, Weights
 from garment_transfer.training.photos import open_photos
@@ -114,9 +113,9 @@ def open_data(config: TrainingConfig, photos: PhotoSet | None = None) -> AnyBatc
     """
     phase = _phase(config)
     if phase.batch is Transfers:
-        return TransferBatches(Groups(config.data), config.batch, config.seed)
+        return TransferBatches(Shards(config.data), config.batch, config.seed)
     if phase.batch is Snapshots:
-        return SnapshotBatches(Views(config.data), config.batch, config.seed, config.size)
+        return SnapshotBatches(config.data, config.batch, config.seed, config.size)
     if photos is None:
         photos = open_photos(config.data, config.label_set, config.densepose, config.size)
     if phase.needs_shop(config.weights) and not photos.has_shop:
@@ -135,8 +134,6 @@ def open_data(config: TrainingConfig, photos: PhotoSet | None = None) -> AnyBatc
 
 
 _SHOP_FIX = {
-    "rendered": "`garment-transfer train` without --data renders them, and into shards that have "
-    "the people alone too",
     "viton": "add the folders cloth and cloth-mask",
     "people": "choose data in VITON's layout, or rendered ones",
 }

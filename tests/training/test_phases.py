@@ -32,7 +32,7 @@ from garment_transfer.training.phases import (
     erased,
 )
 from garment_transfer.training.photos import open_photos
-from garment_transfer.training.synthetic.groups import KEYS, SHOP_KEYS, shard_paths
+from garment_transfer.training.synthetic.groups import SHOP_KEYS, shard_paths
 from garment_transfer.training.trainer import TrainingConfig, TrainingError, open_data, train
 
 
@@ -283,17 +283,6 @@ def test_vitons_layout_comes_back_as_it_was_written(viton, shards):
         photo, due = written[index], rendered[index]
         for key in ("image", "parsing", "densepose", "shop_image", "shop_mask"):
             assert (photo[key] == due[key]).all(), key
-
-
-def test_shards_without_a_shop_are_readable(shards, tmp_path):
-    for key in KEYS:
-        path = shard_paths(shards, 0)[key]
-        shutil.copy(path, tmp_path / path.name)
-    photos = open_photos(tmp_path)
-    assert not photos.has_shop
-    assert set(photos[0]) == {"image", "parsing", "reference", "densepose", "places"}
-    with pytest.raises(TrainingError, match="without --data renders them"):
-        open_data(config(tmp_path, tmp_path / "run", "try-on-parsing"))
 
 
 # losses

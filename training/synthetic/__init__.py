@@ -9,7 +9,6 @@ from garment_transfer.training.synthetic.groups import (
     sample_group as sample_group,
     single_recipe as single_recipe,
     training_group as training_group,
-    training_shop as training_shop,
     write_shards as write_shards,
 )
 from garment_transfer.training.synthetic.people import (
