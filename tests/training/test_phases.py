@@ -54,7 +54,7 @@ def loss_and_gradient(phase, batch, weights=None):
     fresh = networks()
     network = fresh[PHASES[phase].network].train()
     torch.manual_seed(6)  # what a loss draws
-    loss, _ = PHASES[phase].loss(network, batch, Knowledge(weights or Weights(), fresh))
+    loss, *_ = PHASES[phase].loss(network, batch, Knowledge(weights or Weights(), fresh))
     loss.backward()
     return loss.item(), [p.grad for p in network.parameters() if p.grad is not None]
 
