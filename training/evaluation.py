@@ -276,7 +276,7 @@ def evaluate_held_out(
     pairs: Iterable[Arrays],
     each: Callable[[Arrays, dict[str, NDArray]], None] = lambda pair, outputs: None,
     maps: HostEngine | None = None,
-) -> list[dict[str, float | str]]:
+) -> Rows:
     """The method and its baselines on rendered pairs with truth.
 
     Args:
@@ -594,8 +594,12 @@ def _fitted_garment(person: Person, size: Size) -> NDArray[np.bool_]:
     return np.asarray(stage_inputs(person, person, size, None)["person_parsing"] == GARMENT)
 
 
-def give_back(pipeline: Pipeline, person: Person) -> dict[str, float]:
+def give_back(transfer: Transfer, person: Person) -> dict[str, float]:
     """A real person's own garment given back, through the networks like any other pair.
+
+    Args:
+        transfer: of the person's garment to the person.
+        person: whose photo is the truth.
 
     Returns:
         SSIM over the pixels of garment and skin against the photo, of the transfer
@@ -603,7 +607,6 @@ def give_back(pipeline: Pipeline, person: Person) -> dict[str, float]:
         garment, skin and, if there are any, arms against the person's own parsing. Arms are the
         skin beside torso and head: not all label sets know the neck.
     """
-    transfer = pipeline.transfer(person, person)
     counted = changed_pixels(person.parsing, person.parsing)
     garment = person.parsing == GARMENT
     flat = person.image.copy()
@@ -648,37 +651,30 @@ def cycle(pipeline: Pipeline, owner: Person, there: Transfer, person: Person) ->
 
 def evaluate_real(
     pipeline: Pipeline, people: Mapping[str, Person]
-) -> tuple[list[dict[str, float | str]], dict[tuple[str, str], NDArray[np.uint8]]]:
-    """Every pair of real people: a row per person, an image per pair.
+) -> tuple[Rows, dict[tuple[str, str], NDArray[np.uint8]]]:
+    """Every pair of real people: a row per owner of a garment, an image per (person, owner).
 
-    A row says how the person's own garment comes back, at once (`give_back`) and from everybody
-    else, in the mean (`cycle`). Of flows it says how far the garment's pixels move where they
-    should stay, given back (`own_px` and `median_own_px`), and how far from their start they end
-    by way of the person's mirror image (`mirror_px` and `median_mirror_px`, see
-    `flow_round_trip`).
+    A row says how the owner's garment comes back, at once (`give_back`) and from everybody else,
+    in the mean (`cycle`). Of flows it says how far the garment's pixels move where they should
+    stay, given back (`own_px` and `median_own_px`), and how far from their start they end by way
+    of the owner's mirror image (`mirror_px` and `median_mirror_px`, see `flow_round_trip`).
     """
-    rows: list[dict[str, float | str]] = [
-        {"name": name, **give_back(pipeline, person)} for name, person in people.items()
-    ]
-    cycles: dict[str, list[dict[str, float]]] = {name: [] for name in people}
-    images, moved = {}, {}
-    for name, person in people.items():
-        for other, owner in people.items():
-            there = pipeline.transfer(person, owner)
-            images[name, other] = there.image
-            if other == name:
-                garment = _fitted_garment(person, pipeline.size)
-                moved[name] = np.linalg.norm(there.flow, axis=0)[garment]
-            else:
-                cycles[other].append(cycle(pipeline, owner, there, person))
-    for row, found in zip(rows, cycles.values(), strict=True):
-        for key in ("cycle_ssim", "cycle_garment_iou") if found else ():
-            row[key] = sum(figures[key] for figures in found) / len(found)
-    for row, (name, person) in zip(rows, people.items(), strict=True):
-        row |= _mean_and_median("own_px", moved[name])
-        photo = {f"person_{field}": getattr(person, field) for field in _FIELDS}
+    rows: Rows = []
+    images: dict[tuple[str, str], NDArray[np.uint8]] = {}
+    for name, owner in people.items():
+        transfers = {other: pipeline.transfer(person, owner) for other, person in people.items()}
+        images |= {(other, name): there.image for other, there in transfers.items()}
+        own = transfers.pop(name)
+        row: dict[str, float | str] = {"name": name, **give_back(own, owner)}
+        cycles = [cycle(pipeline, owner, there, people[x]) for x, there in transfers.items()]
+        if cycles:
+            row |= _means(cycles)
+        moved = np.linalg.norm(own.flow, axis=0)[_fitted_garment(owner, pipeline.size)]
+        row |= _mean_and_median("own_px", moved)
+        photo = {f"person_{field}": getattr(owner, field) for field in _FIELDS}
         mirrored = _person(mirror(photo), "person")
-        row |= _mean_and_median("mirror_px", flow_round_trip(pipeline, person, mirrored))
+        row |= _mean_and_median("mirror_px", flow_round_trip(pipeline, owner, mirrored))
+        rows.append(row)
     return rows, images
 
 

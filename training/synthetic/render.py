@@ -70,7 +70,6 @@ class Figure:
     rest: Floats  #: [V, 3]
     trunk: cloth.Trunk
     blend: Floats  #: [V, 3, 4] skinning transforms
-    bones: Floats  #: [J, 3, 4]
     posed: Floats  #: [V, 3]
     lower: Floats  #: [V or N, 3] posed shell of trousers or skirt
     skirt: Floats | None  #: [N, 3] canonical places of a skirt
@@ -154,7 +153,6 @@ def build_figure(body: Body, size: tuple[int, int] = (256, 192)) -> Figure:
         rest,
         t,
         blend,
-        bones,
         posed,
         lower,
         skirt,
@@ -441,14 +439,12 @@ def _paint_cloth(
     """Cloth colour [P, 3] with darker seams and hems."""
     u, v, su, sv, sleeve = _chart_coordinates(attributes)
     out = np.empty((len(u), 3), np.float32)
-    t = np.flatnonzero(~sleeve)
-    s = np.flatnonzero(sleeve)
-    if len(t):
-        out[t] = texture.sample_chart(atlas.trunk, texture.TRUNK_CHART, u[t], v[t], atlas.density)
-    if len(s):
-        out[s] = texture.sample_chart(
-            atlas.sleeve, texture.SLEEVE_CHART, su[s], sv[s], atlas.density
-        )
+    for here, image, chart, x, y in (
+        (~sleeve, atlas.trunk, texture.TRUNK_CHART, u, v),
+        (sleeve, atlas.sleeve, texture.SLEEVE_CHART, su, sv),
+    ):
+        if here.any():
+            out[here] = texture.sample_chart(image, chart, x[here], y[here], atlas.density)
     neck, cuff, hem = cuts[:, 0], cuts[:, 1], cuts[:, 2]
     if garment.trim > 0:
         trim = np.asarray(garment.colours[1], np.float32)

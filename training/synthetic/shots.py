@@ -13,6 +13,12 @@ Colour = tuple[float, float, float]  #: RGB, 0..1
 Range = tuple[float, float]
 
 
+def triple(values: np.ndarray) -> tuple[float, float, float]:
+    """Three numbers of an array as numbers of Python."""
+    x, y, z = (float(v) for v in values)
+    return x, y, z
+
+
 @dataclass(frozen=True)
 class Roughness:
     """How parsers and DensePose err: shares of maps, and pixels at 256 rows unless said otherwise.
@@ -177,7 +183,7 @@ def sample_shot(seed: int, strangers: int) -> Shot:
     cool = -0.6 * warm + normal(0.02, 0.05)
     grey = between(0.82, 0.97) if studio and rng.random() < 0.8 else between(0.15, 0.9)
     palette = tuple(
-        _colour(np.clip(g + rng.normal(0, s, 3), 0.02, 0.99))
+        triple(np.clip(g + rng.normal(0, s, 3), 0.02, 0.99))
         for g, s in (
             (grey, 0.008 if studio else 0.035),
             (between(0.1, 0.9), 0.06),
@@ -207,7 +213,7 @@ def sample_shot(seed: int, strangers: int) -> Shot:
                     side=int(rng.choice((-1, 1))),
                     size=float(rng.random()),
                     at=(between(-1, 1), between(-1, 1)),
-                    colour=_colour(
+                    colour=triple(
                         np.clip(between(0.03, 0.7) * rng.uniform(0.7, 1.3, 3), 0.01, 0.95)
                     ),
                     hole=bool(rng.random() < 0.4),
@@ -231,15 +237,15 @@ def sample_shot(seed: int, strangers: int) -> Shot:
         key=between(0.2, 0.6) if studio else between(0.15, 0.7),
         soft=soft,
         tints=(
-            _colour(np.array([1 + warm, 1 + 0.2 * warm, 1 - warm])),
-            _colour(np.array([1 + cool, 1.0, 1 - cool])),
+            triple(np.array([1 + warm, 1 + 0.2 * warm, 1 - warm])),
+            triple(np.array([1 + cool, 1.0, 1 - cool])),
         ),
         exposure=between(0.88, 1.08),
         gloss=between(0.02, 0.11),
         backdrop=backdrop,
         palette=palette,  # type: ignore[arg-type]
         defocus=between(0.004, 0.03) if backdrop == "leaves" or rng.random() < 0.6 else 0.0,
-        balance=_colour(1 + np.clip(rng.normal(0, 0.025, 3), -0.07, 0.07)),
+        balance=triple(1 + np.clip(rng.normal(0, 0.025, 3), -0.07, 0.07)),
         gamma=between(0.85, 1.25),
         curve=normal(0.3, 0.7),
         saturation=between(0.7, 1.2),
@@ -252,8 +258,3 @@ def sample_shot(seed: int, strangers: int) -> Shot:
         strangers=others,
         seed=int(rng.integers(2**31)),
     )
-
-
-def _colour(values: np.ndarray) -> Colour:
-    r, g, b = (float(v) for v in values)
-    return r, g, b
