@@ -41,7 +41,7 @@ from garment_transfer.bundle._json import (
 from garment_transfer.bundle._manifest import (
     PRECISIONS,
     Bundle,
-    GraphFile,
+    Graph,
     Precision,
     is_whole,
     sha256_of,
@@ -107,7 +107,7 @@ class Plugin(Struct, frozen=True, forbid_unknown_fields=True):
         return f"{self.name} version {self.version}"
 
 
-class StageEngine(GraphFile, frozen=True):
+class StageEngine(Graph, frozen=True):
     """One stage's engine: its file, the graph it was built from, what it takes and gives.
 
     `device_memory_bytes` is the activation memory of one execution context at the largest batch;

@@ -133,15 +133,24 @@ class VitonPhotos:
         """Sizes and label ids of every file."""
         sizes: dict[Path, tuple[int, int]] = {}
         labels = LABEL_SETS.get(self._label_set)
-        paths = [path for photo in self._photos for path in photo.values()]
-        for path in tqdm(paths, desc="checking", unit="file", mininterval=2, disable=None):
+        files = [file for photo in self._photos for file in photo.items()]
+        for key, path in tqdm(files, desc="checking", unit="file", mininterval=2, disable=None):
+            name = path.relative_to(folder)
             try:
                 sizes[path] = _size(path)
+                if key == "parse" and labels is not None:
+                    found = np.unique(read_indices(path, label_set=labels)).tolist()
+                    unknown = sorted(set(found) - {*labels.classes, IGNORED})
+                    if unknown:
+                        problems.append(
+                            f"{name} has ids that label set {labels.name} does not have: "
+                            f"{', '.join(map(str, unknown))}"
+                        )
+            except InputError as error:
+                problems.append(str(error))
             except Exception as error:
-                problems.append(f"{path.relative_to(folder)} cannot be read: {error}")
-        counts = Counter(sizes.values())
-        if counts:
-            (height, width), _ = counts.most_common(1)[0]
+                problems.append(f"{name} cannot be read: {error}")
+        for (height, width), _ in Counter(sizes.values()).most_common(1):
             problems += [
                 f"{path.relative_to(folder)} is {size[0]}x{size[1]}, most are {height}x{width}"
                 for path, size in sizes.items()
@@ -150,20 +159,6 @@ class VitonPhotos:
             if height % 32 or width % 32:
                 problems.append(
                     f"the size {height}x{width} (height x width) is not divisible by 32"
-                )
-        for photo in self._photos:
-            if labels is None or photo.get("parse") not in sizes:
-                continue
-            try:
-                found = np.unique(read_indices(photo["parse"], label_set=labels)).tolist()
-            except InputError as error:
-                problems.append(str(error))
-                continue
-            unknown = set(found) - {*labels.classes, IGNORED}
-            if unknown:
-                problems.append(
-                    f"{photo['parse'].relative_to(folder)} has ids that label set {labels.name} "
-                    f"does not have: {', '.join(map(str, sorted(unknown)))}"
                 )
 
     def __len__(self) -> int:

@@ -23,7 +23,6 @@ from garment_transfer.runtime import stage_inputs
 from garment_transfer.runtime.photos import Fit, Person, frame
 from garment_transfer.training import synthetic
 from garment_transfer.training.synthetic import cloth, raster, render
-from garment_transfer.training.synthetic.anatomy import anatomy
 from garment_transfer.training.synthetic.groups import KEYS, shard_paths
 from garment_transfer.training.synthetic.people import sleeve_kind
 from garment_transfer.training.synthetic.shots import Shot, Stranger, Thing
@@ -254,16 +253,6 @@ def test_the_held_out_pairs_keep_their_promises(held_out, plain):
         synthetic.held_out_recipe(256, held_out)
 
 
-def test_set_b_has_u_and_v_on_either_side_or_none_or_both():
-    seen = []
-    for index in range(16):
-        pair = synthetic.held_out_pair(index, (64, 48), "B")
-        sides = (pair[f"{side}_densepose"][..., 1:].any() for side in ("person", "garment"))
-        seen.append(tuple(sides))
-    assert len(set(seen)) == 4
-    assert 0.3 < np.mean(seen) < 0.7
-
-
 @pytest.mark.parametrize("held_out", ["A", "B"])
 def test_held_out_and_training_never_meet(held_out):
     entropies = (synthetic.TRAIN, synthetic.HELD_OUT, synthetic.HELD_OUT_B)
@@ -277,30 +266,6 @@ def test_held_out_and_training_never_meet(held_out):
     assert len(set(held)) > 1000
     # Seeds have 31 bits: 8000 and 1024 of them meet by chance once in 260 times, and do not.
     assert not seen & set(held)
-
-
-def test_a_held_out_pair_has_inputs_and_truth():
-    pair = synthetic.held_out_pair(0, SIZE)
-    for key, array in pair.items():
-        if key.endswith("places"):
-            assert array.shape == (3, *SIZE)
-        elif key != "true_flow":
-            assert array.dtype == np.uint8
-            colours = (3,) if key.endswith(("image", "densepose")) else ()
-            assert array.shape == (*SIZE, *colours)
-    assert pair["true_flow"].shape == (2, *SIZE)
-    assert np.array_equal(pair["flow_valid"] > 0, pair["true_parsing"] == GARMENT)
-    assert not np.array_equal(pair["person_image"], pair["true_image"])
-    # The flow leads to the same place of the cloth, but for the rounding to a pixel.
-    ys, xs = np.nonzero(pair["flow_valid"] == 2)
-    there = np.rint(np.stack([xs, ys]) + pair["true_flow"][:, ys, xs]).astype(int)
-    shown = pair["garment_places"][:, there[1], there[0]]
-    distance = np.linalg.norm(shown - pair["true_places"][:, ys, xs], axis=0)
-    assert np.median(distance) < 0.005
-    # The person stays: away from both garments nothing has another label.
-    untouched = (pair["true_parsing"] != GARMENT) & (pair["person_true_parsing"] != GARMENT)
-    same = pair["true_parsing"] == pair["person_true_parsing"]
-    assert same[untouched].mean() > 0.998
 
 
 def test_shards_are_resumed_and_whole(tmp_path):
@@ -320,12 +285,6 @@ def test_shards_are_resumed_and_whole(tmp_path):
     assert np.array_equal(np.load(paths["shop_mask"]), stored["shop_mask"])
     with pytest.raises(InputError, match="another folder"):
         synthetic.write_shards(tmp_path, 3, (32, 32), workers=1)
-
-
-def test_the_mesh_is_as_the_constants_say():
-    a = anatomy()
-    # Mirror symmetric, which the bridge between the thighs relies on.
-    assert abs(float(a.canonical[:, 0].mean())) < 1e-3
 
 
 def test_the_held_out_set_is_frozen():

@@ -5,9 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from garment_transfer.training.synthetic.people import (
-    TRAIN,
     Body,
-    Distribution,
     sample_body,
     sample_garment,
 )
@@ -28,10 +26,8 @@ def view_size(size: tuple[int, int]) -> tuple[int, int]:
     return height, width
 
 
-def render_view(
-    rng: np.random.Generator, size: tuple[int, int], distribution: Distribution = TRAIN
-) -> tuple[U8, U8, U8]:
-    """Somebody in more of a photo than the networks are shown.
+def render_view(rng: np.random.Generator, size: tuple[int, int]) -> tuple[U8, U8, U8]:
+    """Somebody of the training distribution, in more of a photo than the networks are shown.
 
     Six of ten fill a frame of `size` as the framing rule has it; others are smaller, down to
     whole figures. Some are seen from the side or from behind, and light is harder than that of
@@ -41,8 +37,8 @@ def render_view(
         Photo uint8 [h, w, 3], true parsing uint8 [h, w] and DensePose uint8 [h, w, 3] as
         `as_given` has it, of `view_size(size)`.
     """
-    body = _seen(sample_body(rng, distribution), rng)
-    garment = sample_garment(rng, distribution)
+    body = _seen(sample_body(rng), rng)
+    garment = sample_garment(rng)
     figure = build_figure(body, size)
     near = rng.random() < 0.6
     factor = VIEW_EIGHTHS / 8 * (1.0 if near else float(rng.uniform(1.0, 1.75)))
