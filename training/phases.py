@@ -53,12 +53,7 @@ from garment_transfer.models.parsing import (
 )
 from garment_transfer.models.regrowth import RegrowthNetwork
 from garment_transfer.models.teachers import TryOnParsingNetwork, reserved_planes, shop_parsing
-from garment_transfer.models.warping import (
-    Flows,
-    WarpingNetwork,
-    fill_garment,
-    sample as sample_garment,
-)
+from garment_transfer.models.warping import Flows, WarpingNetwork
 from garment_transfer.training.data import Batch, Fields, Photos, Snapshots, Transfers
 from garment_transfer.training.lighting import relit
 from garment_transfer.training.losses import (
@@ -141,8 +136,6 @@ class Phase:
         after: the phase whose result it starts from; from fresh weights if empty.
         teachers: the networks it learns from, each with the weights that make it needed; always
             needed if there are none.
-        shop: whether it needs the garments in the shop itself. A phase that learns from a teacher
-            needs them too, for the teacher.
         frozen: the part of the network that is left as it is.
     """
 
@@ -151,7 +144,6 @@ class Phase:
     batch: type[Fields] = Photos
     after: str = ""
     teachers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    shop: bool = False
     frozen: str = ""
 
     def needed(self, weights: Weights) -> list[str]:
@@ -163,8 +155,8 @@ class Phase:
         ]
 
     def needs_shop(self, weights: Weights) -> bool:
-        """Whether it needs the garments in the shop under these weights."""
-        return self.shop or any(name.startswith("try_on") for name in self.needed(weights))
+        """Whether it needs the garments in the shop, which teachers see, under these weights."""
+        return any(name.startswith("try_on") for name in (self.network, *self.needed(weights)))
 
 
 # parsing
@@ -452,8 +444,10 @@ def _try_on_warping(network: WarpingNetwork, batch: Photos, knowledge: Knowledge
 
 def _moved(image: Tensor, parsing: Tensor, flows: Flows, target: Tensor) -> Tensor:
     """The garment of a photo moved, complete in the target's garment: uint8 [N,H,W,3]."""
-    moved, _ = sample_garment(image, parsing, flows)
-    return float_to_image(fill_garment(moved) * one_hot(target, (GARMENT,)))
+    mask = one_hot(parsing, (GARMENT,))
+    return float_to_image(
+        moved_content(Content(image_to_float(image) * mask, mask), flows, target).image
+    )
 
 
 def reasoned_transfer(batch: Batch, knowledge: Knowledge) -> Tensor:
@@ -675,7 +669,7 @@ def _maps(network: MapsNetwork, batch: Snapshots, knowledge: Knowledge) -> Learn
 
 
 PHASES = {
-    "try-on-parsing": Phase("try_on_parsing", _try_on_parsing, shop=True),
+    "try-on-parsing": Phase("try_on_parsing", _try_on_parsing),
     "transfer-parsing": Phase("parsing", _transfer_parsing, teachers={"try_on_parsing": ()}),
     "self-study": Phase(
         "parsing",
@@ -683,7 +677,7 @@ PHASES = {
         after="transfer-parsing",
         teachers={"try_on_parsing": ("response",)},
     ),
-    "try-on-warping": Phase("try_on_warping", _try_on_warping, shop=True),
+    "try-on-warping": Phase("try_on_warping", _try_on_warping),
     "aligning": Phase("warping", _aligning, teachers={"parsing": ()}),
     "warping": Phase(
         "warping",
