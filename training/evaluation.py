@@ -34,8 +34,11 @@ Rows = list[dict[str, float | str]]
 #: DensePose parts that the neck may belong to.
 _TORSO_AND_HEAD = (*TORSO_PARTS, 23, 24)
 
+#: Of any size, since only names are asked of it.
+_CONTRACT = contract(Size(32, 32))
+
 #: What the graphs take, by the contract's names.
-INPUTS = [tensor.name for tensor in chained(contract(Size(32, 32)).values()).inputs]
+INPUTS = [tensor.name for tensor in chained(_CONTRACT.values()).inputs]
 
 
 class Runs(Protocol):
@@ -55,8 +58,7 @@ class Networks:
     def run(self, inputs: Mapping[str, NDArray]) -> dict[str, NDArray]:
         """As `Runs.run`."""
         known = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in inputs.items()}
-        height, width = inputs["person_parsing"].shape[-2:]
-        for stage, signature in contract(Size(height, width)).items():
+        for stage, signature in _CONTRACT.items():
             with torch.inference_mode():
                 outputs = self._stages[stage](*(known[tensor.name] for tensor in signature.inputs))
             outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
@@ -163,13 +165,10 @@ class FlowScore:
         error = np.linalg.norm(outputs["flow"] - pair["true_flow"], axis=0)
         found = {"flow_px": error[shown]}
         if self._warping is not None:
-            names = (
-                "garment_image", "garment_parsing", "garment_densepose", "transfer_parsing",
-                "person_densepose",
-            )  # fmt: skip
             known = {**pair, **outputs}
+            inputs = (known[tensor.name] for tensor in _CONTRACT["warping"].inputs)
             with torch.inference_mode():
-                flows = self._warping.flows(*(torch.from_numpy(known[n][None]) for n in names))
+                flows = self._warping.flows(*(torch.from_numpy(x[None]) for x in inputs))
             for name, places, truth in (
                 ("owner_cm", flows.worn, pair["garment_places"]),
                 ("person_cm", flows.wanted, pair["true_places"]),
@@ -534,8 +533,8 @@ def regrown_skin(
         "transfer_parsing": parsing,
         "warped_garment": photo * (parsing == GARMENT)[..., None],
     }
-    names = [tensor.name for tensor in contract(size)["regrowth"].inputs]
-    image = regrow({name: inputs[name][None] for name in names})["image"][0]
+    taken = {tensor.name: inputs[tensor.name][None] for tensor in _CONTRACT["regrowth"].inputs}
+    image = regrow(taken)["image"][0]
     return skin_figures(np.asarray(image, np.uint8), photo, erased, counted)
 
 

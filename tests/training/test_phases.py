@@ -54,8 +54,9 @@ def loss_and_gradient(phase, batch, weights=None):
     fresh = networks()
     network = fresh[PHASES[phase].network].train()
     torch.manual_seed(6)  # what a loss draws
-    loss, *_ = PHASES[phase].loss(network, batch, Knowledge(weights or Weights(), fresh))
+    loss, _, pictures = PHASES[phase].loss(network, batch, Knowledge(weights or Weights(), fresh))
     loss.backward()
+    assert {picture.shape[:3] for picture in pictures()} == {batch.person_parsing.shape}
     return loss.item(), [p.grad for p in network.parameters() if p.grad is not None]
 
 

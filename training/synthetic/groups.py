@@ -280,18 +280,16 @@ def _complete(
     folder: Path, shard: int, keys: Sequence[str], length: int, size: tuple[int, int]
 ) -> bool:
     """Whether every file of a shard is there and holds at least `length` groups."""
-    for key, path in shard_paths(folder, shard, keys).items():
-        if not path.exists():
-            return False
-        stored = np.load(path, mmap_mode="r")
-        coloured = key.endswith(("image", "densepose"))
-        found = stored.shape[-3:-1] if coloured else stored.shape[-2:]
-        if found != tuple(size):
-            raise InputError(
-                Code.CONFIG_INVALID,
-                f"{path} holds pictures of {found}, not {size}",
-                fix="use another folder",
-            )
-        if len(stored) < length:
-            return False
-    return True
+    paths = shard_paths(folder, shard, keys)
+    if not all(path.exists() for path in paths.values()):
+        return False
+    # images come first; what is written last is whole only where all is
+    images, last = (np.load(paths[key], mmap_mode="r") for key in (keys[0], keys[-1]))
+    found = images.shape[-3:-1]
+    if found != tuple(size):
+        raise InputError(
+            Code.CONFIG_INVALID,
+            f"{paths[keys[0]]} holds pictures of {found}, not {size}",
+            fix="use another folder",
+        )
+    return len(last) >= length

@@ -710,7 +710,7 @@ def _camera(image: Floats, body: Body) -> U8:
         image = np.asarray(cv2.GaussianBlur(image, (0, 0), blur))
     noise = rng.standard_normal((h, w, 1), dtype=np.float32)
     image = image + noise * float(rng.uniform(0.0, 0.006))
-    return _to_bytes(image)
+    return to_bytes(image)
 
 
 def _shot_camera(image: Floats, shot: Shot) -> U8:
@@ -733,15 +733,16 @@ def _shot_camera(image: Floats, shot: Shot) -> U8:
     grain = rng.standard_normal((h, w, 1), dtype=np.float32)
     tint = rng.standard_normal((-(-h // 2), -(-w // 2), 3), dtype=np.float32)
     tint = tint.repeat(2, 0).repeat(2, 1)[:h, :w]
-    out = _to_bytes(image + shot.noise * (grain + 0.5 * tint))
-    if shot.jpeg:
-        _, data = cv2.imencode(".jpg", out[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, shot.jpeg])
+    return to_bytes(image + shot.noise * (grain + 0.5 * tint), shot.jpeg)
+
+
+def to_bytes(image: Floats, jpeg: int = 0) -> U8:
+    """Colours 0..1 as uint8 [H, W, 3], by way of a JPEG file of a quality if that is not 0."""
+    out: U8 = (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
+    if jpeg:
+        _, data = cv2.imencode(".jpg", out[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, jpeg])
         out = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)[..., ::-1]
     return np.ascontiguousarray(out)
-
-
-def _to_bytes(image: Floats) -> U8:
-    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 def _densepose(figure: Figure, size: tuple[int, int]) -> U8:
@@ -808,7 +809,7 @@ def render_person(
         depth=clean.depth,
         shell=scene.points[n : 2 * n],
         neck=neck,
-        albedo=_to_bytes(albedo),
+        albedo=to_bytes(albedo),
         others=others,
         inside=(0, size[0], 0, size[1]),
     )
@@ -980,4 +981,4 @@ def render_shop(garment: Garment, size: tuple[int, int] = (256, 192)) -> Shop:
     places = np.zeros((3, h, w), np.float32)
     corners = scene.faces[clean.face[mask]]
     places[:, mask] = _interpolate(scene.attributes[:, :3], corners, clean.bary[mask]).T
-    return Shop(_to_bytes(colour), mask, places)
+    return Shop(to_bytes(colour), mask, places)

@@ -19,6 +19,12 @@ def triple(values: np.ndarray) -> tuple[float, float, float]:
     return x, y, z
 
 
+def direction(azimuth: float, height: float) -> tuple[float, float, float]:
+    """Where light comes from, (right, up, towards the camera), by its angles, radians."""
+    across = np.cos(height)
+    return triple(np.array([np.sin(azimuth) * across, np.sin(height), np.cos(azimuth) * across]))
+
+
 @dataclass(frozen=True)
 class Roughness:
     """How parsers and DensePose err: shares of maps, and pixels at 256 rows unless said otherwise.
@@ -174,11 +180,6 @@ def sample_shot(seed: int, strangers: int) -> Shot:
     soft = between(0.4, 1.0) if studio or rng.random() < 0.5 else between(0.0, 0.5)
     azimuth = normal(0.6, 1.2) if studio else between(-1.9, 1.9)
     height = between(0.0, 1.1)
-    light = (
-        float(np.sin(azimuth) * np.cos(height)),
-        float(np.sin(height)),
-        float(np.cos(azimuth) * np.cos(height)),
-    )
     warm = normal(0.05, 0.12)
     cool = -0.6 * warm + normal(0.02, 0.05)
     grey = between(0.82, 0.97) if studio and rng.random() < 0.8 else between(0.15, 0.9)
@@ -233,7 +234,7 @@ def sample_shot(seed: int, strangers: int) -> Shot:
         for _ in range(crowd)
     )
     return Shot(
-        light=light,
+        light=direction(azimuth, height),
         key=between(0.2, 0.6) if studio else between(0.15, 0.7),
         soft=soft,
         tints=(

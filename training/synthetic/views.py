@@ -11,7 +11,7 @@ from garment_transfer.training.synthetic.people import (
 )
 from garment_transfer.training.synthetic.render import U8, build_figure, paint, render_person
 from garment_transfer.training.synthetic.rough import rough_densepose
-from garment_transfer.training.synthetic.shots import REAL
+from garment_transfer.training.synthetic.shots import REAL, direction
 
 #: A view has so many eighths of the pixels that the networks see, along either side: room to
 #: move and turn a frame in.
@@ -88,15 +88,9 @@ def _seen(body: Body, rng: np.random.Generator) -> Body:
     assert body.shot is not None
     shot = replace(body.shot, photo=_OPEN, strangers=())
     if rng.random() < 0.35:  # sun, a lamp at one side, a window behind
-        azimuth, height = float(rng.uniform(-2.4, 2.4)), float(rng.uniform(-0.1, 1.3))
-        light = (
-            float(np.sin(azimuth) * np.cos(height)),
-            float(np.sin(height)),
-            float(np.cos(azimuth) * np.cos(height)),
-        )
         shot = replace(
             shot,
-            light=light,
+            light=direction(float(rng.uniform(-2.4, 2.4)), float(rng.uniform(-0.1, 1.3))),
             key=float(rng.uniform(0.6, 0.95)),
             soft=float(rng.uniform(0, 0.6)),
             exposure=float(rng.uniform(0.6, 1.3)),
