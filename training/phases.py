@@ -20,7 +20,7 @@ docstrings say what is done here and why.
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -72,7 +72,6 @@ from garment_transfer.training.losses import (
 from garment_transfer.training.synthetic.snapshots import UNKNOWN
 
 _Weight = Annotated[float, Meta(ge=0)]
-_N = TypeVar("_N", bound=nn.Module)
 
 
 class Weights(Struct, frozen=True, forbid_unknown_fields=True):
@@ -112,17 +111,11 @@ class Knowledge:
     weights: Weights = field(default_factory=Weights)
     networks: Mapping[str, nn.Module] = field(default_factory=dict)
 
-    def network(self, name: str, kind: type[_N]) -> _N:
-        """A network by name, of the class that it is known to have."""
-        network = self.networks[name]
-        assert isinstance(network, kind)
-        return network
 
-
-#: What is minimised, what is logged, and a function that gives pictures for the log: images,
+#: What a step minimises, what it logs, and a function that gives pictures for the log: images,
 #: uint8 [N,H,W,3], and parsings, [N,H,W], side by side.
-Learnt = tuple[Tensor, Scalars, Callable[[], list[Tensor]]]
-Loss = Callable[[Any, Any, Knowledge], Learnt]
+Step = tuple[Tensor, Scalars, Callable[[], list[Tensor]]]
+Loss = Callable[[Any, Any, Knowledge], Step]
 
 
 @dataclass(frozen=True)
@@ -174,7 +167,7 @@ def _ious(labels: Tensor, truth: Tensor) -> Scalars:
     }
 
 
-def _try_on_parsing(network: TryOnParsingNetwork, batch: Photos, knowledge: Knowledge) -> Learnt:
+def _try_on_parsing(network: TryOnParsingNetwork, batch: Photos, knowledge: Knowledge) -> Step:
     """`T_p` teaches itself: a person's own garment, at once or after a random one, is their photo.
 
     At once it must not see the lower garment, whose upper end is the answer. A random garment
@@ -276,7 +269,8 @@ def _teach(batch: Photos, knowledge: Knowledge) -> Reasoned:
 
     Somebody's own garment given back need not be asked of it: the photo says what comes of that.
     """
-    teacher = knowledge.network("try_on_parsing", TryOnParsingNetwork)
+    teacher = knowledge.networks["try_on_parsing"]
+    assert isinstance(teacher, TryOnParsingNetwork)
     weights, densepose = knowledge.weights, batch.person_densepose
     with torch.no_grad():
         # it has seen lower garments that end anywhere in its cycle alone
@@ -299,7 +293,7 @@ def _study(network: ParsingNetwork, batch: Photos) -> Reasoned:
     )
 
 
-def _transfer_parsing(network: ParsingNetwork, batch: Photos, knowledge: Knowledge) -> Learnt:
+def _transfer_parsing(network: ParsingNetwork, batch: Photos, knowledge: Knowledge) -> Step:
     """`S_p` learns from `T_p`, which sees in the shop what it has to see on another body."""
     weights = knowledge.weights
     student, teacher = _study(network, batch), _teach(batch, knowledge)
@@ -315,7 +309,7 @@ def _transfer_parsing(network: ParsingNetwork, batch: Photos, knowledge: Knowled
     return loss, scalars, lambda: [batch.person_image, batch.garment_image, own, taught]
 
 
-def _self_study(network: ParsingNetwork, batch: Photos, knowledge: Knowledge) -> Learnt:
+def _self_study(network: ParsingNetwork, batch: Photos, knowledge: Knowledge) -> Step:
     """`S_p` gives its own transfer back to the garment's owner, whose parsing is known.
 
     Before that the owner is put into the person's garment, by `S_p` too: a map of them that still
@@ -347,7 +341,7 @@ def _self_study(network: ParsingNetwork, batch: Photos, knowledge: Knowledge) ->
     return loss, scalars, lambda: [batch.garment_image, dressed, labels, batch.garment_reference]
 
 
-def _supervised_parsing(network: ParsingNetwork, batch: Transfers, knowledge: Knowledge) -> Learnt:
+def _supervised_parsing(network: ParsingNetwork, batch: Transfers, knowledge: Knowledge) -> Step:
     logits = network.reason(*batch.maps)
     loss = parsing_loss(logits, batch.true_parsing, batch.person_parsing)
     labels = _labels(logits, batch.person_parsing)
@@ -387,7 +381,8 @@ def worn_content(image: Tensor, mask: Tensor, places: Tensor) -> Content:
 
 def taught_content(batch: Photos, knowledge: Knowledge, parsing: Tensor, who: Tensor) -> Content:
     """`T_w` puts the owner's garment from the shop on somebody: [N,H,W] parsing, their IUV."""
-    teacher = knowledge.network("try_on_warping", WarpingNetwork)
+    teacher = knowledge.networks["try_on_warping"]
+    assert isinstance(teacher, WarpingNetwork)
     with torch.no_grad():
         shop = shop_parsing(_given(batch.garment_shop_mask))
         image = _given(batch.garment_shop_image)
@@ -409,7 +404,7 @@ def moved_content(content: Content, flows: Flows, parsing: Tensor) -> Content:
     return Content(filled * target, target)
 
 
-def _try_on_warping(network: WarpingNetwork, batch: Photos, knowledge: Knowledge) -> Learnt:
+def _try_on_warping(network: WarpingNetwork, batch: Photos, knowledge: Knowledge) -> Step:
     """`T_w` teaches itself: the shop's garment on the person who wears it looks as in the photo.
 
     Where a data set says which place of the cloth a photo and the shop's picture show, the two
@@ -453,7 +448,7 @@ def _moved(image: Tensor, parsing: Tensor, flows: Flows, target: Tensor) -> Tens
 def reasoned_transfer(batch: Batch, knowledge: Knowledge) -> Tensor:
     """The person in the owner's garment as `S_p` reasons it: uint8 [N,H,W]."""
     with torch.no_grad():
-        return knowledge.network("parsing", ParsingNetwork)(*batch.maps)[0]
+        return knowledge.networks["parsing"](*batch.maps)[0]
 
 
 def _half_rough(parsing: Tensor, rough: Tensor) -> Tensor:
@@ -467,7 +462,7 @@ def _worn_flows(network: WarpingNetwork, batch: Batch, transfer: Tensor) -> Flow
     return network.flows(*batch.garment, transfer, batch.person_densepose)
 
 
-def _aligning(network: WarpingNetwork, batch: Photos, knowledge: Knowledge) -> Learnt:
+def _aligning(network: WarpingNetwork, batch: Photos, knowledge: Knowledge) -> Step:
     """`S_w`'s STN brings the worn garment onto the target region as well as an affine can."""
     transfer = reasoned_transfer(batch, knowledge)
     flows = _worn_flows(network, batch, transfer)
@@ -478,7 +473,7 @@ def _aligning(network: WarpingNetwork, batch: Photos, knowledge: Knowledge) -> L
     return loss, scalars, lambda: [transfer, float_to_image(affine_warp(garment, flows.affine))]
 
 
-def _warping(network: WarpingNetwork, batch: Photos, knowledge: Knowledge) -> Learnt:
+def _warping(network: WarpingNetwork, batch: Photos, knowledge: Knowledge) -> Step:
     """`S_w` learns from `T_w`, which warps the same garment from the shop onto the same shape.
 
     A flow of `S_w` is right where it leads to the place of the cloth that `T_w` has there. Which
@@ -531,7 +526,7 @@ def _as_kept(batch: Batch, parsing: Tensor) -> Tensor:
     return torch.where(is_kept(batch.person_parsing), batch.person_parsing, parsing)
 
 
-def _supervised_warping(network: WarpingNetwork, batch: Transfers, knowledge: Knowledge) -> Learnt:
+def _supervised_warping(network: WarpingNetwork, batch: Transfers, knowledge: Knowledge) -> Step:
     transfer = _half_rough(_as_kept(batch, batch.true_parsing), batch.rough_truth)
     flows = _worn_flows(network, batch, transfer)
     position, distance = flow_loss(flows, batch.true_flow, batch.flow_valid)
@@ -600,7 +595,7 @@ def _painting(
     person: tuple[Tensor, Tensor, Tensor],
     target: Tensor,
     truth: Tensor,
-) -> Learnt:
+) -> Step:
     """Image, parsing and DensePose of a person, painted by a target's parsing [N,H,W].
 
     The garment of the truth, uint8 [N,H,W,3], stands in for the warped one: it is copied, never
@@ -613,7 +608,7 @@ def _painting(
     return loss, scalars, lambda: [person[0], float_to_image(image), truth]
 
 
-def _regrowth(network: RegrowthNetwork, batch: Photos, knowledge: Knowledge) -> Learnt:
+def _regrowth(network: RegrowthNetwork, batch: Photos, knowledge: Knowledge) -> Step:
     """Arms erased from a photo as by longer sleeves grow back: the photo is the truth.
 
     In another light, since rendered skin has less contrast than that of photos.
@@ -625,9 +620,7 @@ def _regrowth(network: RegrowthNetwork, batch: Photos, knowledge: Knowledge) -> 
     return _painting(network, person, target, batch.person_image)
 
 
-def _supervised_regrowth(
-    network: RegrowthNetwork, batch: Transfers, knowledge: Knowledge
-) -> Learnt:
+def _supervised_regrowth(network: RegrowthNetwork, batch: Transfers, knowledge: Knowledge) -> Step:
     transfer = _as_kept(batch, batch.true_parsing)
     return _painting(network, batch.person, transfer, batch.true_image)
 
@@ -635,7 +628,7 @@ def _supervised_regrowth(
 # maps
 
 
-def _maps(network: MapsNetwork, batch: Snapshots, knowledge: Knowledge) -> Learnt:
+def _maps(network: MapsNetwork, batch: Snapshots, knowledge: Knowledge) -> Step:
     """Parsing and DensePose from the photo alone; the renderer's own are the truth.
 
     Parts and charts have half the size: each step compares them at one of every four pixels, at
