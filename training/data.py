@@ -177,8 +177,6 @@ class PhotoSet(Protocol):
     types as in `Photos`, without the batch axis. All have one size.
     """
 
-    #: What states and messages call the set.
-    name: str
     #: Whether every photo comes with its garment in the shop.
     has_shop: bool
 
@@ -255,7 +253,7 @@ class RenderedPhotos:
     there are built-in maps, every photo is there twice: with rough maps and with these.
     """
 
-    name, has_shop = "rendered", True
+    has_shop = True
 
     def __init__(self, folder: Path) -> None:
         built_in = shards_in(folder, BUILT_IN_KEYS[-1]) == shards_in(folder)

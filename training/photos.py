@@ -80,8 +80,6 @@ def open_photos(
 class VitonPhotos:
     """A data set in VITON's layout: a `PhotoSet`. Everything is checked when it is opened."""
 
-    name = "viton"
-
     def __init__(
         self, folder: Path, label_set: str | None = None, densepose: str | None = None
     ) -> None:
@@ -192,7 +190,6 @@ class PeoplePhotos:
         InputError: lists every person that cannot be read.
     """
 
-    name = "people"
     has_shop = False
 
     def __init__(self, folder: Path, size: tuple[int, int]) -> None:

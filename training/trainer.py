@@ -127,17 +127,12 @@ def open_data(config: TrainingConfig, photos: PhotoSet | None = None) -> AnyBatc
         ]
         raise TrainingError(
             Code.CONFIG_INVALID,
-            f"phase {config.phase} needs the garments in the shop, which {config.data} "
-            f"({photos.name}) lacks",
-            fix=", or ".join([*why, _SHOP_FIX[photos.name]]),
+            f"phase {config.phase} needs the garments in the shop, which {config.data} lacks",
+            expected="rendered people, or a data set in VITON's layout with the folders cloth and "
+            "cloth-mask",
+            fix=", or ".join(why),
         )
     return PhotoBatches(photos, config.batch, config.seed)
-
-
-_SHOP_FIX = {
-    "viton": "add the folders cloth and cloth-mask",
-    "people": "choose data in VITON's layout, or rendered ones",
-}
 
 
 def train(

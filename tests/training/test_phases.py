@@ -131,7 +131,7 @@ class Two:
     Of group 0, body 0 in garment 0 and body 1 in garment 1.
     """
 
-    name, has_shop = "two", True
+    has_shop = True
 
     def __init__(self, folder):
         self.photos = RenderedPhotos(folder)
@@ -233,7 +233,7 @@ def test_real_people_run_the_phases_that_need_no_shop(real_samples, tmp_path):
     for phase in ("self-study", "aligning", "warping", "warping-joint", "regrowth"):
         train(config(real_samples, tmp_path / "run", phase, steps=1, size=size, weights=without))
     for phase in ("try-on-parsing", "transfer-parsing", "try-on-warping"):
-        with pytest.raises(TrainingError, match=r"needs the garments in the shop.*people"):
+        with pytest.raises(TrainingError, match=r"needs the garments in the shop.*cloth-mask"):
             train(config(real_samples, tmp_path / "run", phase, steps=1, size=size))
     with pytest.raises(TrainingError, match="set response to 0 to do without try_on_parsing"):
         train(config(real_samples, tmp_path / "other", "self-study", steps=1, size=size))
