@@ -15,15 +15,8 @@ from garment_transfer.training.synthetic.people import (
     HELD_OUT as HELD_OUT,
     HELD_OUT_B as HELD_OUT_B,
     TRAIN as TRAIN,
-    Body as Body,
-    Distribution as Distribution,
-    Garment as Garment,
-    sample_body as sample_body,
-    sample_garment as sample_garment,
 )
 from garment_transfer.training.synthetic.render import (
-    Rendered as Rendered,
-    Shop as Shop,
     build_figure as build_figure,
     render_person as render_person,
     render_shop as render_shop,
