@@ -30,7 +30,6 @@ from garment_transfer.runtime.photos import (
     read_indices,
     read_meta,
     read_photo,
-    read_rgb,
     write_meta,
     write_rgb,
 )
@@ -164,17 +163,8 @@ class VitonPhotos:
 
     def __getitem__(self, index: int) -> dict[str, NDArray]:
         files = self._photos[index]
-        densepose = files["densepose"]
-        person = Person.from_arrays(
-            read_photo(files["image"]),
-            read_indices(files["parse"], label_set=LABEL_SETS[self._label_set]),
-            np.load(densepose, allow_pickle=False)
-            if densepose.suffix == ".npy"
-            else read_rgb(densepose),
-            self._label_set,
-            self._encoding,
-            name=files["image"].stem,
-        )
+        maps = files["parse"], files["densepose"]
+        person = Person.from_files(files["image"], *maps, self._label_set, self._encoding)
         photo = _photo(person)
         if self.has_shop:
             with Image.open(files["shop_mask"]) as mask:
