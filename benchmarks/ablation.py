@@ -153,7 +153,7 @@ def main(
                     f"{json_file} holds results of another {key}: choose another file"
                 )
 
-    write_shards(work / "data", range(config.groups), config.size, workers)
+    write_shards(work / "data", config.groups, config.size, workers)
     rendered = list(held_out_pairs(range(pairs), config.size, workers))
     done = {(row["name"], row["seed"]) for row in report["rows"]}
     for seed, name in product(map(int, seeds.split(",")), rows):

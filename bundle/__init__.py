@@ -73,13 +73,10 @@ from garment_transfer.bundle._manifest import (
     Bundle as Bundle,
     Checkpoint as Checkpoint,
     Graph as Graph,
-    Graphs as Graphs,
     Manifest as Manifest,
-    MapsGraph as MapsGraph,
     OtherPrecision as OtherPrecision,
     Parity as Parity,
     Precision as Precision,
-    Variant as Variant,
     sha256_of as sha256_of,
     write_manifest as write_manifest,
 )

@@ -8,6 +8,7 @@ the message: `str(error)` is "WHAT; expected EXPECTED; FIX".
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import partial
 
 
 class Code(StrEnum):
@@ -110,13 +111,8 @@ class GarmentTransferError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         # by its parts: an exception is pickled by what `args` holds, which is the message
-        return _restored, (type(self), self.code, self.what, self.expected, self.fix)
-
-
-def _restored(
-    kind: type[GarmentTransferError], code: Code, what: str, expected: str, fix: str
-) -> GarmentTransferError:
-    return kind(code, what, expected=expected, fix=fix)
+        restore = partial(type(self), expected=self.expected, fix=self.fix)
+        return restore, (self.code, self.what)
 
 
 class InputError(GarmentTransferError):

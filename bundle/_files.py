@@ -53,19 +53,14 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def replacing_folder(path: Path, *, exist_ok: bool = True) -> Iterator[Path]:
+def replacing_folder(path: Path) -> Iterator[Path]:
     """An empty folder beside `path` that takes its place at the block's end, as `replacing`.
 
-    Folders above `path` are made. Nothing of an older folder is kept but its permissions; without
-    `exist_ok` an older one is an error, and stays.
+    Folders above `path` are made. Nothing of an older folder is kept but its permissions.
 
     Raises:
-        OutputError: the folder cannot be made, written or put in place, or is there already.
+        OutputError: the folder cannot be made, written or put in place.
     """
-    if not exist_ok and os.path.lexists(path):
-        raise OutputError(
-            Code.OUTPUT_EXISTS, f"{path} exists", fix="remove it or choose another place"
-        )
     temporary = _create_beside(path, folder=True)
     with _writing(path, temporary):
         yield temporary
@@ -76,7 +71,7 @@ def replacing_folder(path: Path, *, exist_ok: bool = True) -> Iterator[Path]:
                 _sync_names(written)
             elif written.is_file():
                 _sync(written)
-        _put_folder(temporary, path, exist_ok)
+        _put_folder(temporary, path)
         _sync_names(path.parent)
 
 
@@ -210,9 +205,9 @@ def remove_unfinished(folder: str) -> None:
                 os.close(descriptor)
 
 
-def _put_folder(temporary: Path, path: Path, exist_ok: bool) -> None:
+def _put_folder(temporary: Path, path: Path) -> None:
     """Moves a finished folder to its place; an older one goes only once the new one is there."""
-    if not (exist_ok and path.exists()):
+    if not path.exists():
         os.replace(temporary, path)
         return
     aside = temporary.with_name(temporary.name + ".old")

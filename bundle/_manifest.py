@@ -69,8 +69,8 @@ OtherPrecision: TypeAlias = Literal["float16", "int8"]
 PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
 
 
-class GraphFile(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a manifest says of a graph's file, and a record of an engine's."""
+class Graph(Struct, frozen=True, forbid_unknown_fields=True):
+    """A graph file of a bundle: its name in the folder, size in bytes, hash and signature."""
 
     file: FileName
     bytes: Positive
@@ -84,13 +84,9 @@ class GraphFile(Struct, frozen=True, forbid_unknown_fields=True):
         return Signature(self.inputs, self.outputs)
 
 
-def is_whole(file: GraphFile, content: bytes) -> bool:
+def is_whole(file: Graph, content: bytes) -> bool:
     """Whether a file's content has the size and the hash that a manifest or a record says."""
     return len(content) == file.bytes and hashlib.sha256(content).hexdigest() == file.sha256
-
-
-class Graph(GraphFile, frozen=True):
-    """A graph file of a bundle: its name in the folder, size in bytes, hash and signature."""
 
 
 #: One for each of the three stages.
@@ -311,8 +307,6 @@ def write_manifest(
     parity: Mapping[str, Mapping[str, Parity]],
     versions: Mapping[str, str],
     checkpoint: Checkpoint,
-    precision: Precision = "float32",
-    producer: Producer | None = None,
     accuracy: Mapping[OtherPrecision, Accuracy] | None = None,
     maps: tuple[Mapping[str, Parity], Checkpoint] | None = None,
 ) -> Manifest:
@@ -329,11 +323,11 @@ def write_manifest(
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         name=name,
-        producer=producer or Producer("garment-transfer", package_version()),
+        producer=Producer("garment-transfer", package_version()),
         created=now(),
         size=size,
         framing=framing,
-        precision=precision,
+        precision="float32",
         opset=opset,
         graphs=_graphs(folder, size),
         parity={stage: dict(parity[stage]) for stage in STAGES},

@@ -41,7 +41,7 @@ from garment_transfer.bundle._json import (
 from garment_transfer.bundle._manifest import (
     PRECISIONS,
     Bundle,
-    GraphFile,
+    Graph,
     Precision,
     is_whole,
     sha256_of,
@@ -107,7 +107,7 @@ class Plugin(Struct, frozen=True, forbid_unknown_fields=True):
         return f"{self.name} version {self.version}"
 
 
-class StageEngine(GraphFile, frozen=True):
+class StageEngine(Graph, frozen=True):
     """One stage's engine: its file, the graph it was built from, what it takes and gives.
 
     `device_memory_bytes` is the activation memory of one execution context at the largest batch;
@@ -158,21 +158,6 @@ class EngineRecord(Struct, frozen=True, forbid_unknown_fields=True):
         """The name of the folder of these engines, `<backend>-<sm>-<precision>`."""
         return engine_folder(self.backend, self.compute_capabilities, self.precision)
 
-    def build_command(
-        self, bundle: Path, *, batch: Batch | None = None, plugin: PluginChoice | None = None
-    ) -> str:
-        """The command that builds these engines of `bundle` again, or with a change."""
-        if plugin is None:
-            plugin = "off" if self.plugin is None else "embed" if self.plugin.embedded else "auto"
-        return build_command(
-            bundle,
-            self.backend,
-            self.precision,
-            batch=batch or self.batch,
-            optimization_level=self.optimization_level,
-            plugin=plugin,
-        )
-
 
 class EngineSet(Struct, frozen=True):
     """The engines of one folder of a bundle, with their record."""
@@ -184,7 +169,22 @@ class EngineSet(Struct, frozen=True):
     @property
     def build_command(self) -> str:
         """The command that builds these engines again, with the same options."""
-        return self.record.build_command(self.bundle.path)
+        return self._command()
+
+    def _command(self, batch: Batch | None = None, plugin: PluginChoice | None = None) -> str:
+        """As `build_command`, or with a change."""
+        record = self.record
+        if plugin is None:
+            own = record.plugin
+            plugin = "off" if own is None else "embed" if own.embedded else "auto"
+        return build_command(
+            self.bundle.path,
+            record.backend,
+            record.precision,
+            batch=batch or record.batch,
+            optimization_level=record.optimization_level,
+            plugin=plugin,
+        )
 
     def check(
         self, backend_version: str, compute_capability: str, plugin_library: Path | None = None
@@ -233,8 +233,7 @@ class EngineSet(Struct, frozen=True):
                 Code.ENGINE_BATCH,
                 f"the engines in {self.path} do not take a batch of {batch}",
                 expected=f"{have.min} to {have.max}",
-                fix="use such a batch, or run "
-                f"`{self.record.build_command(self.bundle.path, batch=wider)}`",
+                fix=f"use such a batch, or run `{self._command(batch=wider)}`",
             )
 
     def read_plan(self, stage: Stage) -> bytes:
@@ -263,13 +262,12 @@ class EngineSet(Struct, frozen=True):
             return
         if library is None or not library.is_file():
             where = "none is installed" if library is None else f"there is no file {library}"
-            without = self.record.build_command(self.bundle.path, plugin="off")
             raise EngineError(
                 Code.PLUGIN_MISSING,
                 f"the engines in {self.path} call the plugin {plugin}, and {where}",
                 fix="install garment-transfer where TensorRT_ROOT names TensorRT's headers and "
-                f"there is nvcc, which builds it, or run `{without}`, which builds engines that "
-                "need none",
+                "there is nvcc, which builds it, or run "
+                f"`{self._command(plugin='off')}`, which builds engines that need none",
             )
         if sha256_of(library) != plugin.sha256:
             self._refuse(

@@ -152,7 +152,7 @@ def command(
     ]
     if data is None:
         for views in sorted({PHASES[name].batch is Snapshots for name in names}):
-            write_shards(folder, range(config.groups), config.size, workers, views)
+            write_shards(folder, config.groups, config.size, workers, views)
         if config.built_in_maps:
             write_built_in_maps(folder)
     configs = [

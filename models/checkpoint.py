@@ -112,7 +112,10 @@ def load_checkpoint(path: Path) -> tuple[str, dict[str, nn.Module]]:
     for name in (n for n in NETWORKS if n in names):
         network = build_network(preset, name)
         try:
-            network.load_state_dict(_weights(tensors, name))
+            prefix = f"{name}."
+            network.load_state_dict(
+                {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            )
         except RuntimeError as error:
             raise CheckpointError(
                 Code.CHECKPOINT_INVALID,
@@ -156,11 +159,6 @@ def load_network(path: Path, preset: str, name: str, phases: Sequence[str] = ())
             expected=name,
         )
     return networks[name]
-
-
-def _weights(tensors: Mapping[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
-    prefix = f"{name}."
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:

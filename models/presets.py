@@ -92,7 +92,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "try_on_warping": WarpingNetwork,
 }
 
-# the ablation that `evaluate` sets beside the method
+# for the ablation's row without an STN
 PRESETS["lite-without-stn"] = replace(
     PRESETS["lite"], warping=replace(PRESETS["lite"].warping, aligning=False)
 )

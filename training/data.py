@@ -177,8 +177,6 @@ class PhotoSet(Protocol):
     types as in `Photos`, without the batch axis. All have one size.
     """
 
-    #: What states and messages call the set.
-    name: str
     #: Whether every photo comes with its garment in the shop.
     has_shop: bool
 
@@ -208,56 +206,43 @@ def mirror(sample: Arrays) -> Arrays:
     return flipped
 
 
-class Groups:
-    """The groups of a folder of shards (`write_shards`), memory-mapped.
+class Shards:
+    """What a folder's shards (`write_shards`) hold, memory-mapped: arrays by key.
+
+    Args:
+        folder: where the shards are.
+        keys: which arrays.
+        axes: how many of their first axes items are counted along: 1 for groups.
 
     Raises:
-        InputError: the folder holds no shard.
+        InputError: the folder holds no such shard.
     """
 
-    def __init__(self, folder: Path) -> None:
-        numbers = _shards_in(folder)
+    def __init__(self, folder: Path, keys: Sequence[str] = KEYS, axes: int = 1) -> None:
+        numbers = shards_in(folder, keys[0])
         if not numbers:
             raise InputError(
                 Code.CONFIG_INVALID,
-                f"{folder} holds no shards of rendered groups",
+                f"{folder} holds no shards of rendered people ({keys[0]})",
                 fix="`garment-transfer train` without --data renders them",
             )
-
-        def has(keys: tuple[str, ...]) -> bool:
-            return all(f.is_file() for n in numbers for f in shard_paths(folder, n, keys).values())
-
-        #: Whether every shard has the garments in the shop; those written before there was one
-        #: lack it until `write_shards` adds it.
-        self.has_shop = has(SHOP_KEYS)
-        #: Whether every shard has the maps of `write_built_in_maps`.
-        self.has_built_in_maps = has(BUILT_IN_KEYS)
-        keys = KEYS + self.has_shop * SHOP_KEYS + self.has_built_in_maps * BUILT_IN_KEYS
-        self._shards = [
-            {
-                key: np.load(file, mmap_mode="r")
-                for key, file in shard_paths(folder, n, keys).items()
-            }
-            for n in numbers
-        ]
-        self._index = [
-            (shard, group)
-            for shard, arrays in enumerate(self._shards)
-            for group in range(len(arrays["image"]))
-        ]
+        self._items: list[tuple[Arrays, tuple[int, ...]]] = []
+        for number in numbers:
+            files = shard_paths(folder, number, keys)
+            arrays = {key: np.load(file, mmap_mode="r") for key, file in files.items()}
+            self._items += [(arrays, at) for at in np.ndindex(*arrays[keys[0]].shape[:axes])]
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self._items)
 
     def __getitem__(self, index: int) -> Arrays:
-        """The arrays of one group, as `training_group` and `training_shop` give them."""
-        shard, group = self._index[index]
-        return {key: array[group] for key, array in self._shards[shard].items()}
+        arrays, at = self._items[index]
+        return {key: array[at] for key, array in arrays.items()}
 
 
-def _shards_in(folder: Path) -> list[int]:
-    """The numbers of a folder's shards of groups, in order."""
-    files = folder.glob("shard-*.image.npy")
+def shards_in(folder: Path, key: str = KEYS[0]) -> list[int]:
+    """The numbers of a folder's shards that have an array of a key, in order."""
+    files = folder.glob(f"shard-*.{key}.npy")
     return sorted(int(file.name.split(".")[0].removeprefix("shard-")) for file in files)
 
 
@@ -268,12 +253,12 @@ class RenderedPhotos:
     there are built-in maps, every photo is there twice: with rough maps and with these.
     """
 
-    name = "rendered"
+    has_shop = True
 
     def __init__(self, folder: Path) -> None:
-        self._groups = Groups(folder)
-        self.has_shop = self._groups.has_shop
-        self._kinds = ("rough", "built_in") if self._groups.has_built_in_maps else ("rough",)
+        built_in = shards_in(folder, BUILT_IN_KEYS[-1]) == shards_in(folder)
+        self._kinds = ("rough", "built_in") if built_in else ("rough",)
+        self._groups = Shards(folder, KEYS + built_in * BUILT_IN_KEYS)
 
     def __len__(self) -> int:
         return 4 * len(self._kinds) * len(self._groups)
@@ -291,9 +276,7 @@ class RenderedPhotos:
             "places": "places",
         }
         photo = {name: group[key][body, garment] for name, key in worn.items()}
-        if self.has_shop:
-            photo |= {key: group[key][garment] for key in SHOP_KEYS}
-        return photo
+        return photo | {key: group[key][garment] for key in SHOP_KEYS}
 
 
 def write_built_in_maps(folder: Path) -> None:
@@ -306,7 +289,7 @@ def write_built_in_maps(folder: Path) -> None:
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)  # it warns of every doubtful map
     try:
-        for number in _shards_in(folder):
+        for number in shards_in(folder):
             files = shard_paths(folder, number, BUILT_IN_KEYS)
             if all(file.is_file() for file in files.values()):
                 continue
@@ -395,63 +378,29 @@ class PhotoBatches(Batches[PhotoSet, Photos]):
         return sample
 
 
-class Views:
-    """The views of a folder of shards (`write_shards`), memory-mapped: three arrays each.
-
-    Raises:
-        InputError: the folder holds none.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        first = VIEW_KEYS[0]
-        files = sorted(folder.glob(f"shard-*.{first}.npy"))
-        if not files:
-            raise InputError(
-                Code.CONFIG_INVALID,
-                f"{folder} holds no views",
-                fix="`garment-transfer train maps` without --data renders them",
-            )
-        self._shards = [
-            [np.load(f.with_name(f.name.replace(first, key)), mmap_mode="r") for key in VIEW_KEYS]
-            for f in files
-        ]
-        self._index = [
-            (shard, *at)
-            for shard, (image, *_) in enumerate(self._shards)
-            for at in np.ndindex(*image.shape[:2])
-        ]
-
-    def __len__(self) -> int:
-        return len(self._index)
-
-    def __getitem__(self, index: int) -> View:
-        shard, *at = self._index[index]
-        image, parsing, densepose = (np.asarray(a[tuple(at)]) for a in self._shards[shard])
-        return image, parsing, densepose
-
-
-class SnapshotBatches(Batches[Views, Snapshots]):
-    """Photos taken of views, half of them mirrored, with somebody else at hand."""
+class SnapshotBatches(Batches[Shards, Snapshots]):
+    """Photos taken of the views in shards, half of them mirrored, with somebody else at hand."""
 
     kind = Snapshots
 
-    def __init__(self, source: Views, batch: int, seed: int, size: tuple[int, int]) -> None:
-        super().__init__(source, batch, seed)
+    def __init__(self, folder: Path, batch: int, seed: int, size: tuple[int, int]) -> None:
+        super().__init__(Shards(folder, VIEW_KEYS, axes=2), batch, seed)
         self._size = size
 
     def _draw(self) -> Arrays:
         view, other = (self.source[int(i)] for i in self.random.integers(len(self.source), size=2))
         if self.random.random() < 0.5:
-            image, parsing, densepose = mirror(_named(view)).values()
-            view = image.astype(np.uint8), parsing.astype(np.uint8), densepose.astype(np.uint8)
-        return _named(take_photo(view, other, self._size, self.random))
+            view = mirror(view)
+        photo = take_photo(_maps_of(view), _maps_of(other), self._size, self.random)
+        return dict(zip(("image", "parsing", "densepose"), photo, strict=True))
 
 
-def _named(view: View) -> Arrays:
-    return dict(zip(("image", "parsing", "densepose"), view, strict=True))
+def _maps_of(view: Arrays) -> View:
+    image, parsing, densepose = (np.asarray(view[key], np.uint8) for key in VIEW_KEYS)
+    return image, parsing, densepose
 
 
-class TransferBatches(Batches[Groups, Transfers]):
+class TransferBatches(Batches[Shards, Transfers]):
     """Transfers within rendered groups."""
 
     kind = Transfers

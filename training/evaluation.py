@@ -34,8 +34,11 @@ Rows = list[dict[str, float | str]]
 #: DensePose parts that the neck may belong to.
 _TORSO_AND_HEAD = (*TORSO_PARTS, 23, 24)
 
+#: Of any size, since only names are asked of it.
+_CONTRACT = contract(Size(32, 32))
+
 #: What the graphs take, by the contract's names.
-INPUTS = [tensor.name for tensor in chained(contract(Size(32, 32)).values()).inputs]
+INPUTS = [tensor.name for tensor in chained(_CONTRACT.values()).inputs]
 
 
 class Runs(Protocol):
@@ -55,8 +58,7 @@ class Networks:
     def run(self, inputs: Mapping[str, NDArray]) -> dict[str, NDArray]:
         """As `Runs.run`."""
         known = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in inputs.items()}
-        height, width = inputs["person_parsing"].shape[-2:]
-        for stage, signature in contract(Size(height, width)).items():
+        for stage, signature in _CONTRACT.items():
             with torch.inference_mode():
                 outputs = self._stages[stage](*(known[tensor.name] for tensor in signature.inputs))
             outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
@@ -163,13 +165,10 @@ class FlowScore:
         error = np.linalg.norm(outputs["flow"] - pair["true_flow"], axis=0)
         found = {"flow_px": error[shown]}
         if self._warping is not None:
-            names = (
-                "garment_image", "garment_parsing", "garment_densepose", "transfer_parsing",
-                "person_densepose",
-            )  # fmt: skip
             known = {**pair, **outputs}
+            inputs = (known[tensor.name] for tensor in _CONTRACT["warping"].inputs)
             with torch.inference_mode():
-                flows = self._warping.flows(*(torch.from_numpy(known[n][None]) for n in names))
+                flows = self._warping.flows(*(torch.from_numpy(x[None]) for x in inputs))
             for name, places, truth in (
                 ("owner_cm", flows.worn, pair["garment_places"]),
                 ("person_cm", flows.wanted, pair["true_places"]),
@@ -276,7 +275,7 @@ def evaluate_held_out(
     pairs: Iterable[Arrays],
     each: Callable[[Arrays, dict[str, NDArray]], None] = lambda pair, outputs: None,
     maps: HostEngine | None = None,
-) -> list[dict[str, float | str]]:
+) -> Rows:
     """The method and its baselines on rendered pairs with truth.
 
     Args:
@@ -534,8 +533,8 @@ def regrown_skin(
         "transfer_parsing": parsing,
         "warped_garment": photo * (parsing == GARMENT)[..., None],
     }
-    names = [tensor.name for tensor in contract(size)["regrowth"].inputs]
-    image = regrow({name: inputs[name][None] for name in names})["image"][0]
+    taken = {tensor.name: inputs[tensor.name][None] for tensor in _CONTRACT["regrowth"].inputs}
+    image = regrow(taken)["image"][0]
     return skin_figures(np.asarray(image, np.uint8), photo, erased, counted)
 
 
@@ -594,8 +593,12 @@ def _fitted_garment(person: Person, size: Size) -> NDArray[np.bool_]:
     return np.asarray(stage_inputs(person, person, size, None)["person_parsing"] == GARMENT)
 
 
-def give_back(pipeline: Pipeline, person: Person) -> dict[str, float]:
+def give_back(transfer: Transfer, person: Person) -> dict[str, float]:
     """A real person's own garment given back, through the networks like any other pair.
+
+    Args:
+        transfer: of the person's garment to the person.
+        person: whose photo is the truth.
 
     Returns:
         SSIM over the pixels of garment and skin against the photo, of the transfer
@@ -603,7 +606,6 @@ def give_back(pipeline: Pipeline, person: Person) -> dict[str, float]:
         garment, skin and, if there are any, arms against the person's own parsing. Arms are the
         skin beside torso and head: not all label sets know the neck.
     """
-    transfer = pipeline.transfer(person, person)
     counted = changed_pixels(person.parsing, person.parsing)
     garment = person.parsing == GARMENT
     flat = person.image.copy()
@@ -648,37 +650,30 @@ def cycle(pipeline: Pipeline, owner: Person, there: Transfer, person: Person) ->
 
 def evaluate_real(
     pipeline: Pipeline, people: Mapping[str, Person]
-) -> tuple[list[dict[str, float | str]], dict[tuple[str, str], NDArray[np.uint8]]]:
-    """Every pair of real people: a row per person, an image per pair.
+) -> tuple[Rows, dict[tuple[str, str], NDArray[np.uint8]]]:
+    """Every pair of real people: a row per owner of a garment, an image per (person, owner).
 
-    A row says how the person's own garment comes back, at once (`give_back`) and from everybody
-    else, in the mean (`cycle`). Of flows it says how far the garment's pixels move where they
-    should stay, given back (`own_px` and `median_own_px`), and how far from their start they end
-    by way of the person's mirror image (`mirror_px` and `median_mirror_px`, see
-    `flow_round_trip`).
+    A row says how the owner's garment comes back, at once (`give_back`) and from everybody else,
+    in the mean (`cycle`). Of flows it says how far the garment's pixels move where they should
+    stay, given back (`own_px` and `median_own_px`), and how far from their start they end by way
+    of the owner's mirror image (`mirror_px` and `median_mirror_px`, see `flow_round_trip`).
     """
-    rows: list[dict[str, float | str]] = [
-        {"name": name, **give_back(pipeline, person)} for name, person in people.items()
-    ]
-    cycles: dict[str, list[dict[str, float]]] = {name: [] for name in people}
-    images, moved = {}, {}
-    for name, person in people.items():
-        for other, owner in people.items():
-            there = pipeline.transfer(person, owner)
-            images[name, other] = there.image
-            if other == name:
-                garment = _fitted_garment(person, pipeline.size)
-                moved[name] = np.linalg.norm(there.flow, axis=0)[garment]
-            else:
-                cycles[other].append(cycle(pipeline, owner, there, person))
-    for row, found in zip(rows, cycles.values(), strict=True):
-        for key in ("cycle_ssim", "cycle_garment_iou") if found else ():
-            row[key] = sum(figures[key] for figures in found) / len(found)
-    for row, (name, person) in zip(rows, people.items(), strict=True):
-        row |= _mean_and_median("own_px", moved[name])
-        photo = {f"person_{field}": getattr(person, field) for field in _FIELDS}
+    rows: Rows = []
+    images: dict[tuple[str, str], NDArray[np.uint8]] = {}
+    for name, owner in people.items():
+        transfers = {other: pipeline.transfer(person, owner) for other, person in people.items()}
+        images |= {(other, name): there.image for other, there in transfers.items()}
+        own = transfers.pop(name)
+        row: dict[str, float | str] = {"name": name, **give_back(own, owner)}
+        cycles = [cycle(pipeline, owner, there, people[x]) for x, there in transfers.items()]
+        if cycles:
+            row |= _means(cycles)
+        moved = np.linalg.norm(own.flow, axis=0)[_fitted_garment(owner, pipeline.size)]
+        row |= _mean_and_median("own_px", moved)
+        photo = {f"person_{field}": getattr(owner, field) for field in _FIELDS}
         mirrored = _person(mirror(photo), "person")
-        row |= _mean_and_median("mirror_px", flow_round_trip(pipeline, person, mirrored))
+        row |= _mean_and_median("mirror_px", flow_round_trip(pipeline, owner, mirrored))
+        rows.append(row)
     return rows, images
 
 

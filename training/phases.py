@@ -20,7 +20,7 @@ docstrings say what is done here and why.
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -53,13 +53,7 @@ from garment_transfer.models.parsing import (
 )
 from garment_transfer.models.regrowth import RegrowthNetwork
 from garment_transfer.models.teachers import TryOnParsingNetwork, reserved_planes, shop_parsing
-from garment_transfer.models.warping import (
-    Flows,
-    WarpingNetwork,
-    fill_garment,
-    sample as sample_garment,
-)
-from garment_transfer.runtime.photos import COLOURS
+from garment_transfer.models.warping import Flows, WarpingNetwork
 from garment_transfer.training.data import Batch, Fields, Photos, Snapshots, Transfers
 from garment_transfer.training.lighting import relit
 from garment_transfer.training.losses import (
@@ -78,7 +72,6 @@ from garment_transfer.training.losses import (
 from garment_transfer.training.synthetic.snapshots import UNKNOWN
 
 _Weight = Annotated[float, Meta(ge=0)]
-_N = TypeVar("_N", bound=nn.Module)
 
 
 class Weights(Struct, frozen=True, forbid_unknown_fields=True):
@@ -118,14 +111,11 @@ class Knowledge:
     weights: Weights = field(default_factory=Weights)
     networks: Mapping[str, nn.Module] = field(default_factory=dict)
 
-    def network(self, name: str, kind: type[_N]) -> _N:
-        """A network by name, of the class that it is known to have."""
-        network = self.networks[name]
-        assert isinstance(network, kind)
-        return network
 
-
-Loss = Callable[[Any, Any, Knowledge], tuple[Tensor, Scalars]]
+#: What a step minimises, what it logs, and a function that gives pictures for the log: images,
+#: uint8 [N,H,W,3], and parsings, [N,H,W], side by side.
+Step = tuple[Tensor, Scalars, Callable[[], list[Tensor]]]
+Loss = Callable[[Any, Any, Knowledge], Step]
 
 
 @dataclass(frozen=True)
@@ -134,24 +124,19 @@ class Phase:
 
     Attributes:
         network: whose weights it trains, a key of `NETWORKS`.
-        loss: from the network, a batch and `Knowledge`: what is minimised, and what is logged.
-        picture: from the same: columns of pictures, uint8 [N,H,W,3] each.
+        loss: from the network, a batch and `Knowledge`.
         batch: the type that `loss` takes.
         after: the phase whose result it starts from; from fresh weights if empty.
         teachers: the networks it learns from, each with the weights that make it needed; always
             needed if there are none.
-        shop: whether it needs the garments in the shop itself. A phase that learns from a teacher
-            needs them too, for the teacher.
         frozen: the part of the network that is left as it is.
     """
 
     network: str
     loss: Loss
-    picture: Callable[[Any, Any, Knowledge], list[Tensor]]
     batch: type[Fields] = Photos
     after: str = ""
     teachers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    shop: bool = False
     frozen: str = ""
 
     def needed(self, weights: Weights) -> list[str]:
@@ -163,8 +148,8 @@ class Phase:
         ]
 
     def needs_shop(self, weights: Weights) -> bool:
-        """Whether it needs the garments in the shop under these weights."""
-        return self.shop or any(name.startswith("try_on") for name in self.needed(weights))
+        """Whether it needs the garments in the shop, which teachers see, under these weights."""
+        return any(name.startswith("try_on") for name in (self.network, *self.needed(weights)))
 
 
 # parsing
@@ -175,17 +160,14 @@ def _labels(logits: Tensor, parsing: Tensor) -> Tensor:
     return merge(logits.detach().contiguous(memory_format=torch.channels_last), parsing)
 
 
-def _ious(logits: Tensor, parsing: Tensor, truth: Tensor) -> Scalars:
-    labels = _labels(logits, parsing)
+def _ious(labels: Tensor, truth: Tensor) -> Scalars:
     return {
         "garment_iou": intersection_over_union(labels, truth, GARMENT),
         "skin_iou": intersection_over_union(labels, truth, SKIN),
     }
 
 
-def _try_on_parsing(
-    network: TryOnParsingNetwork, batch: Photos, knowledge: Knowledge
-) -> tuple[Tensor, Scalars]:
+def _try_on_parsing(network: TryOnParsingNetwork, batch: Photos, knowledge: Knowledge) -> Step:
     """`T_p` teaches itself: a person's own garment, at once or after a random one, is their photo.
 
     At once it must not see the lower garment, whose upper end is the answer. A random garment
@@ -209,7 +191,8 @@ def _try_on_parsing(
     told = (torch.rand(len(reserved), 1, 1, 1) < 0.8).to(reserved.device)
     known = [None if p is None else p * told for p in places]
     logits = network.reason_planes(reserved, densepose, mask, *known).logits
-    scalars = _ious(logits, parsing, batch.person_reference)
+    labels = _labels(logits, parsing)
+    scalars = _ious(labels, batch.person_reference)
     loss = torch.zeros((), device=logits.device)
     for name, part, weight in (
         ("own", slice(round_trip, None), 1.0),
@@ -219,7 +202,8 @@ def _try_on_parsing(
             entropy = parsing_loss(logits[part], batch.person_reference[part], parsing[part])
             loss = loss + weight * entropy
             scalars[name] = entropy.item()
-    return loss, scalars
+    shop_image = _given(batch.person_shop_image)
+    return loss, scalars, lambda: [batch.person_image, shop_image, labels, batch.person_reference]
 
 
 @contextlib.contextmanager
@@ -285,7 +269,8 @@ def _teach(batch: Photos, knowledge: Knowledge) -> Reasoned:
 
     Somebody's own garment given back need not be asked of it: the photo says what comes of that.
     """
-    teacher = knowledge.network("try_on_parsing", TryOnParsingNetwork)
+    teacher = knowledge.networks["try_on_parsing"]
+    assert isinstance(teacher, TryOnParsingNetwork)
     weights, densepose = knowledge.weights, batch.person_densepose
     with torch.no_grad():
         # it has seen lower garments that end anywhere in its cycle alone
@@ -308,27 +293,23 @@ def _study(network: ParsingNetwork, batch: Photos) -> Reasoned:
     )
 
 
-def _transfer_parsing(
-    network: ParsingNetwork, batch: Photos, knowledge: Knowledge
-) -> tuple[Tensor, Scalars]:
+def _transfer_parsing(network: ParsingNetwork, batch: Photos, knowledge: Knowledge) -> Step:
     """`S_p` learns from `T_p`, which sees in the shop what it has to see on another body."""
     weights = knowledge.weights
     student, teacher = _study(network, batch), _teach(batch, knowledge)
     response = response_loss(student.logits, teacher.logits, batch.person_parsing)
     feature = feature_loss(student.features, teacher.features)
     loss = weights.response * response + weights.feature * feature
-    labels = _labels(teacher.logits, batch.person_parsing)
-    ious = _ious(student.logits, batch.person_parsing, labels)
-    return loss, {
+    own, taught = (_labels(x.logits, batch.person_parsing) for x in (student, teacher))
+    scalars = {
         "response": response.item(),
         "feature": feature.item(),
-        **{f"teacher_{name}": value for name, value in ious.items()},
+        **{f"teacher_{name}": value for name, value in _ious(own, taught).items()},
     }
+    return loss, scalars, lambda: [batch.person_image, batch.garment_image, own, taught]
 
 
-def _self_study(
-    network: ParsingNetwork, batch: Photos, knowledge: Knowledge
-) -> tuple[Tensor, Scalars]:
+def _self_study(network: ParsingNetwork, batch: Photos, knowledge: Knowledge) -> Step:
     """`S_p` gives its own transfer back to the garment's owner, whose parsing is known.
 
     Before that the owner is put into the person's garment, by `S_p` too: a map of them that still
@@ -350,22 +331,23 @@ def _self_study(
     ).logits
     hard = parsing_loss(back, batch.garment_reference, batch.garment_parsing)
     loss = weights.hard * hard
-    ious = _ious(back, batch.garment_parsing, batch.garment_reference)
-    scalars = {"hard": hard.item(), **ious}
+    labels = _labels(back, batch.garment_parsing)
+    scalars = {"hard": hard.item(), **_ious(labels, batch.garment_reference)}
     if weights.response:
         teacher = _teach(batch, knowledge)
         response = response_loss(there.logits, teacher.logits, batch.person_parsing)
         loss = loss + weights.response * response
         scalars["response"] = response.item()
-    return loss, scalars
+    return loss, scalars, lambda: [batch.garment_image, dressed, labels, batch.garment_reference]
 
 
-def _supervised_parsing(
-    network: ParsingNetwork, batch: Transfers, knowledge: Knowledge
-) -> tuple[Tensor, Scalars]:
+def _supervised_parsing(network: ParsingNetwork, batch: Transfers, knowledge: Knowledge) -> Step:
     logits = network.reason(*batch.maps)
     loss = parsing_loss(logits, batch.true_parsing, batch.person_parsing)
-    return loss, _ious(logits, batch.person_parsing, batch.true_parsing)
+    labels = _labels(logits, batch.person_parsing)
+    people = batch.person_image, batch.garment_image
+    scalars = _ious(labels, batch.true_parsing)
+    return loss, scalars, lambda: [*people, labels, batch.true_parsing]
 
 
 # warping
@@ -399,7 +381,8 @@ def worn_content(image: Tensor, mask: Tensor, places: Tensor) -> Content:
 
 def taught_content(batch: Photos, knowledge: Knowledge, parsing: Tensor, who: Tensor) -> Content:
     """`T_w` puts the owner's garment from the shop on somebody: [N,H,W] parsing, their IUV."""
-    teacher = knowledge.network("try_on_warping", WarpingNetwork)
+    teacher = knowledge.networks["try_on_warping"]
+    assert isinstance(teacher, WarpingNetwork)
     with torch.no_grad():
         shop = shop_parsing(_given(batch.garment_shop_mask))
         image = _given(batch.garment_shop_image)
@@ -421,9 +404,7 @@ def moved_content(content: Content, flows: Flows, parsing: Tensor) -> Content:
     return Content(filled * target, target)
 
 
-def _try_on_warping(
-    network: WarpingNetwork, batch: Photos, knowledge: Knowledge
-) -> tuple[Tensor, Scalars]:
+def _try_on_warping(network: WarpingNetwork, batch: Photos, knowledge: Knowledge) -> Step:
     """`T_w` teaches itself: the shop's garment on the person who wears it looks as in the photo.
 
     Where a data set says which place of the cloth a photo and the shop's picture show, the two
@@ -453,13 +434,21 @@ def _try_on_warping(
         loss = loss + 8 * annotated * (wanted + worn)
         scalars["places_dm"] = distance.item()
         scalars |= {"worn_dm": worn.item(), "wanted_dm": wanted.item()}
-    return loss, scalars
+    return loss, scalars, lambda: [image, _moved(image, shop, flows, wearing), batch.person_image]
+
+
+def _moved(image: Tensor, parsing: Tensor, flows: Flows, target: Tensor) -> Tensor:
+    """The garment of a photo moved, complete in the target's garment: uint8 [N,H,W,3]."""
+    mask = one_hot(parsing, (GARMENT,))
+    return float_to_image(
+        moved_content(Content(image_to_float(image) * mask, mask), flows, target).image
+    )
 
 
 def reasoned_transfer(batch: Batch, knowledge: Knowledge) -> Tensor:
     """The person in the owner's garment as `S_p` reasons it: uint8 [N,H,W]."""
     with torch.no_grad():
-        return knowledge.network("parsing", ParsingNetwork)(*batch.maps)[0]
+        return knowledge.networks["parsing"](*batch.maps)[0]
 
 
 def _half_rough(parsing: Tensor, rough: Tensor) -> Tensor:
@@ -473,20 +462,18 @@ def _worn_flows(network: WarpingNetwork, batch: Batch, transfer: Tensor) -> Flow
     return network.flows(*batch.garment, transfer, batch.person_densepose)
 
 
-def _aligning(
-    network: WarpingNetwork, batch: Photos, knowledge: Knowledge
-) -> tuple[Tensor, Scalars]:
+def _aligning(network: WarpingNetwork, batch: Photos, knowledge: Knowledge) -> Step:
     """`S_w`'s STN brings the worn garment onto the target region as well as an affine can."""
     transfer = reasoned_transfer(batch, knowledge)
     flows = _worn_flows(network, batch, transfer)
     mask, target = (one_hot(p, (GARMENT,)) for p in (batch.garment_parsing, transfer))
     shape = shape_loss(flows, mask, target, aligning=True)
-    return knowledge.weights.shape * shape, {"shape": shape.item()}
+    garment = image_to_float(batch.garment_image) * mask
+    loss, scalars = knowledge.weights.shape * shape, {"shape": shape.item()}
+    return loss, scalars, lambda: [transfer, float_to_image(affine_warp(garment, flows.affine))]
 
 
-def _warping(
-    network: WarpingNetwork, batch: Photos, knowledge: Knowledge
-) -> tuple[Tensor, Scalars]:
+def _warping(network: WarpingNetwork, batch: Photos, knowledge: Knowledge) -> Step:
     """`S_w` learns from `T_w`, which warps the same garment from the shop onto the same shape.
 
     A flow of `S_w` is right where it leads to the place of the cloth that `T_w` has there. Which
@@ -503,6 +490,7 @@ def _warping(
     if network.aligning is not None:
         loss = loss + weights.shape * shape_loss(flows, mask, target, aligning=True)
     scalars = {"shape": shape.item(), "bending": bending.item()}
+    columns = [batch.person_image, batch.garment_image]
     if weights.content:
         taught = taught_content(batch, knowledge, transfer, batch.person_densepose)
         places = annotation(batch.garment_places, weights)
@@ -525,7 +513,9 @@ def _warping(
             "content_colours": colours.item(),
             "heads_dm": heads.item() / 2,
         }
-    return loss, scalars
+        columns.append(float_to_image(taught.image[:, :3]))
+    owner = batch.garment_image, batch.garment_parsing
+    return loss, scalars, lambda: [*columns, _moved(*owner, flows, transfer)]
 
 
 def _as_kept(batch: Batch, parsing: Tensor) -> Tensor:
@@ -536,9 +526,7 @@ def _as_kept(batch: Batch, parsing: Tensor) -> Tensor:
     return torch.where(is_kept(batch.person_parsing), batch.person_parsing, parsing)
 
 
-def _supervised_warping(
-    network: WarpingNetwork, batch: Transfers, knowledge: Knowledge
-) -> tuple[Tensor, Scalars]:
+def _supervised_warping(network: WarpingNetwork, batch: Transfers, knowledge: Knowledge) -> Step:
     transfer = _half_rough(_as_kept(batch, batch.true_parsing), batch.rough_truth)
     flows = _worn_flows(network, batch, transfer)
     position, distance = flow_loss(flows, batch.true_flow, batch.flow_valid)
@@ -547,12 +535,14 @@ def _supervised_warping(
     bending = smoothness(flows.levels[-1])
     # a pixel is about 0.04 decimetres
     loss = position + 0.25 * bending + 8 * (worn + wanted)
-    return loss, {
+    scalars = {
         "distance_px": distance.item(),
         "worn_dm": worn.item(),
         "wanted_dm": wanted.item(),
         "bending": bending.item(),
     }
+    owner = batch.garment_image, batch.garment_parsing
+    return loss, scalars, lambda: [*owner, _moved(*owner, flows, transfer), batch.true_image]
 
 
 # regrowth
@@ -600,46 +590,45 @@ def erased(batch: Photos, knowledge: Knowledge) -> tuple[Tensor, Tensor]:
     return parsing, float_to_image(image)
 
 
-def _regrown(
-    network: RegrowthNetwork, batch: Photos, knowledge: Knowledge
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Erased photo uint8 [N,H,W,3], the network's image, what it painted, the target's skin."""
-    parsing, image = erased(batch, knowledge)
-    target = _half_rough(_as_kept(batch, batch.person_reference), batch.person_parsing)
-    garment = batch.person_image * (target == GARMENT)[..., None]
-    body = batch.person_densepose
-    painted_image, painted = network.paint(image, parsing, body, target, garment)
-    return image, painted_image, painted, one_hot(target, (SKIN,))
+def _painting(
+    network: RegrowthNetwork,
+    person: tuple[Tensor, Tensor, Tensor],
+    target: Tensor,
+    truth: Tensor,
+) -> Step:
+    """Image, parsing and DensePose of a person, painted by a target's parsing [N,H,W].
+
+    The garment of the truth, uint8 [N,H,W,3], stands in for the warped one: it is copied, never
+    painted.
+    """
+    garment = truth * (target == GARMENT)[..., None]
+    image, painted = network.paint(*person, target, garment)
+    skin = one_hot(target, (SKIN,))
+    loss, scalars = painting_loss(image, image_to_float(truth), painted, skin)
+    return loss, scalars, lambda: [person[0], float_to_image(image), truth]
 
 
-def _regrowth(
-    network: RegrowthNetwork, batch: Photos, knowledge: Knowledge
-) -> tuple[Tensor, Scalars]:
+def _regrowth(network: RegrowthNetwork, batch: Photos, knowledge: Knowledge) -> Step:
     """Arms erased from a photo as by longer sleeves grow back: the photo is the truth.
 
     In another light, since rendered skin has less contrast than that of photos.
     """
     batch = replace(batch, person_image=relit(batch.person_image, batch.person_reference))
-    _, image, painted, skin = _regrown(network, batch, knowledge)
-    return painting_loss(image, image_to_float(batch.person_image), painted, skin)
+    parsing, seen = erased(batch, knowledge)
+    target = _half_rough(_as_kept(batch, batch.person_reference), batch.person_parsing)
+    person = seen, parsing, batch.person_densepose
+    return _painting(network, person, target, batch.person_image)
 
 
-def _supervised_regrowth(
-    network: RegrowthNetwork, batch: Transfers, knowledge: Knowledge
-) -> tuple[Tensor, Scalars]:
+def _supervised_regrowth(network: RegrowthNetwork, batch: Transfers, knowledge: Knowledge) -> Step:
     transfer = _as_kept(batch, batch.true_parsing)
-    # the truth's own garment stands in for the warped one: it is copied, never painted
-    garment = (batch.true_image * (transfer == GARMENT)[..., None]).to(torch.uint8)
-    image, painted = network.paint(*batch.person, transfer, garment)
-    return painting_loss(
-        image, image_to_float(batch.true_image), painted, one_hot(transfer, (SKIN,))
-    )
+    return _painting(network, batch.person, transfer, batch.true_image)
 
 
 # maps
 
 
-def _maps(network: MapsNetwork, batch: Snapshots, knowledge: Knowledge) -> tuple[Tensor, Scalars]:
+def _maps(network: MapsNetwork, batch: Snapshots, knowledge: Knowledge) -> Step:
     """Parsing and DensePose from the photo alone; the renderer's own are the truth.
 
     Parts and charts have half the size: each step compares them at one of every four pixels, at
@@ -668,112 +657,24 @@ def _maps(network: MapsNetwork, batch: Snapshots, knowledge: Knowledge) -> tuple
         "charts": charts.item(),
         "garment_iou": intersection_over_union(labels, truth, GARMENT),
     }
-    return entropy + 0.5 * dice + 0.5 * parts + 0.25 * charts, scalars
-
-
-# pictures for the log
-
-
-def _show_maps(network: MapsNetwork, batch: Snapshots, knowledge: Knowledge) -> list[Tensor]:
-    parsing, *_ = network(batch.image)
-    return [batch.image, coloured(parsing), coloured(batch.parsing % UNKNOWN)]
-
-
-def _show_try_on_parsing(
-    network: TryOnParsingNetwork, batch: Photos, knowledge: Knowledge
-) -> list[Tensor]:
-    reserved = reserved_planes(batch.person_parsing, batch.person_densepose, lower=False)
-    columns = [batch.person_image, coloured(batch.person_reference)]
-    for role in ("person", "garment"):
-        shop = _shop(batch, role, knowledge.weights)
-        reasoned = network.reason_planes(reserved, batch.person_densepose, *shop)
-        image = _given(getattr(batch, f"{role}_shop_image"))
-        columns += [image, coloured(merge(reasoned.logits, batch.person_parsing))]
-    return columns
-
-
-def _show_parsing(network: ParsingNetwork, batch: Batch, knowledge: Knowledge) -> list[Tensor]:
-    transfer, _ = network(*batch.maps)
-    columns = [batch.person_image, batch.garment_image, coloured(transfer)]
-    if isinstance(batch, Transfers):
-        return [*columns, coloured(batch.true_parsing)]
-    if isinstance(batch, Photos) and "try_on_parsing" in knowledge.networks:
-        teacher = merge(_teach(batch, knowledge).logits, batch.person_parsing)
-        columns += [_given(batch.garment_shop_image), coloured(teacher)]
-    return columns
-
-
-def _show_try_on_warping(
-    network: WarpingNetwork, batch: Photos, knowledge: Knowledge
-) -> list[Tensor]:
-    image, shop = _given(batch.person_shop_image), shop_parsing(_given(batch.person_shop_mask))
-    places = annotation(batch.person_shop_places, knowledge.weights)
-    wearing = batch.person_parsing
-    bodiless = torch.zeros_like(image)
-    flows = network.flows(image, shop, bodiless, wearing, batch.person_densepose, places)
-    moved = fill_garment(sample_garment(image, shop, flows)[0]) * one_hot(wearing, (GARMENT,))
-    return [image, float_to_image(moved), batch.person_image]
-
-
-def _show_warping(network: WarpingNetwork, batch: Batch, knowledge: Knowledge) -> list[Tensor]:
-    expected = []
-    if isinstance(batch, Transfers):
-        transfer, expected = batch.rough_truth, [batch.true_image]
-    else:
-        transfer = reasoned_transfer(batch, knowledge)
-    if isinstance(batch, Photos) and "try_on_warping" in knowledge.networks:
-        taught = taught_content(batch, knowledge, transfer, batch.person_densepose)
-        expected = [float_to_image(taught.image[:, :3])]
-    warped, *_ = network(*batch.garment, transfer, batch.person_densepose)
-    return [batch.person_image, batch.garment_image, warped, *expected]
-
-
-def _show_aligning(network: WarpingNetwork, batch: Photos, knowledge: Knowledge) -> list[Tensor]:
-    transfer = reasoned_transfer(batch, knowledge)
-    flows = _worn_flows(network, batch, transfer)
-    still = Flows(**{**vars(flows), "levels": [torch.zeros_like(f) for f in flows.levels]})
-    moved, _ = sample_garment(batch.garment_image, batch.garment_parsing, still)
-    image = float_to_image(fill_garment(moved) * (moved[:, 3:] > 0))
-    return [batch.person_image, batch.garment_image, coloured(transfer), image]
-
-
-def _show_regrowth(network: RegrowthNetwork, batch: Photos, knowledge: Knowledge) -> list[Tensor]:
-    seen, image, _, _ = _regrown(network, batch, knowledge)
-    return [seen, float_to_image(image), batch.person_image]
-
-
-def _show_supervised_regrowth(
-    network: RegrowthNetwork, batch: Transfers, knowledge: Knowledge
-) -> list[Tensor]:
-    transfer = _as_kept(batch, batch.true_parsing)
-    garment = batch.true_image * (transfer == GARMENT)[..., None]
-    image = network(*batch.person, transfer, garment)
-    return [batch.person_image, image, batch.true_image]
-
-
-def coloured(parsing: Tensor) -> Tensor:
-    """A picture, uint8 [N,H,W,3], of class ids [N,H,W]."""
-    return torch.tensor(COLOURS, dtype=torch.uint8, device=parsing.device)[parsing.long()]
+    loss = entropy + 0.5 * dice + 0.5 * parts + 0.25 * charts
+    return loss, scalars, lambda: [batch.image, labels % UNKNOWN, truth % UNKNOWN]
 
 
 PHASES = {
-    "try-on-parsing": Phase("try_on_parsing", _try_on_parsing, _show_try_on_parsing, shop=True),
-    "transfer-parsing": Phase(
-        "parsing", _transfer_parsing, _show_parsing, teachers={"try_on_parsing": ()}
-    ),
+    "try-on-parsing": Phase("try_on_parsing", _try_on_parsing),
+    "transfer-parsing": Phase("parsing", _transfer_parsing, teachers={"try_on_parsing": ()}),
     "self-study": Phase(
         "parsing",
         _self_study,
-        _show_parsing,
         after="transfer-parsing",
         teachers={"try_on_parsing": ("response",)},
     ),
-    "try-on-warping": Phase("try_on_warping", _try_on_warping, _show_try_on_warping, shop=True),
-    "aligning": Phase("warping", _aligning, _show_aligning, teachers={"parsing": ()}),
+    "try-on-warping": Phase("try_on_warping", _try_on_warping),
+    "aligning": Phase("warping", _aligning, teachers={"parsing": ()}),
     "warping": Phase(
         "warping",
         _warping,
-        _show_warping,
         after="aligning",
         teachers={"parsing": (), "try_on_warping": ("content",)},
         frozen="aligning",
@@ -781,17 +682,14 @@ PHASES = {
     "warping-joint": Phase(
         "warping",
         _warping,
-        _show_warping,
         after="warping",
         teachers={"parsing": (), "try_on_warping": ("content",)},
     ),
-    "regrowth": Phase("regrowth", _regrowth, _show_regrowth),
-    "maps": Phase("maps", _maps, _show_maps, Snapshots),
-    "supervised-parsing": Phase("parsing", _supervised_parsing, _show_parsing, Transfers),
-    "supervised-warping": Phase("warping", _supervised_warping, _show_warping, Transfers),
-    "supervised-regrowth": Phase(
-        "regrowth", _supervised_regrowth, _show_supervised_regrowth, Transfers
-    ),
+    "regrowth": Phase("regrowth", _regrowth),
+    "maps": Phase("maps", _maps, Snapshots),
+    "supervised-parsing": Phase("parsing", _supervised_parsing, Transfers),
+    "supervised-warping": Phase("warping", _supervised_warping, Transfers),
+    "supervised-regrowth": Phase("regrowth", _supervised_regrowth, Transfers),
 }
 
 #: The method: its phases in their order. Which later phase gives what an earlier one is named for:

@@ -30,7 +30,6 @@ from garment_transfer.runtime.photos import (
     read_indices,
     read_meta,
     read_photo,
-    read_rgb,
     write_meta,
     write_rgb,
 )
@@ -79,8 +78,6 @@ def open_photos(
 
 class VitonPhotos:
     """A data set in VITON's layout: a `PhotoSet`. Everything is checked when it is opened."""
-
-    name = "viton"
 
     def __init__(
         self, folder: Path, label_set: str | None = None, densepose: str | None = None
@@ -133,15 +130,24 @@ class VitonPhotos:
         """Sizes and label ids of every file."""
         sizes: dict[Path, tuple[int, int]] = {}
         labels = LABEL_SETS.get(self._label_set)
-        paths = [path for photo in self._photos for path in photo.values()]
-        for path in tqdm(paths, desc="checking", unit="file", mininterval=2, disable=None):
+        files = [file for photo in self._photos for file in photo.items()]
+        for key, path in tqdm(files, desc="checking", unit="file", mininterval=2, disable=None):
+            name = path.relative_to(folder)
             try:
                 sizes[path] = _size(path)
+                if key == "parse" and labels is not None:
+                    found = np.unique(read_indices(path, label_set=labels)).tolist()
+                    unknown = sorted(set(found) - {*labels.classes, IGNORED})
+                    if unknown:
+                        problems.append(
+                            f"{name} has ids that label set {labels.name} does not have: "
+                            f"{', '.join(map(str, unknown))}"
+                        )
+            except InputError as error:
+                problems.append(str(error))
             except Exception as error:
-                problems.append(f"{path.relative_to(folder)} cannot be read: {error}")
-        counts = Counter(sizes.values())
-        if counts:
-            (height, width), _ = counts.most_common(1)[0]
+                problems.append(f"{name} cannot be read: {error}")
+        for (height, width), _ in Counter(sizes.values()).most_common(1):
             problems += [
                 f"{path.relative_to(folder)} is {size[0]}x{size[1]}, most are {height}x{width}"
                 for path, size in sizes.items()
@@ -151,37 +157,14 @@ class VitonPhotos:
                 problems.append(
                     f"the size {height}x{width} (height x width) is not divisible by 32"
                 )
-        for photo in self._photos:
-            if labels is None or photo.get("parse") not in sizes:
-                continue
-            try:
-                found = np.unique(read_indices(photo["parse"], label_set=labels)).tolist()
-            except InputError as error:
-                problems.append(str(error))
-                continue
-            unknown = set(found) - {*labels.classes, IGNORED}
-            if unknown:
-                problems.append(
-                    f"{photo['parse'].relative_to(folder)} has ids that label set {labels.name} "
-                    f"does not have: {', '.join(map(str, sorted(unknown)))}"
-                )
 
     def __len__(self) -> int:
         return len(self._photos)
 
     def __getitem__(self, index: int) -> dict[str, NDArray]:
         files = self._photos[index]
-        densepose = files["densepose"]
-        person = Person.from_arrays(
-            read_photo(files["image"]),
-            read_indices(files["parse"], label_set=LABEL_SETS[self._label_set]),
-            np.load(densepose, allow_pickle=False)
-            if densepose.suffix == ".npy"
-            else read_rgb(densepose),
-            self._label_set,
-            self._encoding,
-            name=files["image"].stem,
-        )
+        maps = files["parse"], files["densepose"]
+        person = Person.from_files(files["image"], *maps, self._label_set, self._encoding)
         photo = _photo(person)
         if self.has_shop:
             with Image.open(files["shop_mask"]) as mask:
@@ -197,7 +180,6 @@ class PeoplePhotos:
         InputError: lists every person that cannot be read.
     """
 
-    name = "people"
     has_shop = False
 
     def __init__(self, folder: Path, size: tuple[int, int]) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -23,16 +23,16 @@ from garment_transfer.models.checkpoint import (
     settings_of,
 )
 from garment_transfer.models.presets import PRESETS, build_network
+from garment_transfer.runtime.photos import COLOURS
 from garment_transfer.training.data import (
     Fields,
-    Groups,
     PhotoBatches,
     PhotoSet,
+    Shards,
     SnapshotBatches,
     Snapshots,
     TransferBatches,
     Transfers,
-    Views,
 )
 from garment_transfer.training.phases import LEARNT_IN, METHOD, PHASES, Knowledge, Phase, Weights
 from garment_transfer.training.photos import open_photos
@@ -114,9 +114,9 @@ def open_data(config: TrainingConfig, photos: PhotoSet | None = None) -> AnyBatc
     """
     phase = _phase(config)
     if phase.batch is Transfers:
-        return TransferBatches(Groups(config.data), config.batch, config.seed)
+        return TransferBatches(Shards(config.data), config.batch, config.seed)
     if phase.batch is Snapshots:
-        return SnapshotBatches(Views(config.data), config.batch, config.seed, config.size)
+        return SnapshotBatches(config.data, config.batch, config.seed, config.size)
     if photos is None:
         photos = open_photos(config.data, config.label_set, config.densepose, config.size)
     if phase.needs_shop(config.weights) and not photos.has_shop:
@@ -127,19 +127,12 @@ def open_data(config: TrainingConfig, photos: PhotoSet | None = None) -> AnyBatc
         ]
         raise TrainingError(
             Code.CONFIG_INVALID,
-            f"phase {config.phase} needs the garments in the shop, which {config.data} "
-            f"({photos.name}) lacks",
-            fix=", or ".join([*why, _SHOP_FIX[photos.name]]),
+            f"phase {config.phase} needs the garments in the shop, which {config.data} lacks",
+            expected="rendered people, or a data set in VITON's layout with the folders cloth and "
+            "cloth-mask",
+            fix=", or ".join(why),
         )
     return PhotoBatches(photos, config.batch, config.seed)
-
-
-_SHOP_FIX = {
-    "rendered": "`garment-transfer train` without --data renders them, and into shards that have "
-    "the people alone too",
-    "viton": "add the folders cloth and cloth-mask",
-    "people": "choose data in VITON's layout, or rendered ones",
-}
 
 
 def train(
@@ -236,7 +229,7 @@ def _train(
     while step < config.steps:
         batch = next(batches).apply(lambda tensor: tensor.to(device, non_blocking=True))
         with torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16):
-            loss, scalars = phase.loss(network, batch, knowledge)
+            loss, scalars, pictures = phase.loss(network, batch, knowledge)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(learning, 5.0)
@@ -274,7 +267,7 @@ def _train(
             with replacing(state_file) as temporary:
                 torch.save(state, temporary)
             if show:
-                show(step, _picture(phase, averaged.module, batch, knowledge))
+                show(step, _picture(pictures()))
     bar.close()
     return averaged.module
 
@@ -340,18 +333,11 @@ def _channels_last(network: nn.Module) -> nn.Module:
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def _picture(
-    phase: Phase, network: nn.Module, batch: Fields, knowledge: Knowledge
-) -> NDArray[np.uint8]:
-    """A row for each of the first four samples of a batch."""
-    random = torch.get_rng_state()
-    training = network.training
-    with torch.no_grad():
-        columns = phase.picture(network.eval(), batch.apply(lambda tensor: tensor[:4]), knowledge)
-    network.train(training)
-    torch.set_rng_state(random)  # a picture must not change what is trained after it
-    rows = torch.cat(columns, dim=2).cpu()
-    return rows.flatten(0, 1).numpy()
+def _picture(columns: Sequence[Tensor]) -> NDArray[np.uint8]:
+    """A row for each of the first four samples: images [N,H,W,3] and coloured parsings [N,H,W]."""
+    colours = torch.tensor(COLOURS, dtype=torch.uint8)
+    images = [x if x.ndim == 4 else colours[x.long()] for x in (c[:4].cpu() for c in columns)]
+    return torch.cat(images, dim=2).flatten(0, 1).numpy()
 
 
 def _settings(config: TrainingConfig, phase: Phase) -> _Settings:

@@ -134,28 +134,6 @@ def test_an_error_of_the_block_names_what_cannot_be_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_an_older_folder_is_refused_on_demand(tmp_path):
-    path = tmp_path / "folder"
-
-    def once() -> None:
-        with replacing_folder(path, exist_ok=False) as folder:
-            (folder / "file").write_text("first")
-
-    once()
-    with pytest.raises(OutputError) as error:
-        once()
-    assert error.value.code == Code.OUTPUT_EXISTS
-
-    def overtaken() -> None:
-        with replacing_folder(tmp_path / "other", exist_ok=False):
-            write(tmp_path / "other", "was quicker")
-
-    with pytest.raises(OutputError, match="not empty"):
-        overtaken()
-    assert (tmp_path / "other" / "file").read_text() == "was quicker"
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["folder", "other"]
-
-
 _WRITE = """
 import sys, time
 from pathlib import Path

@@ -17,7 +17,7 @@ SIZE = (64, 64)
 def shards(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shards")
     for views in (False, True):
-        write_shards(folder, range(2), SIZE, workers=1, views=views)
+        write_shards(folder, 2, SIZE, workers=1, views=views)
     return folder
 
 

@@ -11,8 +11,8 @@ from garment_transfer.runtime import Maps, sample_bundle
 from garment_transfer.runtime.photos import Person
 from garment_transfer.training.data import (
     BUILT_IN_KEYS,
-    Groups,
     RenderedPhotos,
+    Shards,
     TransferBatches,
     mirror,
     sample_of,
@@ -147,7 +147,7 @@ def test_a_map_without_u_and_v_stays_without():
 
 
 def test_batches_are_seeded(shards):
-    groups = Groups(shards)
+    groups = Shards(shards)
     first, again, other = (next(iter(TransferBatches(groups, 4, seed))) for seed in (1, 1, 2))
     assert (first.person_image == again.person_image).all()
     assert (first.person_image != other.person_image).any()
@@ -157,11 +157,11 @@ def test_batches_are_seeded(shards):
 
 def test_a_folder_without_shards_is_named(tmp_path):
     with pytest.raises(InputError, match="holds no shards"):
-        Groups(tmp_path)
+        Shards(tmp_path)
 
 
 def test_photos_come_with_rough_maps_and_with_built_in_ones(tmp_path):
-    write_shards(tmp_path, range(1), (128, 96), workers=1)
+    write_shards(tmp_path, 1, (128, 96), workers=1)
     assert len(RenderedPhotos(tmp_path)) == 4
     write_built_in_maps(tmp_path)
     files = [tmp_path / f"shard-00000.{key}.npy" for key in BUILT_IN_KEYS]

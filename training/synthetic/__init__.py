@@ -9,22 +9,14 @@ from garment_transfer.training.synthetic.groups import (
     sample_group as sample_group,
     single_recipe as single_recipe,
     training_group as training_group,
-    training_shop as training_shop,
     write_shards as write_shards,
 )
 from garment_transfer.training.synthetic.people import (
     HELD_OUT as HELD_OUT,
     HELD_OUT_B as HELD_OUT_B,
     TRAIN as TRAIN,
-    Body as Body,
-    Distribution as Distribution,
-    Garment as Garment,
-    sample_body as sample_body,
-    sample_garment as sample_garment,
 )
 from garment_transfer.training.synthetic.render import (
-    Rendered as Rendered,
-    Shop as Shop,
     build_figure as build_figure,
     render_person as render_person,
     render_shop as render_shop,

@@ -45,7 +45,10 @@ class Mesh:
     @classmethod
     def of(cls, faces: I32, vertices: int) -> "Mesh":
         """The mesh of triangles [F, 3] over so many vertices."""
-        return cls(faces, _incidence(faces, vertices))
+        columns = np.repeat(np.arange(len(faces)), 3)
+        ones = np.ones(len(columns), np.float32)
+        shape = vertices, len(faces)
+        return cls(faces, sp.csr_matrix((ones, (faces.reshape(-1), columns)), shape=shape))
 
     def normals(self, vertices: Floats) -> Floats:
         """Area-weighted unit normals [V, 3] of the mesh with its vertices [V, 3] there."""
@@ -88,13 +91,6 @@ def grid(columns: int, rows: int) -> Mesh:
     below = i + columns
     faces = [np.stack([i, below, i + 1], 1), np.stack([i + 1, below, below + 1], 1)]
     return Mesh.of(np.concatenate(faces).astype(np.int32), columns * rows)
-
-
-def _incidence(faces: I32, vertices: int) -> sp.csr_matrix:
-    n = len(faces)
-    columns = np.repeat(np.arange(n), 3)
-    ones = np.ones(3 * n, np.float32)
-    return sp.csr_matrix((ones, (faces.reshape(-1), columns)), shape=(vertices, n))
 
 
 def smoothstep(x: Floats | np.floating, a: float, b: float) -> Floats:
@@ -155,7 +151,7 @@ def _densepose(
     The charts follow what DensePose gives on real photos: U runs down the trunk and
     the upper arms and up the thighs, V runs across. In the first charts V takes all of 0..1 on
     the visible half of a limb; the real ones take the part of it that the medians, ranges and
-    gradients of published maps show (`realism` prints them).
+    gradients of published maps show.
     """
     scores = np.zeros((len(v), 12), np.float32)
     scores[:, :8] = np.stack([weights[g] for g in _GROUPS], 1)
@@ -367,7 +363,7 @@ def anatomy() -> Anatomy:
         real_uv=real_uv,
         bridge=_bridge(v),
         torso=(arm < 0.3) & (v[:, 2] < 0.60) & (v[:, 2] > -0.5) & (head < 0.5),
-        incidence=_incidence(faces, n),
+        incidence=Mesh.of(faces, n).incidence,
         model=model,
     )
 

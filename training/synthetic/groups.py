@@ -2,8 +2,7 @@
 
 import contextlib
 import multiprocessing
-import os
-from collections.abc import Callable
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Final, Literal
@@ -36,8 +35,10 @@ from garment_transfer.training.synthetic.views import render_view, view_size
 
 Arrays = dict[str, NDArray[np.generic]]
 
-#: Names of the arrays of a group; see `training_group`.
-KEYS: Final = (
+#: Names of the arrays of a group's garments in the shop; see `training_group`.
+SHOP_KEYS: Final = ("shop_image", "shop_mask", "shop_places")
+#: Names of all arrays of a group.
+KEYS: Final[tuple[str, ...]] = (
     "image",
     "parsing",
     "rough_parsing",
@@ -45,11 +46,10 @@ KEYS: Final = (
     "flow",
     "flow_valid",
     "places",
+    *SHOP_KEYS,
 )
-#: Names of the arrays of a group's garments in the shop; see `training_shop`.
-SHOP_KEYS: Final = ("shop_image", "shop_mask", "shop_places")
 #: Names of the arrays of a group's views; see `training_views`.
-VIEW_KEYS: Final = ("view_image", "view_parsing", "view_densepose")
+VIEW_KEYS: Final[tuple[str, ...]] = ("view_image", "view_parsing", "view_densepose")
 SHARD_GROUPS: Final = 64
 #: Pairs of each set of the held-out test.
 HELD_OUT_PAIRS: Final = 256
@@ -75,7 +75,8 @@ def sample_group(
 def training_group(index: int, size: tuple[int, int] = (256, 192)) -> Arrays:
     """Group `index` (0 or more) of the training stream.
 
-    Two bodies in two garments each: four people and four transfers with their truth.
+    Two bodies in two garments each: four people and four transfers with their truth; and both
+    garments as a shop shows them.
 
     Returns:
         Arrays indexed [body, garment, ...]: `image` uint8 [2, 2, H, W, 3] RGB; `parsing` uint8
@@ -83,7 +84,9 @@ def training_group(index: int, size: tuple[int, int] = (256, 192)) -> Arrays:
         [2, 2, H, W, 3] IUV; `flow` float16 [2, 2, 2, H, W], from the person of that index to the
         other body in the same garment, (dx, dy) in pixels; `flow_valid` uint8 [2, 2, H, W]:
         0 no garment, 1 hidden in the source, 2 visible there; `places` float16 [2, 2, 3, H, W],
-        see `garment_places`.
+        see `garment_places`. Of the shop, indexed [garment, ...]: `shop_image` uint8
+        [2, H, W, 3] RGB, `shop_mask` uint8 [2, H, W] of 0 and 1, `shop_places` float16
+        [2, 3, H, W].
     """
     bodies, garments = sample_group(index)
     figures = [build_figure(body, size) for body in bodies]
@@ -92,18 +95,32 @@ def training_group(index: int, size: tuple[int, int] = (256, 192)) -> Arrays:
         [render_person(b, g, size, f, a) for g, a in zip(garments, atlases, strict=True)]
         for b, f in zip(bodies, figures, strict=True)
     ]
-    groups = []
+    photos: list[Arrays] = []
     for b, g in np.ndindex(2, 2):
         person = people[b][g]
         rng = TRAIN.rng(_ROUGH_STREAM, index, b, g)
         parsing, densepose = roughen(person, rng, TRAIN.roughness)
         flow, valid = true_flow(person, people[1 - b][g])
-        places = garment_places(person).astype(np.float16)
-        arrays = (person.image, person.parsing, parsing, densepose, flow.astype(np.float16))
-        groups.append((*arrays, valid, places))
+        photos.append(
+            {
+                "image": person.image,
+                "parsing": person.parsing,
+                "rough_parsing": parsing,
+                "rough_densepose": densepose,
+                "flow": flow.astype(np.float16),
+                "flow_valid": valid,
+                "places": garment_places(person).astype(np.float16),
+            }
+        )
+    shops = [render_shop(garment, size) for garment in garments]
     return {
-        key: np.stack(arrays).reshape(2, 2, *arrays[0].shape)
-        for key, arrays in zip(KEYS, zip(*groups, strict=True), strict=True)
+        **{
+            key: np.stack([photo[key] for photo in photos]).reshape(2, 2, *array.shape)
+            for key, array in photos[0].items()
+        },
+        "shop_image": np.stack([shop.image for shop in shops]),
+        "shop_mask": np.stack([shop.mask for shop in shops]).astype(np.uint8),
+        "shop_places": np.stack([shop.places for shop in shops]).astype(np.float16),
     }
 
 
@@ -123,22 +140,6 @@ def single_recipe(seed: int, index: int) -> tuple[Body, Garment, np.random.Gener
     """What `render_single` renders, and the generator that it returns."""
     rng = TRAIN.rng(_SINGLE_STREAM, seed, index)
     return sample_body(rng), sample_garment(rng), rng
-
-
-def training_shop(index: int, size: tuple[int, int] = (256, 192)) -> Arrays:
-    """Both garments of `training_group(index)` as a shop shows them.
-
-    Returns:
-        Arrays indexed [garment, ...]: `shop_image` uint8 [2, H, W, 3] RGB, `shop_mask` uint8
-        [2, H, W] of 0 and 1, `shop_places` float16 [2, 3, H, W], see `garment_places`.
-    """
-    _, garments = sample_group(index, TRAIN)
-    shops = [render_shop(garment, size) for garment in garments]
-    return {
-        "shop_image": np.stack([shop.image for shop in shops]),
-        "shop_mask": np.stack([shop.mask for shop in shops]).astype(np.uint8),
-        "shop_places": np.stack([shop.places for shop in shops]).astype(np.float16),
-    }
 
 
 def training_views(index: int, size: tuple[int, int] = (256, 192)) -> Arrays:
@@ -222,95 +223,73 @@ def _one_thread() -> None:
     cv2.setNumThreads(1)
 
 
-def shard_paths(
-    folder: Path, shard: int, keys: tuple[str, ...] = KEYS + SHOP_KEYS
-) -> dict[str, Path]:
+def shard_paths(folder: Path, shard: int, keys: Sequence[str] = KEYS) -> dict[str, Path]:
     """The files of a shard, one `.npy` per key."""
     return {key: folder / f"shard-{shard:05d}.{key}.npy" for key in keys}
 
 
 def write_shards(
-    folder: str | os.PathLike[str],
-    groups: range,
+    folder: Path,
+    count: int,
     size: tuple[int, int] = (256, 192),
     workers: int = 2,
     views: bool = False,
-) -> list[Path]:
-    """Render training groups into files that a training loop memory-maps.
+) -> None:
+    """Render training groups 0 to `count` - 1 into files that a training loop memory-maps.
 
-    A shard is `SHARD_GROUPS` groups, aligned to multiples of it; each key is one `.npy` with the
-    group as first axis (`np.load(path, mmap_mode="r")`). Files appear whole or not at all, and a
-    shard that is there is not rendered again. People and shop are rendered apart, so that shards
-    which lack the shop get that alone.
+    A shard is `SHARD_GROUPS` groups; each key is one `.npy` with the group as first axis
+    (`np.load(path, mmap_mode="r")`). Files appear whole or not at all, and a shard that is there
+    is not rendered again.
 
     Args:
         folder: where the shards go.
-        groups: training group indices, from a multiple of `SHARD_GROUPS` on.
+        count: groups.
         size: (H, W) in pixels.
         workers: processes that render; 1 renders in this one.
         views: render `training_views` instead, which lie beside the others.
-
-    Returns:
-        The first file (`image`, `view_image`) of every shard of `groups`, in order.
     """
     from tqdm import tqdm
 
-    if groups.step != 1 or groups.start % SHARD_GROUPS:
-        raise ValueError(f"groups must count by 1 from a multiple of {SHARD_GROUPS}, not {groups}")
-    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    shards = [
-        (first // SHARD_GROUPS, range(first, min(first + SHARD_GROUPS, groups.stop)))
-        for first in range(groups.start, groups.stop, SHARD_GROUPS)
-    ]
-    tasks: list[tuple[Callable[[int, tuple[int, int]], Arrays], int, range]] = []
-    for shard, indices in shards:
-        if views:
-            if not _complete(folder, shard, VIEW_KEYS, len(indices), view_size(size)):
-                tasks.append((training_views, shard, indices))
-            continue
-        if not _complete(folder, shard, KEYS, len(indices), size):
-            tasks.append((training_group, shard, indices))
-        else:  # it may hold more groups than are asked for, and each has its shop
-            stored = len(np.load(shard_paths(folder, shard)["image"], mmap_mode="r"))
-            indices = range(indices.start, indices.start + stored)
-        if not _complete(folder, shard, SHOP_KEYS, len(indices), size):
-            tasks.append((training_shop, shard, indices))
-    total = sum(len(indices) for *_, indices in tasks)
+    render, keys, shape = training_group, KEYS, size
+    if views:
+        render, keys, shape = training_views, VIEW_KEYS, view_size(size)
+    missing = []
+    for shard, first in enumerate(range(0, count, SHARD_GROUPS)):
+        indices = range(first, min(first + SHARD_GROUPS, count))
+        if not _complete(folder, shard, keys, len(indices), shape):
+            missing.append((shard, indices))
+    total = sum(len(indices) for _, indices in missing)
     with (
-        tqdm(total=total, desc="rendering", disable=None if tasks else True) as bar,
-        renderers(workers) if workers > 1 and tasks else contextlib.nullcontext() as pool,
+        tqdm(total=total, desc="rendering", disable=None if missing else True) as bar,
+        renderers(workers) if workers > 1 and missing else contextlib.nullcontext() as pool,
     ):
-        for render, shard, indices in tasks:
+        for shard, indices in missing:
             sizes = [size] * len(indices)
             results = pool.map(render, indices, sizes) if pool else map(render, indices, sizes)
             rendered = []
             for arrays in results:
                 rendered.append(arrays)
                 bar.update()
-            for key, path in shard_paths(folder, shard, tuple(rendered[0])).items():
+            for key, path in shard_paths(folder, shard, keys).items():
                 with replacing(path) as temporary:
                     np.save(temporary, np.stack([arrays[key] for arrays in rendered]))
-    first = (VIEW_KEYS if views else KEYS)[:1]
-    return [path for shard, _ in shards for path in shard_paths(folder, shard, first).values()]
 
 
 def _complete(
-    folder: Path, shard: int, keys: tuple[str, ...], length: int, size: tuple[int, int]
+    folder: Path, shard: int, keys: Sequence[str], length: int, size: tuple[int, int]
 ) -> bool:
     """Whether every file of a shard is there and holds at least `length` groups."""
-    for key, path in shard_paths(folder, shard, keys).items():
-        if not path.exists():
-            return False
-        stored = np.load(path, mmap_mode="r")
-        coloured = key.endswith(("image", "densepose"))
-        found = stored.shape[-3:-1] if coloured else stored.shape[-2:]
-        if found != tuple(size):
-            raise InputError(
-                Code.CONFIG_INVALID,
-                f"{path} holds pictures of {found}, not {size}",
-                fix="use another folder",
-            )
-        if len(stored) < length:
-            return False
-    return True
+    paths = shard_paths(folder, shard, keys)
+    if not all(path.exists() for path in paths.values()):
+        return False
+    # images come first; what is written last is whole only where all is
+    images, last = (np.load(paths[key], mmap_mode="r") for key in (keys[0], keys[-1]))
+    found = images.shape[-3:-1]
+    if found != tuple(size):
+        raise InputError(
+            Code.CONFIG_INVALID,
+            f"{paths[keys[0]]} holds pictures of {found}, not {size}",
+            fix="use another folder",
+        )
+    return len(last) >= length

@@ -30,6 +30,14 @@ class HairMesh:
     strand: Floats  #: [N, 2] (angle about the head / pi, way down 0..1)
     cut: Floats  #: [N] hair where >= 0
 
+    @classmethod
+    def of(
+        cls, mesh: Mesh, vertices: Floats, head: Floats, strand: Floats, cut: Floats
+    ) -> "HairMesh":
+        """From arrays of N entries in any number of axes."""
+        shaped = (vertices.reshape(-1, 3), head.reshape(-1), strand.reshape(-1, 2), cut.reshape(-1))
+        return cls(mesh, *(array.astype(np.float32) for array in shaped))
+
 
 @cache
 def _cap_topology() -> tuple[I32, Mesh]:
@@ -105,13 +113,7 @@ def cap(hair: Hair, rest: Floats, normals: Floats) -> HairMesh | None:
         lumps = sum(np.sin(c @ k[i] + rng.uniform(0, 6)) for i in range(4)) * 0.06 * hair.volume
     vertices = rest[used] + normals[used] * (thickness + lumps)[:, None]
     strand = np.stack([angle / np.pi, (0.86 - c[:, 2]) / 0.3], 1)
-    return HairMesh(
-        mesh,
-        vertices.astype(np.float32),
-        np.ones(len(c), np.float32),
-        strand.astype(np.float32),
-        cut.astype(np.float32),
-    )
+    return HairMesh.of(mesh, vertices, np.ones(len(c)), strand, cut)
 
 
 def curtain(hair: Hair, rest: Floats, eyes: Floats, shoulder: float) -> HairMesh | None:
@@ -194,16 +196,10 @@ def curtain(hair: Hair, rest: Floats, eyes: Floats, shoulder: float) -> HairMesh
     resting = np.minimum(y, surface - 0.028)
     y = np.where(towards, y + (resting - y) * below, y)
     head = 1 - smoothstep(z, chin + 0.01, shoulder - 0.02)
-    vertices = np.stack([x, y, z], -1).reshape(-1, 3)
+    vertices = np.stack([x, y, z], -1)
     strand = np.stack(np.broadcast_arrays(phi / np.pi, s), -1)
     ragged = 1 - s - np.clip(0.05 * np.abs(fine)[None, :], 0, 0.12)
-    return HairMesh(
-        grid(_COLUMNS, _ROWS),
-        vertices.astype(np.float32),
-        head.reshape(-1).astype(np.float32),
-        strand.reshape(-1, 2).astype(np.float32),
-        ragged.reshape(-1).astype(np.float32),
-    )
+    return HairMesh.of(grid(_COLUMNS, _ROWS), vertices, head, strand, ragged)
 
 
 def bun(hair: Hair, rest: Floats) -> HairMesh | None:
@@ -225,10 +221,5 @@ def bun(hair: Hair, rest: Floats) -> HairMesh | None:
     v = np.stack([x, y, 0.85 * r * np.cos(t) * bumps], -1)
     strand = np.stack([p / np.pi + t, t / np.pi + 0 * p], -1)
     n = columns * rows
-    return HairMesh(
-        Mesh.of(grid(columns, rows).faces[:, ::-1].copy(), n),
-        (centre + v).reshape(-1, 3).astype(np.float32),
-        np.ones(n, np.float32),
-        strand.reshape(-1, 2).astype(np.float32),
-        np.ones(n, np.float32),
-    )
+    mesh = Mesh.of(grid(columns, rows).faces[:, ::-1].copy(), n)
+    return HairMesh.of(mesh, centre + v, np.ones(n), strand, np.ones(n))

@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from garment_transfer.training.synthetic.anatomy import AVERAGE, Floats
+from garment_transfer.training.synthetic.anatomy import AVERAGE
 from garment_transfer.training.synthetic.shots import (
     FIRST,
     REAL,
@@ -16,6 +16,7 @@ from garment_transfer.training.synthetic.shots import (
     Roughness,
     Shot,
     sample_shot,
+    triple,
 )
 
 #: Skin in even daylight, from light to dark.
@@ -233,16 +234,11 @@ def _normal(rng: np.random.Generator, sigma: float, limit: float) -> float:
     return float(np.clip(rng.normal(0, sigma), -limit, limit))
 
 
-def _triple(values: Floats) -> tuple[float, float, float]:
-    x, y, z = (float(v) for v in values)
-    return x, y, z
-
-
 def hsv(h: float, s: float, v: float) -> Colour:
     """RGB of hue, saturation and value, each 0..1."""
     i = np.array([5.0, 3.0, 1.0])
     k = (i + (h % 1.0) * 6) % 6
-    return _triple(v - v * s * np.clip(np.minimum(k, 4 - k), 0, 1))
+    return triple(v - v * s * np.clip(np.minimum(k, 4 - k), 0, 1))
 
 
 def sample_colour(rng: np.random.Generator) -> Colour:
@@ -281,7 +277,7 @@ def sample_hair(rng: np.random.Generator, female: bool, skin: int) -> Hair:
     colour = np.clip(base * _between(rng, 0.85, 1.15) + rng.normal(0, 0.01, 3), 0.02, 0.95)
     return Hair(
         style=style,
-        colour=_triple(colour),
+        colour=triple(colour),
         length=float(rng.random()),
         volume=_between(rng, 0.008, 0.024),
         fringe=float(rng.random()) if rng.random() < 0.3 else 0.0,
@@ -346,7 +342,7 @@ _POSE_WEIGHTS: Final = {
 def _sample_arm(rng: np.random.Generator, pose: str) -> Arm:
     return Arm(
         pose=pose,
-        jitter=_triple(rng.normal(0, 0.4, 3).clip(-1, 1)),
+        jitter=triple(rng.normal(0, 0.4, 3).clip(-1, 1)),
         swivel=_normal(rng, 0.15, 0.35),
         twist=_normal(rng, 0.25, 0.6),
         curl=_between(rng, 0.08, 0.4),
@@ -394,7 +390,7 @@ def sample_body(rng: np.random.Generator, distribution: Distribution = TRAIN) ->
         slim=_between(rng, 0.85, 0.96),
         head_size=_between(rng, 0.99, 1.06),
         neck=_between(rng, 0.003, 0.02),
-        skin=_triple(skin),
+        skin=triple(skin),
         hair=sample_hair(rng, female, tone),
         lower=sample_lower(rng, female),
         arms=sample_arms(rng),
@@ -418,7 +414,7 @@ def sample_body(rng: np.random.Generator, distribution: Distribution = TRAIN) ->
         light=(_normal(rng, 0.25, 0.5), _between(rng, 0.4, 0.9), 1.0),
         contrast=_between(rng, 0.08, 0.22),
         exposure=_between(rng, 0.97, 1.03),
-        background=_triple(background),
+        background=triple(background),
         gradient=_normal(rng, 0.05, 0.12),
         makeup=float(rng.random()) if female else 0.12 * float(rng.random()),
         eyes=eyes[int(rng.choice(4, p=[0.45, 0.25, 0.18, 0.12]))],

@@ -65,8 +65,17 @@ def _target(
     def vec(x: float, y: float, h: float) -> Floats:
         return (np.array([x, y, h]) * out).astype(np.float32)
 
-    hip = z(0.06)
-    wide, front, back = body(hip)
+    # where the trunk is measured that a hand lies on
+    heights = {
+        "akimbo": 0.11 + 0.09 * s,
+        "thigh": -0.02,
+        "across": 0.08 + 0.20 * s,
+        "crossed": 0.32,
+        "front": 0.02 + 0.08 * s,
+        "chest": 0.44 + 0.06 * s,
+    }
+    level = z(heights.get(arm.pose, 0.06))
+    wide, front, back = body(level)
     x0 = abs(float(shoulder[0]))
     if arm.pose == "down":
         x = max(x0 + reach * (0.02 + 0.22 * s), wide + 0.045)
@@ -75,43 +84,30 @@ def _target(
         return at(x, y, float(shoulder[2]) - drop), vec(0.35, 1, 0), vec(-1, 0.35, 0)
     if arm.pose == "wide":
         x = x0 + reach * (0.25 + 0.3 * s)
+        y = float(shoulder[1]) - 0.03
         drop = np.sqrt(max(reach**2 * 0.96 - (x - x0) ** 2, 0.01))
-        return (
-            at(x, float(shoulder[1]) - 0.03, float(shoulder[2]) - drop),
-            vec(0.4, 1, 0),
-            vec(-1, 0.2, 0),
-        )
+        return at(x, y, float(shoulder[2]) - drop), vec(0.4, 1, 0), vec(-1, 0.2, 0)
     if arm.pose == "akimbo":
-        h = z(0.11 + 0.09 * s)
-        wide, front, back = body(h)
         y = 0.85 * back if behind(arm) else 0.25 * front + 0.02
-        return at(wide + 0.04, y, h), vec(1, 0.35 - 0.3 * s, 0), vec(-1, 0.1, 0)
+        return at(wide + 0.04, y, level), vec(1, 0.35 - 0.3 * s, 0), vec(-1, 0.1, 0)
     if arm.pose == "pocket":
-        return (at(wide * 0.94, 0.55 * front, z(0.05)), vec(0.8, 1, 0), vec(-1, 0.3, 0))
+        return at(wide * 0.94, 0.55 * front, z(0.05)), vec(0.8, 1, 0), vec(-1, 0.3, 0)
     if arm.pose == "thigh":
-        h = z(-0.02)
-        wide, front, back = body(h)
-        return at(wide * 0.92 + 0.02, front - 0.06, h), vec(1, 0.25, 0), vec(-0.2, 1, 0)
+        return at(wide * 0.92 + 0.02, front - 0.06, level), vec(1, 0.25, 0), vec(-0.2, 1, 0)
     if arm.pose == "behind":
-        return (at(0.10 - 0.06 * s, back + 0.06, z(0.10 + 0.05 * s)), vec(1, 0.9, 0), vec(0, -1, 0))
+        h = z(0.10 + 0.05 * s)
+        return at(0.10 - 0.06 * s, back + 0.06, h), vec(1, 0.9, 0), vec(0, -1, 0)
     if arm.pose == "across":
-        h = z(0.08 + 0.20 * s)
-        wide, front, back = body(h)
-        return (at(0.03 - 0.08 * s, front - 0.075, h), vec(1, 0.25, -0.5), vec(-0.1, 1, 0))
+        return at(0.03 - 0.08 * s, front - 0.075, level), vec(1, 0.25, -0.5), vec(-0.1, 1, 0)
     if arm.pose == "crossed":
         h = z(0.24 + 0.03 * s + 0.02 * side)
-        wide, front, back = body(z(0.32))
         depth = 0.085 + (0.03 if side > 0 else 0.0)
         return at(-0.055, front - depth, h), vec(1, 0.0, -0.6), vec(0, 1, -0.2)
     if arm.pose == "front":
-        h = z(0.02 + 0.08 * s)
-        wide, front, back = body(h)
         depth = 0.06 + (0.025 if side > 0 else 0.0)
-        return at(0.055, front - depth, h), vec(1, 0.6, -0.2), vec(-0.5, 0.8, 0)
+        return at(0.055, front - depth, level), vec(1, 0.6, -0.2), vec(-0.5, 0.8, 0)
     if arm.pose == "chest":
-        h = z(0.44 + 0.06 * s)
-        wide, front, back = body(h)
-        return at(0.06, front - 0.075, h - 0.04), vec(1, 0.1, -1), vec(-0.2, 1, -0.2)
+        return at(0.06, front - 0.075, level - 0.04), vec(1, 0.1, -1), vec(-0.2, 1, -0.2)
     raise ValueError(f"unknown pose {arm.pose!r}")
 
 
@@ -147,22 +143,10 @@ def _pose_arm(
     full = _frame(u1, hinge1) @ _frame(u0, hinge0).T
     swing = _minimal(u0, u1)
     twist = full @ swing.T
-    angle = float(
-        np.arctan2(
-            (
-                np.array(
-                    [
-                        twist[2, 1] - twist[1, 2],
-                        twist[0, 2] - twist[2, 0],
-                        twist[1, 0] - twist[0, 1],
-                    ]
-                )
-                / 2
-            )
-            @ unit(u1),
-            (np.trace(twist) - 1) / 2,
-        )
+    axial = np.array(
+        [twist[2, 1] - twist[1, 2], twist[0, 2] - twist[2, 0], twist[1, 0] - twist[0, 1]]
     )
+    angle = float(np.arctan2((axial / 2) @ unit(u1), (np.trace(twist) - 1) / 2))
     # The shoulder's skin cannot follow a whole twist at the joint: a share of it each.
     r1 = rotation(u1, 0.35 * angle) @ swing
     forearm = _frame(w1, hinge1) @ _frame(w0, hinge0).T

@@ -70,7 +70,6 @@ class Figure:
     rest: Floats  #: [V, 3]
     trunk: cloth.Trunk
     blend: Floats  #: [V, 3, 4] skinning transforms
-    bones: Floats  #: [J, 3, 4]
     posed: Floats  #: [V, 3]
     lower: Floats  #: [V or N, 3] posed shell of trousers or skirt
     skirt: Floats | None  #: [N, 3] canonical places of a skirt
@@ -154,7 +153,6 @@ def build_figure(body: Body, size: tuple[int, int] = (256, 192)) -> Figure:
         rest,
         t,
         blend,
-        bones,
         posed,
         lower,
         skirt,
@@ -441,14 +439,12 @@ def _paint_cloth(
     """Cloth colour [P, 3] with darker seams and hems."""
     u, v, su, sv, sleeve = _chart_coordinates(attributes)
     out = np.empty((len(u), 3), np.float32)
-    t = np.flatnonzero(~sleeve)
-    s = np.flatnonzero(sleeve)
-    if len(t):
-        out[t] = texture.sample_chart(atlas.trunk, texture.TRUNK_CHART, u[t], v[t], atlas.density)
-    if len(s):
-        out[s] = texture.sample_chart(
-            atlas.sleeve, texture.SLEEVE_CHART, su[s], sv[s], atlas.density
-        )
+    for here, image, chart, x, y in (
+        (~sleeve, atlas.trunk, texture.TRUNK_CHART, u, v),
+        (sleeve, atlas.sleeve, texture.SLEEVE_CHART, su, sv),
+    ):
+        if here.any():
+            out[here] = texture.sample_chart(image, chart, x[here], y[here], atlas.density)
     neck, cuff, hem = cuts[:, 0], cuts[:, 1], cuts[:, 2]
     if garment.trim > 0:
         trim = np.asarray(garment.colours[1], np.float32)
@@ -714,7 +710,7 @@ def _camera(image: Floats, body: Body) -> U8:
         image = np.asarray(cv2.GaussianBlur(image, (0, 0), blur))
     noise = rng.standard_normal((h, w, 1), dtype=np.float32)
     image = image + noise * float(rng.uniform(0.0, 0.006))
-    return _to_bytes(image)
+    return to_bytes(image)
 
 
 def _shot_camera(image: Floats, shot: Shot) -> U8:
@@ -737,15 +733,16 @@ def _shot_camera(image: Floats, shot: Shot) -> U8:
     grain = rng.standard_normal((h, w, 1), dtype=np.float32)
     tint = rng.standard_normal((-(-h // 2), -(-w // 2), 3), dtype=np.float32)
     tint = tint.repeat(2, 0).repeat(2, 1)[:h, :w]
-    out = _to_bytes(image + shot.noise * (grain + 0.5 * tint))
-    if shot.jpeg:
-        _, data = cv2.imencode(".jpg", out[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, shot.jpeg])
+    return to_bytes(image + shot.noise * (grain + 0.5 * tint), shot.jpeg)
+
+
+def to_bytes(image: Floats, jpeg: int = 0) -> U8:
+    """Colours 0..1 as uint8 [H, W, 3], by way of a JPEG file of a quality if that is not 0."""
+    out: U8 = (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
+    if jpeg:
+        _, data = cv2.imencode(".jpg", out[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, jpeg])
         out = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)[..., ::-1]
     return np.ascontiguousarray(out)
-
-
-def _to_bytes(image: Floats) -> U8:
-    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 def _densepose(figure: Figure, size: tuple[int, int]) -> U8:
@@ -812,7 +809,7 @@ def render_person(
         depth=clean.depth,
         shell=scene.points[n : 2 * n],
         neck=neck,
-        albedo=_to_bytes(albedo),
+        albedo=to_bytes(albedo),
         others=others,
         inside=(0, size[0], 0, size[1]),
     )
@@ -984,4 +981,4 @@ def render_shop(garment: Garment, size: tuple[int, int] = (256, 192)) -> Shop:
     places = np.zeros((3, h, w), np.float32)
     corners = scene.faces[clean.face[mask]]
     places[:, mask] = _interpolate(scene.attributes[:, :3], corners, clean.bary[mask]).T
-    return Shop(_to_bytes(colour), mask, places)
+    return Shop(to_bytes(colour), mask, places)

@@ -13,6 +13,18 @@ Colour = tuple[float, float, float]  #: RGB, 0..1
 Range = tuple[float, float]
 
 
+def triple(values: np.ndarray) -> tuple[float, float, float]:
+    """Three numbers of an array as numbers of Python."""
+    x, y, z = (float(v) for v in values)
+    return x, y, z
+
+
+def direction(azimuth: float, height: float) -> tuple[float, float, float]:
+    """Where light comes from, (right, up, towards the camera), by its angles, radians."""
+    across = np.cos(height)
+    return triple(np.array([np.sin(azimuth) * across, np.sin(height), np.cos(azimuth) * across]))
+
+
 @dataclass(frozen=True)
 class Roughness:
     """How parsers and DensePose err: shares of maps, and pixels at 256 rows unless said otherwise.
@@ -75,8 +87,7 @@ FIRST: Final = Roughness(
     noise=6.0,
     noise_wave=20.0,
 )
-#: Calibrated on photos with published maps: `python -m garment_transfer.training.synthetic.realism`
-#: prints both beside each other.
+#: Calibrated on photos with published maps (docs/training.md has figures of both).
 REAL: Final = replace(
     FIRST,
     drift=(0.2, 0.9),
@@ -169,16 +180,11 @@ def sample_shot(seed: int, strangers: int) -> Shot:
     soft = between(0.4, 1.0) if studio or rng.random() < 0.5 else between(0.0, 0.5)
     azimuth = normal(0.6, 1.2) if studio else between(-1.9, 1.9)
     height = between(0.0, 1.1)
-    light = (
-        float(np.sin(azimuth) * np.cos(height)),
-        float(np.sin(height)),
-        float(np.cos(azimuth) * np.cos(height)),
-    )
     warm = normal(0.05, 0.12)
     cool = -0.6 * warm + normal(0.02, 0.05)
     grey = between(0.82, 0.97) if studio and rng.random() < 0.8 else between(0.15, 0.9)
     palette = tuple(
-        _colour(np.clip(g + rng.normal(0, s, 3), 0.02, 0.99))
+        triple(np.clip(g + rng.normal(0, s, 3), 0.02, 0.99))
         for g, s in (
             (grey, 0.008 if studio else 0.035),
             (between(0.1, 0.9), 0.06),
@@ -208,7 +214,7 @@ def sample_shot(seed: int, strangers: int) -> Shot:
                     side=int(rng.choice((-1, 1))),
                     size=float(rng.random()),
                     at=(between(-1, 1), between(-1, 1)),
-                    colour=_colour(
+                    colour=triple(
                         np.clip(between(0.03, 0.7) * rng.uniform(0.7, 1.3, 3), 0.01, 0.95)
                     ),
                     hole=bool(rng.random() < 0.4),
@@ -228,19 +234,19 @@ def sample_shot(seed: int, strangers: int) -> Shot:
         for _ in range(crowd)
     )
     return Shot(
-        light=light,
+        light=direction(azimuth, height),
         key=between(0.2, 0.6) if studio else between(0.15, 0.7),
         soft=soft,
         tints=(
-            _colour(np.array([1 + warm, 1 + 0.2 * warm, 1 - warm])),
-            _colour(np.array([1 + cool, 1.0, 1 - cool])),
+            triple(np.array([1 + warm, 1 + 0.2 * warm, 1 - warm])),
+            triple(np.array([1 + cool, 1.0, 1 - cool])),
         ),
         exposure=between(0.88, 1.08),
         gloss=between(0.02, 0.11),
         backdrop=backdrop,
         palette=palette,  # type: ignore[arg-type]
         defocus=between(0.004, 0.03) if backdrop == "leaves" or rng.random() < 0.6 else 0.0,
-        balance=_colour(1 + np.clip(rng.normal(0, 0.025, 3), -0.07, 0.07)),
+        balance=triple(1 + np.clip(rng.normal(0, 0.025, 3), -0.07, 0.07)),
         gamma=between(0.85, 1.25),
         curve=normal(0.3, 0.7),
         saturation=between(0.7, 1.2),
@@ -253,8 +259,3 @@ def sample_shot(seed: int, strangers: int) -> Shot:
         strangers=others,
         seed=int(rng.integers(2**31)),
     )
-
-
-def _colour(values: np.ndarray) -> Colour:
-    r, g, b = (float(v) for v in values)
-    return r, g, b

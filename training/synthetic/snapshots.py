@@ -23,7 +23,7 @@ from garment_transfer.bundle import (
 from garment_transfer.runtime.photos import frame
 from garment_transfer.training.synthetic.anatomy import Floats
 from garment_transfer.training.synthetic.people import HAIR_COLOURS, sample_colour
-from garment_transfer.training.synthetic.render import U8
+from garment_transfer.training.synthetic.render import U8, to_bytes
 
 #: What a parsing or a part is where nothing is known: outside the photo.
 UNKNOWN = 255
@@ -332,9 +332,4 @@ def _developed(image: Floats, rng: np.random.Generator) -> U8:
         image = image + rng.uniform(0.2, 1.2) * (image - soft)
     noise = rng.uniform(0, 0.015) if rng.random() < 0.8 else rng.uniform(0.015, 0.06)
     image = image + noise * rng.standard_normal((h, w, 3), dtype=np.float32)
-    out = (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
-    if rng.random() < 0.3:
-        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(35, 96))]
-        _, data = cv2.imencode(".jpg", out[..., ::-1], quality)
-        out = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)[..., ::-1]
-    return np.ascontiguousarray(out)
+    return to_bytes(image, int(rng.integers(35, 96)) if rng.random() < 0.3 else 0)

@@ -5,15 +5,13 @@ from dataclasses import replace
 import numpy as np
 
 from garment_transfer.training.synthetic.people import (
-    TRAIN,
     Body,
-    Distribution,
     sample_body,
     sample_garment,
 )
 from garment_transfer.training.synthetic.render import U8, build_figure, paint, render_person
 from garment_transfer.training.synthetic.rough import rough_densepose
-from garment_transfer.training.synthetic.shots import REAL
+from garment_transfer.training.synthetic.shots import REAL, direction
 
 #: A view has so many eighths of the pixels that the networks see, along either side: room to
 #: move and turn a frame in.
@@ -28,10 +26,8 @@ def view_size(size: tuple[int, int]) -> tuple[int, int]:
     return height, width
 
 
-def render_view(
-    rng: np.random.Generator, size: tuple[int, int], distribution: Distribution = TRAIN
-) -> tuple[U8, U8, U8]:
-    """Somebody in more of a photo than the networks are shown.
+def render_view(rng: np.random.Generator, size: tuple[int, int]) -> tuple[U8, U8, U8]:
+    """Somebody of the training distribution, in more of a photo than the networks are shown.
 
     Six of ten fill a frame of `size` as the framing rule has it; others are smaller, down to
     whole figures. Some are seen from the side or from behind, and light is harder than that of
@@ -41,8 +37,8 @@ def render_view(
         Photo uint8 [h, w, 3], true parsing uint8 [h, w] and DensePose uint8 [h, w, 3] as
         `as_given` has it, of `view_size(size)`.
     """
-    body = _seen(sample_body(rng, distribution), rng)
-    garment = sample_garment(rng, distribution)
+    body = _seen(sample_body(rng), rng)
+    garment = sample_garment(rng)
     figure = build_figure(body, size)
     near = rng.random() < 0.6
     factor = VIEW_EIGHTHS / 8 * (1.0 if near else float(rng.uniform(1.0, 1.75)))
@@ -92,15 +88,9 @@ def _seen(body: Body, rng: np.random.Generator) -> Body:
     assert body.shot is not None
     shot = replace(body.shot, photo=_OPEN, strangers=())
     if rng.random() < 0.35:  # sun, a lamp at one side, a window behind
-        azimuth, height = float(rng.uniform(-2.4, 2.4)), float(rng.uniform(-0.1, 1.3))
-        light = (
-            float(np.sin(azimuth) * np.cos(height)),
-            float(np.sin(height)),
-            float(np.cos(azimuth) * np.cos(height)),
-        )
         shot = replace(
             shot,
-            light=light,
+            light=direction(float(rng.uniform(-2.4, 2.4)), float(rng.uniform(-0.1, 1.3))),
             key=float(rng.uniform(0.6, 0.95)),
             soft=float(rng.uniform(0, 0.6)),
             exposure=float(rng.uniform(0.6, 1.3)),
