@@ -188,6 +188,12 @@ def is_part(densepose: Tensor, parts: tuple[int, ...]) -> Tensor:
     return functools.reduce(operator.or_, (densepose[..., 0] == part for part in parts))
 
 
+def softmax_planes(logits: Tensor) -> Tensor:
+    """Softmax over the second axis of [N,C,H,W], by what runtimes do faster there than softmax."""
+    powers = torch.exp(logits - logits.amax(dim=1, keepdim=True))
+    return powers / powers.sum(dim=1, keepdim=True)
+
+
 def label_neck(parsing: Tensor, densepose: Tensor) -> Tensor:
     """Label as skin what has no label but lies on the torso.
 

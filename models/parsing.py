@@ -46,6 +46,7 @@ from garment_transfer.models.layers import (
     moments,
     one_hot,
     positions,
+    softmax_planes,
     upsample2x,
 )
 
@@ -284,7 +285,7 @@ def scores(logits: Tensor, transfer_parsing: Tensor) -> Tensor:
     largest, and the four are 255 in all: where `settle` has changed the label, its probability
     and that of the class which the logits [N,4,H,W] prefer change places.
     """
-    shares = torch.softmax(logits.float(), dim=1)
+    shares = softmax_planes(logits.float())
     best = logits.argmax(dim=1).to(torch.int32)[:, None]
     won = (best == torch.arange(len(REASONED), dtype=torch.int32).view(1, -1, 1, 1)).float()
     own = one_hot(transfer_parsing, REASONED)
