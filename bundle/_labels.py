@@ -130,9 +130,9 @@ def label_set(name: str, of: str = "") -> LabelSet:
 
 
 def border_width(height: int) -> int:
-    """How far, in pixels, the border of a label map of this height may be off: 2 at 256.
+    """How far, in pixels, the border of a label map of this height may be off: 3 at 256.
 
     The regrowth graph and the compositing at the photo's own size repaint as much around what
     vanished.
     """
-    return max(1, height // 128)
+    return max(1, 3 * height // 256)

@@ -100,7 +100,7 @@ class RegrowthNetwork(nn.Module):
 
         # what has no label now may be skin all the same (VITON leaves the neck unlabelled), so
         # the network sees the photo there, and decides with the gate
-        unlabelled = background_now * skin_then
+        unlabelled = background_now * skin_then * (1 - vanished)
         visible = photo * torch.maximum(kept, unlabelled)
         known = visible + (1 - torch.maximum(kept, unlabelled)) * base * painted
         known = known + image_to_float(warped_garment) * garment

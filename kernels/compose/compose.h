@@ -41,7 +41,7 @@ constexpr int kWhole = 256;  // of the share that another class has in a pixel
 constexpr float kWeak = 0.25f, kStrong = 0.75f;
 constexpr float kLeastShare = 1e-3f;
 constexpr double kMinifying = 1.5;
-constexpr int kExtended = 4;  // pixels of the frame by which the owner's garment is extended
+constexpr int kExtended = 1;  // pixels of the frame by which the owner's garment is extended
 constexpr float kFar = 1e5f;
 constexpr int kPatches = 9;     // of grain, that are compared
 constexpr int kMostGrain = 4;   // levels
@@ -145,7 +145,7 @@ GT_FUNCTION int in_photo(int radius, const Fit& fit) {
 }
 
 // How far the border of a label map may be off: `border_width` of bundle/_labels.py.
-GT_FUNCTION int border_width(int height) { return height < 256 ? 1 : height / 128; }
+GT_FUNCTION int border_width(int height) { return height < 86 ? 1 : 3 * height / 256; }
 
 GT_FUNCTION float lerp(float first, float second, float part) {
   return first + (second - first) * part;

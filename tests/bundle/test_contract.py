@@ -37,7 +37,7 @@ def test_constants_are_the_classes_places():
     assert [CLASSES[getattr(bundle, name)] for name in names] == [name.lower() for name in names]
 
 
-@pytest.mark.parametrize(("height", "width"), [(32, 1), (255, 1), (256, 2), (1024, 8)])
+@pytest.mark.parametrize(("height", "width"), [(32, 1), (170, 1), (171, 2), (256, 3), (1024, 12)])
 def test_border_width(height, width):
     assert border_width(height) == width
 
