@@ -38,34 +38,11 @@ class SupportsDLPack(Protocol):
         """A capsule."""
 
 
-class SupportsCudaStream(Protocol):
-    """A stream of cuda.core, or of any library that follows it."""
-
-    def __cuda_stream__(self) -> tuple[int, int]:
-        """Version of the protocol, and the stream's handle."""
-
-
-class TorchStream(Protocol):
-    """A stream of torch."""
-
-    cuda_stream: int
-
-
-class CupyStream(Protocol):
-    """A stream of CuPy."""
-
-    ptr: int
-
-
-class PyCudaStream(Protocol):
-    """A stream of PyCUDA, or of a Numba that has no `__cuda_stream__` yet."""
-
-    handle: int | c_void_p
-
-
-#: What is taken for an array on a GPU, and for a stream.
+#: What is taken for an array on a GPU.
 DeviceArrayLike = SupportsCudaArrayInterface | SupportsDLPack
-StreamLike = int | SupportsCudaStream | TorchStream | CupyStream | PyCudaStream
+
+#: A stream's handle as an int, or a stream of torch, CuPy, PyCUDA, Numba or cuda.core.
+StreamLike = Any
 
 
 class CudaError(RuntimeError):
