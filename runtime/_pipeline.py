@@ -327,13 +327,13 @@ class Pipeline:
             on_device = {
                 index: _pair(person, owner, *fit, *given[index])
                 for index, (person, owner, fit) in enumerate(chosen)
-                if chain is not None and chain.finishes_photos and not fit[0].is_identity
+                if chain is not None and chain.photos is not None and not fit[0].is_identity
             }
             if chain is not None and on_device:
                 pairs = self._framed(chosen, on_device, timings)
                 try:
-                    with _timed(timings, "chain"):
-                        outputs, finished = chain.run_photos(pairs, on_device, handle)
+                    with _timed(timings, "chain"), chain.held(len(pairs)) as session:
+                        outputs, finished = session.transfer_photos(pairs, on_device, handle)
                 except BackendError as error:
                     if error.code != Code.OUT_OF_MEMORY:
                         raise
@@ -438,8 +438,9 @@ class Pipeline:
         asked = {name: tensor for name, tensor in self._outputs.items() if name in out}
         targets = _on_device(chain, out, asked or self._outputs, "outputs")
         _check_batches({**sources, **targets})
-        with self._open():
-            chain.run_on_device(sources, targets, handle)
+        batch = next(iter(sources.values())).shape[0]
+        with self._open(), chain.held(batch) as session:
+            session.transfer_on_device(sources, targets, handle)
         return dict(out)
 
     def session(
@@ -556,8 +557,9 @@ class Pipeline:
 
     def _run(self, inputs: Arrays, timings: dict[str, float]) -> dict[str, npt.NDArray[np.generic]]:
         if self._chain is not None:
-            with _timed(timings, "chain"):
-                return self._chain.run(inputs)
+            batch = len(next(iter(inputs.values())))
+            with _timed(timings, "chain"), self._chain.held(batch) as session:
+                return session.transfer(inputs)
         values = dict(inputs)
         for stage in STAGES:
             engine = self._engines[stage]

@@ -75,9 +75,7 @@ class Options(Struct, frozen=True, kw_only=True):
 
 def backend_of(name: EngineBackend) -> Backend:
     """The backend of that name."""
-    return Backend.of(
-        name, Options, functools.partial(available, name), functools.partial(load, name)
-    )
+    return Backend(name, Options, functools.partial(available, name), functools.partial(load, name))
 
 
 def load(name: EngineBackend, bundle: Bundle, precision: str | None, options: Options) -> Chain:

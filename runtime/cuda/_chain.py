@@ -497,7 +497,7 @@ class Chain:
         self._engines = engines
         self._graphs = graphs and part is None
         self._part = part or _untimed
-        self._photos = photos
+        self.photos = photos
         self._limit = sessions
         self._idle: list[Session] = []  # the longest idle first
         # Sessions that are there, by thread those that it holds, and the threads that close.
@@ -527,29 +527,28 @@ class Chain:
                 it might wait for forever (`sessions_in_use`); the chain is closed; memory runs out.
             GarmentTransferError: an engine does not take that batch size.
         """
-        with self._held_session(batch, timeout) as session:
+        with self.held(batch, timeout) as session:
             session.synchronize()
             yield session
 
-    def run(self, inputs: Mapping[str, HostArray]) -> dict[str, HostArray]:
-        """A transfer from host arrays, which have been checked, to new host arrays."""
-        with self._held_session(len(next(iter(inputs.values())))) as session:
-            return session.transfer(inputs)
+    @contextmanager
+    def held(self, batch: int, timeout: float | None = None) -> Iterator[Session]:
+        """As `session`, but what an earlier holder queued on its stream may still run.
 
-    @property
-    def finishes_photos(self) -> bool:
-        """Whether `run_photos` can run."""
-        return self._photos is not None
-
-    def run_photos(
-        self,
-        inputs: Sequence[Mapping[str, HostArray]],
-        pairs: Mapping[int, Pair],
-        stream: int | None = None,
-    ) -> tuple[dict[str, HostArray], dict[int, Composed]]:
-        """As `run`, and the finished photos of some pairs: `Session.transfer_photos`."""
-        with self._held_session(len(inputs)) as session:
-            return session.transfer_photos(inputs, pairs, stream)
+        That is enough for `Session.transfer` and its like.
+        """
+        for engine in self._engines.values():
+            engine.check_batch(batch)
+        holder = threading.get_ident()
+        session = self._take(batch, timeout, holder)
+        try:
+            yield session
+        finally:
+            try:
+                if not session.broken:
+                    session.settle()
+            finally:
+                self._give_back(session, holder)
 
     def write(self, image: HostArray, out: Array, stream: int) -> None:
         """Copies a picture to a caller's array, after what is queued on the caller's stream."""
@@ -559,13 +558,6 @@ class Chain:
             on_host[:] = image.reshape(-1)
             self.device.copy(out.pointer, on_host.ctypes.data, image.nbytes, stream)
             self.device.synchronize(stream)
-
-    def run_on_device(
-        self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], stream: int
-    ) -> None:
-        """Queues a transfer between device arrays, which have been checked, on their stream."""
-        with self._held_session(next(iter(inputs.values())).shape[0]) as session:
-            session.transfer_on_device(inputs, outputs, stream)
 
     def close(self) -> None:
         """Waits for the sessions that other threads use, and frees all of them.
@@ -587,22 +579,6 @@ class Chain:
                 lambda: self._count <= sum(self._held[closing] for closing in self._closing)
             )
             self._closing.discard(thread)
-
-    @contextmanager
-    def _held_session(self, batch: int, timeout: float | None = None) -> Iterator[Session]:
-        """As `session`, but what an earlier holder queued on its stream may still run."""
-        for engine in self._engines.values():
-            engine.check_batch(batch)
-        holder = threading.get_ident()
-        session = self._take(batch, timeout, holder)
-        try:
-            yield session
-        finally:
-            try:
-                if not session.broken:
-                    session.settle()
-            finally:
-                self._give_back(session, holder)
 
     def _take(self, batch: int, timeout: float | None, holder: int) -> Session:
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -640,7 +616,7 @@ class Chain:
                 evicted.close()
             with _MAKING if self._graphs else nullcontext():
                 return Session(
-                    self.device, self._engines, batch, self._graphs, self._part, self._photos
+                    self.device, self._engines, batch, self._graphs, self._part, self.photos
                 )
         except BaseException:
             self._forget(holder)
