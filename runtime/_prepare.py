@@ -704,15 +704,13 @@ def _around(iuv: npt.NDArray[np.uint8]) -> Box | None:
     DensePose covers the body alone, and hair, wide clothes and bags lie outside. None where it
     shows nobody.
     """
-    body = iuv[..., 0] > 0
-    if not body.any():
+    left, top, width, height = cv2.boundingRect(cv2.extractChannel(iuv, 0))
+    if not width:
         return None
-    rows, columns = (np.flatnonzero(body.any(axis=axis)) for axis in (1, 0))
-    around = round(max(rows[-1] - rows[0], columns[-1] - columns[0]) / 5)
-    top, left = max(0, int(rows[0]) - around), max(0, int(columns[0]) - around)
-    bottom = min(body.shape[0], int(rows[-1]) + 1 + around)
-    right = min(body.shape[1], int(columns[-1]) + 1 + around)
-    return Box(top, left, bottom - top, right - left)
+    around = round((max(height, width) - 1) / 5)
+    bottom, right = top + height + around, left + width + around
+    top, left = max(0, top - around), max(0, left - around)
+    return Box(top, left, min(iuv.shape[0], bottom) - top, min(iuv.shape[1], right) - left)
 
 
 def _read_description(path: Path, model: type[_D], task: str, kind: str | None) -> _D:

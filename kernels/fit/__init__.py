@@ -123,14 +123,6 @@ class Fit:
             (y - box.top + 0.5) * scale_y - 0.5 + self.top,
         )
 
-    def to_source(self, x: _C, y: _C) -> tuple[_C, _C]:
-        """Frame coordinates, numbers or arrays, in the source image."""
-        (scale_x, scale_y), box = self.scale, self.shown
-        return (
-            (x - self.left + 0.5) / scale_x - 0.5 + box.left,
-            (y - self.top + 0.5) / scale_y - 0.5 + box.top,
-        )
-
     def photo(self, image: Pixels) -> Pixels:
         """A photo, uint8 [H,W,3] or [H,W] of size `source`, in the frame.
 

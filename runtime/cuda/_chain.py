@@ -494,7 +494,7 @@ class Chain:
         Compose where they were built with CUDA (`kernels.photos.load_cuda`).
         """
         self.device = device
-        self._engines = engines
+        self.engines = engines
         self._graphs = graphs and part is None
         self._part = part or _untimed
         self.photos = photos
@@ -506,11 +506,6 @@ class Chain:
         self._closing: set[int] = set()
         self._closed = False
         self._changed = threading.Condition()
-
-    @property
-    def engines(self) -> Mapping[Stage, DeviceEngine]:
-        """The engines by stage, in the order in which they run."""
-        return self._engines
 
     @contextmanager
     def session(self, batch: int, timeout: float | None = None) -> Iterator[Session]:
@@ -537,7 +532,7 @@ class Chain:
 
         That is enough for `Session.transfer` and its like.
         """
-        for engine in self._engines.values():
+        for engine in self.engines.values():
             engine.check_batch(batch)
         holder = threading.get_ident()
         session = self._take(batch, timeout, holder)
@@ -616,7 +611,7 @@ class Chain:
                 evicted.close()
             with _MAKING if self._graphs else nullcontext():
                 return Session(
-                    self.device, self._engines, batch, self._graphs, self._part, self.photos
+                    self.device, self.engines, batch, self._graphs, self._part, self.photos
                 )
         except BaseException:
             self._forget(holder)

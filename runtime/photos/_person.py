@@ -54,6 +54,7 @@ from garment_transfer.runtime.photos._bodies import (
 from garment_transfer.runtime.photos._densepose import (
     ENCODINGS,
     MIN_SHARE,
+    TORSO,
     Pixels,
     check_body,
     check_image,
@@ -404,7 +405,7 @@ class Person:
         `role` is what the message calls the person, beside the name.
         """
         count = int(np.count_nonzero(self.parsing == GARMENT))
-        torso = int(np.count_nonzero(is_any(self.densepose[..., 0], (1, 2))))
+        torso = int(np.count_nonzero(is_any(self.densepose[..., 0], TORSO)))
         if count < max(MIN_SHARE * self.parsing.size, _LEAST_GARMENT * torso):
             who = f"{role} {self.name}" if self.name else role
             raise InputError(
