@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
@@ -21,6 +22,7 @@ from garment_transfer.kernels.driver import Array, OutOfMemory
 from garment_transfer.kernels.fit import Fit
 from garment_transfer.kernels.photos import Composing, Library
 from garment_transfer.runtime.cuda._device import CudaDevice, aligned
+from garment_transfer.runtime.photos import Person
 
 Pixels = npt.NDArray[np.uint8]
 _T = TypeVar("_T")
@@ -30,33 +32,41 @@ _T = TypeVar("_T")
 _KEPT: Final = 1 << 30
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pair:
-    """What Compose takes of two people; arrays as `kernels.compose.compose` has them.
+    """Two people, their fits, and a caller's arrays on the GPU: both photos and the finished one.
 
-    Photos may be a caller's, on the GPU; `out` is where the finished one goes there, if it does.
+    Where `photo` or `owner_photo` is None, the GPU gets that of the person; the finished photo goes
+    to `out` if there is one.
     """
 
-    photo: Pixels | Array
-    parsing: Pixels
-    owner_photo: Pixels | Array
-    owner_garment: npt.NDArray[np.bool_]
+    person: Person
+    owner: Person
     fit: Fit
     owner_fit: Fit
-    kept: npt.NDArray[np.bool_] | None
-    #: Which of `photo` and `owner_photo` the GPU fits; the other one's input comes from the host.
-    fitted_on_device: tuple[str, ...]
-    out: Array | None = None
+    photo: Array | None
+    owner_photo: Array | None
+    out: Array | None
 
     @property
+    def fitted_on_device(self) -> tuple[str, ...]:
+        """Which photos the GPU fits: where things hide the garment, the host does more than that.
+
+        They are called as in `arrays`.
+        """
+        photos = {"photo": self.person, "owner_photo": self.owner}
+        return tuple(name for name, someone in photos.items() if someone.protected is None)
+
+    @cached_property
     def arrays(self) -> dict[str, Pixels | Array | None]:
         """What Compose reads, by the names of its call; what is on the host is uploaded."""
+        kept = self.person.protected
         return {
-            "photo": self.photo,
-            "own": self.parsing,
-            "owner_photo": self.owner_photo,
-            "owner_garment": self.owner_garment.view(np.uint8),
-            "kept": None if self.kept is None else self.kept.view(np.uint8),
+            "photo": self.photo or self.person.image,
+            "own": self.person.parsing,
+            "owner_photo": self.owner_photo or self.owner.worn_image,
+            "owner_garment": self.owner.garment.view(np.uint8),
+            "kept": None if kept is None else kept.view(np.uint8),
         }
 
 
@@ -107,7 +117,7 @@ class Photos:
         finished = []
         for pair in pairs:
             finished.append(size)
-            size += aligned((4 if pair.out is None else 1) * pair.parsing.size)
+            size += aligned((4 if pair.out is None else 1) * pair.person.parsing.size)
         self._outputs = size - self._inputs
         if self._on_host is None or self._on_host.size < size:
             self.close()
@@ -151,7 +161,7 @@ class Photos:
         }
         image = parsing = self._on_device.pointer + output
         if pair.out is None:
-            parsing += 3 * pair.parsing.size
+            parsing += 3 * pair.person.parsing.size
         else:
             image = pair.out.pointer
         fits, outputs = (pair.fit, pair.owner_fit), (image, parsing)
@@ -193,7 +203,7 @@ class Photos:
         assert self._on_host is not None
         found = []
         for pair, _, output in self._placed:
-            height, width = pair.parsing.shape
+            height, width = pair.person.parsing.shape
             size = (4 if pair.out is None else 1) * height * width
             both = self._on_host[output : output + size].copy()
             image, parsing = np.split(both, [-height * width])
