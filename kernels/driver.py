@@ -5,6 +5,7 @@ Needs cuda-python, which the extra `cuda` brings; importing this needs neither i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from ctypes import c_void_p
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from functools import cache
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeGuard
+
+import numpy as np
 
 if TYPE_CHECKING:
     from cuda.bindings.driver import CUcontext
@@ -55,12 +58,37 @@ class OutOfMemory(CudaError):
 
 @dataclass(frozen=True)
 class Array:
-    """What is known of a C-contiguous array on a GPU; `dtype` is NumPy's name."""
+    """A C-contiguous array on a GPU, as torch, CuPy, PyCUDA and Numba take it.
+
+    `dtype` is NumPy's name. The memory is another's: a session's for as long as that is held.
+    """
 
     pointer: int
     shape: tuple[int, ...]
     dtype: str
     device: int
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+    def item(self, index: int) -> Array:
+        """One of the batch, without its axis."""
+        pointer = self.pointer + index * self.nbytes // self.shape[0]
+        return Array(pointer, self.shape[1:], self.dtype, self.device)
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, object]:
+        return {
+            "shape": self.shape,
+            "typestr": np.dtype(self.dtype).str,
+            "data": (self.pointer, False),
+            "strides": None,
+            "version": 3,
+            # no stream: who writes and reads it says so to `Session.run`
+            "stream": None,
+        }
 
 
 def driver() -> ModuleType:

@@ -160,7 +160,7 @@ def define(
         np.ones((2 * _CHANGED_REACH + 1,) * 2, np.uint8),
     ).astype(np.uint8, copy=False)
     frame["image"] = _clean_borders(frame, _plain_background(frame, changed > 0), changed > 0)
-    places = _places(rows, columns, fit.scaled.width, ~stays & _is_any(own, _DRAWN), changed)
+    places = _places(rows, columns, fit.scaled.width, ~stays & np.isin(own, _DRAWN), changed)
     fields = _scores(frame, changed > 0)
     parsing = np.array(own, order="C")
     other, share = np.zeros_like(parsing), np.zeros(parsing.shape, np.int64)
@@ -173,7 +173,7 @@ def define(
     gone = (own != BACKGROUND) & (parsing != own)
     side = 2 * _in_photo(border_width(fit.target.height), fit) + 1
     vanished = cv2.dilate(gone.astype(np.uint8), np.ones((side, side), np.uint8)) > 0
-    rim = vanished & _is_any(own, (BACKGROUND, SKIN, LOWER))
+    rim = vanished & np.isin(own, (BACKGROUND, SKIN, LOWER))
     drawn = ((parsing != own) | (parsing == GARMENT) | rim) & ~stays
     places = _places(rows, columns, fit.scaled.width, drawn)
 
@@ -220,12 +220,6 @@ def define(
     _put(whole.image[window], places.pixels, found)
     whole.parsing[window] = parsing
     return whole
-
-
-def _is_any(labels: Pixels, classes: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-    table = np.zeros(256, bool)
-    table[list(classes)] = True
-    return table[labels]
 
 
 def _put(picture: Pixels, index: Places, colours: Floats) -> None:

@@ -75,11 +75,8 @@ class Context(Protocol):
     def enqueue(self) -> None:
         """Queues the engine on its stream. BackendError when the backend refuses."""
 
-    def profile(self, report: Callable[[str, float], None]) -> bool:
-        """From now on `report` gets name and milliseconds of every layer of every run.
-
-        False where the backend does not tell them.
-        """
+    def profile(self, report: Callable[[str, float], None]) -> None:
+        """From now on `report` gets name and milliseconds of layers, where the backend tells."""
 
     def close(self) -> None:
         """Frees everything; its memory and its stream, where nothing is left to do, are there."""
@@ -105,44 +102,10 @@ HostArray = npt.NDArray[np.generic]
 class _Arrays(NamedTuple):
     """A session's tensors by name, in both memories."""
 
-    inputs: Mapping[str, DeviceArray]
-    outputs: Mapping[str, DeviceArray]
+    inputs: Mapping[str, Array]
+    outputs: Mapping[str, Array]
     host_inputs: Mapping[str, HostArray]
     host_outputs: Mapping[str, HostArray]
-
-
-@dataclass(frozen=True, eq=False)
-class DeviceArray:
-    """A session's tensor on the GPU, as torch, CuPy, PyCUDA and Numba take it.
-
-    It is valid for as long as its session is held.
-    """
-
-    pointer: int
-    shape: tuple[int, ...]
-    dtype: str
-
-    @property
-    def nbytes(self) -> int:
-        """Size in bytes."""
-        return _nbytes(self.shape, self.dtype)
-
-    def item(self, index: int, device: int) -> Array:
-        """One of the batch, without its axis."""
-        pointer = self.pointer + index * self.nbytes // self.shape[0]
-        return Array(pointer, self.shape[1:], self.dtype, device)
-
-    @property
-    def __cuda_array_interface__(self) -> dict[str, object]:
-        return {
-            "shape": self.shape,
-            "typestr": np.dtype(self.dtype).str,
-            "data": (self.pointer, False),
-            "strides": None,
-            "version": 3,
-            # no stream: who writes and reads it says so to `Session.run`
-            "stream": None,
-        }
 
 
 @dataclass(frozen=True)
@@ -159,13 +122,13 @@ class _Block:
         for tensor in tensors:
             shape = tensor.shape_of(batch)
             placed.append((tensor, shape, offset))
-            offset += aligned(_nbytes(shape, tensor.dtype))
+            offset += aligned(math.prod(shape) * np.dtype(tensor.dtype).itemsize)
         return cls(tuple(placed), offset)
 
-    def on_device(self, base: int) -> Mapping[str, DeviceArray]:
+    def on_device(self, base: int, device: int) -> Mapping[str, Array]:
         return MappingProxyType(
             {
-                tensor.name: DeviceArray(base + offset, shape, tensor.dtype)
+                tensor.name: Array(base + offset, shape, tensor.dtype, device)
                 for tensor, shape, offset in self.tensors
             }
         )
@@ -235,8 +198,8 @@ class Session:
             self._upload = (on_device, at, inputs.size)
             self._download = (at + inputs.size, on_device + inputs.size, outputs.size)
             self._arrays = _Arrays(
-                inputs.on_device(on_device),
-                outputs.on_device(on_device + inputs.size),
+                inputs.on_device(on_device, device.index),
+                outputs.on_device(on_device + inputs.size, device.index),
                 inputs.on_host(on_host[: inputs.size]),
                 outputs.on_host(on_host[inputs.size :]),
             )
@@ -271,12 +234,12 @@ class Session:
             )
 
     @property
-    def inputs(self) -> Mapping[str, DeviceArray]:
+    def inputs(self) -> Mapping[str, Array]:
         """The chain's inputs on the GPU, by name, to be written into."""
         return self._open().inputs
 
     @property
-    def outputs(self) -> Mapping[str, DeviceArray]:
+    def outputs(self) -> Mapping[str, Array]:
         """The outputs of all engines on the GPU, by name."""
         return self._open().outputs
 
@@ -359,10 +322,9 @@ class Session:
         arrays, photos = self._open(), self._photos
         assert photos is not None
 
-        def of_pairs(tensors: Mapping[str, DeviceArray]) -> list[dict[str, Array]]:
+        def of_pairs(tensors: Mapping[str, Array]) -> list[dict[str, Array]]:
             return [
-                {name: tensor.item(index, self.device.index) for name, tensor in tensors.items()}
-                for index in pairs
+                {name: tensor.item(index) for name, tensor in tensors.items()} for index in pairs
             ]
 
         with self.device.active():  # without the memory the session goes on without them
@@ -672,10 +634,6 @@ def handle_of(device: CudaDevice, stream: StreamLike) -> int:
 
 def _untimed(name: str, stream: int) -> AbstractContextManager[None]:
     return nullcontext()
-
-
-def _nbytes(shape: tuple[int, ...], dtype: str) -> int:
-    return math.prod(shape) * np.dtype(dtype).itemsize
 
 
 def _allocate(

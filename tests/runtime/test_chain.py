@@ -245,9 +245,6 @@ class DoubleContext:
         self._context.bind(addresses, activation)
         self._activation = activation
 
-    def profile(self, report: Callable[[str, float], None]) -> bool:
-        return self._context.profile(report)
-
     def enqueue(self) -> None:
         if self._engine.fail:
             raise BackendError(Code.RUN_FAILED, "the engine refuses")
