@@ -330,19 +330,11 @@ class Scene:
 
     def save(self, folder: Path, labels: str = "classes7") -> Path:
         """Writes the person's folder, whose `classes` are ids of `labels`; returns it."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, array in (
-            ("image", self.image),
-            ("parse", self.classes),
-            ("densepose", self.iuv),
-        ):
-            Image.fromarray(array).save(folder / f"{name}.png")
-        meta = {"parse": labels, "densepose": "iuv-png"}
-        (folder / "meta.json").write_text(json.dumps(meta))
-        return folder
+        person = SimpleNamespace(image=self.image, parsing=self.classes, densepose=self.iuv)
+        return save_person(person, folder, parse=labels)
 
 
-def save_person(person: Person, folder: Path, **meta: str) -> Path:
+def save_person(person: Person | SimpleNamespace, folder: Path, **meta: str) -> Path:
     """Writes a person's folder in this package's own label set and encoding; returns it."""
     folder.mkdir(parents=True, exist_ok=True)
     Image.fromarray(person.image).save(folder / "image.png")

@@ -536,7 +536,9 @@ def test_two_holders_in_a_row_write_on_streams_of_their_own(setup, cpu, pairs):
             for name, array in batch_of(pairs, i).items():
                 target = view(session.inputs[name])
                 double.queue(stream, lambda t=target, a=array: t.__setitem__(..., a))
+            before = double.counts.copy()
             session.run(stream)
+            assert double.counts - before == {"launch": 1, "record": 2, "wait": 2}  # and no copy
             for name, array in session.outputs.items():
                 made = view(array)
                 double.queue(stream, lambda s=seen[i], n=name, m=made: s.update({n: m.copy()}))
@@ -547,30 +549,6 @@ def test_two_holders_in_a_row_write_on_streams_of_their_own(setup, cpu, pairs):
             double.destroy_stream(stream)
     for i, found in enumerate(seen):
         assert_same(found, cpu.run(batch_of(pairs, i)))
-
-
-def test_writing_into_a_session_needs_no_copy(setup, cpu, pairs):
-    double = setup.double
-    with double.active():
-        stream = double.create_stream()
-    inputs, due = batch_of(pairs, 3), cpu.run(batch_of(pairs, 3))
-    seen: dict[str, np.ndarray] = {}
-    with setup.pipeline.session(batch=1) as session:
-        for name, array in inputs.items():
-            target = view(session.inputs[name])
-            double.queue(stream, lambda t=target, a=array: t.__setitem__(..., a))
-        before = double.counts.copy()
-        session.run(stream)
-        assert double.counts - before == {"launch": 1, "record": 2, "wait": 2}
-        for name, array in session.outputs.items():
-            made = view(array)
-            double.queue(stream, lambda n=name, m=made: seen.__setitem__(n, m.copy()))
-    # the next holder gets the same session, and may not overtake those reads
-    assert_same(setup.pipeline.run(batch_of(pairs, 4)), cpu.run(batch_of(pairs, 4)))
-    assert_same(seen, due)
-    with double.active():
-        double.synchronize(stream)
-        double.destroy_stream(stream)
 
 
 def test_a_session_given_back_early_is_not_overtaken(setup, cpu, pairs):
@@ -946,8 +924,6 @@ def test_the_cpu_takes_no_device_arrays(cpu, pairs):
         cpu.session()
 
 
-def test_empty_batches(setup, pairs):
-    with pytest.raises(InputError, match=r"expected one size for all arrays, 1 or more"):
-        setup.pipeline.run({name: array[:0] for name, array in batch_of(pairs, 0).items()})
+def test_an_empty_batch(setup):
     with pytest.raises(InputError, match=r"the batch has 0 pairs"), setup.pipeline.session(0):
         pass
