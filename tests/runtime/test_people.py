@@ -425,16 +425,6 @@ def test_open_files_are_called_by_what_they_are(make_person, save_person, tmp_pa
         person("iuv", densepose=header.getvalue() + bytes(100))
 
 
-def test_owner_without_a_garment(make_person):
-    make_person().check_garment()
-    bare = make_person(garment=(0, 0, 0, 0))
-    with pytest.raises(InputError, match=r"^garment owner wears no upper garment: 0 pixels.*cho"):
-        bare.check_garment()
-    named = Person.from_arrays(bare.image, bare.parsing, bare.densepose, name="people/bob")
-    with pytest.raises(InputError, match=r"^garment owner people/bob wears no upper garment"):
-        named.check_garment()
-
-
 def test_direct_construction_is_validated_and_leaves_the_arrays_alone(make_person):
     given = arrays(make_person)
     Person(**given)
