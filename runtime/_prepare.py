@@ -636,10 +636,7 @@ def prepare(
     image = read_photo(photo)
     iuv, _ = choose_body(densepose.estimate(image), box, f"the DensePose map of {photo}")
     ids = parser.parse(image, _around(iuv) if parser.description.region == "person" else None)
-    person = Person.from_arrays(image, ids, iuv, parser.label_set, "iuv-png", str(photo))
-    person.check_view()
-    _write(folder, photo, image, ids, iuv, parser.label_set)
-    return person
+    return _write(folder, photo, image, ids, iuv, parser.label_set)
 
 
 def prepare_photo(
@@ -662,10 +659,7 @@ def prepare_photo(
     image = read_photo(photo)
     found = (maps or built_in()).find(image, str(photo), box)
     iuv, _ = choose_body(found.densepose, found.frame, f"the DensePose map of {photo}")
-    person = Person.from_arrays(image, found.parsing, iuv, name=str(photo))
-    person.check_view()
-    _write(folder, photo, image, found.parsing, iuv, "classes7")
-    return person
+    return _write(folder, photo, image, found.parsing, iuv, "classes7")
 
 
 def _check_empty(folder: Path) -> None:
@@ -684,8 +678,10 @@ def _write(
     ids: npt.NDArray[np.uint8],
     iuv: npt.NDArray[np.uint8],
     labels: str,
-) -> None:
-    """The files of a person's folder."""
+) -> Person:
+    """The person of a photo and its maps, whose folder is written where they can be served."""
+    person = Person.from_arrays(image, ids, iuv, labels, "iuv-png", str(photo))
+    person.check_view()
     suffix = photo.suffix.lower()
     # As it is, unless `Person.load` does not find it under that suffix, such as .jpe.
     with replacing_folder(folder) as temporary:
@@ -696,6 +692,7 @@ def _write(
         Image.fromarray(ids).save(temporary / "parse.png")
         Image.fromarray(iuv).save(temporary / "densepose.png")
         write_meta(temporary / "meta.json", labels, "iuv-png")
+    return person
 
 
 def _around(iuv: npt.NDArray[np.uint8]) -> Box | None:
