@@ -47,17 +47,9 @@ class _Call(ctypes.Structure):
     """`FlowWarpCall` of flow_warp_types.h, field for field."""
 
     _fields_ = (
-        ("n", ctypes.c_int),
-        ("c", ctypes.c_int),
-        ("h", ctypes.c_int),
-        ("w", ctypes.c_int),
-        ("padding", ctypes.c_int),
-        ("x", ctypes.c_void_p),
-        ("coarse_flow", ctypes.c_void_p),
-        ("residual", ctypes.c_void_p),
-        ("affine", ctypes.c_void_p),
-        ("y", ctypes.c_void_p),
-        ("flow", ctypes.c_void_p),
+        *((name, ctypes.c_int) for name in ("n", "c", "h", "w", "padding")),
+        *((name, ctypes.c_void_p) for name in ("x", "coarse_flow", "residual", "affine")),
+        *((name, ctypes.c_void_p) for name in ("y", "flow")),
     )
 
 
@@ -65,16 +57,10 @@ class _LaunchShape(ctypes.Structure):
     """`LaunchShape` of flow_warp_types.h, field for field."""
 
     _fields_ = (
-        ("tiles", ctypes.c_int),
-        ("parts", ctypes.c_int),
-        ("threads_x", ctypes.c_int),
-        ("threads_y", ctypes.c_int),
-        ("tile", ctypes.c_int),
-        ("groups", ctypes.c_int),
-        ("magic", ctypes.c_uint),
-        ("shift", ctypes.c_uint),
-        ("w_over_h", ctypes.c_float),
-        ("h_over_w", ctypes.c_float),
+        *((name, ctypes.c_int) for name in ("tiles", "parts", "threads_x", "threads_y")),
+        *((name, ctypes.c_int) for name in ("tile", "groups")),
+        *((name, ctypes.c_uint) for name in ("magic", "shift")),
+        *((name, ctypes.c_float) for name in ("w_over_h", "h_over_w")),
     )
 
 
