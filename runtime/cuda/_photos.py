@@ -57,6 +57,11 @@ class Pair:
         photos = {"photo": self.person, "owner_photo": self.owner}
         return tuple(name for name, someone in photos.items() if someone.protected is None)
 
+    @property
+    def downloaded(self) -> int:
+        """Bytes of the finished photo's classes, and of its colours unless they go to `out`."""
+        return (4 if self.out is None else 1) * self.person.parsing.size
+
     @cached_property
     def arrays(self) -> dict[str, Pixels | Array | None]:
         """What Compose reads, by the names of its call; what is on the host is uploaded."""
@@ -105,37 +110,28 @@ class Photos:
         (`out_of_memory`) where there is not so much, InputError where a finished photo would be
         written over what is read; nothing is queued then.
         """
-        offsets: list[dict[str, int]] = []
-        size = 0
-        for pair in pairs:
-            offsets.append({})
-            for name, array in pair.arrays.items():
-                if isinstance(array, np.ndarray):
-                    offsets[-1][name] = size
-                    size += aligned(array.nbytes)
-        self._inputs = size
-        finished = []
-        for pair in pairs:
-            finished.append(size)
-            size += aligned((4 if pair.out is None else 1) * pair.person.parsing.size)
-        self._outputs = size - self._inputs
+        arrays = [array for pair in pairs for array in pair.arrays.values()]
+        uploaded = [array.nbytes for array in arrays if isinstance(array, np.ndarray)]
+        self._inputs = sum(map(aligned, uploaded))
+        self._outputs = sum(aligned(pair.downloaded) for pair in pairs)
+        size = self._inputs + self._outputs
         if self._on_host is None or self._on_host.size < size:
             self.close()
             self._on_host = _allocated(self._device.allocate_host, size)
         on_device, on_host = self._on_device.reserve(size), self._on_host
         self._placed = []
-        for pair, at, output in zip(pairs, offsets, finished, strict=True):
-            arrays: dict[str, Array | None] = {}
+        at, output = 0, self._inputs
+        for pair in pairs:
+            placed: dict[str, Array | None] = {}
             for name, array in pair.arrays.items():
                 if not isinstance(array, np.ndarray):
-                    arrays[name] = array
-                else:
-                    place = on_host[at[name] : at[name] + array.nbytes]
-                    place.reshape(array.shape)[:] = array
-                    arrays[name] = Array(
-                        on_device + at[name], array.shape, "uint8", self._device.index
-                    )
-            self._placed.append(_Placed(pair, arrays, output))
+                    placed[name] = array
+                    continue
+                on_host[at : at + array.nbytes].reshape(array.shape)[:] = array
+                placed[name] = Array(on_device + at, array.shape, "uint8", self._device.index)
+                at += aligned(array.nbytes)
+            self._placed.append(_Placed(pair, placed, output))
+            output += aligned(pair.downloaded)
         self._calls = [
             self._composing(placed, graphs)
             for placed, graphs in zip(self._placed, outputs, strict=True)
@@ -204,8 +200,7 @@ class Photos:
         found = []
         for pair, _, output in self._placed:
             height, width = pair.person.parsing.shape
-            size = (4 if pair.out is None else 1) * height * width
-            both = self._on_host[output : output + size].copy()
+            both = self._on_host[output : output + pair.downloaded].copy()
             image, parsing = np.split(both, [-height * width])
             image, parsing = image.reshape(-1, width, 3), parsing.reshape(height, width)
             found.append(Composed(image, parsing, None))

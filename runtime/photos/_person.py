@@ -253,17 +253,15 @@ class Person:
         Raises:
             InputError: a file cannot be read, or is not what it should be.
         """
-        files: list[Path | BinaryIO] = []
-        names = []
-        for given, what in ((image, "image"), (parsing, "parsing"), (densepose, "densepose")):
+
+        def of(given: str | os.PathLike[str] | BinaryIO, what: str) -> tuple[Path | BinaryIO, str]:
             if isinstance(given, str | os.PathLike):
-                files.append(Path(given))
-                names.append(str(given))
-            else:
-                files.append(given)
-                names.append(f"{what} of {name}" if name else what)
-        image_file, parsing_file, densepose_file = files
-        image_name, parsing_name, densepose_name = names
+                return Path(given), str(given)
+            return given, f"{what} of {name}" if name else what
+
+        image_file, image_name = of(image, "image")
+        parsing_file, parsing_name = of(parsing, "parsing")
+        densepose_file, densepose_name = of(densepose, "densepose")
         is_npy = (
             densepose_file.suffix.lower() == ".npy"
             if isinstance(densepose_file, Path)
