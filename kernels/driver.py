@@ -232,18 +232,14 @@ def _as_version_3(value: DeviceArrayLike) -> DeviceArrayLike:
 
 def check_contiguous(name: str, shape: tuple[int, ...], strides: tuple[int, ...] | None) -> None:
     """Raises ValueError unless strides, in elements, are those of a C-contiguous array."""
-    if strides is None or 0 in shape:
+    if strides is None:
         return
-    expected: list[int] = []
-    step = 1
-    for size in reversed(shape):
-        expected.insert(0, step)
-        step *= size
-    # where there is only one of something, the way to the next does not matter
-    if any(a != b for a, b, size in zip(strides, expected, shape, strict=True) if size > 1):
+    # NumPy's rule: where there is one of something, the way to the next does not matter
+    view = np.lib.stride_tricks.as_strided(np.empty(1, np.uint8), shape, strides)
+    if not view.flags.c_contiguous:
         raise ValueError(
-            f"{name} of shape {shape} has strides {tuple(strides)}; expected a contiguous array, "
-            f"strides {tuple(expected)}: copy it first (`.contiguous()`, `ascontiguousarray`)"
+            f"{name} of shape {shape} has strides {tuple(strides)}; expected a contiguous array: "
+            "copy it first (`.contiguous()`, `ascontiguousarray`)"
         )
 
 

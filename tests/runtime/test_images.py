@@ -607,20 +607,6 @@ def test_unwritable_outputs(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["file", "folder.png"]
 
 
-def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "a.png"
-    path.write_bytes(b"old")
-
-    def fail(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Image.Image, "save", fail)
-    with pytest.raises(OutputError, match=r"a\.png cannot be written: No space left.*free some"):
-        write_rgb(path, np.zeros((2, 2, 3), np.uint8))
-    assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["a.png"]
-
-
 def write_eps(path: Path) -> None:
     Image.new("RGB", (4, 4)).save(path, "EPS")
     assert Image.open(path).format == "EPS"  # Pillow by itself takes it, and starts Ghostscript
