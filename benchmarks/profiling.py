@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -35,7 +36,7 @@ from garment_transfer.bundle import (
 )
 from garment_transfer.kernels import photos
 from garment_transfer.runtime import Person, Pipeline, sample_people
-from garment_transfer.runtime.backends import Arrays, HostEngine, find_backend
+from garment_transfer.runtime.backends import Arrays, HostEngine, find_backend, open_stages
 from garment_transfer.runtime.cuda import Chain, CudaDevice, DeviceEngine
 
 if TYPE_CHECKING:
@@ -240,7 +241,8 @@ def _onnxruntime(row: Row, bundle: Bundle, threads: int, spans: list[Span]) -> I
 
     with tempfile.TemporaryDirectory(prefix="garment-transfer-") as folder:
         given = {**row.load, "threads": threads, "profile": f"{folder}/"}
-        engines = onnxruntime.load(bundle, None, msgspec.convert(given, onnxruntime.Options))
+        options = msgspec.convert(given, onnxruntime.Options)
+        engines = open_stages(bundle, None, partial(onnxruntime.open_graph, options))
         timed = {stage: _TimedEngine(stage, engine, spans) for stage, engine in engines.items()}
         yield Pipeline(bundle, timed)
         for stage, engine in engines.items():
@@ -258,7 +260,8 @@ def _openvino(row: Row, bundle: Bundle, threads: int, spans: list[Span]) -> Iter
     from garment_transfer.runtime.backends import openvino
 
     given = {**row.load, "threads": threads, "profiling": True}
-    engines = openvino.load(bundle, None, msgspec.convert(given, openvino.Options))
+    options = msgspec.convert(given, openvino.Options)
+    engines = open_stages(bundle, None, partial(openvino.open_graph, options))
     timed = {
         stage: _TimedEngine(stage, engine, spans, engine.layers)
         for stage, engine in engines.items()

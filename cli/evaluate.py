@@ -145,7 +145,7 @@ def command(
     assert isinstance(engines, Mapping)  # no chain: on a CPU
     pipeline = Pipeline(loaded, engines)
     load_maps = find_backend("onnxruntime").load_maps
-    maps = load_maps(loaded, {"threads": threads}) if loaded.manifest.maps and load_maps else None
+    maps = load_maps(loaded, {"threads": threads}) if loaded.manifest.maps else None
     size = (pipeline.size.height, pipeline.size.width)
     real = {folder.name: Person.load(folder) for folder in folders}
     for person in real.values():

@@ -5,6 +5,7 @@ Needs cuda-python, which the extra `cuda` brings; importing this needs neither i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from ctypes import c_void_p
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from functools import cache
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeGuard
+
+import numpy as np
 
 if TYPE_CHECKING:
     from cuda.bindings.driver import CUcontext
@@ -38,34 +41,11 @@ class SupportsDLPack(Protocol):
         """A capsule."""
 
 
-class SupportsCudaStream(Protocol):
-    """A stream of cuda.core, or of any library that follows it."""
-
-    def __cuda_stream__(self) -> tuple[int, int]:
-        """Version of the protocol, and the stream's handle."""
-
-
-class TorchStream(Protocol):
-    """A stream of torch."""
-
-    cuda_stream: int
-
-
-class CupyStream(Protocol):
-    """A stream of CuPy."""
-
-    ptr: int
-
-
-class PyCudaStream(Protocol):
-    """A stream of PyCUDA, or of a Numba that has no `__cuda_stream__` yet."""
-
-    handle: int | c_void_p
-
-
-#: What is taken for an array on a GPU, and for a stream.
+#: What is taken for an array on a GPU.
 DeviceArrayLike = SupportsCudaArrayInterface | SupportsDLPack
-StreamLike = int | SupportsCudaStream | TorchStream | CupyStream | PyCudaStream
+
+#: A stream's handle as an int, or a stream of torch, CuPy, PyCUDA, Numba or cuda.core.
+StreamLike = Any
 
 
 class CudaError(RuntimeError):
@@ -78,12 +58,37 @@ class OutOfMemory(CudaError):
 
 @dataclass(frozen=True)
 class Array:
-    """What is known of a C-contiguous array on a GPU; `dtype` is NumPy's name."""
+    """A C-contiguous array on a GPU, as torch, CuPy, PyCUDA and Numba take it.
+
+    `dtype` is NumPy's name. The memory is another's: a session's for as long as that is held.
+    """
 
     pointer: int
     shape: tuple[int, ...]
     dtype: str
     device: int
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+    def item(self, index: int) -> Array:
+        """One of the batch, without its axis."""
+        pointer = self.pointer + index * self.nbytes // self.shape[0]
+        return Array(pointer, self.shape[1:], self.dtype, self.device)
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, object]:
+        return {
+            "shape": self.shape,
+            "typestr": np.dtype(self.dtype).str,
+            "data": (self.pointer, False),
+            "strides": None,
+            "version": 3,
+            # no stream: who writes and reads it says so to `Session.run`
+            "stream": None,
+        }
 
 
 def driver() -> ModuleType:
@@ -227,18 +232,14 @@ def _as_version_3(value: DeviceArrayLike) -> DeviceArrayLike:
 
 def check_contiguous(name: str, shape: tuple[int, ...], strides: tuple[int, ...] | None) -> None:
     """Raises ValueError unless strides, in elements, are those of a C-contiguous array."""
-    if strides is None or 0 in shape:
+    if strides is None:
         return
-    expected: list[int] = []
-    step = 1
-    for size in reversed(shape):
-        expected.insert(0, step)
-        step *= size
-    # where there is only one of something, the way to the next does not matter
-    if any(a != b for a, b, size in zip(strides, expected, shape, strict=True) if size > 1):
+    # NumPy's rule: where there is one of something, the way to the next does not matter
+    view = np.lib.stride_tricks.as_strided(np.empty(1, np.uint8), shape, strides)
+    if not view.flags.c_contiguous:
         raise ValueError(
-            f"{name} of shape {shape} has strides {tuple(strides)}; expected a contiguous array, "
-            f"strides {tuple(expected)}: copy it first (`.contiguous()`, `ascontiguousarray`)"
+            f"{name} of shape {shape} has strides {tuple(strides)}; expected a contiguous array: "
+            "copy it first (`.contiguous()`, `ascontiguousarray`)"
         )
 
 

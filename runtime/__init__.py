@@ -38,7 +38,6 @@ if TYPE_CHECKING:
         transfer_pairs as transfer_pairs,
     )
     from garment_transfer.runtime._panel import (
-        PICTURES as PICTURES,
         flow_colours as flow_colours,
         flow_wheel as flow_wheel,
         maps_picture as maps_picture,
@@ -78,7 +77,7 @@ _MODULES: Final = {
         "_pipeline": "Pipeline Transfer stage_inputs",
         "_pairs": "Outcome Pair check_outputs is_done read_pairs shard transfer_each "
         "transfer_pairs",
-        "_panel": "PICTURES flow_colours flow_wheel maps_picture panel pictures_of",
+        "_panel": "flow_colours flow_wheel maps_picture panel pictures_of",
         "_prepare": "DensePose DensePoseDescription DensePoseHeads DensePosePicture InputSize "
         "ModelInput Parser ParserDescription ParserOutput prepare "
         "prepare_photo",

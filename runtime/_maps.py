@@ -103,9 +103,8 @@ class Maps:
             bundle = Bundle.load(bundle)
         if backend in DEVICE_BACKENDS:
             backend, options = "onnxruntime", {}
-        load = find_backend(backend).load_maps
-        assert load is not None  # every backend of the CPU has it
-        return cls(load(bundle, options), bundle.manifest.size, bundle.manifest.framing)
+        engine = find_backend(backend).load_maps(bundle, options)
+        return cls(engine, bundle.manifest.size, bundle.manifest.framing)
 
     def person(
         self,

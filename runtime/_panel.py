@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -12,13 +10,10 @@ from garment_transfer.bundle import Size
 from garment_transfer.runtime._pipeline import Transfer
 from garment_transfer.runtime.photos import Fit, Person, colour
 
-#: How many pictures of the person's size a panel has side by side, beside those of maps.
-PICTURES: Final = 5
-
 
 def pictures_of(person: Person, garment_owner: Person) -> int:
     """How many pictures of the person's size the panel of a pair has."""
-    return PICTURES + sum(bool(one.confidence) for one in (person, garment_owner))
+    return 5 + sum(bool(one.confidence) for one in (person, garment_owner))
 
 
 def maps_picture(person: Person) -> npt.NDArray[np.uint8]:

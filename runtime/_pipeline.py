@@ -72,9 +72,6 @@ D = TypeVar("D", bound=DeviceArrayLike)
 #: The photos of person and garment owner on a GPU; None for one that is on the host alone.
 DevicePhotos = tuple[DeviceArrayLike | None, DeviceArrayLike | None]
 
-#: The same with the finished photo, checked.
-_OnDevice = tuple[Array | None, Array | None, Array | None]
-
 
 @dataclass(frozen=True, eq=False)
 class Transfer:
@@ -325,15 +322,15 @@ class Pipeline:
             outputs: Mapping[str, npt.NDArray[np.generic]] = {}
             chain = self._chain
             on_device = {
-                index: _pair(person, owner, *fit, *given[index])
+                index: Pair(person, owner, *fit, *given[index])
                 for index, (person, owner, fit) in enumerate(chosen)
-                if chain is not None and chain.finishes_photos and not fit[0].is_identity
+                if chain is not None and chain.photos is not None and not fit[0].is_identity
             }
             if chain is not None and on_device:
                 pairs = self._framed(chosen, on_device, timings)
                 try:
-                    with _timed(timings, "chain"):
-                        outputs, finished = chain.run_photos(pairs, on_device, handle)
+                    with _timed(timings, "chain"), chain.held(len(pairs)) as session:
+                        outputs, finished = session.transfer_photos(pairs, on_device, handle)
                 except BackendError as error:
                     if error.code != Code.OUT_OF_MEMORY:
                         raise
@@ -438,8 +435,9 @@ class Pipeline:
         asked = {name: tensor for name, tensor in self._outputs.items() if name in out}
         targets = _on_device(chain, out, asked or self._outputs, "outputs")
         _check_batches({**sources, **targets})
-        with self._open():
-            chain.run_on_device(sources, targets, handle)
+        batch = next(iter(sources.values())).shape[0]
+        with self._open(), chain.held(batch) as session:
+            session.transfer_on_device(sources, targets, handle)
         return dict(out)
 
     def session(
@@ -516,8 +514,8 @@ class Pipeline:
         owners: Sequence[Person],
         photos: Sequence[DevicePhotos] | None,
         out: Sequence[DeviceArrayLike] | None,
-    ) -> list[_OnDevice]:
-        """The memory of a caller's photos on the GPU, for each pair, checked."""
+    ) -> list[tuple[Array | None, ...]]:
+        """A caller's arrays on the GPU for each pair, checked: both photos, the finished one."""
         count = len(people)
         photos = [(None, None)] * count if photos is None else photos
         outs: Sequence[DeviceArrayLike | None] = [None] * count if out is None else out
@@ -527,20 +525,19 @@ class Pipeline:
                 f"{count} pairs, {len(photos)} pairs of `photos` and {len(outs)} of `out`",
                 expected="one for each",
             )
-        found: list[_OnDevice] = []
-        for person, owner, (photo, owner_photo), target in zip(
-            people, owners, photos, outs, strict=True
-        ):
-            arrays = [
+        return [
+            tuple(
                 None if array is None else self._photo_on_device(name, array, someone, kind)
                 for name, array, someone, kind in (
                     ("the person's photo", photo, person, "photos"),
                     ("the garment owner's photo", owner_photo, owner, "photos"),
                     ("the finished photo", target, person, "outputs"),
                 )
-            ]
-            found.append((arrays[0], arrays[1], arrays[2]))
-        return found
+            )
+            for person, owner, (photo, owner_photo), target in zip(
+                people, owners, photos, outs, strict=True
+            )
+        ]
 
     def _photo_on_device(
         self, name: str, array: DeviceArrayLike, someone: Person, kind: str
@@ -556,8 +553,9 @@ class Pipeline:
 
     def _run(self, inputs: Arrays, timings: dict[str, float]) -> dict[str, npt.NDArray[np.generic]]:
         if self._chain is not None:
-            with _timed(timings, "chain"):
-                return self._chain.run(inputs)
+            batch = len(next(iter(inputs.values())))
+            with _timed(timings, "chain"), self._chain.held(batch) as session:
+                return session.transfer(inputs)
         values = dict(inputs)
         for stage in STAGES:
             engine = self._engines[stage]
@@ -693,30 +691,6 @@ def stage_inputs(
             fit = fit_person(someone.densepose, framing, size)
         inputs |= _fitted(role, someone, fit)
     return inputs
-
-
-def _pair(
-    person: Person,
-    owner: Person,
-    fit: Fit,
-    owner_fit: Fit,
-    photo: Array | None,
-    owner_photo: Array | None,
-    out: Array | None,
-) -> Pair:
-    """What the GPU finishes; it fits photos that need no more than that."""
-    photos = {"photo": person, "owner_photo": owner}
-    return Pair(
-        photo or person.image,
-        person.parsing,
-        owner_photo or owner.worn_image,
-        owner.garment,
-        fit,
-        owner_fit,
-        person.protected,
-        tuple(name for name, someone in photos.items() if someone.protected is None),
-        out,
-    )
 
 
 def _fitted(

@@ -636,10 +636,7 @@ def prepare(
     image = read_photo(photo)
     iuv, _ = choose_body(densepose.estimate(image), box, f"the DensePose map of {photo}")
     ids = parser.parse(image, _around(iuv) if parser.description.region == "person" else None)
-    person = Person.from_arrays(image, ids, iuv, parser.label_set, "iuv-png", str(photo))
-    person.check_view()
-    _write(folder, photo, image, ids, iuv, parser.label_set)
-    return person
+    return _write(folder, photo, image, ids, iuv, parser.label_set)
 
 
 def prepare_photo(
@@ -662,10 +659,7 @@ def prepare_photo(
     image = read_photo(photo)
     found = (maps or built_in()).find(image, str(photo), box)
     iuv, _ = choose_body(found.densepose, found.frame, f"the DensePose map of {photo}")
-    person = Person.from_arrays(image, found.parsing, iuv, name=str(photo))
-    person.check_view()
-    _write(folder, photo, image, found.parsing, iuv, "classes7")
-    return person
+    return _write(folder, photo, image, found.parsing, iuv, "classes7")
 
 
 def _check_empty(folder: Path) -> None:
@@ -684,8 +678,10 @@ def _write(
     ids: npt.NDArray[np.uint8],
     iuv: npt.NDArray[np.uint8],
     labels: str,
-) -> None:
-    """The files of a person's folder."""
+) -> Person:
+    """The person of a photo and its maps, whose folder is written where they can be served."""
+    person = Person.from_arrays(image, ids, iuv, labels, "iuv-png", str(photo))
+    person.check_view()
     suffix = photo.suffix.lower()
     # As it is, unless `Person.load` does not find it under that suffix, such as .jpe.
     with replacing_folder(folder) as temporary:
@@ -696,6 +692,7 @@ def _write(
         Image.fromarray(ids).save(temporary / "parse.png")
         Image.fromarray(iuv).save(temporary / "densepose.png")
         write_meta(temporary / "meta.json", labels, "iuv-png")
+    return person
 
 
 def _around(iuv: npt.NDArray[np.uint8]) -> Box | None:
@@ -704,15 +701,13 @@ def _around(iuv: npt.NDArray[np.uint8]) -> Box | None:
     DensePose covers the body alone, and hair, wide clothes and bags lie outside. None where it
     shows nobody.
     """
-    body = iuv[..., 0] > 0
-    if not body.any():
+    left, top, width, height = cv2.boundingRect(cv2.extractChannel(iuv, 0))
+    if not width:
         return None
-    rows, columns = (np.flatnonzero(body.any(axis=axis)) for axis in (1, 0))
-    around = round(max(rows[-1] - rows[0], columns[-1] - columns[0]) / 5)
-    top, left = max(0, int(rows[0]) - around), max(0, int(columns[0]) - around)
-    bottom = min(body.shape[0], int(rows[-1]) + 1 + around)
-    right = min(body.shape[1], int(columns[-1]) + 1 + around)
-    return Box(top, left, bottom - top, right - left)
+    around = round((max(height, width) - 1) / 5)
+    bottom, right = top + height + around, left + width + around
+    top, left = max(0, top - around), max(0, left - around)
+    return Box(top, left, min(iuv.shape[0], bottom) - top, min(iuv.shape[1], right) - left)
 
 
 def _read_description(path: Path, model: type[_D], task: str, kind: str | None) -> _D:

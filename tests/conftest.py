@@ -32,6 +32,7 @@ from msgspec.structs import replace
 from PIL import Image
 
 from garment_transfer.bundle import (
+    BACKGROUND,
     ENGINES,
     FACE,
     FRAMING,
@@ -70,170 +71,92 @@ FLOW = (3, -2)
 HOLE = 40
 DRAWN = 200
 
-# All in whole numbers that float32 has exactly: to and from uint8, TensorRT converts float alone.
-
-# The garment covers its owner's region, but nothing reserved and not the lower garment; what it
-# leaves of the person's own garment becomes skin.
-_PARSING = """
-{
-  garment = Constant <value_float = 4.0> ()
-  skin = Constant <value_float = 3.0> ()
-  own = Cast <to = 1> (person_parsing)
-  other = Cast <to = 1> (garment_parsing)
-  is_own = Equal (own, garment)
-  is_skin = Equal (own, skin)
-  zero = Constant <value_float = 0.0> ()
-  is_background = Equal (own, zero)
-  skin_or_garment = Or (is_own, is_skin)
-  free = Or (skin_or_garment, is_background)
-  theirs = Equal (other, garment)
-  put = And (theirs, free)
-  bared = Where (is_own, skin, own)
-  label = Where (put, garment, bared)
-  transfer_parsing = Cast <to = 2> (label)
-  reasoned = Constant <value_floats = [0.0, 3.0, 4.0, 5.0]> ()
-  minus_one = Constant <value_ints = [-1]> ()
-  labels = Unsqueeze (label, minus_one)
-  won = Equal (labels, reasoned)
-  flags = Cast <to = 1> (won)
-  most = Constant <value_float = 255.0> ()
-  scores = Mul (flags, most)
-  transfer_scores = Cast <to = 2> (scores)
-}
-"""
-
-# The garment image moved by a whole number of pixels; HOLE where its mask does not reach.
-_WARPING = """
-{
-  garment = Constant <value_float = 4.0> ()
-  minus_one = Constant <value_ints = [-1]> ()
-  pads = Constant <value_ints = [0, 8, 8, 0, 0, 8, 8, 0]> ()
-  starts = Constant <value_ints = [6, 11]> ()
-  ends = Constant <value_ints = [70, 43]> ()
-  axes = Constant <value_ints = [1, 2]> ()
-  mask_labels = Cast <to = 1> (garment_parsing)
-  mask_flags = Equal (mask_labels, garment)
-  mask_flat = Cast <to = 1> (mask_flags)
-  mask = Unsqueeze (mask_flat, minus_one)
-  pixels = Cast <to = 1> (garment_image)
-  masked = Mul (pixels, mask)
-  masked_padded = Pad (masked, pads)
-  mask_padded = Pad (mask, pads)
-  masked_moved = Slice (masked_padded, starts, ends, axes)
-  mask_moved = Slice (mask_padded, starts, ends, axes)
-  one = Constant <value_float = 1.0> ()
-  hit = Equal (mask_moved, one)
-  hit_flat = Squeeze (hit, minus_one)
-  hole = Constant <value_float = 40.0> ()
-  complete = Where (hit, masked_moved, hole)
-  region_labels = Cast <to = 1> (transfer_parsing)
-  region_flags = Equal (region_labels, garment)
-  region_flat = Cast <to = 1> (region_flags)
-  region = Unsqueeze (region_flat, minus_one)
-  result = Mul (complete, region)
-  warped_garment = Cast <to = 2> (result)
-  channel = Constant <value_ints = [1]> ()
-  plane = Unsqueeze (region_flat, channel)
-  nothing = Sub (plane, plane)
-  dx = Constant <value_float = 3.0> ()
-  dy = Constant <value_float = -2.0> ()
-  flow_x = Add (nothing, dx)
-  flow_y = Add (nothing, dy)
-  flow = Concat <axis = 1> (flow_x, flow_y)
-  shown = And (hit_flat, region_flags)
-  shown_flat = Cast <to = 1> (shown)
-  most = Constant <value_float = 255.0> ()
-  confidence = Mul (shown_flat, most)
-  flow_confidence = Cast <to = 2> (confidence)
-}
-"""
-
-# Kept pixels are the person's, the garment is the warped one, and the rest is DRAWN.
-_REGROWTH = """
-{
-  garment = Constant <value_float = 4.0> ()
-  minus_one = Constant <value_ints = [-1]> ()
-  own = Cast <to = 1> (person_parsing)
-  new = Cast <to = 1> (transfer_parsing)
-  same_flat = Equal (own, new)
-  worn_flat = Equal (new, garment)
-  same = Unsqueeze (same_flat, minus_one)
-  worn = Unsqueeze (worn_flat, minus_one)
-  person = Cast <to = 1> (person_image)
-  warped = Cast <to = 1> (warped_garment)
-  drawn = Constant <value_float = 200.0> ()
-  rest = Where (same, person, drawn)
-  result = Where (worn, warped, rest)
-  image = Cast <to = 2> (result)
-}
-"""
-
-
 #: Frames the whole photo of `make_person`, whose body is all of it.
 TINY_FRAMING = msgspec.structs.replace(FRAMING, margin=0.0)
 
 
-# A photo in which colours say what is what: red / 36 the class, green / 10 the part, blue how sure
-# both are; U and V are 100.
-_MAPS = """
-{
-  axis = Constant <value_ints = [3]> ()
-  zero = Constant <value_ints = [0]> ()
-  one = Constant <value_ints = [1]> ()
-  two = Constant <value_ints = [2]> ()
-  three = Constant <value_ints = [3]> ()
-  pixels = Cast <to = 1> (image)
-  red = Slice (pixels, zero, one, axis)
-  green = Slice (pixels, one, two, axis)
-  blue = Slice (pixels, two, three, axis)
-  per_class = Constant <value_float = 36.0> ()
-  per_part = Constant <value_float = 10.0> ()
-  classes = Div (red, per_class)
-  parts = Div (green, per_part)
-  class_floor = Floor (classes)
-  last = Constant <value_float = 6.0> ()
-  class = Min (class_floor, last)
-  highest = Constant <value_float = 24.0> ()
-  part_floor = Floor (parts)
-  part = Min (part_floor, highest)
-  chart = Constant <value_float = 100.0> ()
-  nowhere = Constant <value_float = 0.0> ()
-  shown = Greater (part, nowhere)
-  shown_flat = Cast <to = 1> (shown)
-  u = Mul (shown_flat, chart)
-  iuv = Concat <axis = 3> (part, u, u)
-  class_flat = Squeeze (class, axis)
-  sure = Squeeze (blue, axis)
-  parsing = Cast <to = 2> (class_flat)
-  densepose = Cast <to = 2> (iuv)
-  parsing_confidence = Cast <to = 2> (sure)
-  densepose_confidence = Cast <to = 2> (sure)
-}
-"""
+def tiny_graphs() -> list[Any]:
+    """The tiny bundle's functions of ONNX Script, all in whole numbers that float32 has exactly.
+
+    Casts to and from uint8 go by way of float32, since TensorRT converts that alone.
+    """
+    from onnxscript import opset18 as op, script
+
+    dx, dy = FLOW
+
+    @script()
+    def parsing(person_parsing, person_densepose, garment_parsing, garment_densepose):
+        # the garment covers its owner's region, but nothing reserved and not the lower garment;
+        # what it leaves of the person's own garment becomes skin
+        own = op.Cast(person_parsing, to=1)
+        is_garment = own == GARMENT
+        free = op.Or(op.Or(is_garment, own == SKIN), own == BACKGROUND)
+        put = op.And(op.Cast(garment_parsing, to=1) == GARMENT, free)
+        label = op.Where(put, GARMENT, op.Where(is_garment, SKIN, own))
+        won = op.Unsqueeze(label, [-1]) == op.Constant(value_floats=[0.0, 3.0, 4.0, 5.0])
+        transfer_parsing = op.Cast(label, to=2)
+        transfer_scores = op.Cast(255.0 * op.Cast(won, to=1), to=2)
+        return transfer_parsing, transfer_scores
+
+    @script()
+    def warping(
+        garment_image, garment_parsing, garment_densepose, transfer_parsing, person_densepose
+    ):
+        # the garment image moved by FLOW; HOLE where its mask does not reach
+        mask = op.Unsqueeze(op.Cast(op.Cast(garment_parsing, to=1) == GARMENT, to=1), [-1])
+        layers = op.Concat(op.Cast(garment_image, to=1) * mask, mask, axis=3)
+        moved = op.Slice(op.Pad(layers, [0, 8, 8, 0, 0, 8, 8, 0]), [6, 11], [70, 43], [1, 2])
+        hit = op.Slice(moved, [3], [4], [3]) == 1.0
+        complete = op.Where(hit, op.Slice(moved, [0], [3], [3]), HOLE)
+        region = op.Cast(transfer_parsing, to=1) == GARMENT
+        plane = op.Cast(op.Unsqueeze(region, [1]), to=1)
+        flow = op.Concat(plane - plane + dx, plane - plane + dy, axis=1)
+        worn = op.Cast(op.Unsqueeze(region, [-1]), to=1)
+        shown = op.Cast(op.And(op.Squeeze(hit, [-1]), region), to=1)
+        warped_garment = op.Cast(complete * worn, to=2)
+        flow_confidence = op.Cast(255.0 * shown, to=2)
+        return warped_garment, flow, flow_confidence
+
+    @script()
+    def regrowth(person_image, person_parsing, person_densepose, transfer_parsing, warped_garment):
+        # kept pixels are the person's, the garment is the warped one, and the rest is DRAWN
+        new = op.Cast(transfer_parsing, to=1)
+        same = op.Unsqueeze(op.Cast(person_parsing, to=1) == new, [-1])
+        person = op.Cast(person_image, to=1)
+        worn = op.Unsqueeze(new == GARMENT, [-1])
+        rest = op.Where(same, person, DRAWN)
+        result = op.Where(worn, op.Cast(warped_garment, to=1), rest)
+        image = op.Cast(result, to=2)
+        return image
+
+    @script()
+    def maps(image):
+        # of a photo in which colours say what is what: red / 36 the class, green / 10 the part,
+        # blue how sure both are; U and V are 100
+        red, green, sure = op.Split(op.Cast(image, to=1), axis=3, num_outputs=3)
+        parsing = op.Cast(op.Squeeze(op.Min(op.Floor(red / 36.0), 6.0), [3]), to=2)
+        part = op.Min(op.Floor(green / 10.0), 24.0)
+        chart = 100.0 * op.Cast(part > 0.0, to=1)
+        densepose = op.Cast(op.Concat(part, chart, chart, axis=3), to=2)
+        parsing_confidence = op.Cast(op.Squeeze(sure, [3]), to=2)
+        densepose_confidence = op.Identity(parsing_confidence)
+        return parsing, densepose, parsing_confidence, densepose_confidence
+
+    return [parsing, warping, regrowth, maps]
 
 
 def write_tiny_bundle(folder: Path) -> Path:
     """Writes the tiny bundle and returns its folder."""
+    from onnxscript import FLOAT, UINT8, optimizer
+
     graphs = {**contract(TINY), MAPS: maps_contract(TINY)}
-    texts = (_PARSING, _WARPING, _REGROWTH, _MAPS)
-    for (stage, signature), text in zip(graphs.items(), texts, strict=True):
+    for (stage, signature), function in zip(graphs.items(), tiny_graphs(), strict=True):
         inputs, outputs = (
-            ", ".join(
-                f"{tensor.dtype.replace('float32', 'float')}"
-                f"[{','.join(map(str, tensor.shape))}] {tensor.name}"
-                for tensor in tensors
-            )
+            [{"uint8": UINT8, "float32": FLOAT}[tensor.dtype][tensor.shape] for tensor in tensors]
             for tensors in (signature.inputs, signature.outputs)
         )
-        # TensorRT casts uint8 to floats and from them alone, so all casts go by way of float32
-        body = re.sub(
-            r"(\w+) = Cast <to = (\d+)> \((\w+)\)",
-            r"\1_float = Cast <to = 1> (\3)\n  \1 = Cast <to = \2> (\1_float)",
-            text,
-        )
-        model = onnx.parser.parse_model(
-            f'<ir_version: 8, opset_import: ["": 18]> {stage} ({inputs}) => ({outputs}) {body}'
-        )
+        model = function.to_model_proto(input_types=inputs, output_types=outputs, ir_version=8)
+        model = optimizer.optimize(model)  # without it every number would be cast
         onnx.checker.check_model(model)
         onnx.save(model, folder / f"{stage}.onnx")
     write_manifest(
@@ -330,19 +253,11 @@ class Scene:
 
     def save(self, folder: Path, labels: str = "classes7") -> Path:
         """Writes the person's folder, whose `classes` are ids of `labels`; returns it."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, array in (
-            ("image", self.image),
-            ("parse", self.classes),
-            ("densepose", self.iuv),
-        ):
-            Image.fromarray(array).save(folder / f"{name}.png")
-        meta = {"parse": labels, "densepose": "iuv-png"}
-        (folder / "meta.json").write_text(json.dumps(meta))
-        return folder
+        person = SimpleNamespace(image=self.image, parsing=self.classes, densepose=self.iuv)
+        return save_person(person, folder, parse=labels)
 
 
-def save_person(person: Person, folder: Path, **meta: str) -> Path:
+def save_person(person: Person | SimpleNamespace, folder: Path, **meta: str) -> Path:
     """Writes a person's folder in this package's own label set and encoding; returns it."""
     folder.mkdir(parents=True, exist_ok=True)
     Image.fromarray(person.image).save(folder / "image.png")

@@ -160,7 +160,7 @@ def define(
         np.ones((2 * _CHANGED_REACH + 1,) * 2, np.uint8),
     ).astype(np.uint8, copy=False)
     frame["image"] = _clean_borders(frame, _plain_background(frame, changed > 0), changed > 0)
-    places = _places(rows, columns, fit.scaled.width, ~stays & _is_any(own, _DRAWN), changed)
+    places = _places(rows, columns, fit.scaled.width, ~stays & np.isin(own, _DRAWN), changed)
     fields = _scores(frame, changed > 0)
     parsing = np.array(own, order="C")
     other, share = np.zeros_like(parsing), np.zeros(parsing.shape, np.int64)
@@ -173,7 +173,7 @@ def define(
     gone = (own != BACKGROUND) & (parsing != own)
     side = 2 * _in_photo(border_width(fit.target.height), fit) + 1
     vanished = cv2.dilate(gone.astype(np.uint8), np.ones((side, side), np.uint8)) > 0
-    rim = vanished & _is_any(own, (BACKGROUND, SKIN, LOWER))
+    rim = vanished & np.isin(own, (BACKGROUND, SKIN, LOWER))
     drawn = ((parsing != own) | (parsing == GARMENT) | rim) & ~stays
     places = _places(rows, columns, fit.scaled.width, drawn)
 
@@ -220,12 +220,6 @@ def define(
     _put(whole.image[window], places.pixels, found)
     whole.parsing[window] = parsing
     return whole
-
-
-def _is_any(labels: Pixels, classes: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-    table = np.zeros(256, bool)
-    table[list(classes)] = True
-    return table[labels]
 
 
 def _put(picture: Pixels, index: Places, colours: Floats) -> None:
@@ -275,15 +269,17 @@ def _plain_background(frame: Mapping[str, Pixels], changed: npt.NDArray[np.bool_
     """
     image, label = frame["image"], frame["parsing"] == BACKGROUND
     known = label & ~changed
-    height, width = label.shape
-    layers = np.dstack([image * known[..., None], known]).astype(np.int32)
-    layers = np.pad(layers, ((_PLAIN_REACH,) * 2, (_PLAIN_REACH,) * 2, (0, 0)))
-    sums, squares = np.zeros((height, width, 4), np.int32), np.zeros((height, width), np.int32)
-    for y in range(0, 2 * _PLAIN_REACH + 1, _PLAIN_STEP):
-        for x in range(0, 2 * _PLAIN_REACH + 1, _PLAIN_STEP):
-            moved = layers[y : y + height, x : x + width]
-            sums += moved
-            squares += np.square(moved[..., :3]).sum(axis=2)
+    shown = image * known[..., None]
+    kernel = np.zeros((2 * _PLAIN_REACH + 1,) * 2)
+    kernel[::_PLAIN_STEP, ::_PLAIN_STEP] = 1
+    sums, squares = (
+        # whole numbers, which a filter by way of frequencies leaves a little beside
+        np.rint(cv2.filter2D(layer, -1, kernel, borderType=cv2.BORDER_CONSTANT))
+        for layer in (
+            np.dstack([shown, known]).astype(np.float64),
+            np.square(shown.astype(np.float64)).sum(axis=2),
+        )
+    )
     painted = label & changed & (sums[..., 3] > 0)
     count = sums[painted, 3].astype(np.float32)
     means = sums[painted, :3].astype(np.float32) / count[:, None]
@@ -332,14 +328,12 @@ def _scores(frame: Mapping[str, Pixels], changed: npt.NDArray[np.bool_]) -> Whol
         scores = 16 * frame["scores"].astype(np.int32)
     else:
         scores = _UNIT * (frame["parsing"][..., None] == _DRAWN).astype(np.int32)
-        for axis in (1, 0):
-            edges = [(2, 2) if i == axis else (0, 0) for i in range(3)]
-            padded = np.pad(scores, edges, mode="edge")
-            length = scores.shape[axis]
-            sums = [
-                weight * padded.take(range(k, k + length), axis) for k, weight in enumerate(_BLUR)
-            ]
-            scores = np.asarray(sum(sums) + 128) >> 8
+        weights = np.array([_BLUR], np.float64)
+        for kernel in (weights, weights.T):
+            blurred = cv2.filter2D(
+                scores.astype(np.float64), -1, kernel, borderType=cv2.BORDER_REPLICATE
+            )
+            scores = (blurred.astype(np.int32) + 128) >> 8
     scores *= changed[..., None]
     own = np.maximum(_UNIT - scores.sum(axis=2, keepdims=True), 0)
     return np.concatenate([scores, own], axis=2).reshape(-1, 5)
@@ -354,18 +348,12 @@ def _choose(scores: Whole, own: Pixels, sharpness: int) -> tuple[Pixels, Pixels,
     n = np.arange(len(scores))
     person = scores[:, 4]
     scores[n, np.searchsorted(_DRAWN, np.arange(256))[own]] += person
-    best, label = scores[:, 0], np.zeros(len(scores), np.uint8)
-    second, other = np.full_like(best, -_UNIT), label
-    for k in range(1, 4):
-        score = scores[:, k]
-        leads, follows = score > best, score > second
-        second = np.where(leads, best, np.where(follows, score, second))
-        other = np.where(leads, label, np.where(follows, np.uint8(k), other))
-        best, label = np.where(leads, score, best), np.where(leads, np.uint8(k), label)
+    order = np.argsort(-scores[:, :4], axis=1, kind="stable")[:, :2]
+    best, second = np.take_along_axis(scores, order, axis=1).T
     lead = np.minimum(best - second, 2 * _UNIT)
     share = np.maximum(_WHOLE // 2 - ((lead * sharpness + (1 << 15)) >> 16), 0)
-    ids = np.array(_DRAWN, np.uint8)
-    return ids[label], ids[other], share
+    label, other = np.array(_DRAWN, np.uint8)[order].T
+    return label, other, share
 
 
 def _sharpness(fit: Fit) -> int:

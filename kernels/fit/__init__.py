@@ -123,27 +123,13 @@ class Fit:
             (y - box.top + 0.5) * scale_y - 0.5 + self.top,
         )
 
-    def to_source(self, x: _C, y: _C) -> tuple[_C, _C]:
-        """Frame coordinates, numbers or arrays, in the source image."""
-        (scale_x, scale_y), box = self.scale, self.shown
-        return (
-            (x - self.left + 0.5) / scale_x - 0.5 + box.left,
-            (y - self.top + 0.5) / scale_y - 0.5 + box.top,
-        )
-
     def photo(self, image: Pixels) -> Pixels:
         """A photo, uint8 [H,W,3] or [H,W] of size `source`, in the frame.
 
         Scaled down by area, up linearly, rounded to the nearest, halves up; the edges are repeated
         into the padding and where the box leaves the photo, so that a network sees no border there.
         """
-        self._check(image)
-        if self.is_identity:
-            return image
-        library = photos.load()
-        if library is not None:
-            return library.fit(self, image, is_map=False)
-        return fit_photo(self, image)
+        return self._framed(image, is_map=False)
 
     def map(self, labels: Pixels) -> Pixels:
         """A map, uint8 [H,W] or [H,W,3] of size `source`, in the frame.
@@ -151,13 +137,7 @@ class Fit:
         Each pixel is the one of the map that holds its centre, as a mean of labels is no label; 0
         in the padding and where the box leaves the map.
         """
-        self._check(labels)
-        if self.is_identity:
-            return labels
-        library = photos.load()
-        if library is not None:
-            return library.fit(self, labels, is_map=True)
-        return fit_map(self, labels)
+        return self._framed(labels, is_map=True)
 
     def crop(self, framed: npt.NDArray[_S]) -> npt.NDArray[_S]:
         """The part of a framed array [h,w,...] that is the box, not padding: a view."""
@@ -165,7 +145,7 @@ class Fit:
             self.top : self.top + self.scaled.height, self.left : self.left + self.scaled.width
         ]
 
-    def _check(self, array: Pixels) -> None:
+    def _framed(self, array: Pixels, is_map: bool) -> Pixels:
         due = (self.source.height, self.source.width)
         if array.dtype != np.uint8 or array.shape not in (due, (*due, 3)):
             raise InputError(
@@ -173,6 +153,12 @@ class Fit:
                 f"an image is {array.dtype} {list(array.shape)}",
                 expected=f"uint8 {list(due)} or {[*due, 3]}",
             )
+        if self.is_identity:
+            return array
+        library = photos.load()
+        if library is not None:
+            return library.fit(self, array, is_map)
+        return fit_map(self, array) if is_map else fit_photo(self, array)
 
 
 def fit_photo(fit: Fit, image: Pixels) -> Pixels:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from garment_transfer.kernels.driver import (
     INSTALL,
@@ -35,7 +35,7 @@ T = TypeVar("T", bound=DeviceArrayLike)
 
 _PADDINGS: Final = ("zeros", "border")
 _SIZES: Final = {"float32": 4, "float16": 2, "bfloat16": 2}
-_SOURCE: Final = b'#include "flow_warp_kernels.cuh"\n'
+_SOURCE: Final = '#include "flow_warp_kernels.cuh"\n'
 
 # As flow_warp_types.h has them.
 _THREADS: Final = 128
@@ -47,17 +47,9 @@ class _Call(ctypes.Structure):
     """`FlowWarpCall` of flow_warp_types.h, field for field."""
 
     _fields_ = (
-        ("n", ctypes.c_int),
-        ("c", ctypes.c_int),
-        ("h", ctypes.c_int),
-        ("w", ctypes.c_int),
-        ("padding", ctypes.c_int),
-        ("x", ctypes.c_void_p),
-        ("coarse_flow", ctypes.c_void_p),
-        ("residual", ctypes.c_void_p),
-        ("affine", ctypes.c_void_p),
-        ("y", ctypes.c_void_p),
-        ("flow", ctypes.c_void_p),
+        *((name, ctypes.c_int) for name in ("n", "c", "h", "w", "padding")),
+        *((name, ctypes.c_void_p) for name in ("x", "coarse_flow", "residual", "affine")),
+        *((name, ctypes.c_void_p) for name in ("y", "flow")),
     )
 
 
@@ -65,16 +57,10 @@ class _LaunchShape(ctypes.Structure):
     """`LaunchShape` of flow_warp_types.h, field for field."""
 
     _fields_ = (
-        ("tiles", ctypes.c_int),
-        ("parts", ctypes.c_int),
-        ("threads_x", ctypes.c_int),
-        ("threads_y", ctypes.c_int),
-        ("tile", ctypes.c_int),
-        ("groups", ctypes.c_int),
-        ("magic", ctypes.c_uint),
-        ("shift", ctypes.c_uint),
-        ("w_over_h", ctypes.c_float),
-        ("h_over_w", ctypes.c_float),
+        *((name, ctypes.c_int) for name in ("tiles", "parts", "threads_x", "threads_y")),
+        *((name, ctypes.c_int) for name in ("tile", "groups")),
+        *((name, ctypes.c_uint) for name in ("magic", "shift")),
+        *((name, ctypes.c_float) for name in ("w_over_h", "h_over_w")),
     )
 
 
@@ -139,8 +125,8 @@ def flow_warp(
     return out
 
 
-def compile_flow_warp(architecture: str, kind: Literal["cubin", "ptx"] = "cubin") -> bytes:
-    """The kernels for an architecture such as "sm_90", by NVRTC; no GPU is needed.
+def compile_flow_warp(architecture: str) -> bytes:
+    """The kernels for an architecture such as "sm_90", a cubin by NVRTC; no GPU is needed.
 
     They are the `extern "C"` names of flow_warp_kernels.cuh.
 
@@ -148,48 +134,26 @@ def compile_flow_warp(architecture: str, kind: Literal["cubin", "ptx"] = "cubin"
         CudaError: NVRTC or CUDA's headers are missing, or NVRTC does not know the architecture.
     """
     try:
-        from cuda.bindings import nvrtc
+        from cuda.core import Program, ProgramOptions
+        from cuda.pathfinder import DynamicLibNotFoundError
     except ImportError as error:
-        raise CudaError(f"cuda.bindings does not import ({error}); run `{INSTALL}`") from error
-    virtual = architecture.replace("sm_", "compute_") if kind == "ptx" else architecture
-    folders = [*__path__, str(_cuda_headers())]
-    options = [f"--gpu-architecture={virtual}", "--std=c++17", *(f"-I{f}" for f in folders)]
-
-    # cuda.core's own compiler asks the driver before it gives PTX, and there may be none
-    def check(result: tuple[Any, ...], program: Any = None) -> Any:
-        error, *values = result
-        if error != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-            log = b""
-            if program is not None:
-                _, size = nvrtc.nvrtcGetProgramLogSize(program)
-                log = b" " * size
-                nvrtc.nvrtcGetProgramLog(program, log)
-            said = log.decode().strip("\0 \n")
-            raise CudaError(
-                f"NVRTC does not compile FlowWarp for {architecture}: {error.name} {said}; if it "
-                "does not know the architecture, upgrade nvidia-cuda-nvrtc"
-            )
-        return values[0] if values else None
-
+        raise CudaError(f"cuda.core does not import ({error}); run `{INSTALL}`") from error
+    options = ProgramOptions(
+        name="flow_warp.cu",
+        arch=architecture,
+        std="c++17",
+        include_path=[*__path__, str(_cuda_headers())],
+    )
     try:
-        program = check(nvrtc.nvrtcCreateProgram(_SOURCE, b"flow_warp.cu", 0, [], []))
-    except RuntimeError as error:  # of cuda.bindings, where the library itself is missing
-        if isinstance(error, CudaError):
-            raise
+        return bytes(Program(_SOURCE, "c++", options).compile("cubin").code)
+    except DynamicLibNotFoundError as error:
         raise CudaError(f"NVRTC is not found ({error}); run `{INSTALL}`") from error
-    try:
-        encoded = [option.encode() for option in options]
-        check(nvrtc.nvrtcCompileProgram(program, len(encoded), encoded), program)
-        get_size, get = (
-            (nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX)
-            if kind == "ptx"
-            else (nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN)
-        )
-        code = b" " * check(get_size(program))
-        check(get(program, code))
-        return code
-    finally:
-        nvrtc.nvrtcDestroyProgram(program)
+    except Exception as error:  # its own errors share no base class but this
+        said = " ".join(str(error).strip("\0 \n").split())
+        raise CudaError(
+            f"NVRTC does not compile FlowWarp for {architecture}: {said}; if it does not know the "
+            "architecture, upgrade nvidia-cuda-nvrtc"
+        ) from error
 
 
 def _cuda_headers() -> Path:

@@ -4,17 +4,19 @@ To add one, write `runtime/backends/NAME.py` with the names below and add it to 
 
 - `Options`: a struct of what the backend can be told, each with a default;
 - `available() -> Status`: its version and what it runs on; raises BackendError where it cannot run;
-- `load(bundle, precision, options)`: the bundle's graphs, ready to run. A backend of the CPU gives
-  an engine per stage, one of `DEVICE_BACKENDS` a `Chain` of all stages on the GPU;
-- `load_maps(bundle, options)`, of a backend of the CPU: the graph `maps` of a bundle that has it.
+- of a backend of the CPU, `open_graph(options, content, path, expected)`: an engine of one of a
+  bundle's graphs, whose bytes are those of a verified file, and whose signature is compared;
+- of one of `DEVICE_BACKENDS`, `load(bundle, precision, options)`: a `Chain` of all stages.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -22,6 +24,7 @@ import numpy.typing as npt
 
 from garment_transfer.bundle import (
     ENGINE_BACKENDS,
+    STAGES,
     BackendError,
     Bundle,
     Code,
@@ -64,6 +67,9 @@ class HostEngine(Protocol):
         """Runs the graph; new arrays by output name come back. May be called from many threads."""
 
 
+E = TypeVar("E", bound=HostEngine)
+
+
 @dataclass(frozen=True)
 class Status:
     """Whether a backend can run here; where it cannot, `reason` says why and `fix` what to do."""
@@ -75,63 +81,82 @@ class Status:
     reason: str = ""
     fix: str = ""
 
-    @classmethod
-    def of(cls, name: str, available: Callable[[], Status]) -> Status:
-        """What `available` gives, or the error that it raises."""
+
+@dataclass(frozen=True)
+class Backend:
+    """A backend by its name, of the functions of its module; options are given as keywords.
+
+    An option that the backend does not have raises BackendError (`option_unknown`), one of another
+    type or out of range InputError (`option_invalid`).
+    """
+
+    name: str
+    options: type[msgspec.Struct]
+    available: Callable[[], Status]
+    chain: Callable[[Bundle, str | None, Any], Chain] | None = None
+    open_graph: Callable[[Any, bytes, Path, Signature], HostEngine] | None = None
+
+    def status(self) -> Status:
+        """Whether it can run here."""
         try:
-            return available()
+            return self.available()
         except BackendError as error:
-            return cls(name, available=False, reason=error.what, fix=error.fix)
+            return Status(self.name, available=False, reason=error.what, fix=error.fix)
         # A package that is half removed, or was built for another version of what it needs, fails
         # in a way of its own.
         except Exception as error:
-            return cls(
-                name,
+            return Status(
+                self.name,
                 available=False,
                 reason=f"a package of it is damaged ({type(error).__name__}: {error})",
                 fix="run `pip install --force-reinstall` with that package, or make a new "
                 "environment",
             )
 
+    def load(
+        self, bundle: Bundle, precision: str | None, given: Mapping[str, object]
+    ) -> Mapping[Stage, HostEngine] | Chain:
+        """The bundle's graphs, ready to run: an engine per stage on the CPU, a chain on a GPU.
 
-O = TypeVar("O", bound=msgspec.Struct)  # noqa: E741
+        Raises:
+            BundleError: the bundle has no graphs of that precision, or one changed.
+            BackendError: the backend cannot run here or does not take a graph, or a graph's inputs
+                and outputs are not the manifest's.
+        """
+        options = _make_options(self.name, self.options, given)
+        if self.chain is not None:
+            return self.chain(bundle, precision, options)
+        assert self.open_graph is not None  # as every backend of the CPU has it
+        return open_stages(bundle, precision, functools.partial(self.open_graph, options))
+
+    def load_maps(self, bundle: Bundle, given: Mapping[str, object]) -> HostEngine:
+        """The graph `maps` on the CPU. Raises as `load`, and BundleError where there is none."""
+        options = _make_options(self.name, self.options, given)
+        content, graph = bundle.read_maps(), bundle.manifest.maps
+        assert graph is not None  # it was read
+        assert self.open_graph is not None
+        return self.open_graph(options, content, bundle.path / graph.file, graph.signature)
 
 
-@dataclass(frozen=True)
-class Backend:
-    """A backend by its name: whether it can run here, and a loader that takes keyword options.
-
-    `load` raises BackendError for an option that the backend does not have (`option_unknown`), and
-    InputError for one of another type or out of range (`option_invalid`).
-    """
-
-    name: str
-    status: Callable[[], Status]
-    load: Callable[[Bundle, str | None, Mapping[str, object]], Mapping[Stage, HostEngine] | Chain]
-    load_maps: Callable[[Bundle, Mapping[str, object]], HostEngine] | None = None
-
-    @classmethod
-    def of(
-        cls,
-        name: str,
-        options: type[O],
-        available: Callable[[], Status],
-        load: Callable[[Bundle, str | None, O], Mapping[Stage, HostEngine] | Chain],
-        load_maps: Callable[[Bundle, O], HostEngine] | None = None,
-    ) -> Backend:
-        """From the names that a backend's module has."""
-        return cls(
-            name,
-            lambda: Status.of(name, available),
-            lambda bundle, precision, given: load(
-                bundle, precision, _make_options(name, options, given)
-            ),
-            load_maps
-            and (lambda bundle, given: load_maps(bundle, _make_options(name, options, given))),
+def open_stages(
+    bundle: Bundle, precision: str | None, open_graph: Callable[[bytes, Path, Signature], E]
+) -> dict[Stage, E]:
+    """An engine per stage, by a backend's `open_graph` with its options. As `Backend.load`."""
+    graphs = bundle.manifest.graphs_of(precision)
+    return {
+        stage: open_graph(
+            # the bytes that were verified, not a file that may have changed since
+            bundle.read_graph(stage, precision),
+            bundle.graph_path(stage, precision),
+            graphs[stage].signature,
         )
+        for stage in STAGES
+    }
 
 
-def _make_options(name: str, kind: type[O], given: Mapping[str, object]) -> O:
+def _make_options(
+    name: str, kind: type[msgspec.Struct], given: Mapping[str, object]
+) -> msgspec.Struct:
     unknown = [option for option in given if option not in kind.__struct_fields__]
     if unknown:
         raise BackendError(
@@ -169,8 +194,9 @@ def find_backend(name: str) -> Backend:
 
         return backend_of(name)
     module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
-    load_maps = None if name in DEVICE_BACKENDS else module.load_maps
-    return Backend.of(name, module.Options, module.available, module.load, load_maps)
+    if name in DEVICE_BACKENDS:
+        return Backend(name, module.Options, module.available, chain=module.load)
+    return Backend(name, module.Options, module.available, open_graph=module.open_graph)
 
 
 def choose_backend(bundle: Bundle, precision: str | None = None) -> tuple[str, str]:

@@ -10,13 +10,9 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from garment_transfer.bundle import (
-    MAPS,
-    STAGES,
     BackendError,
-    Bundle,
     Code,
     Signature,
-    Stage,
     Tensor,
     installed_versions,
 )
@@ -86,35 +82,13 @@ class OnnxRuntimeEngine:
         return Path(self._session.end_profiling()), start
 
 
-def load(bundle: Bundle, precision: str | None, options: Options) -> dict[Stage, OnnxRuntimeEngine]:
-    """A session per stage.
-
-    Raises:
-        BackendError: ONNX Runtime is not installed, is installed twice, or does not take a graph,
-            or a graph's inputs and outputs are not the manifest's.
-        BundleError: the bundle has no graphs of that precision, or one changed.
-    """
-    engines = {}
-    for stage in STAGES:
-        path = bundle.graph_path(stage, precision)
-        prefix = f"{options.profile}{stage}" if options.profile else ""
-        # the bytes that were verified, not a file that may have changed since
-        content = bundle.read_graph(stage, precision)
-        engine = _open(content, path, options.threads, options.kernel, prefix)
-        expected = bundle.manifest.graphs_of(precision)[stage].signature
-        check_signature(path, expected, engine.signature)
-        engines[stage] = engine
-    return engines
-
-
-def load_maps(bundle: Bundle, options: Options) -> OnnxRuntimeEngine:
-    """A session of the graph `maps`. Raises as `load`, and BundleError where there is none."""
-    content = bundle.read_maps()
-    graph = bundle.manifest.maps
-    assert graph is not None  # it was read
-    prefix = f"{options.profile}{MAPS}" if options.profile else ""
-    engine = _open(content, bundle.path / graph.file, options.threads, options.kernel, prefix)
-    check_signature(bundle.path / graph.file, graph.signature, engine.signature)
+def open_graph(
+    options: Options, content: bytes, path: Path, expected: Signature
+) -> OnnxRuntimeEngine:
+    """A session of a bundle's graph. Raises BackendError."""
+    profile = f"{options.profile}{path.stem}" if options.profile else ""
+    engine = _open(content, path, options.threads, options.kernel, profile)
+    check_signature(path, expected, engine.signature)
     return engine
 
 

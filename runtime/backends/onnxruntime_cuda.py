@@ -101,9 +101,8 @@ class OnnxRuntimeContext:
                 "(`sessions=`)",
             ) from error
 
-    def profile(self, report: Callable[[str, float], None]) -> bool:
+    def profile(self, report: Callable[[str, float], None]) -> None:
         """ONNX Runtime reports no layers to a caller while it runs on the caller's stream."""
-        return False
 
     def close(self) -> None:
         """Ends the ONNX Runtime session, before its stream ends."""

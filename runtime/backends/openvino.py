@@ -18,12 +18,9 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from garment_transfer.bundle import (
-    STAGES,
     BackendError,
-    Bundle,
     Code,
     Signature,
-    Stage,
     Tensor,
     installed_versions,
 )
@@ -112,34 +109,8 @@ class OpenVinoEngine:
         return layers
 
 
-def load(bundle: Bundle, precision: str | None, options: Options) -> dict[Stage, OpenVinoEngine]:
-    """A compiled graph per stage.
-
-    Raises:
-        BackendError: OpenVINO is not installed or does not take a graph, or a graph's inputs and
-            outputs are not the manifest's.
-        BundleError: the bundle has no graphs of that precision, or one changed.
-    """
-    return {
-        stage: _compiled(
-            bundle.graph_path(stage, precision),
-            bundle.read_graph(stage, precision),
-            bundle.manifest.graphs_of(precision)[stage].signature,
-            options,
-        )
-        for stage in STAGES
-    }
-
-
-def load_maps(bundle: Bundle, options: Options) -> OpenVinoEngine:
-    """The graph `maps`, compiled. Raises as `load`, and BundleError where there is none."""
-    content = bundle.read_maps()
-    graph = bundle.manifest.maps
-    assert graph is not None  # it was read
-    return _compiled(bundle.path / graph.file, content, graph.signature, options)
-
-
-def _compiled(path: Path, content: bytes, expected: Signature, options: Options) -> OpenVinoEngine:
+def open_graph(options: Options, content: bytes, path: Path, expected: Signature) -> OpenVinoEngine:
+    """A bundle's graph, compiled. Raises BackendError."""
     available()
     import openvino
 

@@ -75,9 +75,7 @@ class Options(Struct, frozen=True, kw_only=True):
 
 def backend_of(name: EngineBackend) -> Backend:
     """The backend of that name."""
-    return Backend.of(
-        name, Options, functools.partial(available, name), functools.partial(load, name)
-    )
+    return Backend(name, Options, functools.partial(available, name), functools.partial(load, name))
 
 
 def load(name: EngineBackend, bundle: Bundle, precision: str | None, options: Options) -> Chain:
@@ -290,7 +288,7 @@ class TensorRTContext:
         if not self._context.execute_async_v3(self._stream):
             self._owner.require(False, "run")
 
-    def profile(self, report: Callable[[str, float], None]) -> bool:
+    def profile(self, report: Callable[[str, float], None]) -> None:
         """From now on `report` gets name and milliseconds of every layer, and runs wait for it."""
         trt = self._owner.trt
 
@@ -303,7 +301,6 @@ class TensorRTContext:
 
         self._profiler = Profiler()  # the context does not keep it alive
         self._context.profiler = self._profiler
-        return True
 
     def close(self) -> None:
         """Ends the context, before its memory and its stream."""

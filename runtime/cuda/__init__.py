@@ -3,7 +3,6 @@
 from garment_transfer.runtime.cuda._chain import (
     Chain as Chain,
     Context as Context,
-    DeviceArray as DeviceArray,
     DeviceEngine as DeviceEngine,
     Part as Part,
     Session as Session,

@@ -75,11 +75,8 @@ class Context(Protocol):
     def enqueue(self) -> None:
         """Queues the engine on its stream. BackendError when the backend refuses."""
 
-    def profile(self, report: Callable[[str, float], None]) -> bool:
-        """From now on `report` gets name and milliseconds of every layer of every run.
-
-        False where the backend does not tell them.
-        """
+    def profile(self, report: Callable[[str, float], None]) -> None:
+        """From now on `report` gets name and milliseconds of layers, where the backend tells."""
 
     def close(self) -> None:
         """Frees everything; its memory and its stream, where nothing is left to do, are there."""
@@ -105,44 +102,10 @@ HostArray = npt.NDArray[np.generic]
 class _Arrays(NamedTuple):
     """A session's tensors by name, in both memories."""
 
-    inputs: Mapping[str, DeviceArray]
-    outputs: Mapping[str, DeviceArray]
+    inputs: Mapping[str, Array]
+    outputs: Mapping[str, Array]
     host_inputs: Mapping[str, HostArray]
     host_outputs: Mapping[str, HostArray]
-
-
-@dataclass(frozen=True, eq=False)
-class DeviceArray:
-    """A session's tensor on the GPU, as torch, CuPy, PyCUDA and Numba take it.
-
-    It is valid for as long as its session is held.
-    """
-
-    pointer: int
-    shape: tuple[int, ...]
-    dtype: str
-
-    @property
-    def nbytes(self) -> int:
-        """Size in bytes."""
-        return _nbytes(self.shape, self.dtype)
-
-    def item(self, index: int, device: int) -> Array:
-        """One of the batch, without its axis."""
-        pointer = self.pointer + index * self.nbytes // self.shape[0]
-        return Array(pointer, self.shape[1:], self.dtype, device)
-
-    @property
-    def __cuda_array_interface__(self) -> dict[str, object]:
-        return {
-            "shape": self.shape,
-            "typestr": np.dtype(self.dtype).str,
-            "data": (self.pointer, False),
-            "strides": None,
-            "version": 3,
-            # no stream: who writes and reads it says so to `Session.run`
-            "stream": None,
-        }
 
 
 @dataclass(frozen=True)
@@ -159,13 +122,13 @@ class _Block:
         for tensor in tensors:
             shape = tensor.shape_of(batch)
             placed.append((tensor, shape, offset))
-            offset += aligned(_nbytes(shape, tensor.dtype))
+            offset += aligned(math.prod(shape) * np.dtype(tensor.dtype).itemsize)
         return cls(tuple(placed), offset)
 
-    def on_device(self, base: int) -> Mapping[str, DeviceArray]:
+    def on_device(self, base: int, device: int) -> Mapping[str, Array]:
         return MappingProxyType(
             {
-                tensor.name: DeviceArray(base + offset, shape, tensor.dtype)
+                tensor.name: Array(base + offset, shape, tensor.dtype, device)
                 for tensor, shape, offset in self.tensors
             }
         )
@@ -235,8 +198,8 @@ class Session:
             self._upload = (on_device, at, inputs.size)
             self._download = (at + inputs.size, on_device + inputs.size, outputs.size)
             self._arrays = _Arrays(
-                inputs.on_device(on_device),
-                outputs.on_device(on_device + inputs.size),
+                inputs.on_device(on_device, device.index),
+                outputs.on_device(on_device + inputs.size, device.index),
                 inputs.on_host(on_host[: inputs.size]),
                 outputs.on_host(on_host[inputs.size :]),
             )
@@ -271,12 +234,12 @@ class Session:
             )
 
     @property
-    def inputs(self) -> Mapping[str, DeviceArray]:
+    def inputs(self) -> Mapping[str, Array]:
         """The chain's inputs on the GPU, by name, to be written into."""
         return self._open().inputs
 
     @property
-    def outputs(self) -> Mapping[str, DeviceArray]:
+    def outputs(self) -> Mapping[str, Array]:
         """The outputs of all engines on the GPU, by name."""
         return self._open().outputs
 
@@ -359,10 +322,9 @@ class Session:
         arrays, photos = self._open(), self._photos
         assert photos is not None
 
-        def of_pairs(tensors: Mapping[str, DeviceArray]) -> list[dict[str, Array]]:
+        def of_pairs(tensors: Mapping[str, Array]) -> list[dict[str, Array]]:
             return [
-                {name: tensor.item(index, self.device.index) for name, tensor in tensors.items()}
-                for index in pairs
+                {name: tensor.item(index) for name, tensor in tensors.items()} for index in pairs
             ]
 
         with self.device.active():  # without the memory the session goes on without them
@@ -494,10 +456,10 @@ class Chain:
         Compose where they were built with CUDA (`kernels.photos.load_cuda`).
         """
         self.device = device
-        self._engines = engines
+        self.engines = engines
         self._graphs = graphs and part is None
-        self._part = part or _untimed
-        self._photos = photos
+        self._part = part or (lambda name, stream: nullcontext())
+        self.photos = photos
         self._limit = sessions
         self._idle: list[Session] = []  # the longest idle first
         # Sessions that are there, by thread those that it holds, and the threads that close.
@@ -506,11 +468,6 @@ class Chain:
         self._closing: set[int] = set()
         self._closed = False
         self._changed = threading.Condition()
-
-    @property
-    def engines(self) -> Mapping[Stage, DeviceEngine]:
-        """The engines by stage, in the order in which they run."""
-        return self._engines
 
     @contextmanager
     def session(self, batch: int, timeout: float | None = None) -> Iterator[Session]:
@@ -527,29 +484,28 @@ class Chain:
                 it might wait for forever (`sessions_in_use`); the chain is closed; memory runs out.
             GarmentTransferError: an engine does not take that batch size.
         """
-        with self._held_session(batch, timeout) as session:
+        with self.held(batch, timeout) as session:
             session.synchronize()
             yield session
 
-    def run(self, inputs: Mapping[str, HostArray]) -> dict[str, HostArray]:
-        """A transfer from host arrays, which have been checked, to new host arrays."""
-        with self._held_session(len(next(iter(inputs.values())))) as session:
-            return session.transfer(inputs)
+    @contextmanager
+    def held(self, batch: int, timeout: float | None = None) -> Iterator[Session]:
+        """As `session`, but what an earlier holder queued on its stream may still run.
 
-    @property
-    def finishes_photos(self) -> bool:
-        """Whether `run_photos` can run."""
-        return self._photos is not None
-
-    def run_photos(
-        self,
-        inputs: Sequence[Mapping[str, HostArray]],
-        pairs: Mapping[int, Pair],
-        stream: int | None = None,
-    ) -> tuple[dict[str, HostArray], dict[int, Composed]]:
-        """As `run`, and the finished photos of some pairs: `Session.transfer_photos`."""
-        with self._held_session(len(inputs)) as session:
-            return session.transfer_photos(inputs, pairs, stream)
+        That is enough for `Session.transfer` and its like.
+        """
+        for engine in self.engines.values():
+            engine.check_batch(batch)
+        holder = threading.get_ident()
+        session = self._take(batch, timeout, holder)
+        try:
+            yield session
+        finally:
+            try:
+                if not session.broken:
+                    session.settle()
+            finally:
+                self._give_back(session, holder)
 
     def write(self, image: HostArray, out: Array, stream: int) -> None:
         """Copies a picture to a caller's array, after what is queued on the caller's stream."""
@@ -559,13 +515,6 @@ class Chain:
             on_host[:] = image.reshape(-1)
             self.device.copy(out.pointer, on_host.ctypes.data, image.nbytes, stream)
             self.device.synchronize(stream)
-
-    def run_on_device(
-        self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], stream: int
-    ) -> None:
-        """Queues a transfer between device arrays, which have been checked, on their stream."""
-        with self._held_session(next(iter(inputs.values())).shape[0]) as session:
-            session.transfer_on_device(inputs, outputs, stream)
 
     def close(self) -> None:
         """Waits for the sessions that other threads use, and frees all of them.
@@ -587,22 +536,6 @@ class Chain:
                 lambda: self._count <= sum(self._held[closing] for closing in self._closing)
             )
             self._closing.discard(thread)
-
-    @contextmanager
-    def _held_session(self, batch: int, timeout: float | None = None) -> Iterator[Session]:
-        """As `session`, but what an earlier holder queued on its stream may still run."""
-        for engine in self._engines.values():
-            engine.check_batch(batch)
-        holder = threading.get_ident()
-        session = self._take(batch, timeout, holder)
-        try:
-            yield session
-        finally:
-            try:
-                if not session.broken:
-                    session.settle()
-            finally:
-                self._give_back(session, holder)
 
     def _take(self, batch: int, timeout: float | None, holder: int) -> Session:
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -640,7 +573,7 @@ class Chain:
                 evicted.close()
             with _MAKING if self._graphs else nullcontext():
                 return Session(
-                    self.device, self._engines, batch, self._graphs, self._part, self._photos
+                    self.device, self.engines, batch, self._graphs, self._part, self.photos
                 )
         except BaseException:
             self._forget(holder)
@@ -697,14 +630,6 @@ def handle_of(device: CudaDevice, stream: StreamLike) -> int:
             fix="end the capture first; a session replays a graph of its own",
         )
     return handle
-
-
-def _untimed(name: str, stream: int) -> AbstractContextManager[None]:
-    return nullcontext()
-
-
-def _nbytes(shape: tuple[int, ...], dtype: str) -> int:
-    return math.prod(shape) * np.dtype(dtype).itemsize
 
 
 def _allocate(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
@@ -21,6 +22,7 @@ from garment_transfer.kernels.driver import Array, OutOfMemory
 from garment_transfer.kernels.fit import Fit
 from garment_transfer.kernels.photos import Composing, Library
 from garment_transfer.runtime.cuda._device import CudaDevice, aligned
+from garment_transfer.runtime.photos import Person
 
 Pixels = npt.NDArray[np.uint8]
 _T = TypeVar("_T")
@@ -30,33 +32,46 @@ _T = TypeVar("_T")
 _KEPT: Final = 1 << 30
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pair:
-    """What Compose takes of two people; arrays as `kernels.compose.compose` has them.
+    """Two people, their fits, and a caller's arrays on the GPU: both photos and the finished one.
 
-    Photos may be a caller's, on the GPU; `out` is where the finished one goes there, if it does.
+    Where `photo` or `owner_photo` is None, the GPU gets that of the person; the finished photo goes
+    to `out` if there is one.
     """
 
-    photo: Pixels | Array
-    parsing: Pixels
-    owner_photo: Pixels | Array
-    owner_garment: npt.NDArray[np.bool_]
+    person: Person
+    owner: Person
     fit: Fit
     owner_fit: Fit
-    kept: npt.NDArray[np.bool_] | None
-    #: Which of `photo` and `owner_photo` the GPU fits; the other one's input comes from the host.
-    fitted_on_device: tuple[str, ...]
-    out: Array | None = None
+    photo: Array | None
+    owner_photo: Array | None
+    out: Array | None
 
     @property
+    def fitted_on_device(self) -> tuple[str, ...]:
+        """Which photos the GPU fits: where things hide the garment, the host does more than that.
+
+        They are called as in `arrays`.
+        """
+        photos = {"photo": self.person, "owner_photo": self.owner}
+        return tuple(name for name, someone in photos.items() if someone.protected is None)
+
+    @property
+    def downloaded(self) -> int:
+        """Bytes of the finished photo's classes, and of its colours unless they go to `out`."""
+        return (4 if self.out is None else 1) * self.person.parsing.size
+
+    @cached_property
     def arrays(self) -> dict[str, Pixels | Array | None]:
         """What Compose reads, by the names of its call; what is on the host is uploaded."""
+        kept = self.person.protected
         return {
-            "photo": self.photo,
-            "own": self.parsing,
-            "owner_photo": self.owner_photo,
-            "owner_garment": self.owner_garment.view(np.uint8),
-            "kept": None if self.kept is None else self.kept.view(np.uint8),
+            "photo": self.photo or self.person.image,
+            "own": self.person.parsing,
+            "owner_photo": self.owner_photo or self.owner.worn_image,
+            "owner_garment": self.owner.garment.view(np.uint8),
+            "kept": None if kept is None else kept.view(np.uint8),
         }
 
 
@@ -95,37 +110,28 @@ class Photos:
         (`out_of_memory`) where there is not so much, InputError where a finished photo would be
         written over what is read; nothing is queued then.
         """
-        offsets: list[dict[str, int]] = []
-        size = 0
-        for pair in pairs:
-            offsets.append({})
-            for name, array in pair.arrays.items():
-                if isinstance(array, np.ndarray):
-                    offsets[-1][name] = size
-                    size += aligned(array.nbytes)
-        self._inputs = size
-        finished = []
-        for pair in pairs:
-            finished.append(size)
-            size += aligned((4 if pair.out is None else 1) * pair.parsing.size)
-        self._outputs = size - self._inputs
+        arrays = [array for pair in pairs for array in pair.arrays.values()]
+        uploaded = [array.nbytes for array in arrays if isinstance(array, np.ndarray)]
+        self._inputs = sum(map(aligned, uploaded))
+        self._outputs = sum(aligned(pair.downloaded) for pair in pairs)
+        size = self._inputs + self._outputs
         if self._on_host is None or self._on_host.size < size:
             self.close()
             self._on_host = _allocated(self._device.allocate_host, size)
         on_device, on_host = self._on_device.reserve(size), self._on_host
         self._placed = []
-        for pair, at, output in zip(pairs, offsets, finished, strict=True):
-            arrays: dict[str, Array | None] = {}
+        at, output = 0, self._inputs
+        for pair in pairs:
+            placed: dict[str, Array | None] = {}
             for name, array in pair.arrays.items():
                 if not isinstance(array, np.ndarray):
-                    arrays[name] = array
-                else:
-                    place = on_host[at[name] : at[name] + array.nbytes]
-                    place.reshape(array.shape)[:] = array
-                    arrays[name] = Array(
-                        on_device + at[name], array.shape, "uint8", self._device.index
-                    )
-            self._placed.append(_Placed(pair, arrays, output))
+                    placed[name] = array
+                    continue
+                on_host[at : at + array.nbytes].reshape(array.shape)[:] = array
+                placed[name] = Array(on_device + at, array.shape, "uint8", self._device.index)
+                at += aligned(array.nbytes)
+            self._placed.append(_Placed(pair, placed, output))
+            output += aligned(pair.downloaded)
         self._calls = [
             self._composing(placed, graphs)
             for placed, graphs in zip(self._placed, outputs, strict=True)
@@ -151,7 +157,7 @@ class Photos:
         }
         image = parsing = self._on_device.pointer + output
         if pair.out is None:
-            parsing += 3 * pair.parsing.size
+            parsing += 3 * pair.person.parsing.size
         else:
             image = pair.out.pointer
         fits, outputs = (pair.fit, pair.owner_fit), (image, parsing)
@@ -193,9 +199,8 @@ class Photos:
         assert self._on_host is not None
         found = []
         for pair, _, output in self._placed:
-            height, width = pair.parsing.shape
-            size = (4 if pair.out is None else 1) * height * width
-            both = self._on_host[output : output + size].copy()
+            height, width = pair.person.parsing.shape
+            both = self._on_host[output : output + pair.downloaded].copy()
             image, parsing = np.split(both, [-height * width])
             image, parsing = image.reshape(-1, width, 3), parsing.reshape(height, width)
             found.append(Composed(image, parsing, None))

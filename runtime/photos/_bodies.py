@@ -25,15 +25,10 @@ from garment_transfer.bundle import (
     Size,
 )
 from garment_transfer.kernels.fit import Box
+from garment_transfer.runtime.photos._densepose import HANDS, HEAD, TORSO, UPPER_LEGS, of_nearest
 from garment_transfer.runtime.photos._fit import is_any, resize
 
 _Mask = npt.NDArray[np.bool_]
-
-# DensePose part ids, see _densepose.py.
-_TORSO: Final = (1, 2)
-_HEAD: Final = (23, 24)
-_HANDS: Final = (3, 4)
-_THIGHS: Final = (7, 8, 9, 10)
 
 # Bodies, and somebody else's pixels, are looked for at about this many pixels along the shorter
 # side; borders between two people at twice as many.
@@ -194,7 +189,7 @@ def somebody_else(
 
 def hands(classes: npt.NDArray[np.uint8], parts: npt.NDArray[np.uint8]) -> _Mask:
     """Bare hands less their borders, bool [H,W]: no upper garment covers them."""
-    found = is_any(parts, _HANDS)
+    found = is_any(parts, HANDS)
     left, top, width, height = cv2.boundingRect(found.view(np.uint8))
     part = (slice(top, top + height), slice(left, left + width))
     side = 2 * round(_RIM * math.sqrt(_torso_area(parts))) + 1
@@ -213,14 +208,14 @@ def view_fault(parts: npt.NDArray[np.uint8]) -> str:
     """
     step = _step(parts)
     small = parts[::step, ::step]
-    back, front = (int(np.count_nonzero(small == part)) for part in _TORSO)
+    back, front = (int(np.count_nonzero(small == part)) for part in TORSO)
     if not back + front:
         return ""
     share = back / (back + front)
     if share > _SIDEWAYS:
         view = "from behind" if share > _BEHIND else "from the side"
         return f"is seen {view}: DensePose has {share:.0%} of the torso as its back (part 1)"
-    middles = [m for of in (_HEAD, _TORSO, _THIGHS) if (m := _middle(small, of))]
+    middles = [m for of in (HEAD, TORSO, UPPER_LEGS) if (m := _middle(small, of))]
     if len(middles) > 1:
         upper, lower = middles[:2]
         if lower[0] - upper[0] < abs(lower[1] - upper[1]):
@@ -240,7 +235,7 @@ def check_plausible(
     """
     person, owner = inputs["person_parsing"], inputs["garment_parsing"]
     torso, owner_torso = (
-        np.isin(inputs[f"{role}_densepose"][..., 0], _TORSO) for role in ("person", "garment")
+        np.isin(inputs[f"{role}_densepose"][..., 0], TORSO) for role in ("person", "garment")
     )
     if not torso.any() or not owner_torso.any():
         return
@@ -275,7 +270,7 @@ def _middle(parts: npt.NDArray[np.uint8], of: tuple[int, ...]) -> tuple[float, f
 
 def _torso_area(parts: npt.NDArray[np.uint8]) -> float:
     """Pixels of the torso, or a quarter of the body where things hide it."""
-    torso, body = (int(np.count_nonzero(each)) for each in (is_any(parts, _TORSO), parts))
+    torso, body = (int(np.count_nonzero(each)) for each in (is_any(parts, TORSO), parts))
     return max(torso, body / 4, 1.0)
 
 
@@ -317,10 +312,10 @@ def in_front(
     hidden = found & closed
     known = body & (beneath != BACKGROUND)
     if known.any():
-        beneath[hidden] = _of_nearest(classes, known)[hidden]
+        beneath[hidden] = of_nearest(classes, known)[hidden]
         iuv = iuv.copy()
         missing = hidden & ~body
-        iuv[missing] = _of_nearest(iuv, body)[missing]
+        iuv[missing] = of_nearest(iuv, body)[missing]
     return beneath, iuv, found
 
 
@@ -381,7 +376,7 @@ def drop_not_worn(
     if not found.any():
         return
     marks = np.full(garment.shape, GARMENT, np.uint8)
-    marks[at] = np.where(found, _of_nearest(small, outside > 0)[at], np.uint8(GARMENT))
+    marks[at] = np.where(found, of_nearest(small, outside > 0)[at], np.uint8(GARMENT))
     large = marks.repeat(step, axis=0).repeat(step, axis=1)
     y, x = top * step, left * step
     part = classes[y : y + len(large), x : x + len(large[0])]
@@ -406,7 +401,7 @@ def uncovered(
     if not hidden.any() or not shown.any():
         return image
     image = image.copy()
-    image[hidden] = _of_nearest(image, shown)[hidden]
+    image[hidden] = of_nearest(image, shown)[hidden]
     return image
 
 
@@ -416,7 +411,7 @@ def _holes(classes: npt.NDArray[np.uint8], parts: npt.NDArray[np.uint8]) -> _Mas
     small, body = classes[::step, ::step], parts[::step, ::step]
     hole = ((small == BACKGROUND) & (body > 0)).astype(np.uint8)
     _, pieces, stats, _ = cv2.connectedComponentsWithStats(hole)
-    least = max(_THING * np.count_nonzero(is_any(body, _TORSO)), 9)
+    least = max(_THING * np.count_nonzero(is_any(body, TORSO)), 9)
     found = np.zeros(small.shape, bool)
     for index in np.flatnonzero(stats[1:, cv2.CC_STAT_AREA] >= least) + 1:
         piece = (pieces == index).astype(np.uint8)
@@ -431,12 +426,12 @@ def _bodies(parts: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Which body each pixel of a map of parts is of: 0 for none, 1 and so on, or `_PASSER_BY`."""
     marks = (parts > 0).astype(np.uint8)
     count, pieces = cv2.connectedComponents(marks)
-    _, heads, stats, _ = cv2.connectedComponentsWithStats(np.isin(parts, _HEAD).astype(np.uint8))
+    _, heads, stats, _ = cv2.connectedComponentsWithStats(np.isin(parts, HEAD).astype(np.uint8))
     areas = stats[1:, cv2.CC_STAT_AREA]
     large = np.flatnonzero(areas >= _CANDIDATE * areas.max(initial=1)) + 1
     if count == 2 and len(large) < 2:
         return marks
-    torsos = np.bincount(pieces[np.isin(parts, _TORSO)], minlength=count)
+    torsos = np.bincount(pieces[np.isin(parts, TORSO)], minlength=count)
     if not torsos.any():
         torsos = np.bincount(pieces.ravel(), minlength=count)
         torsos[0] = 0
@@ -478,17 +473,7 @@ def _to_nearest(bodies: npt.NDArray[np.uint8], within: _Mask) -> None:
     missing = within & (bodies == 0)
     seeds = within & (bodies > 0) & (bodies < _PASSER_BY)
     if missing.any() and seeds.any():
-        bodies[missing] = _of_nearest(bodies, seeds)[missing]
-
-
-def _of_nearest(values: npt.NDArray[np.uint8], known: _Mask) -> npt.NDArray[np.uint8]:
-    """At each pixel the value of the nearest one that is known; uint8 [H,W] or [H,W,C]."""
-    _, zones = cv2.distanceTransformWithLabels(
-        (~known).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
-    )
-    of_zone = np.zeros((int(zones.max()) + 1, *values.shape[2:]), np.uint8)
-    of_zone[zones[known]] = values[known]
-    return np.asarray(of_zone[zones], np.uint8)
+        bodies[missing] = of_nearest(bodies, seeds)[missing]
 
 
 def _step(array: npt.NDArray[np.uint8]) -> int:
@@ -502,9 +487,8 @@ def _enlarged(mask: _Mask, shape: tuple[int, ...]) -> _Mask:
 
 
 def _bounds(mask: _Mask, step: int) -> Box:
-    rows, columns = (np.flatnonzero(mask.any(axis=axis)) * step for axis in (1, 0))
-    top, left = int(rows[0]), int(columns[0])
-    return Box(top, left, int(rows[-1]) + step - top, int(columns[-1]) + step - left)
+    left, top, width, height = (step * edge for edge in cv2.boundingRect(mask.view(np.uint8)))
+    return Box(top, left, height, width)
 
 
 def _overlap(one: Box, other: Box) -> float:

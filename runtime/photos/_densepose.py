@@ -21,6 +21,13 @@ from garment_transfer.runtime.photos._images import check_side
 #: An array as it comes from a caller, before it is known to be uint8 or float.
 Pixels: TypeAlias = npt.NDArray[np.uint8 | np.floating]
 
+# Parts, as above.
+TORSO: Final = (1, 2)
+HANDS: Final = (3, 4)
+UPPER_LEGS: Final = (7, 8, 9, 10)
+LEGS: Final = (*UPPER_LEGS, 11, 12, 13, 14)
+HEAD: Final = (23, 24)
+
 _LAST_PART: Final = NUM_PARTS - 1
 
 #: A body or a garment smaller than this share of its photo is a stray pixel, not one.
@@ -144,19 +151,23 @@ def _decode_parula(array: Pixels, name: str) -> npt.NDArray[np.uint8]:
             fix=f"name the encoding it has ({', '.join(ENCODINGS)})",
         )
     if not trusted.all():
-        _, zones = cv2.distanceTransformWithLabels(
-            (~trusted).astype(np.uint8),
-            cv2.DIST_L2,
-            cv2.DIST_MASK_5,
-            labelType=cv2.DIST_LABEL_PIXEL,
-        )
-        of_zone = np.zeros(int(zones.max()) + 1, np.uint8)
-        of_zone[zones[trusted]] = part[trusted]
-        part = of_zone[zones]
+        part = of_nearest(part, trusted)
     part = np.asarray(cv2.medianBlur(part, 5), np.uint8)
     iuv = np.zeros((*part.shape, 3), np.uint8)
     iuv[..., 0] = part
     return iuv
+
+
+def of_nearest(
+    values: npt.NDArray[np.uint8], known: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.uint8]:
+    """At each pixel the value of the nearest one that is known; uint8 [H,W] or [H,W,C]."""
+    _, zones = cv2.distanceTransformWithLabels(
+        (~known).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    of_zone = np.zeros((int(zones.max()) + 1, *values.shape[2:]), np.uint8)
+    of_zone[zones[known]] = values[known]
+    return np.asarray(of_zone[zones], np.uint8)
 
 
 def parula_palette() -> npt.NDArray[np.uint8]:

@@ -12,13 +12,10 @@ import numpy.typing as npt
 
 from garment_transfer.bundle import Code, Framing, InputError, Size
 from garment_transfer.kernels.fit import Box, Fit
+from garment_transfer.runtime.photos._densepose import TORSO, UPPER_LEGS
 
 # a pixel
 _P = TypeVar("_P", np.uint8, np.float32)
-
-#: The torso and the upper legs among the DensePose parts.
-_TORSO = (1, 2)
-_UPPER_LEGS = (7, 8, 9, 10)
 
 
 def frame(densepose: npt.NDArray[np.uint8], framing: Framing, target: Size) -> Box:
@@ -44,8 +41,8 @@ def frame(densepose: npt.NDArray[np.uint8], framing: Framing, target: Size) -> B
             expected=f"some of the parts {', '.join(map(str, framing.parts))}",
         )
     least = math.sqrt(number) / 64
-    legs = counted & is_any(ids, _UPPER_LEGS)
-    torso = is_any(ids, _TORSO)
+    legs = counted & is_any(ids, UPPER_LEGS)
+    torso = is_any(ids, TORSO)
     if legs.any() and torso.any():
         top = _span(counted, 1, least)[0]
         lowest = top + framing.legs * (_span(torso, 1, least)[1] - top)

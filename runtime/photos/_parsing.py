@@ -18,16 +18,12 @@ from garment_transfer.bundle import (
     InputError,
     LabelSet,
 )
+from garment_transfer.runtime.photos._densepose import LEGS, TORSO
 
 _LOG: Final = logging.getLogger(__name__)
 
 #: A colour per class for pictures of parsings, RGB.
 COLOURS: Final = tuple(LABEL_SETS["classes7"].colours[0].values())
-
-# DensePose part ids (see _densepose.py) on either side of the hips. Hands and arms hang past the
-# hips and the head is far from them, so neither says where the hips are.
-_TORSO: Final = (1, 2)
-_THIGHS_AND_CALVES: Final = (7, 8, 9, 10, 11, 12, 13, 14)
 
 # Of the borders between ids that are no neighbours, the share that may run through ids in between.
 # Measured: up to 0.04 on maps of parsers and rendered ones, from 0.39 on when they were resized
@@ -128,7 +124,7 @@ def to_classes(
     if hip is not None:
         classes[hip:][np.isin(ids[hip:], list(whole_body))] = LOWER
     for value in label_set.with_neck.intersection(present):
-        classes[(ids == value) & np.isin(parts, _TORSO)] = SKIN
+        classes[(ids == value) & np.isin(parts, TORSO)] = SKIN
     return classes
 
 
@@ -136,10 +132,10 @@ def hip_row(parts: npt.NDArray[np.uint8]) -> int | None:
     """The first row below the hips of DensePose parts, uint8 [H,W]; None where no leg shows.
 
     It is the cut with the fewest torso pixels below it and leg pixels above it, which holds for
-    ragged maps and for legs that reach higher at the sides.
+    ragged maps and for legs that reach higher at the sides. Hands and arms hang past the hips.
     """
-    torso = np.isin(parts, _TORSO).sum(axis=1)
-    legs = np.isin(parts, _THIGHS_AND_CALVES).sum(axis=1)
+    torso = np.isin(parts, TORSO).sum(axis=1)
+    legs = np.isin(parts, LEGS).sum(axis=1)
     if not legs.any():
         return None
     legs_above = np.concatenate([[0], np.cumsum(legs)])

@@ -54,6 +54,7 @@ from garment_transfer.runtime.photos._bodies import (
 from garment_transfer.runtime.photos._densepose import (
     ENCODINGS,
     MIN_SHARE,
+    TORSO,
     Pixels,
     check_body,
     check_image,
@@ -252,17 +253,15 @@ class Person:
         Raises:
             InputError: a file cannot be read, or is not what it should be.
         """
-        files: list[Path | BinaryIO] = []
-        names = []
-        for given, what in ((image, "image"), (parsing, "parsing"), (densepose, "densepose")):
+
+        def of(given: str | os.PathLike[str] | BinaryIO, what: str) -> tuple[Path | BinaryIO, str]:
             if isinstance(given, str | os.PathLike):
-                files.append(Path(given))
-                names.append(str(given))
-            else:
-                files.append(given)
-                names.append(f"{what} of {name}" if name else what)
-        image_file, parsing_file, densepose_file = files
-        image_name, parsing_name, densepose_name = names
+                return Path(given), str(given)
+            return given, f"{what} of {name}" if name else what
+
+        image_file, image_name = of(image, "image")
+        parsing_file, parsing_name = of(parsing, "parsing")
+        densepose_file, densepose_name = of(densepose, "densepose")
         is_npy = (
             densepose_file.suffix.lower() == ".npy"
             if isinstance(densepose_file, Path)
@@ -404,7 +403,7 @@ class Person:
         `role` is what the message calls the person, beside the name.
         """
         count = int(np.count_nonzero(self.parsing == GARMENT))
-        torso = int(np.count_nonzero(is_any(self.densepose[..., 0], (1, 2))))
+        torso = int(np.count_nonzero(is_any(self.densepose[..., 0], TORSO)))
         if count < max(MIN_SHARE * self.parsing.size, _LEAST_GARMENT * torso):
             who = f"{role} {self.name}" if self.name else role
             raise InputError(

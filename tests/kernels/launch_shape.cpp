@@ -7,6 +7,9 @@
 
 using namespace garment_transfer;
 
+// a kernel launched from Python reads these as they lie in memory
+static_assert(sizeof(FlowWarpCall) == PYTHON_CALL && sizeof(LaunchShape) == PYTHON_SHAPE);
+
 int main() {
   std::mt19937 random(1);
   int n, c, h, w, layout, size;

@@ -1,5 +1,6 @@
 """The kernels' C++ and CUDA sources, compiled with sanitizers and run against their truth."""
 
+import ctypes
 import os
 import re
 import shutil
@@ -104,7 +105,11 @@ RATIOS = ("w_over_h", "h_over_w")
 @pytest.fixture(scope="module")
 def launch_shapes(tmp_path_factory):
     """Calls (n, c, h, w, layout, element's bytes) -> what C++'s `launch_shape` makes of them."""
-    program = built(tmp_path_factory.mktemp("launch_shape"), [HERE / "launch_shape.cpp"])
+    sizes = [
+        f"-DPYTHON_{name}={ctypes.sizeof(structure)}"
+        for name, structure in (("CALL", cuda._Call), ("SHAPE", cuda._LaunchShape))
+    ]
+    program = built(tmp_path_factory.mktemp("launch_shape"), [HERE / "launch_shape.cpp"], *sizes)
 
     def of(calls):
         rows = [(n, c, h, w, LAYOUTS.index(layout), size) for n, c, h, w, layout, size in calls]

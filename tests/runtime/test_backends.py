@@ -1,4 +1,3 @@
-import builtins
 import importlib.metadata
 import os
 import subprocess
@@ -31,7 +30,7 @@ def test_every_backend_has_a_status():
 
 def test_engine(tiny_bundle):
     bundle = Bundle.load(tiny_bundle)
-    engine = backend.load(bundle, None, backend.Options(threads=1))["parsing"]
+    engine = find_backend("onnxruntime").load(bundle, None, {"threads": 1})["parsing"]
     assert engine.signature == bundle.manifest.graphs["parsing"].signature
     with pytest.raises(BackendError, match=r"failed to run.*person_parsing uint8.*if the inputs"):
         engine.run({"person_parsing": np.zeros((1, 64, 32), np.uint8)})
@@ -41,7 +40,7 @@ def test_file_that_does_not_load(replace_graph, own_tiny_bundle):
     replace_graph(own_tiny_bundle, b"not a graph")
     bundle = Bundle.load(own_tiny_bundle)
     with pytest.raises(BackendError, match=r"does not load .*parsing\.onnx.*--upgrade") as error:
-        backend.load(bundle, None, backend.Options())
+        find_backend("onnxruntime").load(bundle, None, {})
     assert error.value.code == Code.GRAPH_REJECTED
 
 
@@ -49,7 +48,7 @@ def test_what_is_loaded_is_what_was_verified(own_tiny_bundle):
     bundle = Bundle.load(own_tiny_bundle)
     (own_tiny_bundle / "parsing.onnx").write_bytes(b"another graph")
     with pytest.raises(BundleError, match=r"parsing\.onnx is truncated"):
-        backend.load(bundle, None, backend.Options())
+        find_backend("onnxruntime").load(bundle, None, {})
 
 
 @pytest.mark.parametrize(
@@ -70,7 +69,7 @@ def test_graph_against_its_manifest(replace_graph, own_tiny_bundle, signature):
     replace_graph(own_tiny_bundle, model.SerializeToString())
     bundle = Bundle.load(own_tiny_bundle)
     with pytest.raises(BackendError, match=r"not the graph of its manifest: the inputs .*export"):
-        backend.load(bundle, None, backend.Options())
+        find_backend("onnxruntime").load(bundle, None, {})
 
 
 def pretend_installed(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
@@ -92,15 +91,7 @@ def test_both_packages(monkeypatch):
 
 def test_no_package(tiny_bundle, monkeypatch):
     pretend_installed(monkeypatch)
-    real_import = builtins.__import__
-
-    def no_onnxruntime(name: str, *args: Any, **kwargs: Any) -> ModuleType:
-        if name == "onnxruntime":
-            raise ModuleNotFoundError("No module named 'onnxruntime'", name=name)
-        return real_import(name, *args, **kwargs)
-
-    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
-    monkeypatch.setattr(builtins, "__import__", no_onnxruntime)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(
         BackendError, match=r"onnxruntime is not installed.*pip install onnxruntime"
     ) as error:
@@ -130,7 +121,7 @@ def test_without_the_kernel_the_function_body_serves(tiny_bundle, tmp_path, monk
     assert ("its kernel is not built" if library is None else "does not load") in details
     assert "libonnxruntime-dev" in details
     assert "7 % longer" in details
-    assert backend.load(Bundle.load(tiny_bundle), None, backend.Options(threads=1))
+    assert find_backend("onnxruntime").load(Bundle.load(tiny_bundle), None, {})
 
 
 @pytest.mark.parametrize(

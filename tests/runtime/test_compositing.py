@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -46,21 +47,33 @@ def beyond_rim(person: Person, parsing: np.ndarray, fit: Fit) -> np.ndarray:
     return (parsing == own) & (own != 4) & ~(rim & np.isin(own, (0, 3, 5)))
 
 
+def composed(
+    person: Person,
+    owner: Person,
+    parsing: np.ndarray,
+    image: np.ndarray | int = 128,
+    garment: np.ndarray | int = 10,
+    fit: Fit | None = None,
+    **given: Any,
+) -> Composed:
+    """What graphs lead to that give this parsing, and pictures or colours, and move nothing."""
+    fit = fit or fit_of(person)
+    shape = (*parsing.shape, 3)
+    outputs = {
+        "image": np.full(shape, image, np.uint8),
+        "transfer_parsing": parsing,
+        "warped_garment": np.full(shape, garment, np.uint8) * (parsing == 4)[..., None],
+        "flow": np.zeros((2, *parsing.shape), np.float32),
+        **given,
+    }
+    return compose(person, owner, fit, fit if owner is person else fit_of(owner), **outputs)
+
+
 def given_back(person: Person, frame: Size = FRAME) -> Composed:
     """A person's own garment given back by graphs that change nothing."""
     fit = fit_of(person, frame)
-    image, parsing = fit.photo(person.image), fit.map(person.parsing)
-    return compose(
-        person,
-        person,
-        fit,
-        fit,
-        image=image,
-        transfer_parsing=parsing,
-        warped_garment=np.where((parsing == 4)[..., None], image, 0).astype(np.uint8),
-        flow=np.zeros((2, frame.height, frame.width), np.float32),
-        with_garment=True,
-    )
+    image = fit.photo(person.image)
+    return composed(person, person, fit.map(person.parsing), image, image, fit, with_garment=True)
 
 
 @pytest.mark.parametrize(
@@ -191,35 +204,16 @@ def test_strong_minifying_does_not_alias(pipeline: Pipeline, make_person: MakePe
     assert np.abs(striped - 127).max() <= 20
 
 
-def outputs_with(parsing: np.ndarray, image: np.ndarray, garment: int) -> dict[str, np.ndarray]:
-    return {
-        "image": image,
-        "transfer_parsing": parsing,
-        "warped_garment": np.where(parsing == 4, garment, 0)[..., None]
-        .repeat(3, axis=2)
-        .astype(np.uint8),
-        "flow": np.zeros((2, *parsing.shape), np.float32),
-    }
-
-
 def test_new_borders_are_smooth(make_person: MakePerson) -> None:
     """A new round garment comes back round, not as the stairs of the small size."""
     person = bare(make_person(512, 256))
-    fit = fit_of(person)
 
     def disc(height: int, width: int) -> np.ndarray:
         y, x = np.mgrid[:height, :width]
         return ((x + 0.5) / width - 0.5) ** 2 + (((y + 0.5) / height - 0.5) * 2) ** 2 < 0.35**2
 
     parsing = np.where(disc(64, 32), 4, 0).astype(np.uint8)
-    owner = make_person(garment=OTHER_GARMENT)
-    result = compose(
-        person,
-        owner,
-        fit,
-        fit_of(owner),
-        **outputs_with(parsing, np.full((64, 32, 3), 128, np.uint8), 10),
-    )
+    result = composed(person, make_person(garment=OTHER_GARMENT), parsing)
     due, got = disc(512, 256), result.parsing == 4
 
     def iou(a: np.ndarray, b: np.ndarray) -> float:
@@ -245,14 +239,8 @@ def test_what_lies_outside_the_box_stays(make_person: MakePerson, scored: bool) 
     fit = Fit(Size(400, 300), FRAME, Box(top=-16, left=112, height=192, width=96))
     parsing = fit.map(person.parsing)
     scores = 255 * (parsing[..., None] == (0, 3, 4, 5)).astype(np.uint8)
-    result = compose(
-        person,
-        person,
-        fit,
-        fit,
-        **outputs_with(parsing, fit.photo(person.image), 0),
-        transfer_scores=scores if scored else None,
-    )
+    given = {"transfer_scores": scores} if scored else {}
+    result = composed(person, person, parsing, fit.photo(person.image), 0, fit, **given)
     garment, found = person.parsing == 4, result.parsing == 4
     # the scores alone know no more than the small size
     assert (garment & found).sum() / (garment | found).sum() > (0.85 if scored else 0.999)
@@ -264,20 +252,12 @@ def test_what_lies_outside_the_box_stays(make_person: MakePerson, scored: bool) 
 
 def test_shares_put_a_border_between_pixels_of_the_small_size(make_person: MakePerson) -> None:
     person = bare(make_person(512, 256))
-    fit = fit_of(person)
     shares = np.zeros((64, 32, 4), np.uint8)
     # a garment from column 83 on, which is 3 of 8 columns into the small column 10
     shares[:, 11:, 2], shares[:, 10, 2] = 255, round(255 * 5 / 8)
     shares[..., 0] = 255 - shares[..., 2]
     parsing = np.where(shares[..., 2] > 127, 4, 0).astype(np.uint8)
-    result = compose(
-        person,
-        person,
-        fit,
-        fit,
-        **outputs_with(parsing, np.full((64, 32, 3), 128, np.uint8), 10),
-        transfer_scores=shares,
-    )
+    result = composed(person, person, parsing, transfer_scores=shares)
     columns = np.arange(256)
     assert (result.parsing[:, columns >= 84] == 4).all()
     assert (result.parsing[:, columns < 82] == 0).all()
@@ -292,17 +272,9 @@ def test_old_borders_leave_no_specks_in_new_regions(make_person: MakePerson) -> 
         ragged[row] = np.roll(ragged[row], rng.integers(-3, 4))
     ragged[np.isin(ragged, (1, 2, 6))] = 0
     person = Person(person.image, ragged, person.densepose)
-    fit = fit_of(person)
     parsing = np.zeros((64, 32), np.uint8)
     parsing[8:56, 2:30] = 4
-    owner = make_person(garment=OTHER_GARMENT)
-    result = compose(
-        person,
-        owner,
-        fit,
-        fit_of(owner),
-        **outputs_with(parsing, np.full((64, 32, 3), 128, np.uint8), 10),
-    )
+    result = composed(person, make_person(garment=OTHER_GARMENT), parsing)
     assert (result.parsing[80:432, 32:224] == 4).all()
 
 
@@ -311,8 +283,7 @@ def uncovering(person: Person) -> tuple[Composed, Fit]:
     fit = fit_of(person)
     parsing = fit.map(person.parsing)
     parsing[parsing == 4] = 3
-    outputs = outputs_with(parsing, np.full((64, 32, 3), 200, np.uint8), 10)
-    return compose(person, person, fit, fit, **outputs), fit
+    return composed(person, person, parsing, 200), fit
 
 
 def test_no_rim_of_the_old_garment_stays(make_person: MakePerson) -> None:
@@ -351,8 +322,8 @@ def test_the_rim_of_the_owners_map_is_not_sampled(make_person: MakePerson) -> No
     image = np.full_like(person.image, 90)
     image[around(person.parsing != 4, 0.75, fit)] = (255, 0, 0)
     owner = Person(image, person.parsing, person.densepose)
-    outputs = outputs_with(fit.map(person.parsing), fit.photo(person.image), 10)
-    result = compose(person, owner, fit, fit, **outputs, with_garment=True)
+    parsing, photo = fit.map(person.parsing), fit.photo(person.image)
+    result = composed(person, owner, parsing, photo, with_garment=True)
     garment = result.warped_garment[result.parsing == 4]
     assert set(np.unique(garment[:, 1])) <= set(range(10, 91))
     assert (garment == 90).all(axis=1).any()
@@ -364,18 +335,17 @@ def test_an_owners_thin_garment_does_not_vanish(make_person: MakePerson) -> None
     fit = fit_of(person)
     owner = make_person(256, 128, garment=(0.4, 0.425, 0.2, 0.8))
     owner = Person(np.full_like(owner.image, 90), owner.parsing, owner.densepose)
-    outputs = outputs_with(fit.map(owner.parsing), fit.photo(person.image), 10)
-    result = compose(person, owner, fit, fit, **outputs, with_garment=True)
+    parsing, photo = fit.map(owner.parsing), fit.photo(person.image)
+    result = composed(person, owner, parsing, photo, with_garment=True)
     assert (result.warped_garment == 90).any()
 
 
 def test_flow_that_is_not_finite_does_no_harm(make_person: MakePerson) -> None:
     person = make_person(128, 64)
     fit = fit_of(person)
-    parsing = fit.map(person.parsing)
-    outputs = outputs_with(parsing, fit.photo(person.image), 10)
-    outputs["flow"] = np.full((2, 64, 32), np.nan, np.float32)
-    outputs["flow"][:, ::2] = np.inf
-    result = compose(person, person, fit, fit, **outputs)
+    flow = np.full((2, 64, 32), np.nan, np.float32)
+    flow[:, ::2] = np.inf
+    parsing, photo = fit.map(person.parsing), fit.photo(person.image)
+    result = composed(person, person, parsing, photo, flow=flow)
     kept = person.parsing != 4
     assert (result.image[kept] == person.image[kept]).all()

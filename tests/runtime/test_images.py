@@ -3,6 +3,7 @@ import itertools
 import os
 import struct
 import sys
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -280,27 +281,13 @@ def has_avif() -> bool:
     return "AVIF" in Image.OPEN
 
 
-def test_avif(tmp_path, monkeypatch):
-    if not has_avif():
+@pytest.mark.parametrize("kind", ["avif", "heic"])
+def test_photos_of_phones(tmp_path, kind):
+    if kind == "heic":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    elif not has_avif():
         pytest.skip("this Pillow reads no AVIF")
-    path = tmp_path / "image.avif"
-    image = Image.new("RGB", (16, 32), (200, 100, 50))
-    exif = image.getexif()
-    exif[274] = 6
-    image.save(path, quality=100, exif=exif, icc_profile=rgb_profile(DISPLAY_P3, 2.2))
-    due = due_in_srgb(np.array([200.0, 100, 50]), DISPLAY_P3, 2.2)
-    assert read_photo(path).shape == (16, 32, 3)
-    assert np.abs(read_photo(path) - due).max() <= 3
-    assert photo_size(path) == (32, 16)
-    monkeypatch.delitem(Image.OPEN, "AVIF")
-    with pytest.raises(InputError, match=r'is an AVIF file.*pip install .*"pillow>=11\.3"'):
-        read_photo(path)
-
-
-def test_heic(tmp_path, monkeypatch):
-    heif = pytest.importorskip("pillow_heif")
-    heif.register_heif_opener()
-    path = tmp_path / "image.heic"
+    path = tmp_path / f"image.{kind}"
     image = Image.new("RGB", (16, 32), (200, 100, 50))
     exif = image.getexif()
     exif[274] = 6
@@ -311,7 +298,16 @@ def test_heic(tmp_path, monkeypatch):
         assert photo.shape == (16, 32, 3)
         assert np.abs(photo - due).max() <= 3
     path.write_bytes(path.read_bytes()[:300])
-    with pytest.raises(InputError, match=r"image\.heic cannot be read as an image"):
+    with pytest.raises(InputError, match=rf"image\.{kind} cannot be read as an image"):
+        read_photo(path)
+
+
+def test_avif_that_this_pillow_does_not_read(tmp_path, monkeypatch):
+    path = tmp_path / "image.jpg"
+    path.write_bytes(struct.pack(">I", 24) + b"ftypavif" + bytes(4) + b"mif1avif" + bytes(80))
+    Image.init()
+    monkeypatch.delitem(Image.OPEN, "AVIF", raising=False)
+    with pytest.raises(InputError, match=r'is an AVIF file.*pip install .*"pillow>=11\.3"'):
         read_photo(path)
 
 
@@ -470,9 +466,6 @@ def test_palette_files_of_few_bits(tmp_path, bits):
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_grey_files_of_few_bits_keep_their_ids(tmp_path, bits):
-    import struct
-    import zlib
-
     ids = IDS % 2**bits
     rows = b"".join(
         b"\0"
@@ -495,23 +488,6 @@ def test_grey_files_of_few_bits_keep_their_ids(tmp_path, bits):
         + chunk(b"IEND", b"")
     )
     assert (read_indices(tmp_path / "parse.png") == ids).all()
-
-
-def test_lost_palette(tmp_path):
-    Image.new("RGB", (4, 4), (1, 2, 3)).save(tmp_path / "parse.png")
-    with pytest.raises(InputError, match=r"parse\.png has colour mode RGB.*palette lost.*as\s+the"):
-        read_indices(tmp_path / "parse.png")
-
-
-@pytest.mark.parametrize("keep", [0, 20, 100])
-@pytest.mark.parametrize("suffix", ["png", "jpg"])
-def test_truncated_file(tmp_path, keep, suffix):
-    path = tmp_path / f"image.{suffix}"
-    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(path)
-    path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(InputError, match=rf"image\.{suffix} cannot be read.*{keep} bytes.*whole"):
-        read_rgb(path)
 
 
 @pytest.mark.parametrize("size", [(MAX_SIDE + 1, 1), (1, MAX_SIDE + 1), (20000, 20000)])
@@ -629,20 +605,6 @@ def test_unwritable_outputs(tmp_path):
     with pytest.raises(OutputError, match=r"folder\.png is a folder; give the path of a file"):
         check_output(tmp_path / "folder.png")
     assert sorted(os.listdir(tmp_path)) == ["file", "folder.png"]
-
-
-def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "a.png"
-    path.write_bytes(b"old")
-
-    def fail(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Image.Image, "save", fail)
-    with pytest.raises(OutputError, match=r"a\.png cannot be written: No space left.*free some"):
-        write_rgb(path, np.zeros((2, 2, 3), np.uint8))
-    assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["a.png"]
 
 
 def write_eps(path: Path) -> None:

@@ -10,14 +10,16 @@ import pytest
 
 from garment_transfer.bundle import BackendError, Bundle
 from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people, stage_inputs
-from garment_transfer.runtime.backends import openvino as backend
+from garment_transfer.runtime.backends import HostEngine, find_backend
 
 pytest.importorskip("openvino", reason="openvino is not installed")
 
 
-def load_parsing(folder: Path) -> backend.OpenVinoEngine:
+def load_parsing(folder: Path) -> HostEngine:
     """The engine of a bundle's first stage, on one thread."""
-    return backend.load(Bundle.load(folder), None, backend.Options(threads=1))["parsing"]
+    engines = find_backend("openvino").load(Bundle.load(folder), None, {"threads": 1})
+    assert isinstance(engines, dict)
+    return engines["parsing"]
 
 
 @pytest.fixture(scope="module")

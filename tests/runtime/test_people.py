@@ -3,7 +3,6 @@ import contextlib
 import io
 import json
 import os
-import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -48,31 +47,20 @@ def test_load(folder, make_person):
     assert (person.densepose == due.densepose).all()
 
 
-def test_arrays_are_copied_and_read_only(make_person):
-    given = arrays(make_person)
-    person = Person.from_arrays(**given)
-    given["image"][:] = 0
-    given["parsing"][:] = 0
-    given["densepose"][:] = 0
-    assert person.image.any()
-    assert person.parsing.any()
-    assert person.densepose.any()
-    for array in (person.image, person.parsing, person.densepose):
-        with pytest.raises(ValueError, match="read-only"):
-            array[0] = 1
-
-
 @pytest.mark.parametrize("view", [False, True])
-def test_nobody_can_change_a_person(make_person, view):
-    """Not by the arrays that it was made of, nor by what they are views of."""
+@pytest.mark.parametrize("make", [Person, Person.from_arrays])
+def test_nobody_can_change_a_person(make_person, make, view):
+    """Not by itself or the arrays that it was made of, nor by what they are views of."""
     given = arrays(make_person)
     views = {name: array[:] for name, array in given.items()}
     for array in views.values():
         array.flags.writeable = not view
-    person = Person(**(views if view else given))
+    person = make(**(views if view else given))
     for name, array in given.items():
         array[:] = 250
         assert getattr(person, name).max() < 250
+        with pytest.raises(ValueError, match="read-only"):
+            getattr(person, name)[0] = 1
 
 
 def test_arrays_that_cannot_change_are_not_copied(make_person, monkeypatch, folder):
@@ -196,31 +184,12 @@ def test_maps_of_another_size_are_fitted(folder, make_person):
     assert (loaded.densepose == person.densepose).all()
 
 
-@pytest.mark.parametrize("name", ["parse.png", "densepose.png"])
-def test_maps_of_another_aspect(folder, name):
-    with Image.open(folder / name) as image:
-        image.resize((image.height, image.width), Image.Resampling.NEAREST).save(folder / name)
-    with pytest.raises(InputError, match=rf"{name} is 64x32.*image\.png 32x64: the aspects.*same"):
-        Person.load(folder)
-
-
 def test_missing_folder(tmp_path):
     with pytest.raises(InputError, match=r"bob does not exist; expected a person"):
         Person.load(tmp_path / "bob")
     (tmp_path / "bob").write_text("")
     with pytest.raises(InputError, match=r"bob is a file"):
         Person.load(tmp_path / "bob")
-
-
-@pytest.mark.parametrize("stem", ["image", "densepose"])
-def test_missing_or_double_files(folder, stem):
-    shutil.copy(folder / f"{stem}.png", folder / f"{stem}.jpg")
-    with pytest.raises(InputError, match=rf"anna has more than one {stem}.*remove all but one"):
-        Person.load(folder)
-    (folder / f"{stem}.png").unlink()
-    (folder / f"{stem}.jpg").unlink()
-    with pytest.raises(InputError, match=rf"anna has no {stem}; there is: .*add the file"):
-        Person.load(folder)
 
 
 def test_missing_parse_map(folder):
@@ -261,7 +230,7 @@ def test_missing_or_unknown_names(folder, key, option, code):
     assert e.value.code == code
 
 
-@pytest.mark.parametrize("text", ["{", "[" * 100_000, "[]", '{"parse": 1}', "\xff"])
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "\xff"])
 def test_broken_meta(folder, text):
     (folder / "meta.json").write_text(text, encoding="latin-1")
     with pytest.raises(InputError, match=r"meta\.json cannot be read .*expected") as error:
@@ -339,29 +308,15 @@ def with_value(channel: int, value: float) -> np.ndarray:
 @pytest.mark.parametrize(
     ("densepose", "encoding", "due"),
     [
-        (with_value(0, 25), "iuv", r"densepose: channel I runs from 0 to 25; .*0\.\.24"),
         (with_value(0, -1), "iuv", r"channel I runs from -1 to 2"),
         (with_value(0, 1.5), "iuv", r"channel I .*expected whole part ids.*nearest"),
         (with_value(1, 200), "iuv", r"U and V run from 0 to 200; expected 0\.\.1"),
-        (
-            with_value(0, np.nan),
-            "iuv",
-            r"densepose has NaN or infinite values.*write the file again",
-        ),
         (with_value(2, np.inf), "iuv", r"densepose has NaN or infinite values"),
         (iuv().transpose(1, 2, 0), "iuv", r"densepose is float32 \[64,32,3\].*\[3,H,W\]"),
         (iuv()[:, :0], "iuv", r"densepose is empty"),
-        (iuv().astype(np.uint8), "iuv", r"densepose is uint8 \[3,64,32\].*iuv-png instead"),
         (iuv(), "iuv-png", r"densepose is float32 \[3,64,32\]; expected uint8 IUV"),
         (iuv(), "parula", r"expected uint8 RGB .*floats \[3,H,W\] are encoding iuv"),
-        (np.full((64, 32, 3), 25, np.uint8), "iuv-png", r"channel I reaches 25.*BGR.*encoding"),
         (np.zeros((64, 32), np.uint8), "iuv-png", r"densepose is uint8 \[64,32\]; expected"),
-        (
-            np.random.default_rng(0).integers(0, 256, (64, 32, 3), dtype=np.uint8),
-            "parula",
-            r"densepose does not look like encoding parula.*name the encoding",
-        ),
-        (iuv(), "uvi", r"unknown DensePose encoding 'uvi'; expected one of iuv, iuv-png, parula"),
     ],
 )
 def test_densepose_out_of_range(make_person, densepose, encoding, due):
@@ -401,31 +356,6 @@ def test_absurdly_large_array(make_person):
     image = np.broadcast_to(np.uint8(0), (10**6, 10**6, 3))
     with pytest.raises(InputError, match=rf"image is 1000000x1000000.*at most {MAX_SIDE}"):
         Person.from_arrays(**{**arrays(make_person), "image": image})
-
-
-def test_person_without_a_body(folder, make_person):
-    given = arrays(make_person)
-    given["densepose"][:] = 0
-    with pytest.raises(
-        InputError, match=r"densepose shows a person without a body.*choose a photo"
-    ):
-        Person.from_arrays(**given)
-    Image.fromarray(given["densepose"]).save(folder / "densepose.png")
-    with pytest.raises(
-        InputError, match=rf"{re.escape(str(folder))}/densepose\.png shows a person"
-    ):
-        Person.load(folder)
-
-
-def test_a_parse_map_that_shows_nobody(make_person):
-    given = arrays(make_person)
-    for nothing in (0, 255):
-        given["parsing"][:] = nothing
-        with pytest.raises(InputError, match=r"on 0% of the body that .*make both maps") as error:
-            Person.from_arrays(**given)
-        assert error.value.code == Code.BODY_MISSING
-    with pytest.raises(InputError, match="on 0% of the body that densepose shows"):
-        replace(make_person(), parsing=given["parsing"] * np.uint8(0))
 
 
 def test_names_that_are_no_text(make_person, folder):
@@ -495,16 +425,6 @@ def test_open_files_are_called_by_what_they_are(make_person, save_person, tmp_pa
         person("iuv", densepose=header.getvalue() + bytes(100))
 
 
-def test_owner_without_a_garment(make_person):
-    make_person().check_garment()
-    bare = make_person(garment=(0, 0, 0, 0))
-    with pytest.raises(InputError, match=r"^garment owner wears no upper garment: 0 pixels.*cho"):
-        bare.check_garment()
-    named = Person.from_arrays(bare.image, bare.parsing, bare.densepose, name="people/bob")
-    with pytest.raises(InputError, match=r"^garment owner people/bob wears no upper garment"):
-        named.check_garment()
-
-
 def test_direct_construction_is_validated_and_leaves_the_arrays_alone(make_person):
     given = arrays(make_person)
     Person(**given)
@@ -514,6 +434,8 @@ def test_direct_construction_is_validated_and_leaves_the_arrays_alone(make_perso
     given["parsing"] = given["parsing"][:10]
     with pytest.raises(InputError, match=r"parsing is uint8 \[10,32\].*here \[64,32\].*one size"):
         Person(**given)
+    with pytest.raises(InputError, match="on 0% of the body that densepose shows"):
+        replace(make_person(), parsing=np.zeros((64, 32), np.uint8))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from garment_transfer.runtime.backends import (
     Arrays,
     HostEngine,
     choose_backend,
-    onnxruntime,
+    find_backend,
 )
 
 OTHER_GARMENT = (0.25, 0.5, 0.15, 0.9)
@@ -224,7 +224,8 @@ class _Slow:
 
 def test_close_waits_for_transfers_under_way(tiny_bundle, make_person):
     bundle = Bundle.load(tiny_bundle)
-    engines = onnxruntime.load(bundle, None, onnxruntime.Options(threads=1))
+    engines = find_backend("onnxruntime").load(bundle, None, {"threads": 1})
+    assert isinstance(engines, dict)
     slow = _Slow(engines["parsing"])
     pipeline = Pipeline(bundle, {**engines, "parsing": slow})
     person = make_person()
