@@ -41,7 +41,7 @@ constexpr int kWhole = 256;  // of the share that another class has in a pixel
 constexpr float kWeak = 0.25f, kStrong = 0.75f;
 constexpr float kLeastShare = 1e-3f;
 constexpr double kMinifying = 1.5;
-constexpr int kExtended = 1;  // pixels of the frame by which the owner's garment is extended
+constexpr int kExtended = 2;  // pixels of the frame by which the owner's garment is extended
 constexpr float kFar = 1e5f;
 constexpr int kPatches = 9;     // of grain, that are compared
 constexpr int kMostGrain = 4;   // levels

@@ -42,7 +42,7 @@ _WEAK, _STRONG = np.float32(0.25), np.float32(0.75)
 _LEAST_SHARE: Final = np.float32(1e-3)
 
 # By how many pixels of the frame the owner's garment is extended over what is around it.
-_EXTENDED: Final = 1
+_EXTENDED: Final = 2
 
 # Above this many owner's pixels per person's pixel, bilinear sampling alone would skip some.
 _MINIFYING: Final = 1.5

@@ -53,6 +53,7 @@ from garment_transfer.runtime.photos._bodies import (
 )
 from garment_transfer.runtime.photos._densepose import (
     ENCODINGS,
+    HANDS,
     MIN_SHARE,
     TORSO,
     Pixels,
@@ -89,10 +90,10 @@ _LEAST_GARMENT: Final = 0.1
 _LEAST_COVERED: Final = 0.1
 
 # Hands and arms among the parts of DensePose.
-_ARMS: Final = (3, 4, *range(15, 23))
+_ARMS: Final = (*HANDS, *range(15, 23))
 
-# As which part of a photo's height the rim of arms is no garment.
-_ARMS_RIM: Final = 128
+# How far a finger may be from the map's hand, as one part in so many of the photo's height.
+_FINGERS: Final = 128
 
 _META: Final = '{"parse": LABEL_SET, "densepose": ENCODING}'
 
@@ -161,20 +162,20 @@ class Person:
     def garment(self) -> npt.NDArray[np.bool_]:
         """Where the photo shows the garment with nothing in front of it, bool [H,W].
 
-        What lies beside an arm does not count, a 128th of the height far: maps are so rough that it
-        may be the arm's.
+        What lies beside a hand does not count, a 128th of the height far: it may be a finger that
+        the map leaves out.
         """
         garment: npt.NDArray[np.bool_] = self.parsing == GARMENT
         if self.protected is not None:
             garment &= ~self.protected
-        side = 2 * (len(garment) // _ARMS_RIM) + 1
-        arms = cv2.dilate(self._arms.view(np.uint8), np.ones((side, side), np.uint8))
-        return np.asarray(garment & (arms == 0), np.bool_)
+        side = 2 * (len(garment) // _FINGERS) + 1
+        hands = self._skin_of(HANDS).view(np.uint8)
+        beside = cv2.dilate(hands, np.ones((side, side), np.uint8)).view(np.bool_)
+        return np.asarray(garment & ~beside, np.bool_)
 
-    @property
-    def _arms(self) -> npt.NDArray[np.bool_]:
-        """Where the photo shows bare arms and hands, bool [H,W]."""
-        return np.asarray((self.parsing == SKIN) & is_any(self.densepose[..., 0], _ARMS), np.bool_)
+    def _skin_of(self, parts: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+        """Where the photo shows skin of some parts of DensePose, bool [H,W]."""
+        return np.asarray((self.parsing == SKIN) & is_any(self.densepose[..., 0], parts), np.bool_)
 
     @cached_property
     def worn_image(self) -> npt.NDArray[np.uint8]:
@@ -183,7 +184,7 @@ class Person:
         Without the shadows that arms in front throw on it (`kernels.shadows`); `image` itself where
         there are none.
         """
-        return lift_shadows(self.image, self.garment, self._arms)
+        return lift_shadows(self.image, self.garment, self._skin_of(_ARMS))
 
     def __repr__(self) -> str:
         height, width = self.parsing.shape

@@ -12,8 +12,8 @@ namespace {
 
 // Somebody in a photo has at least this share of the bundle's height in pixels, as in Python.
 constexpr double kSmall = 200.0 / 256;
-// As which part of a photo's height the rim of arms is no garment, as in Python.
-constexpr int kArmsRim = 128;
+// How far a finger may be from the map's hand, as one part in so many of the height, as in Python.
+constexpr int kFingers = 128;
 
 // A person as the graphs see them.
 struct Fitted {
@@ -23,24 +23,23 @@ struct Fitted {
   FramedMaps maps() const { return {parsing, parts_of(densepose)}; }
 };
 
-// Bare arms and hands.
-cv::Mat arms_of(const Person& person) {
-  const cv::Mat hands = (person.parts >= 3) & (person.parts <= 4);
-  const cv::Mat arms = (person.parts >= 15) & (person.parts <= 22);
-  return (person.parsing == kSkin) & (hands | arms);
+// Bare hands.
+cv::Mat hands_of(const Person& person) {
+  return (person.parsing == kSkin) & (person.parts >= 3) & (person.parts <= 4);
 }
 
-// Where the photo shows the garment with nothing in front of it, less what is beside arms.
+// Where the photo shows the garment with nothing in front of it, less what is beside hands.
 cv::Mat garment_of(const Person& owner) {
-  const int side = 2 * (owner.parsing.rows / kArmsRim) + 1;
-  cv::Mat arms;
-  cv::dilate(arms_of(owner), arms, cv::Mat::ones(side, side, CV_8U));
-  return (owner.parsing == kGarment) & ~owner.is_protected & ~arms;
+  const int side = 2 * (owner.parsing.rows / kFingers) + 1;
+  cv::Mat hands;
+  cv::dilate(hands_of(owner), hands, cv::Mat::ones(side, side, CV_8U));
+  return (owner.parsing == kGarment) & ~owner.is_protected & ~hands;
 }
 
 // The photo as the garment is taken from it, without the shadows that arms in front throw on it.
 cv::Mat worn_image(const Person& owner, const cv::Mat& garment, int threads) {
-  const cv::Mat arms = arms_of(owner);
+  const cv::Mat bare = (owner.parsing == kSkin) & (owner.parts >= 15) & (owner.parts <= 22);
+  const cv::Mat arms = bare | hands_of(owner);
   cv::Mat lit(owner.image.size(), CV_8UC3);
   const GtPicture photo = picture(owner.image), worn = picture(garment), front = picture(arms);
   std::int32_t lifted = 0;
