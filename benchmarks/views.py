@@ -1,14 +1,9 @@
-"""A benchmark's result as text, plot and page."""
+"""A benchmark's result as text and plot."""
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import msgspec
 
 from garment_transfer.benchmarks.report import Latency, Report
 from garment_transfer.bundle import Code, OutputError, replacing
@@ -125,13 +120,13 @@ def describe(report: Report) -> str:
         columns = []
         for name in rows[0]:
             column = [name, *(row[name] for row in rows)]
-            side = "<" if name in ("row", "networks", "origin", "state", "reason") else ">"
+            side = "<" if name in ("row", "state", "reason") else ">"
             columns.append([f"{cell:{side}{max(map(len, column))}}" for cell in column])
         lines += ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
     return "\n".join(lines)
 
 
-def check_plot(path: Path | None) -> None:
+def check_plot(path: Path) -> None:
     """Raises OutputError where matplotlib does not write the format of `path`.
 
     Raises ModuleNotFoundError where there is no matplotlib.
@@ -139,7 +134,7 @@ def check_plot(path: Path | None) -> None:
     from matplotlib.figure import Figure
 
     formats = Figure().canvas.get_supported_filetypes()
-    if path and path.suffix.lower().removeprefix(".") not in formats:
+    if path.suffix.lower().removeprefix(".") not in formats:
         raise OutputError(
             Code.OUTPUT_FORMAT,
             f"{path} does not name a picture format",
@@ -155,33 +150,6 @@ def write_plot(report: Report, path: Path, description: str = "") -> None:
     with replacing(path) as temporary:
         metadata = {"Description": description} if description else None
         _figure(report).savefig(temporary, dpi=120, metadata=metadata)
-
-
-def write_page(report: Report, path: Path) -> None:
-    """Writes one HTML file with tables and plot that loads nothing from elsewhere. OutputError."""
-    buffer = io.BytesIO()
-    _figure(report).savefig(buffer, format="png", dpi=120)
-    picture = base64.b64encode(buffer.getvalue()).decode()
-    machine = msgspec.structs.asdict(report.environment)
-    title = html.escape(title_of(report))
-    parts = [
-        '<!doctype html><html lang="en"><meta charset="utf-8">',
-        f"<title>{title}</title><style>body{{font:14px sans-serif;margin:2em}}",
-        "table{border-collapse:collapse;margin:1em 0}td,th{border:1px solid #ccc;padding:2px 6px;",
-        "text-align:right}td:nth-child(2){text-align:left}img{max-width:100%}</style>",
-        f"<h1>{title}</h1>",
-        *(f"<p>{html.escape(note)}</p>" for note in notes(report)),
-        f'<img alt="latency" src="data:image/png;base64,{picture}">',
-    ]
-    environment = [{"": name, " ": str(value)} for name, value in machine.items()]
-    for heading, rows in {**tables(report), "Environment:": environment}.items():
-        parts.append(f"<p>{html.escape(heading)}</p><table>")
-        for kind, cells in [("th", rows[0]), *(("td", row.values()) for row in rows)]:
-            inner = "".join(f"<{kind}>{html.escape(cell)}</{kind}>" for cell in cells)
-            parts.append(f"<tr>{inner}</tr>")
-        parts.append("</table>")
-    with replacing(path) as temporary:
-        temporary.write_text("\n".join([*parts, "</html>\n"]), encoding="utf-8")
 
 
 def _figure(report: Report) -> Figure:
