@@ -7,7 +7,6 @@ pairs among them are transferred with both, and `garment` says how far the new g
 """
 
 import itertools
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
@@ -19,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from garment_transfer import InputError, Person, Pipeline, sample_bundle
-from garment_transfer.benchmarks.measuring import write_json
+from garment_transfer.benchmarks.measuring import timed, write_json
 from garment_transfer.bundle import BACKGROUND, CLASSES, FACE, GARMENT, HAIR, LOWER, SKIN, Code
 from garment_transfer.runtime.photos import Box, colour, write_rgb
 from garment_transfer.training.evaluation import contact_sheet
@@ -145,11 +144,7 @@ def _rendered(count: int) -> Iterator[tuple[U8, U8, U8]]:
 
 def _time(pipeline: Pipeline, image: U8, name: str) -> dict[str, Any]:
     """Milliseconds from pixels to a person, the median of nine."""
-    times = []
-    for _ in range(10):
-        start = time.perf_counter()
-        pipeline.maps.person(image, name)
-        times.append(1000 * (time.perf_counter() - start))
+    times = [timed(lambda: pipeline.maps.person(image, name)) for _ in range(10)]
     return {"name": name, "milliseconds": median(times[1:])}
 
 

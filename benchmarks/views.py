@@ -54,7 +54,6 @@ def tables(report: Report) -> dict[str, list[dict[str, str]]]:
                 "host us": f"{row.chain.host_us:.1f}",
                 "GPU ms": f"{row.chain.gpu_ms:.3f}",
                 **{f"{name} ms": f"{ms:.3f}" for name, ms in row.chain.parts_ms.items()},
-                "no kernel runs": number(row.chain.idle, "{:.1%}"),
                 "CUDA graph": "yes" if row.chain.replays else "no",
             }
             for row in report.measured
