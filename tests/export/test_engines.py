@@ -3,13 +3,9 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
-import onnx
 import pytest
-from onnx import TensorProto
 
 from garment_transfer.bundle import (
     STAGES,
@@ -153,81 +149,6 @@ def test_padding(trt, padding, mode):
     sample.__class__ = trt.IGridSampleLayer
     assert sample.sample_mode == getattr(trt.SampleMode, mode)
     assert sample.interpolation_mode == trt.InterpolationMode.LINEAR
-
-
-# What TensorRT's parser does with a creator of FlowWarp's name. TensorRT-RTX has the same parser,
-# but cannot build with plugins, and ends the process when a network with one goes: hence the child.
-_CHOOSE = """
-import logging, os, sys
-import tensorrt_rtx_bindings as trt
-from garment_transfer.runtime.backends.tensorrt import logger_of
-logging.basicConfig(level=logging.DEBUG, stream=sys.stdout)
-
-class Plugin(trt.IPluginV3, trt.IPluginV3OneCore, trt.IPluginV3OneBuild, trt.IPluginV3OneRuntime):
-    def __init__(self):
-        for base in Plugin.__bases__:
-            base.__init__(self)
-        self.num_outputs = 2
-        self.plugin_name, self.plugin_version, self.plugin_namespace = "FlowWarp", "1", ""
-    def get_capability_interface(self, kind):
-        return self
-    def get_output_data_types(self, types):
-        return [types[0], types[2]]
-    def get_output_shapes(self, inputs, shapes, builder):
-        return [inputs[0], inputs[2]]
-    def clone(self):
-        return Plugin()
-    def get_fields_to_serialize(self):
-        return trt.PluginFieldCollection([])
-    def configure_plugin(self, inputs, outputs):
-        pass
-    def supports_format_combination(self, position, tensors, inputs):
-        return True
-
-class Creator(trt.IPluginCreatorV3One):
-    def __init__(self):
-        trt.IPluginCreatorV3One.__init__(self)
-        self.name, self.plugin_version, self.plugin_namespace = "FlowWarp", "1", ""
-        field = trt.PluginField("padding", b"", trt.PluginFieldType.CHAR)
-        self.field_names = trt.PluginFieldCollection([field])
-    def create_plugin(self, name, fields, phase):
-        print("created with", *(field.name for field in fields), flush=True)
-        return Plugin()
-
-logger = logger_of(trt)
-builder = trt.Builder(logger)
-creator = Creator()
-assert trt.get_plugin_registry().register_creator(creator, "")
-network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-parser = trt.OnnxParser(network, logger)
-if sys.argv[2] == "override":
-    parser.set_flag(trt.OnnxParserFlag.ENABLE_PLUGIN_OVERRIDE)
-parser.parse(open(sys.argv[1], "rb").read())
-kinds = [network.get_layer(i).type for i in range(network.num_layers)]
-print("sampling:", kinds.count(trt.LayerType.GRID_SAMPLE), flush=True)
-os._exit(0)
-"""
-
-
-def _choose(path, option):
-    return subprocess.run(
-        [sys.executable, "-c", _CHOOSE, str(path), option],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    ).stdout
-
-
-def test_the_parser_puts_a_plugin_in_the_place_of_the_function(trt, tmp_path):
-    path = tmp_path / "warp.onnx"
-    onnx.save(flow_warp_model("zeros", TensorProto.FLOAT16), path)
-    body = _choose(path, "plain")
-    assert "sampling: 1" in body
-    assert "created" not in body
-    plugin = _choose(path, "override")
-    assert "created with padding" in plugin
-    assert "sampling: 1" not in plugin
 
 
 def test_a_plugin_that_the_parser_passes_over_is_an_error(bundle, trt):
