@@ -11,13 +11,6 @@ from garment_transfer.bundle import Code, OutputError, replacing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_NOTES = (
-    "Compute (p50 to pairs/s): uint8 arrays to uint8 arrays at the bundle's size; on a GPU with "
-    "copies there and back.",
-    "End to end: reading both people's files, fitting, the three graphs with their copies, "
-    "composing at the photo's size; writing the picture is not included.",
-)
-
 
 def number(value: float | None, text: str, none: str = "-") -> str:
     """A number put into a template, or `none` where there is none."""
@@ -81,39 +74,32 @@ def _quantiles(times: Latency) -> dict[str, str]:
     return {name: f"{ms:.4g}" for name, ms in found.items()}
 
 
-def title_of(report: Report) -> str:
-    """What was measured, and on what."""
-    bundle = report.bundle
-    return (
-        f"{bundle.name}, {bundle.size[0]}x{bundle.size[1]}, {threads_of(report)}, "
-        f"{report.environment.processor}"
-    )
-
-
 def threads_of(report: Report) -> str:
     """Such as "2 threads"."""
     return f"{report.threads} thread{'s' if report.threads > 1 else ''}"
 
 
-def notes(report: Report) -> list[str]:
-    """What there is to know about the figures."""
-    found = list(_NOTES)
+def describe(report: Report) -> str:
+    """The whole result as plain text."""
+    bundle = report.bundle
+    lines = [
+        f"{bundle.name}, {bundle.size[0]}x{bundle.size[1]}, {threads_of(report)}, "
+        f"{report.environment.processor}",
+        "Compute (p50 to pairs/s): uint8 arrays to uint8 arrays at the bundle's size; on a GPU "
+        "with copies there and back.",
+        "End to end: reading both people's files, fitting, the three graphs with their copies, "
+        "composing at the photo's size; writing the picture is not included.",
+    ]
     at_one = {row.name: row.compute.p50_ms for row in report.measured if row.batch == 1}
     empty = at_one.pop("empty", None)
     if empty and at_one:
         fastest = min(at_one, key=lambda name: at_one[name])
-        found.append(
+        lines.append(
             f"Measuring and the pipeline's own code: {empty:.3f} ms, "
             f"{empty / at_one[fastest]:.2%} of {fastest}."
         )
     if report.interrupted:
-        found.append("The run was interrupted: the rows are those measured until then.")
-    return found
-
-
-def describe(report: Report) -> str:
-    """The whole result as plain text."""
-    lines = [title_of(report), *notes(report)]
+        lines.append("The run was interrupted: the rows are those measured until then.")
     for title, rows in tables(report).items():
         lines += ["", title]
         columns = []
