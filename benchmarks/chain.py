@@ -1,11 +1,9 @@
-"""Where the time of a chain on a GPU goes: host, GPU, and how much of it no kernel runs."""
+"""Where the time of a chain on a GPU goes: host, copies and graphs."""
 
 from __future__ import annotations
 
-import importlib.util
 import statistics
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -23,15 +21,13 @@ class ChainTimes(Struct):
     `replays` says whether it is one CUDA graph. `gpu_ms` is from the first copy to the last, by
     events, and `parts_ms` its parts: `upload`, `run`, `download`. `host_us` is a transfer's wall
     time less `gpu_ms`, and less the time to put arrays into page-locked memory and to take results
-    out. `idle` is the share of the time between a run's first and last kernel in which none runs,
-    by CUPTI, at most: it traces a graph kernel by kernel, which adds gaps. None where it sees none.
+    out.
     """
 
     replays: bool
     host_us: float
     gpu_ms: float
     parts_ms: dict[str, float]
-    idle: float | None
 
 
 def chain_times(session: Session, inputs: Arrays, rounds: int = 100) -> ChainTimes:
@@ -72,44 +68,4 @@ def chain_times(session: Session, inputs: Arrays, rounds: int = 100) -> ChainTim
         round(statistics.median(host[_WARM_UP:]), 3),
         round(statistics.median(gpu[_WARM_UP:]), 4),
         {name: round(statistics.median(ms[_WARM_UP:]), 4) for name, ms in parts.items()},
-        _idle_share(session, 10),
     )
-
-
-def _idle_share(session: Session, rounds: int) -> float | None:
-    if importlib.util.find_spec("torch") is None:
-        return None
-    import torch
-    from torch.autograd import DeviceType
-    from torch.profiler import ProfilerActivity, profile
-
-    if not torch.cuda.is_available():
-        return None
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-        for _ in range(rounds):
-            session.run()
-            session.synchronize()
-            time.sleep(0.005)
-        torch.cuda.synchronize()
-    spans = [
-        (event.time_range.start, event.time_range.end)
-        for event in profiler.events()
-        if event.device_type == DeviceType.CUDA
-    ]
-    return idle_of(sorted(spans), gap=2500)
-
-
-def idle_of(spans: Sequence[tuple[float, float]], gap: float) -> float | None:
-    """The median, over runs, of the share that no span covers; a longer gap begins a new run.
-
-    `spans` are starts and ends, sorted; None where there are none.
-    """
-    runs: list[list[float]] = []  # first start, last end, time that is covered
-    for start, end in spans:
-        if not runs or start - runs[-1][1] > gap:
-            runs.append([start, start, 0.0])
-        run = runs[-1]
-        run[2] += max(0.0, end - max(start, run[1]))
-        run[1] = max(run[1], end)
-    shares = [1 - busy / (last - first) for first, last, busy in runs if last > first]
-    return statistics.median(shares) if shares else None

@@ -20,26 +20,21 @@ from garment_transfer.kernels import onnxruntime_library
 from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people, stage_inputs
 
 
-def latency(
-    build: Path, bundle: Path, threads: int, rounds: int, photos: bool = False
-) -> dict[str, float]:
+def latency(build: Path, threads: int, rounds: int) -> dict[str, float]:
     """What tests/cpp/latency.cpp measures on the sample pair, in milliseconds.
 
-    With `photos` also the finished photo, and "photo_python", the same in Python.
+    "photo_python" is what its "photo" is, in Python.
     """
     kernel = onnxruntime_library()
     if kernel is None:
         raise click.ClickException("FlowWarp's kernel is not built: see CONTRIBUTING.md")
-    pipeline = Pipeline.load(bundle, threads=threads)
+    pipeline = Pipeline.load(sample_bundle(), threads=threads)
     person, owner = map(Person.load, sample_people())
     fitted = stage_inputs(person, owner, pipeline.size)
     inputs = {name: array[None].copy() for name, array in fitted.items()}
     with tempfile.TemporaryDirectory() as folder:
         for name, array in {**inputs, **pipeline.run(inputs)}.items():
             (Path(folder) / name).write_bytes(array.tobytes())
-        command = build / "tests/latency", bundle, folder, threads, kernel, rounds
-        if not photos:
-            return answer(*command)
         maps = [(each.image, each.parsing, each.densepose) for each in (person, owner)]
         for role, arrays in zip(("person", "garment"), maps, strict=True):
             for name, array in zip(("image", "parsing", "densepose"), arrays, strict=True):
@@ -50,7 +45,9 @@ def latency(
             return pipeline.transfer(*(Person.from_arrays(*each) for each in maps)).image.tobytes()
 
         (Path(folder) / "photo").write_bytes(photo())
-        times = answer(*command, *person.image.shape[:2])
+        program = build / "tests/latency"
+        size = person.image.shape[:2]
+        times = answer(program, sample_bundle(), folder, threads, kernel, rounds, *size)
         return {**times, **medians(interleaved({"photo_python": photo}, rounds, warm_up=1))}
 
 
@@ -65,32 +62,21 @@ def answer(*command: Path | str | int) -> dict[str, float]:
 @click.option("--threads", default=1, show_default=True, help="Threads of each graph.")
 @click.option("--rounds", default=100, show_default=True, help="Timed rounds.")
 @click.option("--cycles", default=1000, show_default=True, help="Loads for the memory's growth.")
-@click.option(
-    "--small",
-    type=click.Path(path_type=Path),
-    help="A bundle whose graphs do next to nothing, on which the library's overhead shows.",
-)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the result here.")
-def main(
-    build: Path, threads: int, rounds: int, cycles: int, small: Path | None, json_file: Path | None
-) -> None:
+def main(build: Path, threads: int, rounds: int, cycles: int, json_file: Path | None) -> None:
     """Median times of a transfer in C++, of the bare networks, and of loading."""
     import onnxruntime
 
-    times = latency(build, sample_bundle(), threads, rounds, photos=True)
-    overhead = latency(build, small, 1, 10 * rounds)["overhead"] if small else None
     (library,) = build.glob("lib/libgarment_transfer.so.*.*.*")
     report = {
         "what": "one pair at the bundle's size, uint8 arrays to uint8 arrays, ONNX Runtime on the "
         "CPU; library: gt_session_run, of which parsing, warping and regrowth are the graphs, "
         "networks: bare sessions, load: gt_pipeline_load; photo: "
         "two gt_person_create and gt_session_transfer on the sample pair's photos and maps, and "
-        "photo_python Python's Person.from_arrays and transfer; "
-        "overhead: library above networks, of a small bundle where one was named",
+        "photo_python Python's Person.from_arrays and transfer",
         "threads": threads,
         "rounds": rounds,
-        "median_ms": times,
-        "overhead_ms": overhead,
+        "median_ms": latency(build, threads, rounds),
         "library_bytes": library.stat().st_size,
         "memory": answer(build / "tests/cycles", sample_bundle(), cycles),
         "machine": {

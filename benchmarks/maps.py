@@ -7,7 +7,6 @@ pairs among them are transferred with both, and `garment` says how far the new g
 """
 
 import itertools
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
@@ -19,15 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from garment_transfer import InputError, Person, Pipeline, sample_bundle
-from garment_transfer.benchmarks.measuring import write_json
+from garment_transfer.benchmarks.measuring import timed, write_json
 from garment_transfer.bundle import BACKGROUND, CLASSES, FACE, GARMENT, HAIR, LOWER, SKIN, Code
-from garment_transfer.runtime.photos import Box, colour, write_rgb
-from garment_transfer.training.evaluation import contact_sheet
+from garment_transfer.runtime.photos import Box
 
 U8 = npt.NDArray[np.uint8]
 _COLUMNS: Final = (GARMENT, LOWER, HAIR, FACE, SKIN)
 _TORSO: Final = (1, 2)
-_ROWS: Final = 384  #: height of pictures on a sheet
 
 
 class Agreement:
@@ -66,16 +63,12 @@ class Agreement:
 @click.option("--held-out", type=click.IntRange(0, 256), default=0, help="Pairs of set B.")
 @click.option("--bundle", type=click.Path(path_type=Path), help="The shipped one if not given.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path))
-@click.option("--sheet", type=click.Path(path_type=Path), help="Picture of the people's maps.")
-@click.option("--pairs", "pairs_sheet", type=click.Path(path_type=Path), help="Their transfers.")
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
 def main(
     people: Path | None,
     held_out: int,
     bundle: Path | None,
     json_file: Path | None,
-    sheet: Path | None,
-    pairs_sheet: Path | None,
     threads: int,
 ) -> None:
     """Compare the maps that a bundle makes of photos with given or true ones."""
@@ -93,19 +86,15 @@ def main(
             rows.append(score.row(name) | {"confidence": dict(found[name].confidence)})
         report["people"] = _print(rows)
         report["milliseconds"] = _print([_time(pipeline, p.image, n) for n, p in given.items()])
-        if sheet:
-            pictured = [[*_shown(g), *_shown(found[n])] for n, g in given.items()]
-            write_rgb(sheet, contact_sheet(pictured, _ROWS))
-        pairs, pictures = [], []
+        pairs = []
         for a, b in itertools.permutations(given, 2):
-            transfers = [pipeline.transfer(them[a], them[b]) for them in (given, found)]
-            worn = [transfer.transfer_parsing == GARMENT for transfer in transfers]
+            worn = [
+                pipeline.transfer(them[a], them[b]).transfer_parsing == GARMENT
+                for them in (given, found)
+            ]
             iou = float((worn[0] & worn[1]).sum() / (worn[0] | worn[1]).sum())
             pairs.append({"name": f"{a} <- {b}", "garment": iou})
-            pictures.append([given[a].image, given[b].image, *(t.image for t in transfers)])
         report["pairs"] = _print(pairs)
-        if pairs_sheet:
-            write_rgb(pairs_sheet, contact_sheet(pictures, _ROWS))
     if held_out:
         score, refused = Agreement(), 0
         for image, parsing, densepose in _rendered(held_out):
@@ -145,18 +134,8 @@ def _rendered(count: int) -> Iterator[tuple[U8, U8, U8]]:
 
 def _time(pipeline: Pipeline, image: U8, name: str) -> dict[str, Any]:
     """Milliseconds from pixels to a person, the median of nine."""
-    times = []
-    for _ in range(10):
-        start = time.perf_counter()
-        pipeline.maps.person(image, name)
-        times.append(1000 * (time.perf_counter() - start))
+    times = [timed(lambda: pipeline.maps.person(image, name)) for _ in range(10)]
     return {"name": name, "milliseconds": median(times[1:])}
-
-
-def _shown(person: Person) -> tuple[U8, U8, U8]:
-    """A photo, its classes and its parts."""
-    spectrum = cv2.applyColorMap(person.densepose[..., 0] * np.uint8(10), cv2.COLORMAP_TURBO)
-    return person.image, colour(person.parsing), np.asarray(spectrum[..., ::-1], np.uint8)
 
 
 def _print(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -158,23 +158,6 @@ def maps() -> str:
     )
 
 
-def photos() -> str:
-    """Photos as people have them, by kind, before they were framed and checked, and now."""
-    results = [_read("photos-before")["kinds"], _read("photos")["kinds"]]
-
-    def counts(kind: str, outcome: str) -> str:
-        return " / ".join(str(result[kind][outcome]) for result in results)
-
-    return _markdown(
-        {
-            "photos, before / now": kind,
-            "inputs": str(sum(row.values())),
-            **{outcome: counts(kind, outcome) for outcome in row},
-        }
-        for kind, row in results[1].items()
-    )
-
-
 def latency() -> str:
     """Every backend at batch 1, how it compares with torch eager, and whether it is right."""
     report = _benchmark()
@@ -385,7 +368,6 @@ TABLES: dict[str, Callable[[], str]] = {
         real,
         skin,
         maps,
-        photos,
         latency,
         batches,
         peers,

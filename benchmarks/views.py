@@ -1,27 +1,15 @@
-"""A benchmark's result as text, plot and page."""
+"""A benchmark's result as text and plot."""
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import msgspec
 
 from garment_transfer.benchmarks.report import Latency, Report
 from garment_transfer.bundle import Code, OutputError, replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-_NOTES = (
-    "Compute (p50 to pairs/s): uint8 arrays to uint8 arrays at the bundle's size; on a GPU with "
-    "copies there and back.",
-    "End to end: reading both people's files, fitting, the three graphs with their copies, "
-    "composing at the photo's size; writing the picture is not included.",
-)
 
 
 def number(value: float | None, text: str, none: str = "-") -> str:
@@ -59,7 +47,6 @@ def tables(report: Report) -> dict[str, list[dict[str, str]]]:
                 "host us": f"{row.chain.host_us:.1f}",
                 "GPU ms": f"{row.chain.gpu_ms:.3f}",
                 **{f"{name} ms": f"{ms:.3f}" for name, ms in row.chain.parts_ms.items()},
-                "no kernel runs": number(row.chain.idle, "{:.1%}"),
                 "CUDA graph": "yes" if row.chain.replays else "no",
             }
             for row in report.measured
@@ -87,51 +74,44 @@ def _quantiles(times: Latency) -> dict[str, str]:
     return {name: f"{ms:.4g}" for name, ms in found.items()}
 
 
-def title_of(report: Report) -> str:
-    """What was measured, and on what."""
-    bundle = report.bundle
-    return (
-        f"{bundle.name}, {bundle.size[0]}x{bundle.size[1]}, {threads_of(report)}, "
-        f"{report.environment.processor}"
-    )
-
-
 def threads_of(report: Report) -> str:
     """Such as "2 threads"."""
     return f"{report.threads} thread{'s' if report.threads > 1 else ''}"
 
 
-def notes(report: Report) -> list[str]:
-    """What there is to know about the figures."""
-    found = list(_NOTES)
+def describe(report: Report) -> str:
+    """The whole result as plain text."""
+    bundle = report.bundle
+    lines = [
+        f"{bundle.name}, {bundle.size[0]}x{bundle.size[1]}, {threads_of(report)}, "
+        f"{report.environment.processor}",
+        "Compute (p50 to pairs/s): uint8 arrays to uint8 arrays at the bundle's size; on a GPU "
+        "with copies there and back.",
+        "End to end: reading both people's files, fitting, the three graphs with their copies, "
+        "composing at the photo's size; writing the picture is not included.",
+    ]
     at_one = {row.name: row.compute.p50_ms for row in report.measured if row.batch == 1}
     empty = at_one.pop("empty", None)
     if empty and at_one:
         fastest = min(at_one, key=lambda name: at_one[name])
-        found.append(
+        lines.append(
             f"Measuring and the pipeline's own code: {empty:.3f} ms, "
             f"{empty / at_one[fastest]:.2%} of {fastest}."
         )
     if report.interrupted:
-        found.append("The run was interrupted: the rows are those measured until then.")
-    return found
-
-
-def describe(report: Report) -> str:
-    """The whole result as plain text."""
-    lines = [title_of(report), *notes(report)]
+        lines.append("The run was interrupted: the rows are those measured until then.")
     for title, rows in tables(report).items():
         lines += ["", title]
         columns = []
         for name in rows[0]:
             column = [name, *(row[name] for row in rows)]
-            side = "<" if name in ("row", "networks", "origin", "state", "reason") else ">"
+            side = "<" if name in ("row", "state", "reason") else ">"
             columns.append([f"{cell:{side}{max(map(len, column))}}" for cell in column])
         lines += ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
     return "\n".join(lines)
 
 
-def check_plot(path: Path | None) -> None:
+def check_plot(path: Path) -> None:
     """Raises OutputError where matplotlib does not write the format of `path`.
 
     Raises ModuleNotFoundError where there is no matplotlib.
@@ -139,7 +119,7 @@ def check_plot(path: Path | None) -> None:
     from matplotlib.figure import Figure
 
     formats = Figure().canvas.get_supported_filetypes()
-    if path and path.suffix.lower().removeprefix(".") not in formats:
+    if path.suffix.lower().removeprefix(".") not in formats:
         raise OutputError(
             Code.OUTPUT_FORMAT,
             f"{path} does not name a picture format",
@@ -155,33 +135,6 @@ def write_plot(report: Report, path: Path, description: str = "") -> None:
     with replacing(path) as temporary:
         metadata = {"Description": description} if description else None
         _figure(report).savefig(temporary, dpi=120, metadata=metadata)
-
-
-def write_page(report: Report, path: Path) -> None:
-    """Writes one HTML file with tables and plot that loads nothing from elsewhere. OutputError."""
-    buffer = io.BytesIO()
-    _figure(report).savefig(buffer, format="png", dpi=120)
-    picture = base64.b64encode(buffer.getvalue()).decode()
-    machine = msgspec.structs.asdict(report.environment)
-    title = html.escape(title_of(report))
-    parts = [
-        '<!doctype html><html lang="en"><meta charset="utf-8">',
-        f"<title>{title}</title><style>body{{font:14px sans-serif;margin:2em}}",
-        "table{border-collapse:collapse;margin:1em 0}td,th{border:1px solid #ccc;padding:2px 6px;",
-        "text-align:right}td:nth-child(2){text-align:left}img{max-width:100%}</style>",
-        f"<h1>{title}</h1>",
-        *(f"<p>{html.escape(note)}</p>" for note in notes(report)),
-        f'<img alt="latency" src="data:image/png;base64,{picture}">',
-    ]
-    environment = [{"": name, " ": str(value)} for name, value in machine.items()]
-    for heading, rows in {**tables(report), "Environment:": environment}.items():
-        parts.append(f"<p>{html.escape(heading)}</p><table>")
-        for kind, cells in [("th", rows[0]), *(("td", row.values()) for row in rows)]:
-            inner = "".join(f"<{kind}>{html.escape(cell)}</{kind}>" for cell in cells)
-            parts.append(f"<tr>{inner}</tr>")
-        parts.append("</table>")
-    with replacing(path) as temporary:
-        temporary.write_text("\n".join([*parts, "</html>\n"]), encoding="utf-8")
 
 
 def _figure(report: Report) -> Figure:

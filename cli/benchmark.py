@@ -40,7 +40,6 @@ _PATH = click.Path(path_type=Path)
 )
 @click.option("--json", "json_file", type=_PATH, help="Write the result here.")
 @click.option("--plot", "plot_file", type=_PATH, help="Write a plot here.")
-@click.option("--html", "html_file", type=_PATH, help="Write a page with everything here.")
 @click.pass_context
 def command(
     context: click.Context,
@@ -54,7 +53,6 @@ def command(
     precision: Precision | None,
     json_file: Path | None,
     plot_file: Path | None,
-    html_file: Path | None,
 ) -> None:
     """Measure every backend on the same inputs, in turn, each in its own process.
 
@@ -63,14 +61,14 @@ def command(
     from garment_transfer.benchmarks.harness import Settings, run_benchmark
     from garment_transfer.benchmarks.measuring import usable_cores, write_json
     from garment_transfer.benchmarks.rows import find_checkpoint, select_rows
-    from garment_transfer.benchmarks.views import check_plot, describe, write_page, write_plot
+    from garment_transfer.benchmarks.views import check_plot, describe, write_plot
     from garment_transfer.bundle import Bundle, check_writable
     from garment_transfer.runtime import sample_bundle
 
-    for path in (json_file, plot_file, html_file):
+    for path in (json_file, plot_file):
         if path:
             check_writable(path)
-    if plot_file or html_file:
+    if plot_file:
         check_plot(plot_file)
     loaded = Bundle.load(bundle or sample_bundle())
     rows = select_rows(backends, loaded, find_checkpoint(loaded, checkpoint))
@@ -96,6 +94,4 @@ def command(
     click.echo(describe(report))
     if plot_file:
         write_plot(report, plot_file)
-    if html_file:
-        write_page(report, html_file)
     context.exit(130 if report.interrupted else 0)

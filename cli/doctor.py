@@ -12,6 +12,7 @@ import operator
 import os
 import platform
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,7 +46,7 @@ def command(context: click.Context, as_json: bool) -> None:
     The exit status is 1 when a transfer cannot run.
     """
     findings = _findings()
-    click.echo(json.dumps(findings, indent=2) if as_json else _describe(findings))
+    click.echo(json.dumps(findings, indent=2) if as_json else "\n".join(_describe(findings)))
     context.exit(0 if findings["can_transfer"] else 1)
 
 
@@ -61,33 +62,35 @@ def _findings() -> dict[str, Any]:
         package: versions.get(package, None if package in problems else "unknown")
         for _, _, package in _BASE
     }
-    missing = [package for package in problems if package not in versions]
-    damaged = {package: problem for package, problem in problems.items() if package in versions}
-    whole = not problems
-    backends = _backends() if whole else []
-    bundle_problem = _bundle_problem() if whole else ""
-    engines = _engines() if whole else {}
-    driver = _driver() if whole else {}
-    return {
+    findings = {
         "garment_transfer": package_version(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu_cores": os.cpu_count(),
-        "threads": _threads() if whole else None,
         "packages": packages,
-        "missing": missing,
-        "damaged": damaged,
-        "backends": backends,
-        "driver": driver,
-        "engines": engines,
-        "photos_library": _photos_library() if whole else None,
-        "bundle_problem": bundle_problem,
+        "missing": [package for package in problems if package not in versions],
+        "damaged": {package: why for package, why in problems.items() if package in versions},
         "extras": {extra: _packages_of(extra) for extra in _EXTRAS},
-        "can_transfer": whole
-        and not bundle_problem
+        "can_transfer": False,
+    }
+    return findings if problems else {**findings, **_of_the_package()}
+
+
+def _of_the_package() -> dict[str, Any]:
+    """What can be known only where the packages of the base installation are whole."""
+    from garment_transfer.runtime.backends import BACKENDS, default_threads, find_backend
+
+    backends = [dataclasses.asdict(find_backend(name).status()) for name in BACKENDS]
+    bundle_problem = _bundle_problem()
+    return {
+        "threads": default_threads(),
+        "backends": backends,
+        "driver": _driver(),
+        "engines": _engines(),
+        "photos_library": _photos_library(),
+        "bundle_problem": bundle_problem,
         # the first is what a transfer takes unless told otherwise
-        and bool(backends)
-        and backends[0]["available"],
+        "can_transfer": not bundle_problem and backends[0]["available"],
     }
 
 
@@ -111,18 +114,6 @@ def _reason(error: Exception) -> str:
     text = error.what if isinstance(error, GarmentTransferError) else str(error)
     kind = "" if isinstance(error, GarmentTransferError) else f"{type(error).__name__}: "
     return f"{kind}{text}".partition("\n")[0]
-
-
-def _threads() -> int | None:
-    from garment_transfer.runtime.backends import default_threads
-
-    return default_threads()
-
-
-def _backends() -> list[dict[str, Any]]:
-    from garment_transfer.runtime.backends import BACKENDS, find_backend
-
-    return [dataclasses.asdict(find_backend(name).status()) for name in BACKENDS]
 
 
 def _driver() -> dict[str, Any]:
@@ -228,80 +219,73 @@ def _again(package: str) -> str:
     return f"pip install --force-reinstall --no-deps {oldest.get(package, package)}"
 
 
-def _describe_driver(driver: dict[str, Any]) -> list[str]:
-    version = driver["version"] or ("not found" if driver["cuda"] is None else "there")
-    cuda = f", for CUDA {driver['cuda']}" if driver["cuda"] else ""
-    reason = f": {driver['reason']}" if driver["reason"] else ""
-    return [f"NVIDIA driver: {version}{cuda}{reason}", f"  needed on a GPU: {driver['needed']}"]
-
-
-def _describe_engines(engines: dict[str, Any]) -> list[str]:
+def _describe_engines(engines: dict[str, Any]) -> Iterator[str]:
     gpu = engines["gpu"]
-    lines = [f"GPU: none: {gpu['reason']}"]
-    if gpu["name"] is not None:
-        lines = [f"GPU: {gpu['name']}, compute capability {gpu['compute_capability']}"]
+    if gpu["name"] is None:
+        yield f"GPU: none: {gpu['reason']}"
+    else:
+        yield f"GPU: {gpu['name']}, compute capability {gpu['compute_capability']}"
         if gpu["reason"]:
-            lines.append(f"  {gpu['reason']}")
+            yield f"  {gpu['reason']}"
     for backend in engines["backends"]:
         version = f" {backend['version']}" if backend["version"] else ""
         can = "builds engines here" if backend["builds"] else f"builds none: {backend['reason']}"
-        lines.append(f"build with {backend['name']}{version}: {can}")
-    if engines["plugin"] is None:
-        lines.append("FlowWarp's TensorRT plugin: not built; TensorRT then runs FlowWarp's body")
-        lines.append(
+        yield f"build with {backend['name']}{version}: {can}"
+    if engines["plugin"]:
+        yield f"FlowWarp's TensorRT plugin: {engines['plugin']}"
+    else:
+        yield "FlowWarp's TensorRT plugin: not built; TensorRT then runs FlowWarp's body"
+        yield (
             "  fix: install garment-transfer again where TensorRT_ROOT names TensorRT's headers "
             "and there is nvcc"
         )
-    else:
-        lines.append(f"FlowWarp's TensorRT plugin: {engines['plugin']}")
-    return lines
 
 
-def _describe(findings: dict[str, Any]) -> str:
-    lines = [
-        f"garment-transfer {findings['garment_transfer']}, Python {findings['python']}, "
-        f"{findings['platform']}, {findings['cpu_cores']} CPU cores"
-        + (f", {findings['threads']} threads by default" if findings["threads"] else ""),
-        "packages: "
-        + ", ".join(
-            f"{name} {version or 'MISSING'}" for name, version in findings["packages"].items()
-        ),
-    ]
-    if findings["missing"]:
-        lines.append(f"  fix: run `pip install {' '.join(findings['missing'])}`")
-    for package, problem in findings["damaged"].items():
-        lines.append(f"{package} is installed, but cannot be used: {problem}")
-        lines.append(f"  fix: run `{_again(package)}`")
+def _describe_package(findings: dict[str, Any]) -> Iterator[str]:
     for backend in findings["backends"]:
         if backend["available"]:
-            lines.append(f"backend {backend['name']} {backend['version']}: {backend['details']}")
+            yield f"backend {backend['name']} {backend['version']}: {backend['details']}"
         else:
-            lines.append(f"backend {backend['name']}: cannot run: {backend['reason']}")
-            lines.append(f"  fix: {backend['fix']}")
-    if findings["driver"]:
-        lines += _describe_driver(findings["driver"])
-    if findings["engines"]:
-        lines += _describe_engines(findings["engines"])
-    if findings["backends"]:
-        library = findings["photos_library"]
-        lines.append(
-            f"Fit and Compose in C++: {library or 'none; photos take several times as long'}"
-        )
-        if library is None:
-            lines.append("  fix: install garment-transfer again where there is a C++ compiler")
-        lines.append(f"bundle in the package: {findings['bundle_problem'] or 'whole'}")
-    for extra, packages in findings["extras"].items():
-        absent = [package for package, version in packages.items() if version is None]
+            yield f"backend {backend['name']}: cannot run: {backend['reason']}"
+            yield f"  fix: {backend['fix']}"
+    driver = findings["driver"]
+    version = driver["version"] or ("not found" if driver["cuda"] is None else "there")
+    cuda = f", for CUDA {driver['cuda']}" if driver["cuda"] else ""
+    reason = f": {driver['reason']}" if driver["reason"] else ""
+    yield f"NVIDIA driver: {version}{cuda}{reason}"
+    yield f"  needed on a GPU: {driver['needed']}"
+    yield from _describe_engines(findings["engines"])
+    library = findings["photos_library"]
+    yield f"Fit and Compose in C++: {library or 'none; photos take several times as long'}"
+    if library is None:
+        yield "  fix: install garment-transfer again where there is a C++ compiler"
+    yield f"bundle in the package: {findings['bundle_problem'] or 'whole'}"
+
+
+def _describe(findings: dict[str, Any]) -> Iterator[str]:
+    threads = f", {findings['threads']} threads by default" if findings.get("threads") else ""
+    yield (
+        f"garment-transfer {findings['garment_transfer']}, Python {findings['python']}, "
+        f"{findings['platform']}, {findings['cpu_cores']} CPU cores{threads}"
+    )
+    packages = findings["packages"].items()
+    yield "packages: " + ", ".join(f"{name} {version or 'MISSING'}" for name, version in packages)
+    if findings["missing"]:
+        yield f"  fix: run `pip install {' '.join(findings['missing'])}`"
+    for package, problem in findings["damaged"].items():
+        yield f"{package} is installed, but cannot be used: {problem}"
+        yield f"  fix: run `{_again(package)}`"
+    if "backends" in findings:
+        yield from _describe_package(findings)
+    for extra, versions in findings["extras"].items():
+        absent = [package for package, version in versions.items() if version is None]
         if absent:
-            lines.append(f"extra {extra}: not installed: {', '.join(absent)}")
-            lines.append(
+            yield f"extra {extra}: not installed: {', '.join(absent)}"
+            yield (
                 f'  fix: run `pip install "garment-transfer[{extra}]"`, or '
                 f'`pip install ".[{extra}]"` in a copy of the repository'
             )
-        elif packages:
-            listed = ", ".join(f"{package} {version}" for package, version in packages.items())
-            lines.append(f"extra {extra}: {listed}")
-    lines.append(
-        "a transfer can run here" if findings["can_transfer"] else "a transfer CANNOT run here"
-    )
-    return "\n".join(lines)
+        elif versions:
+            listed = ", ".join(f"{package} {version}" for package, version in versions.items())
+            yield f"extra {extra}: {listed}"
+    yield "a transfer can run here" if findings["can_transfer"] else "a transfer CANNOT run here"

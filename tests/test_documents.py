@@ -54,7 +54,7 @@ SHELL_NOT_RUN = {
     "uv run": "takes packages from elsewhere",
     ".ci/onnxruntime_headers": "fetches packages, as .ci/run does",
     "photos_test 1000000": "takes minutes",
-    "cp -r build/wheels": "is for the machine with a GPU",
+    "cp build/pieces": "is for the machine with a GPU",
     "benchmarks.gpu": "needs a GPU",
     "benchmarks.cpp": "takes minutes",
     "benchmarks.tables": "writes documents; tests/benchmarks/test_tables.py runs it on others",

@@ -20,14 +20,11 @@ from garment_transfer.runtime import sample_bundle
 ROOT = Path(__file__).parents[2]
 
 
-def test_pieces_fit_nine_minutes_and_a_lent_machine_25():
+def test_pieces_fit_nine_minutes():
     minutes: dict[str, float] = defaultdict(float)
     for step in gpu.read_steps()[0]:
         minutes[step.piece] += step.minutes
-    minutes = {piece: round(total, 3) for piece, total in minutes.items()}
-    assert max(minutes.values()) <= 9
-    assert minutes["kernels"] + minutes["chain"] + minutes["load"] <= 25
-    assert minutes["engines"] + minutes["tensorrt"] <= 25
+    assert round(max(minutes.values()), 3) <= 9
 
 
 @pytest.mark.parametrize("rehearse", [False, True])

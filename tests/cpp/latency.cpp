@@ -1,7 +1,7 @@
-// latency BUNDLE CASE THREADS KERNEL ROUNDS [HEIGHT WIDTH]: the times of calls in milliseconds, as
+// latency BUNDLE CASE THREADS KERNEL ROUNDS HEIGHT WIDTH: the times of calls in milliseconds, as
 // JSON. Each round makes each call untimed and then timed, so that whatever else the machine does
-// hits all alike. CASE is a folder as in golden.h, KERNEL the library of FlowWarp's kernel for the
-// bare sessions. Where CASE has photos of two people, HEIGHT and WIDTH are theirs.
+// hits all alike. CASE is a folder as in golden.h with photos of two people of HEIGHT and WIDTH, KERNEL
+// the library of FlowWarp's kernel for the bare sessions.
 // benchmarks/cpp.py starts it.
 //
 //   library    gt_session_run
@@ -122,8 +122,8 @@ double timed(const Call& call) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 6 && argc != 8) {
-    std::cerr << "latency BUNDLE CASE THREADS KERNEL ROUNDS [HEIGHT WIDTH]\n";
+  if (argc != 8) {
+    std::cerr << "latency BUNDLE CASE THREADS KERNEL ROUNDS HEIGHT WIDTH\n";
     return 2;
   }
   Ort::InitApi(OrtGetApiBase()->GetApi(ORT_API_VERSION));
@@ -146,7 +146,7 @@ int main(int argc, char** argv) {
   }
   std::vector<Photographed> people;
   for (const char* role : {"photo_person_", "photo_garment_"}) {
-    if (argc == 8) people.emplace_back(argv[2], role, std::atoi(argv[6]), std::atoi(argv[7]));
+    people.emplace_back(argv[2], role, std::atoi(argv[6]), std::atoi(argv[7]));
   }
   gt::Finished finished;
   std::map<std::string, std::vector<double>> times;
@@ -160,15 +160,13 @@ int main(int argc, char** argv) {
     times["warping"].push_back(parts.warping);
     times["regrowth"].push_back(parts.regrowth);
     times["overhead"].push_back(library - bare);
-    if (argc == 8) {
-      times["photo"].push_back(timed([&] {
-        finished = session.transfer(gt::Person(people[0].source), gt::Person(people[1].source),
-                                    options.threads);
-      }));
-    }
+    times["photo"].push_back(timed([&] {
+      finished = session.transfer(gt::Person(people[0].source), gt::Person(people[1].source),
+                                  options.threads);
+    }));
     times["load"].push_back(timed([&] { gt::Pipeline(argv[1], options); }));
   }
-  if (argc == 8 && finished.image != bytes_of(std::filesystem::path(argv[2]) / "photo")) {
+  if (finished.image != bytes_of(std::filesystem::path(argv[2]) / "photo")) {
     std::cerr << "the library's photo and Python's differ\n";
     return 1;
   }

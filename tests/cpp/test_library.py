@@ -158,17 +158,16 @@ def test_python_and_cpp_agree_on_any_manifest(answers, with_variant, tmp_path):
     assert {"ok", "manifest_invalid", "contract_mismatch"} <= set(expected)
 
 
-def test_benchmark(build, run, tiny_bundle, tmp_path):
+def test_benchmark(build, run, tmp_path):
     report_file = tmp_path / "cpp.json"
     command = [sys.executable, "-m", "garment_transfer.benchmarks.cpp", build("none")]
-    run([*command, "--rounds", 3, "--cycles", 10, "--small", tiny_bundle, "--json", report_file])
+    run([*command, "--rounds", 3, "--cycles", 10, "--json", report_file])
     report = json.loads(report_file.read_text())
     times = report["median_ms"]
     stages = [times.pop(stage) for stage in STAGES]
     assert sorted(times) == ["library", "load", "networks", "overhead", "photo", "photo_python"]
     assert times["library"] > 0
     assert min(stages) > 0
-    assert isinstance(report["overhead_ms"], float)
     assert report["memory"]["cycles"] == 10
 
 

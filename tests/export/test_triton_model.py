@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes.util
+import importlib.util
 import io
+import os
 import queue
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +32,98 @@ import tritonclient.http as triton_http
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
-from garment_transfer.benchmarks import triton as runner
 from garment_transfer.bundle import BackendError, Bundle, write_manifest
 from garment_transfer.export.passes import replace_nodes
 from garment_transfer.export.triton import Serving, write_repository
 from garment_transfer.runtime import Person, Pipeline, Transfer
 
-pytestmark = pytest.mark.skipif(bool(runner.why_not()), reason=runner.why_not())
-
 Fields = dict[str, bytes]
 
 NAME = "garment_transfer"
 
+#: Found, not imported: its modules need packages that are not installed.
+PACKAGE = importlib.util.find_spec("pytriton")
+ROOT = Path(PACKAGE.origin).parent if PACKAGE and PACKAGE.origin else Path()
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+STUB = ROOT / "tritonserver/python_backend_stubs" / PYTHON / "triton_python_backend_stub"
+LIBRARIES = sysconfig.get_config_var("LIBDIR") or ""
+
+pytestmark = pytest.mark.skipif(
+    not STUB.is_file()
+    or not (
+        Path(LIBRARIES, f"libpython{PYTHON}.so.1.0").exists()
+        or ctypes.util.find_library(f"python{PYTHON}")
+    ),
+    reason="needs `pip install --no-deps nvidia-pytriton==0.7.0`, and one of the Pythons that it "
+    "is for, built with --enable-shared",
+)
+
 #: Long enough for all that a test sends at once to meet in one run.
 DELAY_MS = 200.0
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that answers: "host:port" of HTTP, gRPC and metrics, its process and its log."""
+
+    http: str
+    grpc: str
+    metrics: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+@contextlib.contextmanager
+def serve(repository: Path, folder: Path, *options: str) -> Iterator[Server]:
+    """Runs a server over a model repository, with its files in an empty folder.
+
+    Models run in this Python and its environment.
+    """
+    shutil.copytree(ROOT / "tritonserver/backends/python", folder / "python")
+    shutil.copy(STUB, folder / "python")
+    # the stub looks up its interpreter's library and, by PATH, its environment
+    environment = dict(os.environ)
+    for name, folders in (
+        ("LD_LIBRARY_PATH", (LIBRARIES, str(ROOT.parent / "nvidia_pytriton.libs"))),
+        ("PATH", (str(Path(sys.executable).parent),)),
+    ):
+        environment[name] = ":".join(filter(None, (*folders, os.environ.get(name))))
+    command = [
+        str(ROOT / "tritonserver/bin/tritonserver"),
+        *("--model-repository", str(repository), "--backend-directory", str(folder)),
+        *("--allow-gpu-metrics", "false", "--allow-cpu-metrics", "false"),
+        *("--disable-auto-complete-config", *options),
+    ]
+    addresses = {}
+    with contextlib.ExitStack() as free:
+        for name in ("http", "grpc", "metrics"):
+            port = free.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+            command += [f"--{name}-address", "127.0.0.1", f"--{name}-port", str(port)]
+            addresses[name] = f"127.0.0.1:{port}"
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+    server = Server(**addresses, process=process, log=folder / "log")
+    try:
+        wait_until_ready(server)
+        yield server
+    finally:
+        # it finishes what it has begun
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(40)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def wait_until_ready(server: Server) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and server.process.poll() is None:
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(f"http://{server.http}/v2/health/ready", timeout=5).close()
+            return
+        time.sleep(0.05)
+    pytest.fail(f"the server did not become ready:\n{server.log.read_text()[-4000:]}")
 
 
 def failing_bundle(source: Path, folder: Path, size: int, *index: onnx.NodeProto) -> Bundle:
@@ -77,9 +162,9 @@ def repository(tiny_bundle, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(repository) -> Iterator[runner.Server]:
+def server(repository, tmp_path_factory) -> Iterator[Server]:
     options = ("--model-control-mode=explicit", f"--load-model={NAME}", "--load-model=fragile")
-    with runner.serve(repository, *options) as running:
+    with serve(repository, tmp_path_factory.mktemp("server"), *options) as running:
         yield running
 
 
@@ -237,7 +322,7 @@ def test_input_errors_arrive_with_the_runtimes_code_and_words(
                 infer(connection, fields)
             assert raised.value.message().startswith(says)
             assert raised.value.status() == status
-    assert "secret" not in server.log_text() + raised.value.message()
+    assert "secret" not in server.log.read_text() + raised.value.message()
 
 
 def test_a_request_is_one_pair(client, pairs):
@@ -346,7 +431,7 @@ def test_what_nobody_foresaw_stays_in_the_log(server, client, pairs, repository,
         infer(client, pairs[0], "faulty")
     assert raised.value.message() == "the server failed to run this request; its log says why"
     assert "INTERNAL" in raised.value.status()
-    log = server.log_text()
+    log = server.log.read_text()
     assert "Traceback" in log
     assert "AttributeError: 'NoneType' object has no attribute 'transfer_batch'" in log
 
@@ -370,8 +455,10 @@ def test_a_full_queue_is_told(client, pipeline, pairs, repository, tiny_bundle):
 
 def test_shutdown_answers_what_has_begun(tiny_bundle, tmp_path, pipeline, pairs):
     serving = Serving(max_batch=8, max_delay_ms=1000)
-    write_repository(Bundle.load(tiny_bundle), tmp_path, serving=serving, threads=1)
-    with runner.serve(tmp_path) as server:
+    repository, folder = tmp_path / "repository", tmp_path / "server"
+    folder.mkdir()
+    write_repository(Bundle.load(tiny_bundle), repository, serving=serving, threads=1)
+    with serve(repository, folder) as server:
         with (
             triton_grpc.InferenceServerClient(server.grpc) as client,
             ThreadPoolExecutor(5) as pool,
@@ -386,7 +473,7 @@ def test_shutdown_answers_what_has_begun(tiny_bundle, tmp_path, pipeline, pairs)
         assert server.process.wait(30) == 0
 
 
-def pending(server: runner.Server) -> int:
+def pending(server: Server) -> int:
     """How many requests wait for the model, by the server's metrics."""
     with urllib.request.urlopen(f"http://{server.metrics}/metrics", timeout=5) as answer:
         for line in answer.read().decode().splitlines():
