@@ -64,7 +64,7 @@ _SIZE: Final = Size(256, 192)
 
 
 class Row(msgspec.Struct):
-    """A method's networks; milliseconds are medians, None where they do not export.
+    """A method's networks; milliseconds are medians.
 
     `eager_mib` is the memory that they and a run in eager torch took in a process of their own.
     """
@@ -74,8 +74,7 @@ class Row(msgspec.Struct):
     giga_multiply_adds: float
     eager_mib: int
     eager_ms: float
-    onnxruntime_ms: float | None
-    note: str = ""
+    onnxruntime_ms: float
 
 
 def our_inputs() -> dict[str, NDArray[np.uint8]]:
@@ -187,11 +186,8 @@ def _in_onnxruntime(
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--rounds", default=15, show_default=True, help="In which all take turns.")
 @click.option("--threads", default=2, show_default=True)
-@click.option("--method", multiple=True, type=click.Choice(list(_METHODS)), help="All if none.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the result here.")
-def main(
-    folder: Path, rounds: int, threads: int, method: tuple[str, ...], json_file: Path | None
-) -> None:
+def main(folder: Path, rounds: int, threads: int, json_file: Path | None) -> None:
     """Time other methods' networks beside ours, in eager torch and in ONNX Runtime."""
     if not (folder / "exp" / "runtime").is_dir():
         raise click.UsageError(
@@ -205,24 +201,19 @@ def main(
             Pipeline.load(sample_bundle(), threads=threads).run, our_inputs()
         ),
     }
-    notes: dict[str, str] = {}
     memory: dict[str, int] = {}
     with (
         tempfile.TemporaryDirectory() as temporary,
         ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as alone,
         torch.inference_mode(),
     ):
-        for name in (_OURS, *(method or _METHODS)):
+        for name in (_OURS, *_METHODS):
             memory[name] = alone.submit(_eager_mib, folder, name, threads).result()
             networks[name], runs[f"{name} eager"], inputs = _eager(folder, name)
-            if name == _OURS:
-                continue  # exported already
-            file = Path(temporary, f"{name}.onnx")
-            try:
+            if name != _OURS:  # which is exported already
+                file = Path(temporary, f"{name}.onnx")
                 run = _in_onnxruntime(networks[name], inputs, file, threads)
                 runs[f"{name} onnxruntime"] = run
-            except Exception as error:  # whatever torch's exporter meets in code of others
-                notes[name] = f"not exported: {type(error).__name__}"
         counts = {}
         for name in networks:
             with FlopCounterMode(display=False) as counter:
@@ -236,17 +227,15 @@ def main(
             counts[name],
             memory[name],
             times[f"{name} eager"],
-            times.get(f"{name} onnxruntime"),
-            notes.get(name, ""),
+            times[f"{name} onnxruntime"],
         )
         for name, network in networks.items()
     ]
     for row in rows:
-        graph = "-" if row.onnxruntime_ms is None else f"{row.onnxruntime_ms:.1f}"
         click.echo(
             f"{row.name}: {row.parameters / 1e6:.1f} M parameters, {row.giga_multiply_adds} G "
             f"multiply-adds, {row.eager_mib} MiB, eager {row.eager_ms:.1f} ms, "
-            f"ONNX Runtime {graph} ms {row.note}"
+            f"ONNX Runtime {row.onnxruntime_ms:.1f} ms"
         )
     if json_file:
         what = "networks of several methods with random weights, 256x192, batch 1, float32"

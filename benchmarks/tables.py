@@ -207,7 +207,7 @@ def peers() -> str:
             "multiply-adds": f"{row['giga_multiply_adds']:.1f} G",
             "memory, torch eager": f"{row['eager_mib']} MiB",
             "torch eager, ms": f"{row['eager_ms']:.0f}",
-            "ONNX Runtime, ms": number(row["onnxruntime_ms"], "{:.0f}"),
+            "ONNX Runtime, ms": f"{row['onnxruntime_ms']:.0f}",
         }
         for row in report["rows"]
     )

@@ -6,7 +6,6 @@ ONNX files and needs no GPU.
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,8 +17,6 @@ import onnx.inliner
 
 from garment_transfer.bundle import Code, ExportError, Stage
 from garment_transfer.models.flow_warp import DOMAIN
-
-_FIX = "export this network without --precision float16"
 
 
 def convert_by_autocast(
@@ -43,11 +40,8 @@ def convert_by_autocast(
             "a copy of the repository",
         ) from error
     inlined = onnx.inliner.inline_local_functions(model)
-    warping: list[str] = []
-    for node in inlined.graph.node:
-        if not node.name:  # the body's nodes have none
-            node.name = f"FlowWarp/{node.op_type}_{len(warping)}"
-            warping.append(re.escape(node.name))
+    for index, node in enumerate(inlined.graph.node):
+        node.name = node.name or f"FlowWarp/{index}"  # the body's nodes have none
     names = [value.name for value in model.graph.input]
     with tempfile.TemporaryDirectory() as folder:
         file, calibration = Path(folder, f"{stage}.onnx"), Path(folder, "samples")
@@ -59,7 +53,7 @@ def convert_by_autocast(
         converted: onnx.ModelProto = convert_to_mixed_precision(
             str(file),
             low_precision_type="fp16",
-            nodes_to_exclude=warping,
+            nodes_to_exclude=["FlowWarp/"],
             keep_io_types=True,
             calibration_data=str(calibration),
             providers=["cpu"],
@@ -73,16 +67,6 @@ def convert_by_autocast(
         raise ExportError(
             Code.EXPORT_INVALID,
             f"{stage}: AutoCast made a graph that is not valid ({error})",
-            fix=_FIX,
+            fix="export this network without --precision float16",
         ) from error
-    for before, after in (
-        (model.graph.input, converted.graph.input),
-        (model.graph.output, converted.graph.output),
-    ):
-        if [v.SerializeToString() for v in before] != [v.SerializeToString() for v in after]:
-            raise ExportError(
-                Code.CONTRACT_MISMATCH,
-                f"{stage}: AutoCast changed an input or output of the graph",
-                fix=_FIX,
-            )
     return converted
