@@ -136,9 +136,10 @@ def build_engines(
         trt, backend, batch or Batch(), optimization_level, device, library, plugin == "embed"
     )
     folder = bundle.path / ENGINES / engine_folder(backend, builder.targets, precision)
-    with _writing(folder) as temporary, _interruptible() as interrupted:
-        stages = {}
-        calls = 0
+    stages: dict[Stage, StageEngine] = {}
+    files: dict[str, bytes] = {}
+    calls = 0
+    with _interruptible() as interrupted:
         for stage in STAGES:
             start = time.perf_counter()
             plan, plugins = builder.build(
@@ -150,10 +151,10 @@ def build_engines(
                 interrupted,
             )
             calls += plugins
-            (temporary / f"{stage}.plan").write_bytes(plan)
+            files[f"{stage}.plan"] = plan
             layers, device_memory = builder.inspect(plan)
             if layers:
-                (temporary / f"{stage}.layers.json").write_text(layers, encoding="utf-8")
+                files[f"{stage}.layers.json"] = layers.encode()
             stages[stage] = StageEngine(
                 file=f"{stage}.plan",
                 bytes=len(plan),
@@ -164,19 +165,22 @@ def build_engines(
                 build_seconds=round(time.perf_counter() - start, 3),
                 device_memory_bytes=device_memory,
             )
-        record = EngineRecord(
-            schema_version=RECORD_VERSION,
-            backend=backend,
-            backend_version=trt.__version__,
-            compute_capabilities=builder.targets,
-            precision=precision,
-            batch=builder.batch,
-            optimization_level=optimization_level,
-            plugin=builder.plugin if calls else None,
-            bundle=bundle.manifest.name,
-            built=now(),
-            stages=stages,
-        )
+    record = EngineRecord(
+        schema_version=RECORD_VERSION,
+        backend=backend,
+        backend_version=trt.__version__,
+        compute_capabilities=builder.targets,
+        precision=precision,
+        batch=builder.batch,
+        optimization_level=optimization_level,
+        plugin=builder.plugin if calls else None,
+        bundle=bundle.manifest.name,
+        built=now(),
+        stages=stages,
+    )
+    with replacing_folder(folder) as temporary:
+        for name, content in files.items():
+            (temporary / name).write_bytes(content)
         write_record(temporary, record)
     return EngineSet(bundle, folder, record)
 
@@ -256,7 +260,11 @@ def ensure_engines(
         wrong = problem()
     if wrong is not None:
         _LOG.warning("%s: building them now", wrong)
-        earlier = _earlier_record(bundle, backend, precision)
+        earlier = None  # for whatever GPU
+        with contextlib.suppress(EngineError):
+            for engines in list_engines(bundle):
+                if (engines.record.backend, engines.record.precision) == (backend, precision):
+                    earlier = engines.record
         plugin = earlier.plugin if earlier else None
         build_engines(
             bundle,
@@ -270,17 +278,6 @@ def ensure_engines(
             device=device,
         )
     return bundle
-
-
-def _earlier_record(
-    bundle: Bundle, backend: EngineBackend, precision: Precision
-) -> EngineRecord | None:
-    """The record of the bundle's engines of a backend and a precision, for whatever GPU."""
-    with contextlib.suppress(EngineError):
-        for engines in list_engines(bundle):
-            if (engines.record.backend, engines.record.precision) == (backend, precision):
-                return engines.record
-    return None
 
 
 class _Builder:
@@ -574,14 +571,3 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
         yield pressed.is_set
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-@contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[Path]:
-    """`replacing_folder`, which leaves no empty folder around it."""
-    try:
-        with replacing_folder(folder) as temporary:
-            yield temporary
-    finally:
-        with contextlib.suppress(OSError):
-            folder.parent.rmdir()  # where this build made it and put nothing there
