@@ -160,13 +160,9 @@ def refused(response: Any, status: int, code: str) -> str:
     ("field", "value", "code", "says"),
     [
         ("garment_parsing", np.full((96, 48), 2, np.uint8), "garment_missing", "wears no upper"),
-        ("person_label_set", "coco", "label_set_unknown", "person_parsing: unknown label set"),
         ("person_encoding", "tiff", "densepose_encoding_unknown", "person_densepose: unknown"),
-        ("person_parsing", np.full((128, 64), 77, np.uint8), "label_set_mismatch", "77"),
-        ("garment_image", b"\x89PNG\r\n\x1a\n", "image_unreadable", "garment_image cannot be read"),
         ("garment_image", b"%!PS-Adobe-3.0\n%%EOF\n", "image_unreadable", "garment_image cannot"),
         ("garment_encoding", "iuv", "image_unreadable", "garment_densepose cannot be read as a"),
-        ("person_parsing", np.full((128, 64, 3), (1, 2, 3), np.uint8), "image_mode", "mode RGB"),
         ("person_parsing", np.zeros((64, 64), np.uint8), "sizes_differ", "64x64"),
         ("person_densepose", np.zeros((128, 64, 3), np.uint8), "body_missing", "person_densepose"),
     ],

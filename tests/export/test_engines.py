@@ -20,7 +20,7 @@ from garment_transfer.bundle import (
     list_engines,
 )
 from garment_transfer.export.flow_warp import flow_warp_model
-from garment_transfer.export.tensorrt import _Builder, build_engines, copy_bundle, parse
+from garment_transfer.export.tensorrt import build_engines, copy_bundle, parse
 from garment_transfer.runtime import sample_bundle
 from garment_transfer.runtime.backends.tensorrt import load_plugin, logger_of
 
@@ -60,14 +60,6 @@ def own(built, tmp_path):
     return copy_bundle(built, tmp_path / "bundle")
 
 
-def _parse(trt, path, graph):
-    builder = trt.Builder(logger_of(trt))
-    network, plugins = parse(trt, builder, path.read_bytes(), path, graph.signature)
-    assert plugins == 0
-    layers = [network.get_layer(index) for index in range(network.num_layers)]
-    return builder, network, layers
-
-
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_every_graph_is_built_and_recorded(built, trt, precision):
     engines = find_engines(built, RTX, precision, "8.9")
@@ -87,13 +79,6 @@ def test_every_graph_is_built_and_recorded(built, trt, precision):
         engines.check(trt.__version__, capability)
     with pytest.raises(EngineError, match=r"built by tensorrt-rtx .*, and 1\.0\.0 is installed"):
         engines.check("1.0.0", "8.9")
-
-
-def test_a_small_batch_is_to_need_less_memory_than_the_largest(tiny_bundle, trt):
-    graph = Bundle.load(tiny_bundle).manifest.graphs["regrowth"]
-    builder, network, _ = _parse(trt, tiny_bundle / "regrowth.onnx", graph)
-    config = _Builder(trt, RTX, Batch(), 3, 0, None, False)._configure(builder, network)
-    assert config.get_preview_feature(trt.PreviewFeature.RUNTIME_ACTIVATION_RESIZE_10_10)
 
 
 def test_a_bundle_with_engines_is_whole(invoke, built):
@@ -117,7 +102,11 @@ def test_progress_is_told(built, parts):
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_flow_warp_samples_linearly_at_float32_coordinates(bundle, trt, precision):
     path = bundle.graph_path("warping", precision)
-    _, _, layers = _parse(trt, path, bundle.manifest.graphs_of(precision)["warping"])
+    builder = trt.Builder(logger_of(trt))
+    signature = bundle.manifest.graphs_of(precision)["warping"].signature
+    network, plugins = parse(trt, builder, path.read_bytes(), path, signature)
+    assert plugins == 0
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
     samples = [layer for layer in layers if layer.type == trt.LayerType.GRID_SAMPLE]
     assert len(samples) == 6
     for layer in samples:
