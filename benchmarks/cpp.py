@@ -5,8 +5,6 @@
 BUILD is where the library was built with its tests.
 """
 
-import json
-import platform
 import subprocess
 import tempfile
 from pathlib import Path
@@ -15,7 +13,7 @@ import click
 import cv2
 import msgspec
 
-from garment_transfer.benchmarks.measuring import interleaved, medians, processor, write_json
+from garment_transfer.benchmarks.measuring import environment, interleaved, medians, write_json
 from garment_transfer.kernels import onnxruntime_library
 from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people, stage_inputs
 
@@ -65,8 +63,6 @@ def answer(*command: Path | str | int) -> dict[str, float]:
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the result here.")
 def main(build: Path, threads: int, rounds: int, cycles: int, json_file: Path | None) -> None:
     """Median times of a transfer in C++, of the bare networks, and of loading."""
-    import onnxruntime
-
     (library,) = build.glob("lib/libgarment_transfer.so.*.*.*")
     report = {
         "what": "one pair at the bundle's size, uint8 arrays to uint8 arrays, ONNX Runtime on the "
@@ -79,13 +75,9 @@ def main(build: Path, threads: int, rounds: int, cycles: int, json_file: Path | 
         "median_ms": latency(build, threads, rounds),
         "library_bytes": library.stat().st_size,
         "memory": answer(build / "tests/cycles", sample_bundle(), cycles),
-        "machine": {
-            "processor": processor(),
-            "python": platform.python_version(),
-            "onnxruntime": onnxruntime.__version__,
-        },
+        "environment": environment(),
     }
-    click.echo(json.dumps(report, indent=2))
+    click.echo(msgspec.json.format(msgspec.json.encode(report)).decode())
     if json_file:
         write_json(json_file, report)
 
