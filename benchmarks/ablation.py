@@ -4,8 +4,9 @@
 
 trains the whole method once a seed and then, for every other row, the affected stage again; all
 else is the full method's. A stage always gets the same number of steps: a row that leaves out a
-phase spends its steps in another. Every row is measured on the held-out rendered pairs. Repeated
-after a stop, it goes on with the step where it was.
+phase spends its steps in another. Every row is measured on set B of the held-out rendered pairs,
+whose people stand as no training shows them. Repeated after a stop, it goes on with the step where
+it was.
 """
 
 import dataclasses
@@ -154,7 +155,7 @@ def main(
                 )
 
     write_shards(work / "data", config.groups, config.size, workers)
-    rendered = list(held_out_pairs(range(pairs), config.size, workers))
+    rendered = list(held_out_pairs(range(pairs), config.size, workers, "B"))
     done = {(row["name"], row["seed"]) for row in report["rows"]}
     for seed, name in product(map(int, seeds.split(",")), rows):
         if (name, seed) in done:

@@ -284,27 +284,30 @@ _FIGURES = (
 def ablation() -> str:
     """What each kind of knowledge is worth: means over the seeds, and how far they spread.
 
-    What was left out is missed where the figures that its stage decides are worse.
+    What was left out is missed where the figures that its stage decides are worse than the full
+    method's of the same seed: "mixed" where figures or seeds do not agree.
     """
     report = _read("ablation")
     runs: dict[str, list[Any]] = {}
     for row in report["rows"]:
         runs.setdefault(row["name"], []).append(row)
     height, width = report["config"]["size"]
-    base = next(iter(runs.values()))
+    full = {run["seed"]: run for run in next(iter(runs.values()))}
     rows = []
     for name, own in runs.items():
-        cells = {f"{report['pairs']} pairs of set A at {height}x{width}": name}
+        cells = {f"{report['pairs']} pairs of set B at {height}x{width}": name}
+        cells["seeds"] = str(len(own))
         words = set()
         for heading, key, digits, stage in _FIGURES:
             values = [run[key] for run in own]
-            mean, full = statistics.mean(values), statistics.mean(run[key] for run in base)
-            cells[heading] = f"{mean:.{digits}f}"
+            cells[heading] = f"{statistics.mean(values):.{digits}f}"
             if len(values) > 1:
                 cells[heading] += f" ± {(max(values) - min(values)) / 2:.{digits}f}"
             if own[0]["stages"] == [stage]:
-                worse = mean > full if key == "skin_error" else mean < full
-                words.add("worse" if worse else "not worse")
+                sign = -1 if key == "skin_error" else 1
+                for run in own:
+                    worse = sign * run[key] < sign * full[run["seed"]][key]
+                    words.add("worse" if worse else "not worse")
         verdict = "mixed" if len(words) > 1 else "".join(words) or "-"
         rows.append({**cells, "than the full method": verdict})
     return _markdown(rows)
@@ -359,6 +362,21 @@ def capacity() -> str:
     )
 
 
+def queueing() -> str:
+    """Latencies of one worker and of two, beside those that the arithmetic of `capacity` expects."""
+    return _markdown(
+        {
+            "workers": str(row["workers"]),
+            "service time, ms": f"{row['service_ms']:.0f}",
+            "share of the capacity": f"{load['share']:.0%}",
+            "p99 expected, ms": str(load["expected_p99_ms"]),
+            "p99 measured, ms": str(load["latency_ms"]["p99"]),
+        }
+        for row in _read("capacity")["rows"]
+        for load in row["loads"]
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table
     for table in (
@@ -376,6 +394,7 @@ TABLES: dict[str, Callable[[], str]] = {
         triton,
         serve,
         capacity,
+        queueing,
         ablation,
     )
 }

@@ -56,24 +56,36 @@ def test_the_table_gives_means_spreads_and_a_verdict(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     same = {"skin_iou": 0.5, "changed_ssim": 0.8, "garment_psnr_db": 20.0}
     rows = [
-        {"name": name, "stages": stages, "garment_iou": iou, "skin_error": error, **same}
-        for name, stages, iou, error in (
-            ("full", ["parsing", "warping", "regrowth"], 0.90, 10.0),
-            ("full", ["parsing", "warping", "regrowth"], 0.92, 10.0),
-            ("less", ["parsing"], 0.80, 10.0),
-            ("arms", ["regrowth"], 0.90, 9.0),
+        {
+            "name": name,
+            "seed": seed,
+            "stages": stages,
+            "garment_iou": iou,
+            "skin_error": error,
+            **same,
+        }
+        for name, seed, stages, iou, error in (
+            ("full", 0, ["parsing", "warping", "regrowth"], 0.90, 10.0),
+            ("full", 1, ["parsing", "warping", "regrowth"], 0.92, 12.0),
+            ("less", 0, ["parsing"], 0.80, 10.0),
+            ("arms", 0, ["regrowth"], 0.90, 9.0),
+            ("arms", 1, ["regrowth"], 0.92, 11.0),
+            ("hands", 0, ["regrowth"], 0.90, 9.0),
+            ("hands", 1, ["regrowth"], 0.92, 13.0),
         )
     ]
     report = {"pairs": 256, "config": {"size": [128, 96]}, "rows": rows}
     (tmp_path / "ablation.json").write_text(json.dumps(report))
     header, _, *lines = tables.ablation().splitlines()
-    assert header.startswith("| 256 pairs of set A at 128x96 |")
+    assert header.startswith("| 256 pairs of set B at 128x96 | seeds |")
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert cells[0] == [
-        "full", "0.910 ± 0.010", "0.500 ± 0.000", "0.800 ± 0.000", "20.0 ± 0.0", "10.0 ± 0.0", "-"
+        "full", "2", "0.910 ± 0.010", "0.500 ± 0.000", "0.800 ± 0.000", "20.0 ± 0.0", "11.0 ± 1.0",
+        "-",
     ]  # fmt: skip
     # of what a stage without its knowledge decides, the garment is worse and the skin is not
     assert [(name, verdict) for name, *_, verdict in cells[1:]] == [
         ("less", "mixed"),
         ("arms", "not worse"),
+        ("hands", "mixed"),
     ]
