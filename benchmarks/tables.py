@@ -363,7 +363,7 @@ def capacity() -> str:
 
 
 def queueing() -> str:
-    """Latencies of one worker and of two, beside those that the arithmetic of `capacity` expects."""
+    """Latencies of one worker and of two beside those that queueing arithmetic expects."""
     return _markdown(
         {
             "workers": str(row["workers"]),
