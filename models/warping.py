@@ -399,7 +399,7 @@ def sample(garment_image: Tensor, garment_parsing: Tensor, flows: Flows) -> tupl
         garment; and the flow [N,2,H,W] in pixels of the full size, without the affine.
     """
     mask = one_hot(garment_parsing, (GARMENT,))
-    # the border of a label map is off by a pixel or two and may show what is behind the garment,
+    # the border of a label map is off by up to three pixels and may show what is behind it,
     # so colours there count little
     inner = 1 - dilate(1 - mask, border_width(mask.shape[-2]))
     weight = mask * (0.05 + 0.95 * inner)

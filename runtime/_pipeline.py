@@ -491,10 +491,13 @@ class Pipeline:
         pairs = []
         with _timed(timings, "fit"):
             for index, (person, owner, (fit, owner_fit)) in enumerate(chosen):
-                there = on_device[index].fitted_on_device if index in on_device else ()
+                pair = on_device.get(index)
+                there = pair.fitted_on_device if pair else ()
+                # a caller's photo is taken as it is, and what the host fits of it is the same
+                worn = owner.image if pair and pair.owner_photo else owner.worn_image
                 pairs.append(
-                    _fitted("person", person, fit, "photo" in there)
-                    | _fitted("garment", owner, owner_fit, "owner_photo" in there)
+                    _fitted("person", person, person.image, fit, "photo" in there)
+                    | _fitted("garment", owner, worn, owner_fit, "owner_photo" in there)
                 )
         return pairs
 
@@ -689,12 +692,13 @@ def stage_inputs(
             fit = Fit(Size(*someone.parsing.shape), size)
         else:
             fit = fit_person(someone.densepose, framing, size)
-        inputs |= _fitted(role, someone, fit)
+        photo = someone.worn_image if role == "garment" else someone.image
+        inputs |= _fitted(role, someone, photo, fit)
     return inputs
 
 
 def _fitted(
-    role: str, person: Person, fit: Fit, on_device: bool = False
+    role: str, person: Person, photo: npt.NDArray[np.uint8], fit: Fit, on_device: bool = False
 ) -> dict[str, npt.NDArray[np.uint8]]:
     """Photo and maps of one person in the frame, by the contract's names.
 
@@ -704,7 +708,7 @@ def _fitted(
     maps = {f"{role}_parsing": parsing, f"{role}_densepose": fit.map(person.densepose)}
     if on_device:
         return maps
-    image = fit.photo(person.worn_image if role == "garment" else person.image)
+    image = fit.photo(photo)
     if person.protected is not None:
         image = uncovered(image, parsing, fit.map(person.protected.view(np.uint8)))
     return {f"{role}_image": image, **maps}

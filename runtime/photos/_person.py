@@ -181,10 +181,12 @@ class Person:
     def worn_image(self) -> npt.NDArray[np.uint8]:
         """The photo as its garment is taken from it, uint8 RGB [H,W,3].
 
-        Without the shadows that arms in front throw on it (`kernels.shadows`); `image` itself where
-        there are none.
+        Without the shadows that bare arms in front throw on it (`kernels.shadows`); `image` itself
+        where there are none. Unchangeable too.
         """
-        return lift_shadows(self.image, self.garment, self._skin_of(_ARMS))
+        lifted = lift_shadows(self.image, self.garment, self._skin_of(_ARMS))
+        lifted.flags.writeable = False
+        return lifted
 
     def __repr__(self) -> str:
         height, width = self.parsing.shape
