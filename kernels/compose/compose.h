@@ -145,7 +145,10 @@ GT_FUNCTION int in_photo(int radius, const Fit& fit) {
 }
 
 // How far the border of a label map may be off: `border_width` of bundle/_labels.py.
-GT_FUNCTION int border_width(int height) { return height < 86 ? 1 : 3 * height / 256; }
+GT_FUNCTION int border_width(int height) {
+  const int width = 3 * height / 256;
+  return width > 1 ? width : 1;
+}
 
 GT_FUNCTION float lerp(float first, float second, float part) {
   return first + (second - first) * part;

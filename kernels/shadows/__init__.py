@@ -61,18 +61,19 @@ def define(photo: Pixels, garment: Mask, covering: Mask) -> Pixels:
 
     # something is in front where the garment is on both sides of it: an arm that hangs beside it
     # throws no more of a shadow there than one will on somebody else
-    worn = np.pad(count > 0, _REACH)
+    worn, side_of = (count > 0).astype(np.uint8), np.zeros((1, 2 * _REACH + 1), np.uint8)
+    side_of[:, :_REACH] = 1
     left, right, above, below = (
-        np.any([worn[_moved(count, k * y, k * x)] for k in range(1, _REACH + 1)], axis=0)
-        for y, x in ((0, -1), (0, 1), (-1, 0), (1, 0))
+        cv2.dilate(worn, kernel) > 0
+        for kernel in (side_of, side_of[:, ::-1], side_of.T, side_of.T[::-1])
     )
-    covered = (_sums(covering, side) > 0) & (left & right | above & below)
-    covered = covered.astype(np.uint8)
+    in_front = (_sums(covering, side) > 0) & (left & right | above & below)
 
     # cells between a cell and the nearest one with something in front
-    distance = np.full(covered.shape, _REACH)
+    distance = np.full(count.shape, _REACH)
     for step in reversed(range(_REACH)):
-        distance[cv2.dilate(covered, np.ones((2 * step + 1,) * 2, np.uint8)) > 0] = step
+        square = np.ones((2 * step + 1,) * 2, np.uint8)
+        distance[cv2.dilate(in_front.astype(np.uint8), square) > 0] = step
     near = (count > 0) & (distance < _REACH)
     others = np.sort(brightness[(count > 0) & ~near])
     if len(others) < _ENOUGH:
@@ -91,15 +92,6 @@ def define(photo: Pixels, garment: Mask, covering: Mask) -> Pixels:
     each = lerp(rows[:, x.first], rows[:, x.second], x.part)
     lifted = np.minimum((photo * each[..., None] + _ONE // 2) // _ONE, 255).astype(np.uint8)
     return np.where(garment[..., None], lifted, photo)
-
-
-def _moved(cells: Whole, down: int, right: int) -> tuple[slice, slice]:
-    """Which part of an array padded by `_REACH` is as many cells farther down and to the right."""
-    first = _REACH + down, _REACH + right
-    return (
-        slice(first[0], first[0] + cells.shape[0]),
-        slice(first[1], first[1] + cells.shape[1]),
-    )
 
 
 def _sums(values: npt.NDArray[np.generic], side: int) -> Whole:

@@ -158,12 +158,12 @@ class Person:
                 array.flags.writeable = False
                 object.__setattr__(self, name, array)
 
-    @property
+    @cached_property
     def garment(self) -> npt.NDArray[np.bool_]:
         """Where the photo shows the garment with nothing in front of it, bool [H,W].
 
         What lies beside a hand does not count, a 128th of the height far: it may be a finger that
-        the map leaves out.
+        the map leaves out. Unchangeable too.
         """
         garment: npt.NDArray[np.bool_] = self.parsing == GARMENT
         if self.protected is not None:
@@ -171,7 +171,9 @@ class Person:
         side = 2 * (len(garment) // _FINGERS) + 1
         hands = self._skin_of(HANDS).view(np.uint8)
         beside = cv2.dilate(hands, np.ones((side, side), np.uint8)).view(np.bool_)
-        return np.asarray(garment & ~beside, np.bool_)
+        garment &= ~beside
+        garment.flags.writeable = False
+        return garment
 
     def _skin_of(self, parts: tuple[int, ...]) -> npt.NDArray[np.bool_]:
         """Where the photo shows skin of some parts of DensePose, bool [H,W]."""

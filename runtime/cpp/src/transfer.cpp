@@ -40,6 +40,7 @@ cv::Mat garment_of(const Person& owner) {
 cv::Mat worn_image(const Person& owner, const cv::Mat& garment, int threads) {
   const cv::Mat bare = (owner.parsing == kSkin) & (owner.parts >= 15) & (owner.parts <= 22);
   const cv::Mat arms = bare | hands_of(owner);
+  if (!cv::countNonZero(arms)) return owner.image;
   cv::Mat lit(owner.image.size(), CV_8UC3);
   const GtPicture photo = picture(owner.image), worn = picture(garment), front = picture(arms);
   std::int32_t lifted = 0;
