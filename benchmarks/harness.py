@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Concatenate, Final, Literal, ParamSpec, TypeVar
 
@@ -193,10 +193,10 @@ class Worker:
 
     def _transfer(self) -> None:
         start = time.perf_counter()
-        people = [Person.load(person) for person, _ in self._folders]
-        owners = [Person.load(owner) for _, owner in self._folders]
+        with ThreadPoolExecutor(2) as pool:  # as `garment-transfer transfer` reads them
+            loaded = list(pool.map(Person.load, chain(*self._folders)))
         read = 1000 * (time.perf_counter() - start)
-        transfers = self._pipeline.transfer_batch(people, owners)
+        transfers = self._pipeline.transfer_batch(loaded[::2], loaded[1::2])
         self._parts = {
             "read": read,
             **transfers[0].timings,
