@@ -252,8 +252,8 @@ class Pipeline:
         lie there already, the same pixels as `Person.image`; `out` is where the finished one goes.
         They are device arrays as `run` takes them, uint8 [H,W,3], read and written after what was
         queued on the caller's `stream`; when the call returns, that is done. They are taken as they
-        are, so that shadows on the garment stay (`Person.worn_image`). Maps are read and framed on
-        the host. Where the CPU composes, its picture is copied to `out`.
+        are, with the arms in front of the garment (`Person.worn_image`). Maps are read and framed
+        on the host. Where the CPU composes, its picture is copied to `out`.
 
         Raises:
             InputError: one of them is not seen upright and from the front, the garment owner wears

@@ -1,4 +1,4 @@
-"""Fit, Compose and lifted shadows by ctypes: the library `garment_transfer_photos`, if built.
+"""Fit, Compose and removed arms by ctypes: the library `garment_transfer_photos`, if built.
 
 The first two run on a GPU too, where it was built with CUDA.
 """
@@ -100,22 +100,24 @@ class Library:
             _check(self._functions.gt_fit_photo(*common, threads))
         return out
 
-    def lift_shadows(
-        self, photo: Pixels, garment: npt.NDArray[np.bool_], covering: npt.NDArray[np.bool_]
-    ) -> Pixels:
-        """`shadows.lift_shadows`: a copy of the photo, or itself where it can stay as it is."""
-        masks = garment.view(np.uint8), covering.view(np.uint8)
+    def remove_arms(
+        self, photo: Pixels, garment: npt.NDArray[np.bool_], arms: npt.NDArray[np.bool_]
+    ) -> tuple[Pixels, npt.NDArray[np.bool_]]:
+        """`remove_arms.remove_arms`: copies, or photo and garment where no arm is in front."""
+        masks = garment.view(np.uint8), arms.view(np.uint8)
         given = [_picture(array) for array in (photo, *masks)]
-        out, lifted = np.empty(photo.shape, np.uint8), ctypes.c_int32()
+        out, worn = np.empty(photo.shape, np.uint8), np.empty(garment.shape, np.bool_)
+        removed = ctypes.c_int32()
         _check(
-            self._functions.gt_lift_shadows(
+            self._functions.gt_remove_arms(
                 *(ctypes.byref(picture) for picture, _ in given),
                 ctypes.c_void_p(out.ctypes.data),
-                ctypes.byref(lifted),
+                ctypes.c_void_p(worn.ctypes.data),
+                ctypes.byref(removed),
                 ctypes.c_int32(cv2.getNumThreads()),
             )
         )
-        return out if lifted else photo
+        return (out, worn) if removed else (photo, garment)
 
     def compose(
         self,

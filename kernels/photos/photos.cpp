@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "../compose/compose_cpu.h"
-#include "../shadows/shadows_cpu.h"
+#include "../remove_arms/remove_arms_cpu.h"
 #if defined(GT_PHOTOS_WITH_CUDA)
 #include "../compose/compose_cuda.h"
 #include "../fit/fit_cuda.h"
@@ -254,20 +254,23 @@ GtPhotosStatus gt_fit_map(const GtPicture* map, const GtFit* fit, uint8_t* out) 
   });
 }
 
-GtPhotosStatus gt_lift_shadows(const GtPicture* photo, const GtPicture* garment,
-                               const GtPicture* covering, uint8_t* out, int32_t* lifted,
-                               int32_t threads) {
-  if (!photo || !garment || !covering || !out || !lifted) return GT_PHOTOS_NULL;
-  for (const auto& [given, channels] : {std::pair(photo, 3), {garment, 1}, {covering, 1}}) {
+GtPhotosStatus gt_remove_arms(const GtPicture* photo, const GtPicture* garment,
+                              const GtPicture* arms, uint8_t* out, uint8_t* out_garment,
+                              int32_t* removed, int32_t threads) {
+  if (!photo || !garment || !arms || !out || !out_garment || !removed) return GT_PHOTOS_NULL;
+  const int64_t pixels_of = int64_t{1} * photo->height * photo->width;
+  for (const auto& [given, channels] : {std::pair(photo, 3), {garment, 1}, {arms, 1}}) {
     const GtPhotosStatus status = check(*given, photo->height, photo->width, {channels});
     if (status != GT_PHOTOS_OK) return status;
-    if (overlap(range(out, int64_t{3} * photo->height * photo->width), range(*given))) {
+    if (overlap(range(out, 3 * pixels_of), range(*given)) ||
+        overlap(range(out_garment, pixels_of), range(*given))) {
       return GT_PHOTOS_OVERLAP;
     }
   }
+  if (overlap(range(out, 3 * pixels_of), range(out_garment, pixels_of))) return GT_PHOTOS_OVERLAP;
   return guarded([&] {
-    *lifted = garment_transfer::lift_shadows_cpu(
-        pixels(*photo), pixels(*garment), pixels(*covering), out,
+    *removed = garment_transfer::remove_arms_cpu(
+        pixels(*photo), pixels(*garment), pixels(*arms), out, out_garment,
         [threads](std::ptrdiff_t count, const auto& body) { on_threads(threads, count, body); });
     return GT_PHOTOS_OK;
   });

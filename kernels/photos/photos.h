@@ -61,12 +61,13 @@ GT_PHOTOS_API GtPhotosStatus gt_fit_photo(const GtPicture* photo, const GtFit* f
 /* A map in the frame, by nearest neighbours, 0 where the box has none; 1 or 3 channels. */
 GT_PHOTOS_API GtPhotosStatus gt_fit_map(const GtPicture* map, const GtFit* fit, uint8_t* out);
 
-/* An RGB photo whose garment is no darker beside what covers it than elsewhere; both masks are not
- * 0 where there is some. *lifted is 0, and nothing is written, where the photo can stay as it is.
- */
-GT_PHOTOS_API GtPhotosStatus gt_lift_shadows(const GtPicture* photo, const GtPicture* garment,
-                                             const GtPicture* covering, uint8_t* out,
-                                             int32_t* lifted, int32_t threads);
+/* An RGB photo and its garment as if no arm was in front of it; masks are not 0 where there is
+ * some. *removed is 0, and nothing is written, where none is in front; else `out` is the photo,
+ * RGB, and `out_garment` the mask. */
+GT_PHOTOS_API GtPhotosStatus gt_remove_arms(const GtPicture* photo, const GtPicture* garment,
+                                            const GtPicture* arms, uint8_t* out,
+                                            uint8_t* out_garment, int32_t* removed,
+                                            int32_t threads);
 
 typedef struct GtCompose {
   GtPicture photo;         /* the person's, RGB */

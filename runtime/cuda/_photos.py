@@ -65,12 +65,14 @@ class Pair:
     @cached_property
     def arrays(self) -> dict[str, Pixels | Array | None]:
         """What Compose reads, by the names of its call; what is on the host is uploaded."""
-        kept = self.person.protected
+        kept, owner = self.person.protected, self.owner
+        # a caller's photo still has the arms in front of the garment
+        worn = owner.garment if self.owner_photo else owner.worn_garment
         return {
             "photo": self.photo or self.person.image,
             "own": self.person.parsing,
-            "owner_photo": self.owner_photo or self.owner.worn_image,
-            "owner_garment": self.owner.garment.view(np.uint8),
+            "owner_photo": self.owner_photo or owner.worn_image,
+            "owner_garment": worn.view(np.uint8),
             "kept": None if kept is None else kept.view(np.uint8),
         }
 

@@ -53,7 +53,7 @@ def compose(
         person.image,
         person.parsing,
         owner.worn_image,
-        owner.garment,
+        owner.worn_garment,
         person_fit,
         owner_fit,
         image=image,

@@ -36,13 +36,14 @@ from garment_transfer.bundle import (
     Code,
     InputError,
     as_path,
+    border_width,
     kind_of,
     label_set,
     reason_of,
     replacing,
 )
 from garment_transfer.kernels.fit import Box
-from garment_transfer.kernels.shadows import lift_shadows
+from garment_transfer.kernels.remove_arms import remove_arms
 from garment_transfer.runtime.photos._bodies import (
     choose_body,
     drop_not_worn,
@@ -179,16 +180,29 @@ class Person:
         """Where the photo shows skin of some parts of DensePose, bool [H,W]."""
         return np.asarray((self.parsing == SKIN) & is_any(self.densepose[..., 0], parts), np.bool_)
 
-    @cached_property
+    @property
     def worn_image(self) -> npt.NDArray[np.uint8]:
         """The photo as its garment is taken from it, uint8 RGB [H,W,3].
 
-        Without the shadows that bare arms in front throw on it (`kernels.shadows`); `image` itself
-        where there are none. Unchangeable too.
+        As if no bare arm was in front of the garment (`kernels.remove_arms`); `image` itself where
+        none is. Unchangeable too.
         """
-        lifted = lift_shadows(self.image, self.garment, self._skin_of(_ARMS))
-        lifted.flags.writeable = False
-        return lifted
+        return self._without_arms[0]
+
+    @property
+    def worn_garment(self) -> npt.NDArray[np.bool_]:
+        """Where `worn_image` shows the garment, bool [H,W]; unchangeable too."""
+        return self._without_arms[1]
+
+    @cached_property
+    def _without_arms(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+        arms = self._skin_of(_ARMS).view(np.uint8)
+        side = 2 * border_width(len(arms)) + 1
+        around = cv2.dilate(arms, np.ones((side, side), np.uint8)).view(np.bool_)
+        worn = remove_arms(self.image, self.garment, around & ~self.garment)
+        for array in worn:
+            array.flags.writeable = False
+        return worn
 
     def __repr__(self) -> str:
         height, width = self.parsing.shape

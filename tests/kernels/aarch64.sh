@@ -22,7 +22,7 @@ options=(-std=c++20 -O2 -static -Wall -Wextra -Werror -Wno-psabi -Wno-unknown-pr
 "$compiler" "${options[@]}" tests/kernels/flow_warp_cpu_test.cpp kernels/flow_warp/flow_warp_cpu.cpp \
   -o "$folder/flow_warp_cpu_test" -pthread
 "$compiler" "${options[@]}" -DGT_PHOTOS_WITH_CUDA tests/kernels/photos_test.cpp \
-  tests/kernels/photos_on_cpu.cpp kernels/{compose/compose_cpu,fit/fit_cpu,shadows/shadows_cpu,photos/photos}.cpp \
+  tests/kernels/photos_on_cpu.cpp kernels/{compose/compose_cpu,fit/fit_cpu,remove_arms/remove_arms_cpu,photos/photos}.cpp \
   -o "$folder/photos_test" -pthread
 qemu-aarch64 "$folder/flow_warp_cpu_test"
 qemu-aarch64 "$folder/photos_test" "$runs"

@@ -151,31 +151,38 @@ void fit(Call& call) {
   if (status) fail("gt_fit_map", status);
 }
 
-void lift(const GtCompose& c) {
+void remove_arms(const GtCompose& c) {
   const GtPicture &photo = c.owner_photo, &garment = c.owner_garment;
-  const Picture covering(photo.height, photo.width, 1, 2);
-  const auto bytes = static_cast<std::size_t>(3 * photo.height * photo.width);
-  std::vector<std::uint8_t> out(bytes);
-  std::int32_t lifted = 0;
-  const int status =
-      gt_lift_shadows(&photo, &garment, &covering.view, out.data(), &lifted, c.threads);
-  if (status) fail("gt_lift_shadows", status);
-  for (int y = 0; y < photo.height && lifted; ++y) {
-    for (int x = 0; x < 3 * photo.width; ++x) {
-      const int before = photo.data[y * photo.stride + x];
-      const int now = out[static_cast<std::size_t>(3 * y * photo.width + x)];
-      const bool worn = garment.data[y * garment.stride + x / 3];
-      if (now < before || (now > before && !worn)) fail("a pixel that is no shadow", now);
+  const Picture arms(photo.height, photo.width, 1, 2);
+  const auto pixels = static_cast<std::size_t>(photo.height * photo.width);
+  std::vector<std::uint8_t> out(3 * pixels), worn(pixels);
+  std::int32_t removed = 0;
+  const auto call = [&](const GtPicture& front, std::uint8_t* to, std::uint8_t* mask) {
+    return gt_remove_arms(&photo, &garment, &front, to, mask, &removed, c.threads);
+  };
+  const int status = call(arms.view, out.data(), worn.data());
+  if (status) fail("gt_remove_arms", status);
+  for (int y = 0; y < photo.height && removed; ++y) {
+    for (int x = 0; x < photo.width; ++x) {
+      const auto at = static_cast<std::size_t>(y * photo.width + x);
+      const bool before = garment.data[y * garment.stride + x];
+      if (worn[at] ? !before && !arms.view.data[y * arms.view.stride + x] : before) {
+        fail("a garment that is no more, or where no arm is", x);
+      }
+      const std::uint8_t* const rgb = photo.data + y * photo.stride + 3 * x;
+      if (!worn[at] && std::memcmp(rgb, out.data() + 3 * at, 3)) fail("no garment changed", x);
     }
   }
-  GtPicture other = covering.view;
+  GtPicture other = arms.view;
   other.width += 1;
-  if (gt_lift_shadows(&photo, &garment, &other, out.data(), &lifted, 1) != GT_PHOTOS_SIZE) {
-    fail("gt_lift_shadows of a mask of another size", 0);
+  if (call(other, out.data(), worn.data()) != GT_PHOTOS_SIZE) {
+    fail("gt_remove_arms of a mask of another size", 0);
   }
   auto* const inside = const_cast<std::uint8_t*>(photo.data);
-  if (gt_lift_shadows(&photo, &garment, &covering.view, inside, &lifted, 1) != GT_PHOTOS_OVERLAP) {
-    fail("gt_lift_shadows into its photo", 0);
+  if (call(arms.view, inside, worn.data()) != GT_PHOTOS_OVERLAP ||
+      call(arms.view, out.data(), inside) != GT_PHOTOS_OVERLAP ||
+      call(arms.view, out.data(), out.data()) != GT_PHOTOS_OVERLAP) {
+    fail("gt_remove_arms into its photo", 0);
   }
 }
 
@@ -260,7 +267,7 @@ int main(int count, char** arguments) {
     check_result(call);
     check_on_device(call);
     fit(call);
-    lift(call.c);
+    remove_arms(call.c);
   }
   if (gt_compose(nullptr) != GT_PHOTOS_NULL) fail("gt_compose of nothing", 0);
   std::printf("passed %d runs\n", runs);

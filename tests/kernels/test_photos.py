@@ -16,7 +16,7 @@ from garment_transfer.kernels.compose import Composed, compose
 from garment_transfer.kernels.compose.definition import _extended
 from garment_transfer.kernels.driver import Array
 from garment_transfer.kernels.fit import Box, Fit, fit_map, fit_photo
-from garment_transfer.kernels.shadows import define as lift_by_definition, lift_shadows
+from garment_transfer.kernels.remove_arms import define as remove_by_definition, remove_arms
 
 pytestmark = pytest.mark.skipif(
     kernels.photos_library() is None, reason="the photos' library is not built: no C++ compiler"
@@ -234,42 +234,66 @@ def test_painted_skin_and_cloth_have_the_photo_s_grain(
 
 @settings(max_examples=100, deadline=None)
 @given(data=st.data(), seed=st.integers(0, 2**32 - 1))
-def test_lifted_shadows_are_their_definition(data: st.DataObject, seed: int) -> None:
+def test_removed_arms_are_their_definition(data: st.DataObject, seed: int) -> None:
     random = np.random.default_rng(seed)
     size = Size(data.draw(st.integers(1, 300)), data.draw(st.integers(1, 200)))
     photo = noise(random, size, 256, data.draw(roughness))[..., None] // [1, 2, 3]
     photo = photo.astype(np.uint8)
-    garment = noise(random, size, 4, 20) > 0
-    covering = ~garment & (noise(random, size, 200, 10) == 0)
-    due = lift_by_definition(photo, garment, covering)
-    arrays = (in_other_memory(random, array) for array in (photo, garment, covering))
-    found = lift_shadows(*arrays)
-    assert (found == due).all()
-    assert (found >= photo).all()
-    assert (found[~garment] == photo[~garment]).all()
+    # from torn garments to whole ones
+    garment = noise(random, size, 1 + data.draw(st.integers(1, 40)), 20) > 0
+    arms = ~garment & (noise(random, size, 200, 10) < data.draw(st.integers(1, 200)))
+    due = remove_by_definition(photo, garment, arms)
+    arrays = (in_other_memory(random, array) for array in (photo, garment, arms))
+    found = remove_arms(*arrays)
+    for one, other in zip(found, due, strict=True):
+        assert (one == other).all()
+    assert (found[1] <= garment | arms).all()
+    assert (found[0][~found[1]] == photo[~found[1]]).all()
 
 
-def test_a_shadow_beside_an_arm_is_lifted_and_a_dark_pattern_stays() -> None:
+ARM = np.s_[200:240, 200:330]
+
+
+def with_an_arm(shadow: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A garment that darkens to the left, uint8 [512,384,3], without and with an arm; the arm."""
     random = np.random.default_rng(2)
-    light = np.full((512, 384), 1.0)
-    light[:, :64] = 0.7  # the garment's own folds, far from the arm
-    arm = np.zeros(light.shape, bool)
-    arm[200:240, 200:330] = True
-    light[240:280, 200:330] = 0.25
-    photo = light[..., None] * [90, 120, 150] + random.normal(0, 1, (*light.shape, 3))
-    photo = photo.clip(0, 255).astype(np.uint8)
-    photo[arm] = 200
-    found = lift_shadows(photo, ~arm, arm)
-    shadow, folds = np.s_[246:274, 210:320], np.s_[:, :64]
-    assert photo[shadow].mean() < 0.3 * photo[:150, 100:].mean()
-    np.testing.assert_allclose(found[shadow].mean(), photo[folds].mean(), rtol=0.1)
-    assert (found[folds] == photo[folds]).all()
-    assert (found[arm] == photo[arm]).all()
-    # dark stripes all over are the garment's, also beside the arm
-    striped = photo.copy()
-    striped[np.arange(512) // 32 % 2 == 0] //= 5
-    assert np.abs(lift_shadows(striped, ~arm, arm).astype(int) - striped).mean() < 1
-    assert lift_shadows(photo, ~arm, np.zeros_like(arm)) is photo
+    light = np.linspace(0.7, 1, 384)[:, None] * [90, 120, 150]
+    cloth = light + random.normal(0, 1, (512, 384, 3))
+    photo = cloth.copy()
+    photo[240:290, 200:330] *= shadow
+    photo[ARM] = 200
+    arm = np.zeros(photo.shape[:2], bool)
+    arm[ARM] = True
+    return cloth.astype(np.uint8), photo.astype(np.uint8), arm
+
+
+def test_behind_an_arm_is_the_cloth_around_it() -> None:
+    cloth, photo, arm = with_an_arm(shadow=1)
+    found, worn = remove_arms(photo, ~arm, arm)
+    assert worn.all()
+    np.testing.assert_allclose(found[ARM].mean(axis=0), cloth[ARM].mean(axis=0), atol=3)
+    far = cv2.dilate(arm.astype(np.uint8), np.ones((41, 41), np.uint8)) == 0
+    assert (found[far] == photo[far]).all()
+    # an arm beside the garment stays
+    beside = np.broadcast_to(np.arange(384) < 200, arm.shape).copy()
+    assert remove_arms(photo, beside, arm)[0] is photo
+
+
+def test_an_arms_shadow_is_lifted_no_farther_than_to_darker_parts() -> None:
+    _, photo, arm = with_an_arm(shadow=0.3)
+    found, _ = remove_arms(photo, ~arm, arm)
+    shadow, darkest = np.s_[256:284, 220:310], np.s_[:, :64]
+    np.testing.assert_allclose(found[shadow].mean(), photo[darkest].mean(), rtol=0.1)
+    assert (found[darkest] == photo[darkest]).all()
+
+
+def test_a_dark_pattern_stays_beside_an_arm() -> None:
+    _, photo, arm = with_an_arm(shadow=1)
+    photo[np.arange(512) // 32 % 2 == 0] //= 5
+    found, _ = remove_arms(photo, ~arm, arm)
+    # but for the cells right beside the arm, four pixels each
+    far = cv2.dilate(arm.astype(np.uint8), np.ones((41, 41), np.uint8)) == 0
+    assert np.abs(found.astype(int) - photo)[far].mean() < 1
 
 
 def test_any_number_of_threads_draws_one_picture() -> None:

@@ -1,5 +1,6 @@
 #include "transfer.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <opencv2/imgproc.hpp>
@@ -36,16 +37,26 @@ cv::Mat garment_of(const Person& owner) {
   return (owner.parsing == kGarment) & ~owner.is_protected & ~hands;
 }
 
-// The photo as the garment is taken from it, without the shadows that arms in front throw on it.
-cv::Mat worn_image(const Person& owner, const cv::Mat& garment, int threads) {
+// The photo as the garment is taken from it, and where it shows the garment.
+struct Worn {
+  cv::Mat image, garment;
+};
+
+// As if no bare arm was in front of the garment.
+Worn without_arms(const Person& owner, int threads) {
+  const cv::Mat garment = garment_of(owner);
   const cv::Mat bare = (owner.parsing == kSkin) & (owner.parts >= 15) & (owner.parts <= 22);
-  const cv::Mat arms = bare | hands_of(owner);
-  if (!cv::countNonZero(arms)) return owner.image;
-  cv::Mat lit(owner.image.size(), CV_8UC3);
-  const GtPicture photo = picture(owner.image), worn = picture(garment), front = picture(arms);
-  std::int32_t lifted = 0;
-  check(gt_lift_shadows(&photo, &worn, &front, lit.data, &lifted, threads));
-  return lifted ? lit : owner.image;
+  cv::Mat arms = bare | hands_of(owner);
+  if (!cv::countNonZero(arms)) return {owner.image, garment};
+  const int side = 2 * std::max(1, arms.rows * 3 / 256) + 1;  // a map's border, as in Python
+  cv::dilate(arms, arms, cv::Mat::ones(side, side, CV_8U));
+  arms &= ~garment;
+  const Worn worn{cv::Mat(owner.image.size(), CV_8UC3), cv::Mat(garment.size(), CV_8U)};
+  const GtPicture photo = picture(owner.image), mask = picture(garment), front = picture(arms);
+  std::int32_t removed = 0;
+  check(
+      gt_remove_arms(&photo, &mask, &front, worn.image.data, worn.garment.data, &removed, threads));
+  return removed ? worn : Worn{owner.image, garment};
 }
 
 // `photo` is the person's, or what is taken for it.
@@ -102,10 +113,9 @@ void transfer(Worker& worker, Size size, const Framing& framing, const Person& p
   check_view(owner, "garment owner");
   check_garment(owner, "garment owner");
   const cv::Size frame(static_cast<int>(size.width), static_cast<int>(size.height));
-  const cv::Mat owners = garment_of(owner);
-  const cv::Mat worn = worn_image(owner, owners, threads);
+  const Worn worn = without_arms(owner, threads);
   const Fitted one = fitted(person, person.image, framing, frame, threads);
-  const Fitted other = fitted(owner, worn, framing, frame, threads);
+  const Fitted other = fitted(owner, worn.image, framing, frame, threads);
   const cv::Mat image(frame, CV_8UC3), parsing(frame, CV_8U), garment(frame, CV_8UC3),
       scores(frame, CV_8UC4);
   std::vector<float> flow(2 * image.total());
@@ -128,8 +138,8 @@ void transfer(Worker& worker, Size size, const Framing& framing, const Person& p
   call.photo = picture(person.image);
   call.parsing = picture(person.parsing);
   call.kept = picture(person.is_protected);
-  call.owner_photo = picture(worn);
-  call.owner_garment = picture(owners);
+  call.owner_photo = picture(worn.image);
+  call.owner_garment = picture(worn.garment);
   call.fit = one.fit;
   call.owner_fit = other.fit;
   call.image = picture(image);
