@@ -22,8 +22,8 @@ Pixels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 Cells = npt.NDArray[np.int64]
 
-# Brightness and colours are averaged over square cells, so many along the photo's height.
-_CELLS = 128
+# Brightness and colours are averaged over square cells, so many along the garment's height.
+_CELLS = 80
 # How many cells a shadow reaches; over the last of them it fades.
 _REACH, _FADE = 16, 8
 # What of the cells farther off may be darker than what is lifted, as one part in so many, and how
@@ -62,7 +62,9 @@ def remove_arms(photo: Pixels, garment: Mask, arms: Mask) -> tuple[Pixels, Mask]
 
 def define(photo: Pixels, garment: Mask, arms: Mask) -> tuple[Pixels, Mask]:
     """The definition of `remove_arms`."""
-    side = -(-len(garment) // _CELLS)
+    side = -(-cv2.boundingRect(garment.view(np.uint8))[3] // _CELLS)
+    if not side:
+        return photo, garment
     count = _sums(garment, side)
     distance = _distance(count, _sums(arms, side) > 0)
     if distance.min() > 0:

@@ -8,7 +8,7 @@
 namespace garment_transfer {
 namespace {
 
-constexpr int kCells = 128, kReach = 16, kFade = 8, kDarker = 10, kEnough = 20;
+constexpr int kCells = 80, kReach = 16, kFade = 8, kDarker = 10, kEnough = 20;
 constexpr int kOne = 256, kMost = 3 * 256;
 constexpr int kBeside = 3, kFine = 64, kSweeps = 512;
 
@@ -79,8 +79,9 @@ void measure(Cells<int>* distance) {
 
 // What is known of a photo's cells.
 struct Garment {
-  Garment(int height, int width)
-      : side((height + kCells - 1) / kCells),
+  // Of a photo of this size, in square cells.
+  Garment(int height, int width, int side)
+      : side(side),
         rows((height + side - 1) / side),
         columns((width + side - 1) / side),
         count(rows, columns),
@@ -96,6 +97,18 @@ struct Garment {
   Cells<long long> brightness;  // their sum of red, twice green, and blue
   Cells<int> distance;          // from the nearest cell with an arm in front, up to kReach
 };
+
+// From the first row that has some of a mask to the last one, 0 where none has.
+int rows_of(const Raster& mask) {
+  const auto is_empty = [&](int y) {
+    const std::uint8_t* const row = mask.row(y);
+    return std::all_of(row, row + mask.width, [](std::uint8_t value) { return value == 0; });
+  };
+  int first = 0, end = mask.height;
+  while (first < end && is_empty(first)) ++first;
+  while (end > first && is_empty(end - 1)) --end;
+  return end - first;
+}
 
 // False where no arm is in front.
 bool find_arms(const Raster& photo, const Raster& worn, const Raster& arms, Garment* garment,
@@ -332,7 +345,9 @@ void fill(const Garment& g, const Raster& photo, const Raster& worn, const Raste
 bool remove_arms_cpu(const Raster& photo, const Raster& garment, const Raster& arms,
                      std::uint8_t* out, std::uint8_t* out_garment,
                      const ParallelFor& parallel_for) {
-  Garment cells(photo.height, photo.width);
+  const int side = (rows_of(garment) + kCells - 1) / kCells;
+  if (!side) return false;
+  Garment cells(photo.height, photo.width, side);
   if (!find_arms(photo, garment, arms, &cells, parallel_for)) return false;
   for (std::ptrdiff_t y = 0; y < photo.height; ++y) {
     const auto width = static_cast<std::size_t>(photo.width);

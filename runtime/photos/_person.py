@@ -36,7 +36,6 @@ from garment_transfer.bundle import (
     Code,
     InputError,
     as_path,
-    border_width,
     kind_of,
     label_set,
     reason_of,
@@ -95,6 +94,8 @@ _ARMS: Final = (*HANDS, *range(15, 23))
 
 # How far a finger may be from the map's hand, as one part in so many of the photo's height.
 _FINGERS: Final = 128
+# How far the border of a map of an arm may be off, as one part in so many of the garment's height.
+_BORDER: Final = 50
 
 _META: Final = '{"parse": LABEL_SET, "densepose": ENCODING}'
 
@@ -197,7 +198,8 @@ class Person:
     @cached_property
     def _without_arms(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
         arms = self._skin_of(_ARMS).view(np.uint8)
-        side = 2 * border_width(len(arms)) + 1
+        height = cv2.boundingRect(self.garment.view(np.uint8))[3]
+        side = 2 * (height // _BORDER) + 1
         around = cv2.dilate(arms, np.ones((side, side), np.uint8)).view(np.bool_)
         worn = remove_arms(self.image, self.garment, around & ~self.garment)
         for array in worn:

@@ -1,6 +1,5 @@
 #include "transfer.h"
 
-#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <opencv2/imgproc.hpp>
@@ -15,6 +14,8 @@ namespace {
 constexpr double kSmall = 200.0 / 256;
 // How far a finger may be from the map's hand, as one part in so many of the height, as in Python.
 constexpr int kFingers = 128;
+// How far the border of a map of an arm may be off, as one part in so many of the garment's height.
+constexpr int kBorder = 50;
 
 // A person as the graphs see them.
 struct Fitted {
@@ -48,7 +49,7 @@ Worn without_arms(const Person& owner, int threads) {
   const cv::Mat bare = (owner.parsing == kSkin) & (owner.parts >= 15) & (owner.parts <= 22);
   cv::Mat arms = bare | hands_of(owner);
   if (!cv::countNonZero(arms)) return {owner.image, garment};
-  const int side = 2 * std::max(1, arms.rows * 3 / 256) + 1;  // a map's border, as in Python
+  const int side = 2 * (cv::boundingRect(garment).height / kBorder) + 1;
   cv::dilate(arms, arms, cv::Mat::ones(side, side, CV_8U));
   arms &= ~garment;
   const Worn worn{cv::Mat(owner.image.size(), CV_8UC3), cv::Mat(garment.size(), CV_8U)};
