@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Final
+from typing import Annotated, Any, Final
 
 import anyio
 import cv2
@@ -29,6 +29,7 @@ from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from prometheus_client import multiprocess
 from pydantic import BaseModel
+from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -334,20 +335,8 @@ async def transfer(
     """
     state = request.app.state
     in_thread = functools.partial(anyio.to_thread.run_sync, limiter=state.codecs)
-    fields: dict[str, UploadFile | str | None] = {
-        "person_image": person_image,
-        "person_parsing": person_parsing,
-        "person_densepose": person_densepose,
-        "person_label_set": person_label_set,
-        "person_encoding": person_encoding,
-        "garment_image": garment_image,
-        "garment_parsing": garment_parsing,
-        "garment_densepose": garment_densepose,
-        "garment_label_set": garment_label_set,
-        "garment_encoding": garment_encoding,
-    }
-    limit: float = state.settings.max_megapixels
-    person, owner = await in_thread(_read, state.pipeline, fields, limit)
+    form = await request.form()  # by the names that the parameters say
+    person, owner = await in_thread(_read, state.pipeline, form, state.settings.max_megapixels)
     result = await state.batcher.transfer(person, owner)
     for stage, milliseconds in result.timings.items():
         _STAGES.labels(stage).observe(milliseconds / 1000)
@@ -430,16 +419,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await app.state.batcher.close()
 
 
-def _read(
-    pipeline: Pipeline, fields: Mapping[str, UploadFile | str | None], max_megapixels: float
-) -> tuple[Person, Person]:
+def _read(pipeline: Pipeline, form: FormData, max_megapixels: float) -> tuple[Person, Person]:
     """The two people of a form; pixels are counted before any is decoded."""
-    given: dict[str, BinaryIO | str] = {}
-    for name, value in fields.items():
-        if isinstance(value, str):
-            given[name] = value
-        elif value is not None:
-            given[name] = value.file
+    # an empty text counts as none, as FastAPI has it
+    given = {name: v if isinstance(v, str) else v.file for name, v in form.items() if v}
     try:
         check_megapixels(given, max_megapixels)
     except InputError as error:
