@@ -10,7 +10,8 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,9 @@ from onnx import TensorProto, numpy_helper
 
 from garment_transfer.bundle import Code, ExportError, Stage
 from garment_transfer.export.passes import open_session, quiet, replace_nodes
+
+if TYPE_CHECKING:
+    from onnxruntime.quantization import TensorsData
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 
@@ -56,14 +60,15 @@ def convert_to_int8(
         graph = Session(candidate)
         return max(_loss(graph.run(x)[0], due) for x, due in zip(given, expected, strict=True))
 
-    whole = quantised = _quantise(model, given)
-    found = loss(whole)
+    ranges = _ranges(model, given)
+    quantised = _quantise(model, ranges, convolutions)
+    found = loss(quantised)
     if found > 1:
-        alone = {name: loss(_only(whole, model, {name})) for name in convolutions}
+        alone = {name: loss(_quantise(model, ranges, [name])) for name in convolutions}
         convolutions.sort(key=lambda name: alone[name])
     while found > 1 and len(convolutions) > 1:
         del convolutions[-max(1, len(convolutions) // 8) :]
-        quantised = _only(whole, model, set(convolutions))
+        quantised = _quantise(model, ranges, convolutions)
         found = loss(quantised)
     if found > 1:
         raise ExportError(
@@ -77,9 +82,9 @@ def convert_to_int8(
     return quantised
 
 
-def _quantise(model: onnx.ModelProto, samples: Sequence[Arrays]) -> onnx.ModelProto:
-    """A copy of a graph with its convolutions between QuantizeLinear and DequantizeLinear."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+def _ranges(model: onnx.ModelProto, samples: Sequence[Arrays]) -> TensorsData:
+    """The ranges that what convolutions read and give has on the samples."""
+    from onnxruntime.quantization import CalibrationDataReader, create_calibrator
 
     class Samples(CalibrationDataReader):  # type: ignore[misc]  # has no types
         def __init__(self) -> None:
@@ -88,62 +93,38 @@ def _quantise(model: onnx.ModelProto, samples: Sequence[Arrays]) -> onnx.ModelPr
         def get_next(self) -> Arrays | None:
             return next(self._left, None)
 
-    copied = copy.deepcopy(model)
-    with quiet(), tempfile.NamedTemporaryFile(suffix=".onnx") as file:
-        quantize_static(
-            copied,
-            file.name,
-            Samples(),
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            op_types_to_quantize=["Conv"],
-            extra_options={"ActivationSymmetric": True, "WeightSymmetric": True},
-        )
-        quantised = onnx.load(file.name)
+    with quiet(), tempfile.TemporaryDirectory() as folder:
+        file, augmented = Path(folder, "graph.onnx"), Path(folder, "augmented.onnx")
+        onnx.save(model, file)
+        calibrator = create_calibrator(file, ["Conv"], augmented_model_path=str(augmented))
+        calibrator.collect_data(Samples())
+        return calibrator.compute_data()
+
+
+def _quantise(
+    model: onnx.ModelProto, ranges: TensorsData, convolutions: Sequence[str]
+) -> onnx.ModelProto:
+    """A copy of a graph, some convolutions between QuantizeLinear and DequantizeLinear."""
+    from onnxruntime.quantization import QDQQuantizer, QuantType
+
+    quantizer = QDQQuantizer(
+        onnx.shape_inference.infer_shapes(model),
+        per_channel=True,
+        reduce_range=False,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QUInt8,
+        tensors_range=ranges,
+        nodes_to_quantize=convolutions,
+        nodes_to_exclude=[],
+        op_types_to_quantize=["Conv"],
+        extra_options={"ActivationSymmetric": True, "WeightSymmetric": True},
+    )
+    with quiet():
+        quantizer.quantize_model()
+        quantizer.model.topological_sort()
+    quantised: onnx.ModelProto = quantizer.model.model
     del quantised.metadata_props[:], quantised.graph.value_info[:]
     onnx.checker.check_model(quantised, full_check=True)
-    return quantised
-
-
-def _only(whole: onnx.ModelProto, model: onnx.ModelProto, names: set[str]) -> onnx.ModelProto:
-    """A quantised graph in which only these convolutions still are; `model` is in float32."""
-    quantised = copy.deepcopy(whole)
-    float32 = {node.name: node for node in model.graph.node}
-    kept = {
-        tensor for name in names for tensor in (*float32[name].input[:1], *float32[name].output[:1])
-    }
-    # what a tensor is called that comes as it is, in place of rounded; the quantizer renames what
-    # is an output of the graph
-    as_it_is = {
-        node.output[0]: node.input[0]
-        for node in whole.graph.node
-        if node.op_type == "QuantizeLinear"
-        and node.input[0].removesuffix("_QuantizeLinear_Input") not in kept
-    }
-    outputs = {value.name for value in model.graph.output}
-    constants = {tensor.name for tensor in model.graph.initializer}
-    biases = {name for conv in names for name in float32[conv].input[2:]}
-    nodes = []
-    for node in quantised.graph.node:
-        if node.output[0] in as_it_is or node.output[0] in constants - biases:
-            continue
-        if node.op_type == "DequantizeLinear" and node.input[0] in as_it_is:
-            exact = as_it_is[node.input[0]]
-            if node.output[0] in outputs:
-                nodes.append(onnx.helper.make_node("Identity", [exact], [node.output[0]]))
-            as_it_is[node.output[0]] = exact
-            continue
-        if node.op_type == "Conv" and node.name not in names:
-            node.input[1:] = float32[node.name].input[1:]
-        node.input[:] = [as_it_is.get(name, name) for name in node.input]
-        nodes.append(node)
-    there = {tensor.name for tensor in quantised.graph.initializer} | biases
-    quantised.graph.initializer.extend(
-        tensor for tensor in model.graph.initializer if tensor.name not in there
-    )
-    read = outputs.union(*(node.input for node in nodes))
-    replace_nodes(quantised, [node for node in nodes if read.intersection(node.output)])
     return quantised
 
 
