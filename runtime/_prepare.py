@@ -195,59 +195,48 @@ _Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class _Placement:
-    """Where a photo lies in a map: its pixel (x, y) at (x * scale_x + left, y * scale_y + top).
+    """Where a photo lies in a map: its pixel (x, y) at (x, y) * scale + start.
 
     Coordinates are those of pixel centres, at integers; `map` is the map's size.
     """
 
     photo: Size
     map: Size
-    scale_x: float
-    left: float
-    scale_y: float
-    top: float
+    scale: npt.NDArray[np.float64]
+    start: npt.NDArray[np.float64]
 
     def within(self, box: _Box | None, to: Size) -> _Placement:
         """The place in a map of size `to` that covers a box of this one, all of it for None."""
         x1, y1, x2, y2 = box or (0, 0, self.map.width, self.map.height)
-        across, down = to.width / (x2 - x1), to.height / (y2 - y1)
-        return _Placement(
-            self.photo,
-            to,
-            self.scale_x * across,
-            (self.left + 0.5 - x1) * across - 0.5,
-            self.scale_y * down,
-            (self.top + 0.5 - y1) * down - 0.5,
-        )
+        ratio = np.divide((to.width, to.height), (x2 - x1, y2 - y1))
+        start = (self.start + 0.5 - (x1, y1)) * ratio - 0.5
+        return _Placement(self.photo, to, self.scale * ratio, start)
 
     def corner_to_corner(self, to: Size) -> _Placement:
         """The place in a map of size `to` whose outermost pixel centres are those of this one."""
-        across = (to.width - 1) / max(1, self.map.width - 1)
-        down = (to.height - 1) / max(1, self.map.height - 1)
-        return _Placement(
-            self.photo,
-            to,
-            self.scale_x * across,
-            self.left * across,
-            self.scale_y * down,
-            self.top * down,
-        )
+        last = (max(1, self.map.width - 1), max(1, self.map.height - 1))
+        ratio = np.divide((to.width - 1, to.height - 1), last)
+        return _Placement(self.photo, to, self.scale * ratio, self.start * ratio)
 
     def linear(self, plane: _Plane) -> _Plane:
         """A plane of scores or coordinates at the photo's pixels, linearly, edges repeated."""
         scaled = cv2.warpAffine(
             plane,
-            np.array([[self.scale_x, 0, self.left], [0, self.scale_y, self.top]]),
+            np.column_stack([np.diag(self.scale), self.start]),
             (self.photo.width, self.photo.height),
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_REPLICATE,
         )
         return np.asarray(scaled, np.float32)
 
+    def _columns_and_rows(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Where the photo's columns and rows lie in the map."""
+        x, y = np.arange(self.photo.width), np.arange(self.photo.height)
+        return x * self.scale[0] + self.start[0], y * self.scale[1] + self.start[1]
+
     def nearest(self, plane: _Plane) -> _Plane:
         """A plane of ids at the photo's pixels, by nearest neighbours."""
-        rows = np.rint(np.arange(self.photo.height) * self.scale_y + self.top).astype(int)
-        columns = np.rint(np.arange(self.photo.width) * self.scale_x + self.left).astype(int)
+        columns, rows = (np.rint(places).astype(int) for places in self._columns_and_rows())
         rows, columns = rows.clip(0, plane.shape[0] - 1), columns.clip(0, plane.shape[1] - 1)
         return np.asarray(plane[rows[:, None], columns], np.float32)
 
@@ -266,8 +255,7 @@ class _Placement:
 
     def inside(self, box: _Box) -> npt.NDArray[np.bool_]:
         """Which pixels of the photo lie in a box of the map."""
-        x = np.arange(self.photo.width) * self.scale_x + self.left + 0.5
-        y = np.arange(self.photo.height) * self.scale_y + self.top + 0.5
+        x, y = (places + 0.5 for places in self._columns_and_rows())
         x1, y1, x2, y2 = box
         return np.asarray(((y >= y1) & (y < y2))[:, None] & ((x >= x1) & (x < x2)))
 
@@ -314,14 +302,14 @@ class _MapModel(Generic[_D]):
         target = Size(given.height, given.width) if given else size
         if self._input.resize == "stretch":
             framed = resize(photo, target)
-            placement = _Placement(size, size, 1, 0, 1, 0).within(None, target)
+            placement = _Placement(size, size, np.ones(2), np.zeros(2)).within(None, target)
         else:
             fit = Fit(size, target)
             framed = np.empty((target.height, target.width, 3), np.float32)
             framed[:] = self._input.pad
             fit.crop(framed)[:] = resize(photo, fit.scaled)
-            (left, top), (scale_x, scale_y) = fit.to_target(0, 0), fit.scale
-            placement = _Placement(size, target, scale_x, left, scale_y, top)
+            start = np.array(fit.to_target(0, 0))
+            placement = _Placement(size, target, np.array(fit.scale), start)
         pixels = framed.astype(np.float32)
         if self._input.channels == "BGR":
             pixels = pixels[..., ::-1]
@@ -542,42 +530,45 @@ class DensePose(_MapModel[DensePoseDescription]):
     def _heads(
         self, output: DensePoseHeads, outputs: Mapping[str, _Array], placement: _Placement
     ) -> npt.NDArray[np.uint8]:
-        names = {"parts": output.parts, "u": output.u, "v": output.v}
-        if output.coarse is not None:
-            names["coarse"] = output.coarse
-        arrays = {key: outputs[name] for key, name in names.items()}
         if output.boxes is None:
-            return self._body(arrays, names, placement, None)
+            return self._body(output, outputs, placement, None)
         scores = None if output.scores is None else outputs[output.scores]
         whole = np.zeros((placement.photo.height, placement.photo.width, 3), np.uint8)
         for index, box in self._people(output.boxes, outputs[output.boxes], scores):
-            head = {key: array[index][None] for key, array in arrays.items()}
-            iuv = self._body(head, names, placement, box)
+            names = filter(None, (output.parts, output.u, output.v, output.coarse))
+            own = {name: outputs[name][index][None] for name in names}
+            iuv = self._body(output, own, placement, box)
             np.copyto(whole, iuv, where=iuv[..., :1] > 0)
         return whole
 
     def _body(
         self,
-        arrays: Mapping[str, _Array],
-        names: Mapping[str, str],
+        output: DensePoseHeads,
+        heads: Mapping[str, _Array],
         placement: _Placement,
         box: _Box | None,
     ) -> npt.NDArray[np.uint8]:
         """IUV of one body from its heads, which cover a box of the model's input, or all of it."""
-        heads = {key: self._planes(array, names[key], "NCHW") for key, array in arrays.items()}
-        for key in ("parts", "u", "v"):
-            self._check_head(len(heads[key]), names[key])
-        place = {key: placement.within(box, _size(head)) for key, head in heads.items()}
-        part = place["parts"].best(heads["parts"])
-        if "coarse" in heads:
-            part[place["coarse"].best(heads["coarse"]) == 0] = 0
+
+        def placed(name: str) -> tuple[_Plane, _Placement]:
+            planes = self._planes(heads[name], name, "NCHW")
+            if name != output.coarse:
+                self._check_head(len(planes), name)
+            return planes, placement.within(box, _size(planes))
+
+        scores, place = placed(output.parts)
+        part = place.best(scores)
+        if output.coarse is not None:
+            scores, place = placed(output.coarse)
+            part[place.best(scores) == 0] = 0
         if box is not None:
             part[~placement.inside(box)] = 0
         uv = np.zeros((2, *part.shape), np.float32)
-        for index in np.unique(part[part > 0]).tolist():
-            here = part == index
-            for plane, key in zip(uv, ("u", "v"), strict=True):
-                plane[here] = place[key].linear(heads[key][index])[here]
+        for plane, name in zip(uv, (output.u, output.v), strict=True):
+            values, place = placed(name)
+            for index in np.unique(part[part > 0]).tolist():
+                here = part == index
+                plane[here] = place.linear(values[index])[here]
         return _iuv(part, 255 * uv)
 
     def _people(self, name: str, boxes: _Array, scores: _Array | None) -> list[tuple[int, _Box]]:
