@@ -39,13 +39,6 @@ BRADFORD = np.array(
 IDS = np.arange(12, dtype=np.uint8).reshape(3, 4)
 
 
-def test_rgb_round_trip(tmp_path):
-    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    write_rgb(tmp_path / "a.png", image)
-    assert (read_rgb(tmp_path / "a.png") == image).all()
-    assert os.listdir(tmp_path) == ["a.png"]
-
-
 def to_xyz(primaries: Sequence[tuple[float, float]]) -> np.ndarray:
     """The matrix from linear RGB to XYZ under D50, from chromaticities alone."""
 
@@ -333,24 +326,6 @@ STORED = {
 
 
 @pytest.mark.parametrize("orientation", STORED)
-@pytest.mark.parametrize("form", ["jpeg", "png"])
-def test_nvimagecodec_turns_photos_upright_too(orientation, form):
-    codec = pytest.importorskip("nvidia.nvimgcodec", reason="the extra codec is not installed")
-    pixels = np.random.default_rng(0).integers(0, 256, (24, 16, 3), dtype=np.uint8)
-    exif = Image.Exif()
-    exif[274] = orientation
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, form, exif=exif, quality=95)
-    file.seek(0)
-    due = read_photo(file, "file")
-    found = np.zeros_like(due)
-    decoder = codec.Decoder(device_id=codec.NVIMGCODEC_DEVICE_CPU_ONLY)
-    stream = codec.CodeStream(file.getvalue())
-    assert decoder.decode(stream, image=codec.as_image(found)) is not None
-    assert (found == due).all()
-
-
-@pytest.mark.parametrize("orientation", STORED)
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "I;16", "CMYK"])
 def test_photos_are_turned_upright(tmp_path, mode, orientation):
     """Of every mode, with the remedies that nobody needs any more gone."""
@@ -402,7 +377,7 @@ VITON_HD = (
 @pytest.mark.parametrize("kind", ["RGB", "RGBA", "P", "P in another order"])
 @pytest.mark.parametrize("colours", ["voc", "own"])
 def test_colours_of_a_label_set(tmp_path, name, kind, colours):
-    known = sorted(LABEL_SETS[name].classes)
+    known = [*sorted(LABEL_SETS[name].classes), *([255] if colours == "voc" else [])]
     table = np.array([voc_colour(value) for value in range(256)], np.uint8)
     if colours == "own":
         if name not in ("cihp20", "lip20"):
@@ -499,16 +474,6 @@ def test_absurdly_large_file(tmp_path, size, read):
         read(tmp_path / "image.png")
 
 
-def test_sizes_are_refused_before_anything_is_decoded(tmp_path):
-    path = tmp_path / "image.gif"
-    Image.new("P", (4, 4)).save(path)
-    content = bytearray(path.read_bytes())
-    content[6:10] = struct.pack("<2H", 60000, 60000)
-    path.write_bytes(content)
-    with pytest.raises(InputError, match=rf"image\.gif is .*at most {MAX_SIDE}"):
-        read_photo(path)
-
-
 def test_pictures_say_that_they_are_srgb(tmp_path):
     srgb = ImageCms.createProfile("sRGB")
     for suffix in ("png", "jpg", "webp"):
@@ -530,19 +495,6 @@ def test_pictures_say_that_they_are_srgb(tmp_path):
         write_rgb(path, COLOURS)
         assert path.read_bytes() == first
         assert read_photo(path).shape == COLOURS.shape
-
-
-@pytest.mark.parametrize("suffix", ["jpg", "webp"])
-def test_quality(tmp_path, suffix):
-    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    image = cv2.GaussianBlur(image, (0, 0), 2)
-    sizes, errors = [], []
-    for quality in (20, 60, 100):
-        write_rgb(tmp_path / f"a.{suffix}", image, quality)
-        sizes.append((tmp_path / f"a.{suffix}").stat().st_size)
-        errors.append(np.abs(read_photo(tmp_path / f"a.{suffix}") - image.astype(float)).mean())
-    assert sizes == sorted(sizes)
-    assert errors == sorted(errors, reverse=True)
 
 
 def test_grey_pictures_are_written_as_they_are(tmp_path):
@@ -583,13 +535,6 @@ def test_a_link_stays_and_its_target_is_written(tmp_path, name):
     (tmp_path / "circle.png").symlink_to("circle.png")
     with pytest.raises(OutputError, match=r"circle\.png cannot be written"):
         check_output(tmp_path / "circle.png")
-
-
-def test_nul_in_an_output(tmp_path):
-    with pytest.raises(OutputError, match=r"NUL character; remove it"):
-        check_output(tmp_path / "a\0.png")
-    with pytest.raises(OutputError, match=r"NUL character; remove it"):
-        write_rgb(tmp_path / "a\0.png", np.zeros((1, 1, 3), np.uint8))
 
 
 def test_unwritable_outputs(tmp_path):

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from garment_transfer.bundle import LABEL_SETS, Code, InputError, voc_colour
+from garment_transfer.bundle import Code, InputError
 from garment_transfer.runtime.photos import (
     MAX_SIDE,
+    PHOTO_SUFFIXES,
     Person,
     _person,
     decode_densepose,
@@ -78,19 +79,12 @@ def test_arrays_that_cannot_change_are_not_copied(make_person, monkeypatch, fold
     assert Person.load(folder).image is read[0]
 
 
-@pytest.mark.parametrize("suffix", ["gif", "jfif", "mpo", "webp", "bmp", "avif", "heic"])
-def test_photos_of_every_suffix(folder, make_person, suffix):
-    image = Image.open(folder / "image.png")
-    (folder / "image.png").unlink()
-    if suffix == "heic":
-        pytest.importorskip("pillow_heif").register_heif_opener()
-    Image.init()
-    kind = {"jfif": "JPEG", "heic": "HEIF"}.get(suffix, suffix.upper())
-    if kind not in Image.SAVE:
-        pytest.skip(f"this Pillow does not read {suffix}")
-    image.save(folder / f"image.{suffix}", kind, quality=95)
-    found = Person.load(folder).image.astype(float)
-    assert np.abs(found - make_person().image).mean() < 12  # noise, and few colours in GIF
+def test_photos_of_every_suffix(folder):
+    """What is in a file says how it is read."""
+    photo = folder / "image.png"
+    for suffix in PHOTO_SUFFIXES:
+        photo = photo.rename(photo.with_suffix(suffix))
+        assert Person.load(folder).image.any()
 
 
 def test_names_as_other_systems_write_them(folder, make_person):
@@ -114,20 +108,6 @@ def test_a_folder_in_place_of_a_file(folder, name):
     with pytest.raises(InputError, match=r"is a folder|\(Is a directory\)") as error:
         Person.load(folder)
     assert str(error.value).count(str(folder)) == 1
-
-
-@pytest.mark.parametrize("label_set", ["cihp20", "atr18"])
-def test_a_parse_map_in_the_colours_of_its_set(folder, label_set):
-    colours = {value: voc_colour(value) for value in (*LABEL_SETS[label_set].classes, 255)}
-    ids = np.zeros((64, 32), np.uint8)
-    ids[:32], ids[40:44], ids[60:] = 12, 18, 255
-    Image.fromarray(ids).save(folder / "parse.png")
-    due = Person.load(folder, label_set).parsing
-    coloured = np.array([colours.get(value, (0, 0, 0)) for value in range(256)], np.uint8)[ids]
-    Image.fromarray(coloured).save(folder / "parse.png")
-    assert (Person.load(folder, label_set).parsing == due).all()
-    assert (due[60:] == 0).all()
-    assert len(np.unique(due)) == 3
 
 
 def test_options_override_meta(folder):
@@ -311,7 +291,6 @@ def with_value(channel: int, value: float) -> np.ndarray:
         (with_value(0, -1), "iuv", r"channel I runs from -1 to 2"),
         (with_value(0, 1.5), "iuv", r"channel I .*expected whole part ids.*nearest"),
         (with_value(1, 200), "iuv", r"U and V run from 0 to 200; expected 0\.\.1"),
-        (with_value(2, np.inf), "iuv", r"densepose has NaN or infinite values"),
         (iuv().transpose(1, 2, 0), "iuv", r"densepose is float32 \[64,32,3\].*\[3,H,W\]"),
         (iuv()[:, :0], "iuv", r"densepose is empty"),
         (iuv(), "iuv-png", r"densepose is float32 \[3,64,32\]; expected uint8 IUV"),
@@ -417,12 +396,9 @@ def test_open_files_are_called_by_what_they_are(make_person, save_person, tmp_pa
         InputError, match=r"^densepose of alice cannot be read as a NumPy array \(not a NumPy file"
     ):
         person("iuv")
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        header, {"descr": "<f4", "fortran_order": False, "shape": (3, 10**6, 10**7)}
-    )
+    bomb = npy_header("(3, 1000000, 10000000)") + bytes(100)
     with pytest.raises(InputError, match=r"^densepose of alice cannot be read as a NumPy array"):
-        person("iuv", densepose=header.getvalue() + bytes(100))
+        person("iuv", densepose=bomb)
 
 
 def test_direct_construction_is_validated_and_leaves_the_arrays_alone(make_person):
