@@ -44,17 +44,6 @@ def test_damaged_bundle(invoke, own_tiny_bundle, monkeypatch):
     assert "a transfer CANNOT run here" in printed
 
 
-@pytest.mark.usefixtures("shipped")
-def test_two_onnxruntimes(invoke, monkeypatch):
-    real = importlib.metadata.version
-    monkeypatch.setattr(
-        importlib.metadata, "version", lambda name: "1" if "onnxruntime" in name else real(name)
-    )
-    printed = invoke("doctor", code=1)
-    assert "onnxruntime and onnxruntime-gpu are both installed" in printed
-    assert "fix: run `pip uninstall -y onnxruntime onnxruntime-gpu`" in printed
-
-
 def test_the_packages_of_an_extra_are_the_metadatas(monkeypatch):
     requirements = [
         "numpy>=1.26",

@@ -64,31 +64,6 @@ def test_constants_that_help_needs_are_the_networks_own():
     assert tuple(HELD_OUT_SETS) == evaluate_module.HELD_OUT_SETS
 
 
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [
-        ("--preset", "foo"), ("--groups", 0), ("--steps", 0), ("--batch", 0), ("--threads", 0),
-        ("--workers", 0), ("--learning-rate", 0), ("--seed", -1), ("--initial", "none"),
-        ("--data", "none"),
-    ],
-)  # fmt: skip
-def test_train_checks_its_options_first(invoke, tmp_path, monkeypatch, option, value):
-    def render(*_, **__):
-        raise AssertionError("groups were rendered first")
-
-    monkeypatch.setattr("garment_transfer.training.synthetic.write_shards", render)
-    output = invoke("train", "regrowth", "-o", tmp_path / "run", option, value, code=2)
-    assert f"Invalid value for '{option}'" in output
-
-
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [("--pairs", -1), ("--pairs", 257), ("--borders", 257), ("--workers", 0), ("--threads", 0)],
-)
-def test_evaluate_checks_its_options(invoke, option, value):
-    assert f"Invalid value for '{option}'" in invoke("evaluate", option, value, code=2)
-
-
 def test_evaluate_of_nothing(invoke, tmp_path):
     assert "nothing to measure" in invoke("evaluate", "--pairs", 0, code=2)
     (tmp_path / "empty").mkdir()

@@ -8,7 +8,6 @@ import importlib.util
 import io
 import os
 import queue
-import re
 import shutil
 import signal
 import socket
@@ -410,20 +409,14 @@ def test_it_is_warm_before_it_is_ready(
     check(infer(client, pairs[0]), pipeline, pairs[0])
 
 
-def write_changed(repository: Path, bundle: Path, name: str, method: str) -> None:
-    """A model with another method."""
-    write_repository(Bundle.load(bundle), repository, name=name, serving=Serving(1), threads=1)
-    with (repository / name / "1" / "model.py").open("a") as model:
-        model.write(
-            "import time\n"
-            "Model = TritonPythonModel\n"
-            f"class TritonPythonModel(Model):\n    def {method}\n"
-        )
-
-
 def test_what_nobody_foresaw_stays_in_the_log(server, client, pairs, repository, tiny_bundle):
-    method = "initialize(self, args): super().initialize(args); self._pipeline = None"
-    write_changed(repository, tiny_bundle, "faulty", method)
+    write_repository(Bundle.load(tiny_bundle), repository, name="faulty", threads=1)
+    with (repository / "faulty" / "1" / "model.py").open("a") as model:
+        model.write(
+            "Model = TritonPythonModel\n"
+            "class TritonPythonModel(Model):\n"
+            "    def initialize(self, args): super().initialize(args); self._pipeline = None\n"
+        )
     client.load_model("faulty")
     with pytest.raises(InferenceServerException) as raised:
         infer(client, pairs[0], "faulty")
@@ -432,23 +425,6 @@ def test_what_nobody_foresaw_stays_in_the_log(server, client, pairs, repository,
     log = server.log.read_text()
     assert "Traceback" in log
     assert "AttributeError: 'NoneType' object has no attribute 'transfer_batch'" in log
-
-
-def test_a_full_queue_is_told(client, pipeline, pairs, repository, tiny_bundle):
-    method = "execute(self, requests): time.sleep(0.4); return super().execute(requests)"
-    write_changed(repository, tiny_bundle, "slow", method)
-    config = repository / "slow" / "config.pbtxt"
-    config.write_text(re.sub(r"max_queue_size: \d+", "max_queue_size: 1", config.read_text()))
-    client.load_model("slow")
-    results = together(client, pairs, "slow")
-    refused = [one for one in results if isinstance(one, InferenceServerException)]
-    assert refused
-    assert len(refused) < len(pairs)
-    for result, fields in zip(results, pairs, strict=True):
-        if result in refused:
-            assert "UNAVAILABLE" in result.status()
-        else:
-            check(result, pipeline, fields)
 
 
 def test_shutdown_answers_what_has_begun(tiny_bundle, tmp_path, pipeline, pairs):
