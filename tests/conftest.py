@@ -21,6 +21,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import click
+import hypothesis
 import msgspec
 import numpy as np
 import onnx
@@ -58,6 +59,10 @@ from garment_transfer.bundle import (
 )
 from garment_transfer.cli.main import main
 from garment_transfer.runtime.photos import Box, Person
+
+# the same examples at every run, however long a busy machine takes for one
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("repeatable")
 
 REAL_SAMPLES = Path(__file__).parents[1] / ".." / "shared" / "real_samples"
 
