@@ -7,9 +7,10 @@ the ids of different sets overlap, so the set is named (`meta.json`, an option) 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -55,31 +56,10 @@ class LabelSet(Struct, frozen=True):
     colours: tuple[ColourMap, ...] = ()
 
 
-class _Id(Struct, rename={"class_name": "class"}):
-    id: int
-    class_name: str
-
-
-class _Set(Struct):
-    ids: list[_Id]
-    whole_body: frozenset[int]
-    with_neck: frozenset[int] = frozenset()
-    added: frozenset[int] = frozenset()
-    in_front: frozenset[int] = frozenset()
-    colours: list[tuple[int, int, int]] = []
-
-
-class _Labels(Struct):
-    classes: tuple[str, ...]
-    label_sets: dict[str, _Set]
-
-
-_LABELS: Final = msgspec.json.decode(
-    Path(__file__).with_name("labels.json").read_bytes(), type=_Labels
-)
+_LABELS: Final = json.loads(Path(__file__).with_name("labels.json").read_bytes())
 
 #: Names of the classes in the order of their ids, as the bundle's manifest lists them.
-CLASSES: Final = _LABELS.classes
+CLASSES: Final[tuple[str, ...]] = tuple(_LABELS["classes"])
 
 
 def voc_colour(value: int) -> tuple[int, int, int]:
@@ -95,23 +75,18 @@ def voc_colour(value: int) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _label_set(name: str, found: _Set) -> LabelSet:
-    ids = [each.id for each in found.ids]
-    own = dict(zip(ids, found.colours, strict=True)) if found.colours else None
-    voc = {value: voc_colour(value) for value in (*ids, IGNORED)}
-    return LabelSet(
-        name,
-        {each.id: CLASSES.index(each.class_name) for each in found.ids},
-        found.whole_body,
-        found.with_neck,
-        found.added,
-        found.in_front,
-        (voc,) if own is None else (own, voc),
-    )
+def _label_set(name: str, found: Mapping[str, Any]) -> LabelSet:
+    """A label set as `labels.json` has it."""
+    classes = {each["id"]: CLASSES.index(each["class"]) for each in found["ids"]}
+    colours = [{value: voc_colour(value) for value in (*classes, IGNORED)}]
+    if "colours" in found:
+        colours.insert(0, dict(zip(classes, found["colours"], strict=True)))
+    fields = {**found, "name": name, "classes": classes, "colours": colours}
+    return msgspec.convert(fields, LabelSet)
 
 
 LABEL_SETS: Final[Mapping[str, LabelSet]] = {
-    name: _label_set(name, found) for name, found in _LABELS.label_sets.items()
+    name: _label_set(name, found) for name, found in _LABELS["label_sets"].items()
 }
 
 

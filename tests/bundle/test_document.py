@@ -171,7 +171,7 @@ def test_examples():
     blocks = re.findall(r"^```json\n(.*?)^```", DOCUMENT, re.M | re.S)
     manifest = _json.decode_struct(blocks[0].encode(), Manifest, SCHEMA_VERSION)
     record = _json.decode_struct(blocks[1].encode(), EngineRecord, RECORD_VERSION)
-    msgspec.json.decode(blocks[2], type=_labels._Set)
+    _labels._label_set("of the document", json.loads(blocks[2]))
     for stage, signature in contract(manifest.size).items():
         assert manifest.graphs[stage].signature == signature
         assert set(manifest.parity[stage]) <= {tensor.name for tensor in signature.outputs}
