@@ -55,7 +55,7 @@ def command(
     """Export CHECKPOINT to a bundle: ONNX graphs, compared with torch, and a manifest."""
     if autocast and "float16" not in precisions:
         raise click.UsageError("--autocast makes float16 graphs: add --precision float16")
-    from garment_transfer.bundle import MAPS
+    from garment_transfer.cli.inspect import describe
     from garment_transfer.export.autocast import convert_by_autocast
     from garment_transfer.export.bundle import Converter, export_bundle, load_factory
     from garment_transfer.export.float16 import convert_by_list
@@ -79,20 +79,6 @@ def command(
         maps=maps,
         report=click.echo,
     )
-    manifest = bundle.manifest
-    found = manifest.parity | ({MAPS: manifest.maps.parity} if manifest.maps else {})
-    for stage, outputs in found.items():
-        for name, parity in outputs.items():
-            click.echo(
-                f"{stage}/{name}: largest difference from torch {parity.max_abs_difference:.3g}, "
-                f"{parity.share_within_tolerance:.4%} within {parity.tolerance:g}"
-            )
-    for name, variant in manifest.variants.items():
-        accuracy = variant.accuracy
-        click.echo(
-            f"{name} against float32: {accuracy.different_labels:.4%} of labels differ, PSNR of "
-            f"image {accuracy.image_psnr:.1f} dB, of warped_garment "
-            f"{accuracy.warped_garment_psnr:.1f} dB; largest activation "
-            f"{accuracy.largest_activation:.4g} ({accuracy.inputs})"
-        )
+    for line in describe(bundle):
+        click.echo(line)
     click.echo(f"wrote {output}")

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import click
 from msgspec import to_builtins
 
-from garment_transfer.bundle import Bundle, EngineRecord, Graph, list_engines
+from garment_transfer.bundle import (
+    MAPS,
+    Bundle,
+    Checkpoint,
+    EngineRecord,
+    Graph,
+    Parity,
+    list_engines,
+)
 from garment_transfer.runtime import sample_bundle
 
 
@@ -26,13 +34,14 @@ def command(bundle: Path | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"path": str(loaded.path), **to_builtins(loaded.manifest)}, indent=2))
         return
-    for line in _manifest(loaded):
+    for line in describe(loaded):
         click.echo(line)
     for each in engines:
         click.echo(_engines(each.path.name, each.record))
 
 
-def _manifest(bundle: Bundle) -> Iterator[str]:
+def describe(bundle: Bundle) -> Iterator[str]:
+    """What is in a bundle, line by line."""
     manifest = bundle.manifest
     checkpoint = manifest.checkpoint
     yield f"{bundle.path}: bundle {manifest.name}, valid (sizes and SHA-256 match the manifest)"
@@ -55,14 +64,20 @@ def _manifest(bundle: Bundle) -> Iterator[str]:
         f"parameters, sha256 {checkpoint.sha256}"
     )
     yield f"  versions    {', '.join(f'{name} {text}' for name, text in manifest.versions.items())}"
-    for stage, graph in manifest.graphs.items():
-        yield f"\n{_graph(stage, graph)}, {checkpoint.parameters.get(stage, 0):,} parameters"
+    graphs: dict[str, tuple[Graph, Mapping[str, Parity], Checkpoint]] = {
+        stage: (graph, manifest.parity[stage], checkpoint)
+        for stage, graph in manifest.graphs.items()
+    }
+    if manifest.maps is not None:
+        graphs[MAPS] = manifest.maps, manifest.maps.parity, manifest.maps.checkpoint
+    for name, (graph, parities, source) in graphs.items():
+        yield f"\n{_graph(name, graph)}, {source.parameters.get(name, 0):,} parameters"
         yield f"  sha256      {graph.sha256}"
         yield from (f"  input       {tensor}" for tensor in graph.inputs)
         yield from (f"  output      {tensor}" for tensor in graph.outputs)
-        for name, parity in manifest.parity[stage].items():
+        for output, parity in parities.items():
             yield (
-                f"  parity      {name}: max abs difference {parity.max_abs_difference:g}; "
+                f"  parity      {output}: max abs difference {parity.max_abs_difference:g}; "
                 f"{parity.share_within_tolerance:.4%} within {parity.tolerance:g} "
                 f"({parity.inputs})"
             )
@@ -74,7 +89,7 @@ def _manifest(bundle: Bundle) -> Iterator[str]:
             f"  against {manifest.precision}: {accuracy.different_labels:.4%} of labels differ, "
             f"PSNR of image {accuracy.image_psnr:.1f} dB, of warped_garment "
             f"{accuracy.warped_garment_psnr:.1f} dB, flow within {accuracy.flow_difference:.2g} "
-            f"pixels ({accuracy.inputs})"
+            f"pixels; largest activation {accuracy.largest_activation:.4g} ({accuracy.inputs})"
         )
 
 

@@ -7,7 +7,6 @@ published model, or a JSON file beside the model, `parser.json` for `parser.onnx
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from typing import Annotated, Final, Generic, Literal, Self, TypeAlias, TypeVar
 
 import cv2
 import msgspec
-import msgspec.inspect
 import numpy as np
 import numpy.typing as npt
 from msgspec import Meta, Struct
@@ -743,22 +741,10 @@ def _read_description(path: Path, model: type[_D], task: str, kind: str | None) 
 
 def _allowed(model: type[_D], error: str) -> str:
     """The values that a field takes where msgspec refused one; empty where it takes any."""
-    found = re.search(r" - at `\$\.([\w.]+)`$", error)
-    nodes = [msgspec.inspect.type_info(model)]
-    values: list[str] = []
-    for name in found[1].split(".") if found else ():
-        fields: list[msgspec.inspect.Type] = []
-        for node in nodes:
-            members = node.types if isinstance(node, msgspec.inspect.UnionType) else (node,)
-            for member in members:
-                if isinstance(member, msgspec.inspect.StructType):
-                    fields += [field.type for field in member.fields if field.encode_name == name]
-                    if member.tag_field == name:
-                        values.append(str(member.tag))
-        nodes = fields
-    for node in nodes:
-        if isinstance(node, msgspec.inspect.LiteralType):
-            values += map(str, node.values)
+    field = error.rpartition(".")[2].rstrip("`")
+    structs = msgspec.json.schema(model)["$defs"].values()
+    rules = [struct["properties"].get(field, {}) for struct in structs]
+    values = dict.fromkeys(str(value) for rule in rules for value in rule.get("enum", ()))
     return f"one of {', '.join(values)}" if values else ""
 
 

@@ -17,6 +17,7 @@ def test_text(invoke, tiny_bundle):
     ):
         assert words in printed
     assert "transfer_parsing: max abs difference 0; 100.0000% within 0" in printed
+    assert "graph maps: maps.onnx" in printed
 
 
 def test_json(invoke, tiny_bundle):
