@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import struct
 import subprocess
 import zlib
@@ -58,6 +59,7 @@ from garment_transfer.bundle import (
     write_record,
 )
 from garment_transfer.cli.main import main
+from garment_transfer.runtime import Pipeline
 from garment_transfer.runtime.photos import Box, Person
 
 # the same examples at every run, however long a busy machine takes for one
@@ -338,6 +340,13 @@ def invoke(*arguments: object, code: int = 0, command: click.Command = main) -> 
     return result.output
 
 
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The tests of the C++ library come first: with `-n` others run beside its compiler."""
     items.sort(key=lambda item: "cpp" not in item.path.parts)
@@ -384,6 +393,7 @@ _save_person = _given(save_person)
 _put_engines = _given(put_engines)
 _replace_graph = _given(replace_graph)
 _invoke = _given(invoke)
+_free_port = _given(free_port)
 
 
 @pytest.fixture(scope="session")
@@ -411,6 +421,12 @@ def tiny() -> SimpleNamespace:
 def tiny_bundle(tmp_path_factory) -> Path:
     """The folder of the tiny bundle; not to be changed."""
     return write_tiny_bundle(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def pipeline(tiny_bundle) -> Pipeline:
+    """The tiny bundle on the CPU; not to be closed."""
+    return Pipeline.load(tiny_bundle, threads=1)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -204,12 +203,10 @@ def test_cpp(document, code, tmp_path):
 
 
 @pytest.fixture
-def server(clone) -> Any:
+def server(clone, free_port) -> Any:
     """The server of examples/python_server by its own command, on a free port; and its port."""
     pytest.importorskip("fastapi_offline", reason="the extra serve is not installed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     (code,) = (code for _, code in SHELL if "uvicorn" in code)
     command = code.replace("uvicorn ", f"exec python -m uvicorn --port {port} ")
     with subprocess.Popen(

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -100,13 +99,7 @@ def start(watch: Path, home: Path, arguments: list[str]) -> subprocess.Popen:
     )
 
 
-def free_port() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return str(free.getsockname()[1])
-
-
-def test_nothing_leaves_the_machine(watch, tmp_path):
+def test_nothing_leaves_the_machine(watch, free_port, tmp_path):
     backends = ["onnxruntime", *(["openvino"] if find_spec("openvino") else [])]
     ends = {
         "transfers": ["-c", _TRANSFERS.format(backends=backends, seconds=_SECONDS)],
@@ -115,10 +108,10 @@ def test_nothing_leaves_the_machine(watch, tmp_path):
     }
     serves = {}  # each runs transfers before it is ready
     if find_spec("gradio"):
-        serves["demo"] = ["-c", _COMMAND, "demo", "--port", free_port(), "--threads", "1"]
+        serves["demo"] = ["-c", _COMMAND, "demo", "--port", str(free_port()), "--threads", "1"]
     if find_spec("fastapi"):
         server = ["-m", "uvicorn", "--app-dir", str(_SERVER), "--factory", "server:create_app"]
-        serves["server"] = [*server, "--port", free_port()]
+        serves["server"] = [*server, "--port", str(free_port())]
     programs = {name: start(watch, tmp_path / name, args) for name, args in (ends | serves).items()}
     try:
         for name in ends:

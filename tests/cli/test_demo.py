@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -55,12 +54,10 @@ _FAULTS = """() => {
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory) -> Iterator[str]:
+def url(tmp_path_factory, free_port) -> Iterator[str]:
     """The page, served by the command; fails at its end if files are left."""
     temporary = tmp_path_factory.mktemp("temporary")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     address = f"http://127.0.0.1:{port}"
     main = "from garment_transfer.cli.main import main; main()"
     command = [sys.executable, "-c", main, "demo", "--threads", "1", "--port", str(port)]
@@ -192,9 +189,8 @@ def test_two_bare_photos_on_a_phone(page):
     assert (result == expected.image).all()
 
 
-def test_a_photo_of_a_few_pixels(tiny_bundle, make_person):
+def test_a_photo_of_a_few_pixels(pipeline, make_person):
     """There is no room for the wheel of the flow's colours."""
-    pipeline = Pipeline.load(tiny_bundle, threads=1)
     pixels = np.full((4, 3), 4, np.uint8)
     tiny = Person.from_arrays(
         np.zeros((4, 3, 3), np.uint8), pixels, np.dstack([pixels // 2, pixels, pixels])

@@ -36,12 +36,12 @@ def transfer(invoke) -> Callable[..., str]:
     return run
 
 
-def test_one_pair(transfer, tiny_bundle, people, tmp_path):
+def test_one_pair(transfer, pipeline, tiny_bundle, people, tmp_path):
     output, panel = tmp_path / "new" / "folder" / "out.png", tmp_path / "panel.png"
     printed = transfer(tiny_bundle, *people, "-o", output, "--panel", panel)
     assert re.fullmatch(rf"{output}: 64x128 pixels in \d+ ms\n", printed)
     person, owner = map(Person.load, people)
-    due = Pipeline.load(tiny_bundle, threads=1).transfer(person, owner)
+    due = pipeline.transfer(person, owner)
     assert (np.array(Image.open(output)) == due.image).all()
     picture = np.array(Image.open(panel))
     assert picture.shape == (128, 5 * 64, 3)

@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from garment_transfer import InputError, Person, Pipeline
+from garment_transfer import InputError, Person
+from garment_transfer.runtime.photos import png_bytes
 
 httpx = pytest.importorskip("httpx", reason="the extra serve is not installed")
 pytest.importorskip("fastapi_offline", reason="the extra serve is not installed")
@@ -87,18 +88,12 @@ def metric(url: str, name: str) -> float:
     return sum(float(line.split()[-1]) for line in lines if line.startswith(f"{name} "))
 
 
-def png(image: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "png")
-    return file.getvalue()
-
-
-def test_the_answer_is_the_pipeline_s(url, fields, people, tiny_bundle):
+def test_the_answer_is_the_pipeline_s(url, fields, people, pipeline):
     response = post(url, fields)
     assert response.status_code == 200, response.text
     assert response.headers["Content-Type"] == "image/png"
     assert "warping;dur=" in response.headers["Server-Timing"]
-    expected = Pipeline.load(tiny_bundle, threads=1).transfer(*map(Person.load, people))
+    expected = pipeline.transfer(*map(Person.load, people))
     with Image.open(io.BytesIO(response.content)) as image:
         assert (np.array(image) == expected.image).all()
         assert image.info == {"srgb": 0}
@@ -168,7 +163,7 @@ def refused(response: Any, status: int, code: str) -> str:
     ],
 )
 def test_refusals_are_the_package_s(url, fields, field, value, code, says):
-    fields[field] = png(value) if isinstance(value, np.ndarray) else value
+    fields[field] = png_bytes(value) if isinstance(value, np.ndarray) else value
     detail = refused(post(url, fields), 422, code)
     assert says in detail
     assert "--" not in detail
@@ -207,7 +202,7 @@ def test_bodies_over_the_limit_are_refused(url, fields):
     ],
 )
 def test_bombs_are_refused_by_their_header(url, fields, field, width, height):
-    image = bytearray(png(np.zeros((1, 1, 3), np.uint8)))
+    image = bytearray(png_bytes(np.zeros((1, 1, 3), np.uint8)))
     image[16:24] = struct.pack(">II", width, height)
     image[29:33] = struct.pack(">I", zlib.crc32(image[12:29]))
     fields[field] = bytes(image)
@@ -290,8 +285,7 @@ def test_more_requests_than_slots(tiny_bundle, fields):
         until(lambda: metric(server.url, "garment_transfer_pending") == 0)
 
 
-def test_a_pair_that_fails_leaves_its_batch_alone(tiny_bundle, make_person):
-    pipeline = Pipeline.load(tiny_bundle, threads=1)
+def test_a_pair_that_fails_leaves_its_batch_alone(pipeline, make_person):
     person, bare = make_person(), make_person(garment=(0, 0, 0, 0))
     sizes: list[int] = []
 

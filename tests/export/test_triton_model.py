@@ -35,6 +35,7 @@ from garment_transfer.bundle import BackendError, Bundle, write_manifest
 from garment_transfer.export.passes import replace_nodes
 from garment_transfer.export.triton import Serving, write_repository
 from garment_transfer.runtime import Person, Pipeline, Transfer
+from garment_transfer.runtime.photos import png_bytes
 
 Fields = dict[str, bytes]
 
@@ -174,26 +175,15 @@ def client(server) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def pipeline(tiny_bundle) -> Pipeline:
-    return Pipeline.load(tiny_bundle, threads=1)
-
-
-def png(image: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "png")
-    return file.getvalue()
-
-
-@pytest.fixture(scope="module")
 def pairs(make_person) -> list[Fields]:
     """Eight pairs with maps, no two photos of one size."""
 
     def fields(role: str, seed: int) -> Fields:
         person = make_person(64 + 11 * seed, 40 + 3 * seed, seed=seed)
         return {
-            f"{role}_image": png(person.image),
-            f"{role}_parsing": png(person.parsing),
-            f"{role}_densepose": png(person.densepose),
+            f"{role}_image": png_bytes(person.image),
+            f"{role}_parsing": png_bytes(person.parsing),
+            f"{role}_densepose": png_bytes(person.densepose),
             f"{role}_label_set": b"classes7",
             f"{role}_encoding": b"iuv-png",
         }
@@ -205,7 +195,7 @@ def photo(height: int, width: int) -> bytes:
     """A photo in which the tiny bundle's maps see a torso in a garment everywhere."""
     image = np.full((height, width, 3), (162, 25, 250), np.uint8)
     image[..., 2] -= np.arange(width, dtype=np.uint8) % 50
-    return png(image)
+    return png_bytes(image)
 
 
 def inputs_of(module: Any, fields: Fields) -> list[Any]:
@@ -294,13 +284,17 @@ def test_photos_with_and_without_maps_at_once(client, pipeline, pairs):
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("garment_parsing", png(np.full((141, 61), 2, np.uint8)), "[garment_missing] the garment"),
+        (
+            "garment_parsing",
+            png_bytes(np.full((141, 61), 2, np.uint8)),
+            "[garment_missing] the garment",
+        ),
         ("person_label_set", b"coco", "[label_set_unknown] person_parsing: unknown"),
         ("garment_encoding", b"\xff", "[densepose_encoding_unknown] garment_densepose: unknown"),
         ("person_image", b"of a secret", "[image_unreadable] person_image cannot be read"),
         (
             "person_image",
-            png(np.zeros((2001, 2000), np.uint8)),
+            png_bytes(np.zeros((2001, 2000), np.uint8)),
             "[image_size] person_image has more than 4 megapixels; scale the photo",
         ),
         ("person_image", None, "[person_incomplete] the request lacks person_image"),
@@ -339,7 +333,7 @@ def test_a_bad_request_costs_its_batch_nothing(client, pipeline, pairs):
 
 
 def test_a_failing_graph_costs_its_batch_nothing(client, pipeline, pairs, repository):
-    white = {**pairs[1], "person_image": png(np.full((75, 43, 3), 255, np.uint8))}
+    white = {**pairs[1], "person_image": png_bytes(np.full((75, 43, 3), 255, np.uint8))}
     mixed = [pairs[0], white, *pairs[2:4]]
     own = Pipeline.load(repository / "fragile" / "1" / "bundle", threads=1)
     with pytest.raises(BackendError, match="out of data bounds") as expected:

@@ -19,11 +19,6 @@ FRAME = Size(64, 32)
 OTHER_GARMENT = (0.25, 0.5, 0.15, 0.9)
 
 
-@pytest.fixture(scope="module")
-def pipeline(tiny_bundle: Path) -> Pipeline:
-    return Pipeline.load(tiny_bundle, threads=1)
-
-
 def fit_of(person: Person, frame: Size = FRAME) -> Fit:
     return Fit(Size(*person.parsing.shape), frame)
 

@@ -129,26 +129,21 @@ def test_every_backend_of_the_cpu_gives_the_same(tiny_bundle):
     assert (first.densepose == second.densepose).all()
 
 
-def test_photos_in_place_of_folders(invoke, tiny_bundle, tmp_path):
+def test_photos_in_place_of_folders(invoke, pipeline, tiny_bundle, tmp_path):
     """The command, lists of pairs, the panel and `prepare` take them."""
     for name, figure in (("anna", (10, 20, 280)), ("bob", (30, 40, 260))):
         Image.fromarray(coded((300, 200), figure)[0]).save(tmp_path / f"{name}.png")
     anna, bob, output = (str(tmp_path / n) for n in ("anna.png", "bob.png", "out.png"))
     options = ["--bundle", str(tiny_bundle), "--threads", "1"]
-
-    def run(*arguments: str) -> None:
-        invoke(*arguments)
-
-    pipeline = Pipeline.load(tiny_bundle, threads=1)
     people = pipeline.person(anna), pipeline.person(bob)
     due = pipeline.transfer(*people)
     assert pictures_of(*people) == 7
     assert panel(*people, due).shape == (300, 7 * 200, 3)
-    run("transfer", anna, bob, "-o", output, *options)
+    invoke("transfer", anna, bob, "-o", output, *options)
     assert (np.array(Image.open(output)) == due.image).all()
     (tmp_path / "list.csv").write_text("person,garment_owner,output\nanna.png,bob.png,listed.png\n")
     for again in ([], ["--resume"]):
-        run("transfer", "--pairs", str(tmp_path / "list.csv"), *again, *options)
+        invoke("transfer", "--pairs", str(tmp_path / "list.csv"), *again, *options)
         assert (np.array(Image.open(tmp_path / "listed.png")) == due.image).all()
 
 

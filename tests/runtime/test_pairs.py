@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from garment_transfer.bundle import STAGES, BackendError, Bundle, Code, InputError
+from garment_transfer.bundle import STAGES, BackendError, Code, InputError
 from garment_transfer.runtime import (
     Pair,
     Person,
@@ -114,8 +114,7 @@ def alone(pipeline: Pipeline, pair: Pair) -> np.ndarray:
 
 
 @pytest.mark.parametrize("batch", [1, 3, 16])
-def test_a_batch_gives_what_single_transfers_give(tiny_bundle, pairs, batch):
-    pipeline = Pipeline.load(tiny_bundle, threads=1)
+def test_a_batch_gives_what_single_transfers_give(pipeline, pairs, batch):
     outcomes = list(transfer_pairs(pipeline, pairs, batch=batch))
     assert [outcome.pair for outcome in outcomes] == pairs
     assert not any(outcome.error for outcome in outcomes)
@@ -123,7 +122,7 @@ def test_a_batch_gives_what_single_transfers_give(tiny_bundle, pairs, batch):
         assert (written(pair) == alone(pipeline, pair)).all()
 
 
-def test_a_failing_pair_costs_its_batch_nothing(tiny_bundle, pairs, make_person, save_person):
+def test_a_failing_pair_costs_its_batch_nothing(pipeline, pairs, make_person, save_person):
     folder = pairs[0].output.parent
     bare = save_person(make_person(garment=(0, 0, 0, 0)), folder / "bare")
     broken = save_person(make_person(), folder / "broken")
@@ -135,7 +134,6 @@ def test_a_failing_pair_costs_its_batch_nothing(tiny_bundle, pairs, make_person,
         "cannot be written": Pair(pairs[0].person, pairs[0].person, broken / "meta.json" / "d.png"),
     }
     mixed = [pairs[0], *bad.values(), *pairs[1:]]
-    pipeline = Pipeline.load(tiny_bundle, threads=1)
     for batch in (3, 16):
         outcomes = list(transfer_pairs(pipeline, mixed, batch=batch))
         assert [outcome.pair for outcome in outcomes] == mixed
@@ -148,9 +146,9 @@ def test_a_failing_pair_costs_its_batch_nothing(tiny_bundle, pairs, make_person,
             outcome.pair.output.unlink()
 
 
-def test_an_empty_batch(tiny_bundle, pairs):
+def test_an_empty_batch(pipeline, pairs):
     with pytest.raises(InputError) as error:
-        next(transfer_pairs(Pipeline.load(tiny_bundle, threads=1), pairs, batch=0))
+        next(transfer_pairs(pipeline, pairs, batch=0))
     assert error.value.code == Code.ARGUMENT_INVALID
 
 
@@ -169,7 +167,7 @@ class _OfOne:
         return self.engine.run(inputs)
 
 
-def test_a_batch_that_fails_is_run_pair_by_pair(tiny_bundle, pairs, make_person, save_person):
+def test_a_batch_that_fails_is_run_pair_by_pair(pipeline, pairs, make_person, save_person):
     person = make_person()
     white = person.image.copy()
     white[0, 0] = 255
@@ -178,18 +176,15 @@ def test_a_batch_that_fails_is_run_pair_by_pair(tiny_bundle, pairs, make_person,
         pairs[0].output.parent / "white",
     )
     pairs[1] = Pair(folder, pairs[1].garment_owner, pairs[1].output)
-    whole = Pipeline.load(tiny_bundle, threads=1)
-    pipeline = Pipeline(
-        Bundle.load(tiny_bundle), {stage: _OfOne(whole._engines[stage]) for stage in STAGES}
-    )
-    outcomes = list(transfer_pairs(pipeline, pairs, batch=4))
+    engines = {stage: _OfOne(pipeline._engines[stage]) for stage in STAGES}
+    outcomes = list(transfer_pairs(Pipeline(pipeline.bundle, engines), pairs, batch=4))
     assert str(outcomes[1].error) == "this pair cannot be run"
     for outcome in (outcomes[0], *outcomes[2:]):
         assert outcome.error is None
-        assert (written(outcome.pair) == alone(whole, outcome.pair)).all()
+        assert (written(outcome.pair) == alone(pipeline, outcome.pair)).all()
 
 
-def test_no_more_than_three_batches_are_taken_ahead(tiny_bundle, pairs):
+def test_no_more_than_three_batches_are_taken_ahead(pipeline, pairs):
     taken = 0
 
     def endless() -> Iterator[Pair]:
@@ -198,7 +193,7 @@ def test_no_more_than_three_batches_are_taken_ahead(tiny_bundle, pairs):
             taken += 1
             yield Pair(pairs[0].person, pairs[1].person, pairs[0].output.with_name(f"n{taken}.png"))
 
-    outcomes = transfer_pairs(Pipeline.load(tiny_bundle, threads=1), endless(), batch=2)
+    outcomes = transfer_pairs(pipeline, endless(), batch=2)
     for seen in range(1, 12):
         assert next(outcomes).error is None
         assert taken <= seen + 3 * 2

@@ -22,11 +22,6 @@ from garment_transfer.runtime.backends import (
 OTHER_GARMENT = (0.25, 0.5, 0.15, 0.9)
 
 
-@pytest.fixture(scope="module")
-def pipeline(tiny_bundle) -> Pipeline:
-    return Pipeline.load(tiny_bundle, threads=1)
-
-
 def expected(person: Person, owner: Person, tiny: SimpleNamespace) -> dict[str, np.ndarray]:
     """What the tiny bundle's rule gives for two people of its size, one pixel after another."""
     height, width = tiny.size.height, tiny.size.width
@@ -296,8 +291,7 @@ def test_one_line_each(tiny_bundle, make_person):
     assert repr(person) == "<Person without a name, 32x64 pixels>"
 
 
-def test_what_is_no_person_and_no_number_of_threads(tiny_bundle):
-    pipeline = Pipeline.load(tiny_bundle, threads=1)
+def test_what_is_no_person_and_no_number_of_threads(pipeline, tiny_bundle):
     with pytest.raises(InputError, match="the bundle is a NoneType; expected a path"):
         Pipeline.load(None)
     with pytest.raises(InputError, match="the person is a int; expected a path"):
