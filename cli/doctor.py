@@ -12,7 +12,7 @@ import operator
 import os
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,11 +52,13 @@ def command(context: click.Context, as_json: bool) -> None:
 
 def _findings() -> dict[str, Any]:
     versions = installed_versions(package for _, _, package in _BASE)
-    problems = {
-        package: problem
-        for module, attribute, package in _BASE
-        if (problem := _import_problem(module, attribute))
-    }
+    problems = {}
+    for module, attribute, package in _BASE:
+        # what an uninstalled package left behind imports, and has nothing in it
+        has = operator.attrgetter(attribute)
+        _, error = _tried(lambda: has(importlib.import_module(module)))  # noqa: B023
+        if error is not None:
+            problems[package] = _reason(error)
     # another package may provide the module, as opencv-python does cv2
     packages = {
         package: versions.get(package, None if package in problems else "unknown")
@@ -78,35 +80,36 @@ def _findings() -> dict[str, Any]:
 
 def _of_the_package() -> dict[str, Any]:
     """What can be known only where the packages of the base installation are whole."""
+    from garment_transfer.bundle import Bundle
+    from garment_transfer.kernels import photos, photos_library
+    from garment_transfer.runtime import sample_bundle
     from garment_transfer.runtime.backends import BACKENDS, default_threads, find_backend
 
     backends = [dataclasses.asdict(find_backend(name).status()) for name in BACKENDS]
-    bundle_problem = _bundle_problem()
+    library = photos.load()
+    cuda = "with" if library and library.has_cuda else "without"
+    _, damage = _tried(lambda: Bundle.load(sample_bundle()))
     return {
         "threads": default_threads(),
         "backends": backends,
         "driver": _driver(),
         "engines": _engines(),
-        "photos_library": _photos_library(),
-        "bundle_problem": bundle_problem,
+        # Fit and Compose; None where there is none that loads
+        "photos_library": f"{photos_library()}, {cuda} CUDA" if library else None,
+        "bundle_problem": str(damage or ""),
         # the first is what a transfer takes unless told otherwise
-        "can_transfer": not bundle_problem and backends[0]["available"],
+        "can_transfer": not damage and backends[0]["available"],
     }
 
 
-def _import_problem(module: str, attribute: str) -> str:
-    """Why a module cannot be used; empty where it can.
-
-    One that is half removed, or was built for another NumPy, raises whatever it meets first, and
-    NumPy prints a page about it.
-    """
+def _tried(function: Callable[[], Any]) -> tuple[Any, Exception | None]:
+    """What a function gives, or its error: whatever a package that is damaged meets first."""
     try:
+        # NumPy prints a page where a package was built for another version of it
         with contextlib.redirect_stderr(io.StringIO()):
-            # what an uninstalled package left behind imports, and has nothing in it
-            operator.attrgetter(attribute)(importlib.import_module(module))
+            return function(), None
     except Exception as error:
-        return _reason(error)
-    return ""
+        return None, error
 
 
 def _reason(error: Exception) -> str:
@@ -131,12 +134,9 @@ def _driver() -> dict[str, Any]:
     if _DRIVER.is_file():
         match = re.search(r"Kernel Module.*?\s(\d+(?:\.\d+)+)\s", _DRIVER.read_text("utf-8"))
         found["version"] = match[1] if match else None
-    try:
-        version = driver_version()
-    except CudaError as error:
-        found["reason"] = str(error)
-    except Exception as error:  # whatever a damaged package of CUDA meets first
-        found["reason"] = _reason(error)
+    version, error = _tried(driver_version)
+    if error is not None:
+        found["reason"] = str(error) if isinstance(error, CudaError) else _reason(error)
     else:
         found["cuda"] = cuda_name(version)
         if version < MIN_CUDA:
@@ -152,9 +152,8 @@ def _engines() -> dict[str, Any]:
     from garment_transfer.runtime.cuda import CudaDevice
 
     gpu: dict[str, str | None] = {"name": None, "compute_capability": None, "reason": ""}
-    try:
-        device = CudaDevice()
-    except Exception as error:  # no GPU, or whatever a damaged package of CUDA meets first
+    device, error = _tried(CudaDevice)
+    if error is not None:
         gpu["reason"] = _reason(error)
     else:
         gpu.update(name=device.name, compute_capability=device.compute_capability)
@@ -163,12 +162,9 @@ def _engines() -> dict[str, Any]:
     backends = []
     for name in ENGINE_BACKENDS:
         found = {"name": name, "version": None, "builds": False, "reason": ""}
-        try:
-            found["version"] = tensorrt_module(name).__version__
-        except BackendError as error:
-            found["reason"] = str(error)
-        except Exception as error:  # whatever a damaged package of TensorRT meets first
-            found["reason"] = _reason(error)
+        found["version"], error = _tried(lambda: tensorrt_module(name).__version__)  # noqa: B023
+        if error is not None:
+            found["reason"] = str(error) if isinstance(error, BackendError) else _reason(error)
         else:
             found["builds"] = name == "tensorrt-rtx" or gpu["name"] is not None
             if not found["builds"]:
@@ -176,28 +172,6 @@ def _engines() -> dict[str, Any]:
         backends.append(found)
     library = tensorrt_library()
     return {"gpu": gpu, "backends": backends, "plugin": str(library) if library else None}
-
-
-def _photos_library() -> str | None:
-    """Where the library of Fit and Compose is; None where there is none that loads."""
-    from garment_transfer.kernels import photos, photos_library
-
-    library = photos.load()
-    if library is None:
-        return None
-    return f"{photos_library()}, {'with' if library.has_cuda else 'without'} CUDA"
-
-
-def _bundle_problem() -> str:
-    """What is wrong with the bundle in the package; empty where nothing is."""
-    from garment_transfer.bundle import Bundle, BundleError
-    from garment_transfer.runtime import sample_bundle
-
-    try:
-        Bundle.load(sample_bundle())
-    except BundleError as error:
-        return str(error)
-    return ""
 
 
 def _packages_of(extra: str) -> dict[str, str | None]:
