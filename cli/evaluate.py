@@ -19,37 +19,6 @@ if TYPE_CHECKING:
 HELD_OUT_PAIRS = 256
 HELD_OUT_SETS: tuple[HeldOut, ...] = ("A", "B")
 
-COLUMNS = {
-    "garment_iou": "garment IoU",
-    "skin_iou": "skin IoU",
-    "arms_iou": "arms IoU",
-    "changed_ssim": "SSIM changed",
-    "garment_psnr_db": "PSNR garment",
-    "whole_ssim": "SSIM whole",
-    "flat_ssim": "SSIM flat",
-    "mean_iou": "mean IoU",
-    "skin_error": "skin error",
-    "cycle_ssim": "SSIM cycle",
-    "pairs": "pairs",
-    "flow_px": "flow, px",
-    "median_flow_px": "median",
-    "owner_cm": "owner, cm",
-    "median_owner_cm": "median",
-    "person_cm": "person, cm",
-    "median_person_cm": "median",
-    "own_px": "own flow, px",
-    "median_own_px": "median",
-    "mirror_px": "mirror, px",
-    "median_mirror_px": "median",
-    "flat_error": "flat error",
-    "tone_error": "tone error",
-    "light_correlation": "correlation",
-    "light_ratio": "ratio",
-    "border_db": "border, dB",
-    "inside_db": "inside, dB",
-    "changed_db": "changed, dB",
-}
-
 Rows: TypeAlias = list[dict[str, float | str]]
 
 
@@ -227,15 +196,19 @@ def _warping_of(bundle: Bundle, checkpoint: Path | None) -> WarpingNetwork | Non
 
 
 def _print(rows: Rows) -> Rows:
-    """Prints a table of the columns that all rows have; the rows come back."""
-    columns = [c for c in COLUMNS if all(c in row for row in rows)]
+    """Prints a table of the figures that all rows have; the rows come back."""
     width = max((len(str(row["name"])) for row in rows), default=0)
+    figures = [
+        key
+        for key in (rows[0] if rows else ())
+        if key != "name" and not key.startswith("iou_") and all(key in row for row in rows)
+    ]
     if rows:
-        click.echo(" " * width + "".join(f"{COLUMNS[c]:>14}" for c in columns))
+        click.echo(" " * width + "".join(f"  {key}" for key in figures))
     for row in rows:
-        values = (row[c] for c in columns)
-        cells = (f"{v:.4f}" if isinstance(v, float) else f"{v}" for v in values)
-        click.echo(f"{row['name']:<{width}}" + "".join(f"{cell:>14}" for cell in cells))
+        values = (f"{row[key]:.4f}" if isinstance(row[key], float) else row[key] for key in figures)
+        cells = (f"  {value:>{len(key)}}" for key, value in zip(figures, values, strict=True))
+        click.echo(f"{row['name']:<{width}}" + "".join(cells))
     return rows
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -230,9 +230,8 @@ def load_factory(name: str) -> Factory:
     Raises:
         ExportError: there is no such module or function.
     """
-    module, _, function = name.partition(":")
     try:
-        factory: Factory = getattr(importlib.import_module(module), function)
+        factory: Factory = pkgutil.resolve_name(name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ExportError(
             Code.EXPORT_INVALID,
