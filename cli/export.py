@@ -56,9 +56,8 @@ def command(
     if autocast and "float16" not in precisions:
         raise click.UsageError("--autocast makes float16 graphs: add --precision float16")
     from garment_transfer.cli.inspect import describe
-    from garment_transfer.export.autocast import convert_by_autocast
     from garment_transfer.export.bundle import Converter, export_bundle, load_factory
-    from garment_transfer.export.float16 import convert_by_list
+    from garment_transfer.export.float16 import convert_by_autocast, convert_by_list
     from garment_transfer.export.int8 import convert_to_int8
     from garment_transfer.models.checkpoint import load_checkpoint
     from garment_transfer.runtime import sample_people, stage_inputs

@@ -108,7 +108,7 @@ def export_bundle(
         factory: what makes networks of the contract from `checkpoint`; this package's own by
             default. Anybody's networks can be exported so.
         converters: what makes graphs of other precisions, which are added: for float16
-            `float16.convert_by_list` or `autocast.convert_by_autocast`, for int8
+            `float16.convert_by_list` or `float16.convert_by_autocast`, for int8
             `int8.convert_to_int8`, which gets `people` alone.
         maps: a checkpoint that has the weights of the graph `maps`, where `checkpoint` itself has
             none; without any the bundle has no such graph.

@@ -18,8 +18,11 @@ from torch import Tensor, nn
 
 from garment_transfer.bundle import STAGES, Bundle, Code, ExportError, Stage, contract
 from garment_transfer.export import float16
-from garment_transfer.export.autocast import convert_by_autocast
-from garment_transfer.export.float16 import LEAST_PSNR, MOST_DIFFERENT_LABELS
+from garment_transfer.export.float16 import (
+    LEAST_PSNR,
+    MOST_DIFFERENT_LABELS,
+    convert_by_autocast,
+)
 from garment_transfer.export.passes import module_of, types_of
 from garment_transfer.models.presets import build
 
