@@ -1,8 +1,8 @@
 import gc
 import subprocess
 import sys
-import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -55,20 +55,10 @@ def test_threads_share_an_engine(tiny_bundle):
         for _ in range(8)
     ]
     due = [engine.run(feed)["transfer_parsing"] for feed in feeds]
-    found: dict[int, list[np.ndarray]] = {}
-
-    def run(index: int) -> None:
-        found[index] = [engine.run(feeds[index])["transfer_parsing"] for _ in range(20)]
-
-    threads = [threading.Thread(target=run, args=(index,)) for index in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for index, results in found.items():
-        for result in results:
-            np.testing.assert_array_equal(result, due[index])
-    assert len(found) == 8
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda feed: engine.run(feed)["transfer_parsing"], feeds * 20))
+    for index, result in enumerate(found):
+        np.testing.assert_array_equal(result, due[index % 8])
 
 
 def test_results_outlive_the_next_run(tiny_bundle):
