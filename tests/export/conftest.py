@@ -12,8 +12,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from garment_transfer.bundle import CLASSES, NUM_PARTS, Bundle, Code, ExportError, Size, contract
-from garment_transfer.export.bundle import Converter, export_bundle
+from garment_transfer.bundle import CLASSES, NUM_PARTS, Bundle, Size, contract
 from garment_transfer.models.checkpoint import save_checkpoint
 from garment_transfer.models.presets import build
 
@@ -77,25 +76,6 @@ class Regrowth(nn.Module):
         self, person: Tensor, labels: Tensor, iuv: Tensor, new: Tensor, garment: Tensor
     ) -> Tensor:
         return person.float().byte()
-
-
-@pytest.fixture
-def refuses_as_inaccurate(checkpoint, tmp_path) -> Callable[..., None]:
-    """`check(networks, converters, says)`: exporting them is refused, and nothing is written."""
-
-    def check(networks: dict[str, nn.Module], converters: dict[str, Converter], says: str) -> None:
-        with pytest.raises(ExportError, match=says) as raised:
-            export_bundle(
-                checkpoint,
-                tmp_path / "bundle",
-                size=Size(32, 32),
-                factory=lambda path: ("tiny", networks),
-                converters=converters,
-            )
-        assert raised.value.code == Code.EXPORT_INACCURATE
-        assert list(tmp_path.iterdir()) == []
-
-    return check
 
 
 @pytest.fixture
