@@ -17,7 +17,6 @@ from msgspec.structs import replace
 from garment_transfer.bundle import (
     ENGINES,
     BackendError,
-    Batch,
     Bundle,
     BundleError,
     EngineError,
@@ -170,12 +169,6 @@ def test_batch_outside_the_profile(put):
     assert "1:2:9" in command_of(error)
     with pytest.raises(EngineError, match=r"do not take a batch of 0"):
         engines.check_batch(0)
-
-
-@pytest.mark.parametrize("text", ["3:2:1", "0:1:1"])
-def test_batches_in_disorder(text):
-    with pytest.raises(ValueError, match=r"expected MIN:OPT:MAX with 1 <= MIN <= OPT <= MAX"):
-        Batch(*map(int, text.split(":")))
 
 
 @pytest.mark.parametrize(

@@ -232,20 +232,12 @@ def npy_header(shape: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("content", "due"),
-    [
-        (b"", r"cannot be read as a NumPy array"),
-        (b"\x93NUMPY\x01\x00", r"cannot be read as a NumPy array"),
-        (b"garbage", r"cannot be read as a NumPy array"),
-        (b"PK\x03\x04", r"cannot be read as a NumPy array"),
-        (npy_header("(3, 1000000, 1000000)"), r"cannot be read as a NumPy array"),
-        (npy_header("(" * 4000), r"cannot be read as a NumPy array"),
-    ],
+    "content", [b"", b"PK\x03\x04", npy_header("(3, 1000000, 1000000)"), npy_header("(" * 4000)]
 )
-def test_unreadable_densepose(folder, content, due):
+def test_unreadable_densepose(folder, content):
     (folder / "densepose.png").unlink()
     (folder / "densepose.npy").write_bytes(content)
-    with pytest.raises(InputError, match=rf"densepose\.npy {due}.*numpy\.save"):
+    with pytest.raises(InputError, match=r"densepose\.npy cannot be read as .*numpy\.save"):
         Person.load(folder, densepose_encoding="iuv")
 
 

@@ -160,10 +160,8 @@ def test_load(tiny_bundle, tiny):
     ("backend", "options", "code", "words"),
     [
         ("onnxruntime", {"device": 7}, "option_unknown", "expected some of threads, kernel, pro"),
-        ("onnxruntime", {"threads": 1, "graphs": False}, "option_unknown", "no option graphs"),
         ("openvino", {"kernel": True}, "option_unknown", "threads, inference_precision, prof"),
         ("tensorrt", {"threads": 2}, "option_unknown", "expected some of device, sessions, graphs"),
-        ("onnxruntime", {"threads": 0}, "option_invalid", "threads .* is 0; expected int >= 1"),
         ("onnxruntime", {"threads": "2"}, "option_invalid", "threads .* is '2'; expected int"),
         ("tensorrt", {"sessions": 0}, "option_invalid", "sessions .* is 0; expected int >= 1"),
         ("openvino", {"inference_precision": "int8"}, "option_invalid", "'int8'"),
