@@ -30,7 +30,6 @@ from garment_transfer.cli.options import THREADS, THREADS_HELP, set_opencv_threa
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(1, 65535), default=7860, show_default=True)
-@click.option("--open", "in_browser", is_flag=True, help="Open the page in a browser.")
 def command(
     bundle: Path | None,
     backends: tuple[str, ...],
@@ -38,7 +37,6 @@ def command(
     render: int,
     host: str,
     port: int,
-    in_browser: bool,
 ) -> None:
     """Serve a page on which people and garments are chosen, with the result and all its stages.
 
@@ -62,7 +60,7 @@ def command(
         os.environ["GRADIO_TEMP_DIR"] = folder
         blocks = page(pipelines, [*built_in_people(), *rendered])
         try:
-            launch(blocks, host, port, in_browser)
+            launch(blocks, host, port)
         except OSError as error:
             raise click.ClickException(
                 f"{host}:{port} cannot be listened on; give another --port"

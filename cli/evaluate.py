@@ -151,7 +151,9 @@ def command(
         rows = evaluate_held_out(pipeline, given, keep, maps)
         click.echo(f"set {which}")
         held_out[which] |= {"rows": _print(rows), "flow": flows.rows()}
-        _print_classes(rows)
+        own = rows[0]  # the method's
+        ious = (f"{name} {own[f'iou_{name}']:.4f}" for name in CLASSES if f"iou_{name}" in own)
+        click.echo(f"IoU of {', '.join(ious)}")
         _print(flows.rows())
         pictures.extend(shown[index] for index in cases(similarity))
 
@@ -210,9 +212,3 @@ def _print(rows: Rows) -> Rows:
         cells = (f"  {value:>{len(key)}}" for key, value in zip(figures, values, strict=True))
         click.echo(f"{row['name']:<{width}}" + "".join(cells))
     return rows
-
-
-def _print_classes(rows: Rows) -> None:
-    """The second table, of the method alone."""
-    names = [name for name in CLASSES if f"iou_{name}" in rows[0]]
-    click.echo("IoU of " + ", ".join(f"{name} {rows[0][f'iou_{name}']:.4f}" for name in names))

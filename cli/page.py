@@ -87,7 +87,7 @@ def rendered_people(count: int) -> list[Person]:
     return people
 
 
-def launch(blocks: gr.Blocks, host: str, port: int, in_browser: bool) -> None:
+def launch(blocks: gr.Blocks, host: str, port: int) -> None:
     """Serves the page from another thread. OSError where the port is taken."""
     # Fonts of the reader's machine: the page asks no other server for anything.
     fonts = ["system-ui", "sans-serif"]
@@ -101,7 +101,6 @@ def launch(blocks: gr.Blocks, host: str, port: int, in_browser: bool) -> None:
     blocks.launch(
         server_name=host,
         server_port=port,
-        inbrowser=in_browser,
         share=False,
         quiet=True,
         prevent_thread_lock=True,
