@@ -84,11 +84,7 @@ def write_repository(
         repository: the folder that `tritonserver --model-repository` names.
         form: "python" is one model, which runs the bundle with this package; "onnx" and "tensorrt"
             are an ensemble `name` of the models `name_<stage>`, which Triton's own backends run.
-        name: the model's.
-        version: the version to add.
-        serving: batches, delay and instances.
-        backend: what runs the graphs of form "python".
-        threads: CPU threads of an instance of form "python".
+        backend, threads: what runs the graphs of form "python", and threads of each instance.
         precision: that of the graphs or engines; None is the bundle's own.
 
     Returns:

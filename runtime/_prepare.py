@@ -262,14 +262,7 @@ class _MapModel(Generic[_D]):
     """An ONNX model with its description. `Parser` and `DensePose` are the two."""
 
     def __init__(self, path: Path, description: _D, engine: OnnxRuntimeEngine, kind: str | None):
-        """Of a loaded model; `load` is the usual way.
-
-        Args:
-            path: the ONNX file.
-            description: what it takes and gives.
-            engine: the model, loaded.
-            kind: the name of the description where it is a ready one.
-        """
+        """Of a loaded ONNX file; `kind` names the description where it is a ready one."""
         self.path = path
         self.description: _D = description
         self._input = description.input

@@ -47,10 +47,7 @@ def decode_densepose(
 ) -> npt.NDArray[np.uint8]:
     """DensePose as uint8 IUV [H,W,3], a new array: part 0..24, U and V scaled to 0..255.
 
-    Args:
-        densepose: as `Person.from_arrays` takes it.
-        encoding: one of `ENCODINGS`.
-        name: what messages call the array.
+    It is given as `Person.from_arrays` takes it; `name` is what messages call it.
 
     Raises:
         InputError: there is no such encoding, or the array is not in it.

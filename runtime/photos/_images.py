@@ -109,11 +109,8 @@ def read_photo(file: Path | BinaryIO, name: str = "") -> npt.NDArray[np.uint8]:
 def read_rgb(file: Path | BinaryIO, name: str = "") -> npt.NDArray[np.uint8]:
     """The numbers of an RGB picture that is data, uint8 [H,W,3], turned upright by its EXIF.
 
-    Colour profiles are ignored. A palette and an alpha channel without transparency are undone.
-
-    Args:
-        file: as in `read_photo`.
-        name: as in `read_photo`.
+    Colour profiles are ignored. A palette and an alpha channel without transparency are undone. The
+    arguments are those of `read_photo`.
 
     Raises:
         InputError: the file is missing, cannot be read, is not RGB or is too large.
@@ -143,8 +140,7 @@ def read_indices(
     colours in another order, as programs that shrink PNG files leave it, is read by colour.
 
     Args:
-        file: as in `read_photo`.
-        name: as in `read_photo`.
+        file, name: as in `read_photo`.
         label_set: whose colours are known; without it no colours are.
 
     Raises:

@@ -91,8 +91,7 @@ def to_classes(
     """Turns the ids of a label set into the seven classes.
 
     Args:
-        ids: uint8 [H,W].
-        label_set: whose ids they are.
+        ids: uint8 [H,W], of `label_set`.
         parts: uint8 [H,W], DensePose part ids, which say where neck and hips are.
         name: what messages call the map.
 
@@ -144,14 +143,7 @@ def hip_row(parts: npt.NDArray[np.uint8]) -> int | None:
 
 
 def colour(parsing: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """A picture of a parsing.
-
-    Args:
-        parsing: uint8 [H,W], ids of the seven classes.
-
-    Returns:
-        uint8 RGB [H,W,3], each class in its colour of `COLOURS`.
-    """
+    """A picture, uint8 RGB [H,W,3], of a parsing, uint8 [H,W]: each class in its `COLOURS`."""
     return np.array(COLOURS, np.uint8)[parsing]
 
 
