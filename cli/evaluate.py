@@ -198,17 +198,18 @@ def _warping_of(bundle: Bundle, checkpoint: Path | None) -> WarpingNetwork | Non
 
 
 def _print(rows: Rows) -> Rows:
-    """Prints a table of the figures that all rows have; the rows come back."""
-    width = max((len(str(row["name"])) for row in rows), default=0)
-    figures = [
-        key
-        for key in (rows[0] if rows else ())
-        if key != "name" and not key.startswith("iou_") and all(key in row for row in rows)
-    ]
-    if rows:
-        click.echo(" " * width + "".join(f"  {key}" for key in figures))
+    """Prints a table of the figures that all rows have, no IoUs of classes; the rows come back."""
+    if not rows:
+        return rows
+    shown = [key for key in rows[0] if not key.startswith(("name", "iou_"))]
+    shown = [key for key in shown if all(key in row for row in rows)]
+    width = max(len(str(row["name"])) for row in rows)
+    click.echo(" " * width + "".join(f"  {key}" for key in shown))
     for row in rows:
-        values = (f"{row[key]:.4f}" if isinstance(row[key], float) else row[key] for key in figures)
-        cells = (f"  {value:>{len(key)}}" for key, value in zip(figures, values, strict=True))
-        click.echo(f"{row['name']:<{width}}" + "".join(cells))
+        line = f"{row['name']:<{width}}"
+        for key in shown:
+            value = row[key]
+            text = f"{value:.4f}" if isinstance(value, float) else str(value)
+            line += f"  {text:>{len(key)}}"
+        click.echo(line)
     return rows
