@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Final, TypeGuard, TypeVar, overload
@@ -717,15 +717,12 @@ def _fitted(
 @contextmanager
 def _timed(timings: dict[str, float], name: str) -> Iterator[None]:
     nvtx = _nvtx()
-    if nvtx:
-        nvtx.push_range(name, domain="garment_transfer")
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        timings[name] = timings.get(name, 0) + 1000 * (time.perf_counter() - start)
-        if nvtx:
-            nvtx.pop_range(domain="garment_transfer")
+    with nvtx.annotate(name, domain="garment_transfer") if nvtx else nullcontext():
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            timings[name] = timings.get(name, 0) + 1000 * (time.perf_counter() - start)
 
 
 @functools.cache
