@@ -326,6 +326,24 @@ STORED = {
 
 
 @pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("form", ["jpeg", "png"])
+def test_nvimagecodec_turns_photos_upright_too(orientation, form):
+    codec = pytest.importorskip("nvidia.nvimgcodec", reason="the extra codec is not installed")
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 16, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[274] = orientation
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, form, exif=exif, quality=95)
+    file.seek(0)
+    due = read_photo(file, "file")
+    found = np.zeros_like(due)
+    decoder = codec.Decoder(device_id=codec.NVIMGCODEC_DEVICE_CPU_ONLY)
+    stream = codec.CodeStream(file.getvalue())
+    assert decoder.decode(stream, image=codec.as_image(found)) is not None
+    assert (found == due).all()
+
+
+@pytest.mark.parametrize("orientation", STORED)
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "I;16", "CMYK"])
 def test_photos_are_turned_upright(tmp_path, mode, orientation):
     """Of every mode, with the remedies that nobody needs any more gone."""
@@ -472,6 +490,16 @@ def test_absurdly_large_file(tmp_path, size, read):
     Image.new("1", size).save(tmp_path / "image.png")
     with pytest.raises(InputError, match=rf"image\.png.*at most {MAX_SIDE}"):
         read(tmp_path / "image.png")
+
+
+def test_sizes_are_refused_before_anything_is_decoded(tmp_path):
+    path = tmp_path / "image.gif"
+    Image.new("P", (4, 4)).save(path)
+    content = bytearray(path.read_bytes())
+    content[6:10] = struct.pack("<2H", 60000, 60000)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"image\.gif is .*at most {MAX_SIDE}"):
+        read_photo(path)
 
 
 def test_pictures_say_that_they_are_srgb(tmp_path):
