@@ -20,21 +20,15 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
-
-if TYPE_CHECKING:
-    from garment_transfer.runtime import Pipeline
-    from garment_transfer.runtime.cuda import CudaDevice
 
 _PATH = click.Path(path_type=Path)
 
@@ -244,96 +238,6 @@ def run(
             took = f" in {found['seconds']} s" if "seconds" in found else ""
             click.echo(f"== {step.piece}/{step.name}: {found['outcome']}{took}")
     context.exit(int(any(outcome != "passed" for outcome in outcomes)))
-
-
-@main.command("threads")
-@click.option("--bundle", type=_PATH, required=True)
-@click.option("--backend", default="onnxruntime-cuda", show_default=True)
-@click.option("--seconds", default=60.0, show_default=True)
-@click.option("--limit", default=64, show_default=True, help="MiB that memory may grow by.")
-@click.option("--json", "json_file", type=_PATH, required=True)
-@click.pass_context
-def _threads(
-    context: click.Context, bundle: Path, backend: str, seconds: float, limit: int, json_file: Path
-) -> None:
-    """Transfer in eight threads that share a pipeline; fail where memory grows."""
-    import cv2
-
-    from garment_transfer.benchmarks.measuring import write_json
-    from garment_transfer.runtime import Pipeline
-    from garment_transfer.runtime.backends import DEVICE_BACKENDS
-    from garment_transfer.runtime.cuda import CudaDevice
-
-    cv2.setNumThreads(1)
-    device = CudaDevice() if backend in DEVICE_BACKENDS else None
-    with Pipeline.load(bundle, backend) as pipeline:
-        result = under_load(pipeline, device, seconds, 8, lambda r: write_json(json_file, r))
-    growth = result["growth_mib"]
-    click.echo(f"{result['transfers']} transfers in {seconds:.0f} s; growth in MiB: {growth}")
-    context.exit(int(max(growth.values()) > limit))
-
-
-def under_load(
-    pipeline: Pipeline,
-    device: CudaDevice | None,
-    seconds: float,
-    threads: int,
-    save: Callable[[dict[str, Any]], None],
-) -> dict[str, Any]:
-    """Whole transfers in threads, and the memory in use meanwhile, on the host and the device.
-
-    `save` gets the result so far with every sample. Its `growth_mib` is the most that was in use in
-    the second half of the time less the most in the second quarter.
-    """
-    from garment_transfer.benchmarks.measuring import quantiles, timed
-    from garment_transfer.runtime import Person, sample_people
-
-    people = [Person.load(folder) for folder in sample_people()]
-    over, start = threading.Event(), time.monotonic()
-    times: list[float] = []
-    samples: list[dict[str, float]] = []
-
-    def client() -> None:
-        while not over.is_set():
-            times.append(timed(lambda: pipeline.transfer(*people)))
-
-    def used() -> dict[str, float]:
-        pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
-        mib = {"host": pages * os.sysconf("SC_PAGESIZE") / 2**20}
-        if device:
-            with device.active():
-                free, total = device.memory()
-            mib["device"] = (total - free) / 2**20
-        return {name: round(value, 2) for name, value in mib.items()}
-
-    def growth(name: str) -> float:
-        early = [s[name] for s in samples if seconds / 4 <= s["s"] < seconds / 2]
-        late = [s[name] for s in samples if s["s"] >= seconds / 2]
-        return round(max(late) - max(early), 2) if early and late else 0.0
-
-    def result() -> dict[str, Any]:
-        memory = set(samples[-1]) - {"s"}
-        return {
-            "threads": threads,
-            "transfers": len(times),
-            **(quantiles(times) if times else {}),
-            "growth_mib": {name: growth(name) for name in sorted(memory)},
-            "samples_mib": samples,
-        }
-
-    with ThreadPoolExecutor(threads) as pool:
-        clients = [pool.submit(client) for _ in range(threads)]
-        try:
-            while time.monotonic() < start + seconds and not any(c.done() for c in clients):
-                time.sleep(seconds / 60)
-                samples.append({"s": round(time.monotonic() - start, 3), **used()})
-                save(result())
-        finally:
-            over.set()
-        for done in clients:
-            done.result()
-    save(result())
-    return result()
 
 
 @main.command()

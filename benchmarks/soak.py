@@ -3,15 +3,19 @@
     python -m garment_transfer.benchmarks.soak --transfers 10000 --json benchmarks/results/soak.json
 
 Exits with 1 where memory grows, a descriptor stays open or a bad input is not refused by its code.
+One that is interrupted says what it has seen.
 """
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import statistics
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -23,23 +27,32 @@ import psutil
 from PIL import Image
 
 from garment_transfer.benchmarks.measuring import write_json
-from garment_transfer.bundle import Code, GarmentTransferError
+from garment_transfer.benchmarks.rows import ROWS, load_row
+from garment_transfer.bundle import Bundle, Code, GarmentTransferError
 from garment_transfer.runtime import Person, Pipeline, sample_bundle, sample_people
+from garment_transfer.runtime.cuda import CudaDevice
 
 #: Shares of the sample's 1024x768 that people have, and how many good pairs one bad one follows.
 _SCALES: Final = (1.0, 0.8, 0.62, 0.5, 0.41, 0.33, 0.25)
 _GOOD: Final = 4
 #: Memory may be this much more in the last third than in the one before, for what allocators do.
 _GROWTH: Final = 1.03
+#: Fewer pairs say nothing about memory.
+_TELLING: Final = 1000
 
 
 class Soak(msgspec.Struct):
-    """What a run came to; memory is resident, in MB, the median of each third."""
+    """What a run came to.
+
+    Memory is in MB, the median of each third: what is resident on the host, and what is in use on
+    the GPU, by whomever.
+    """
 
     transfers: int
     refused: dict[str, int]
     minutes: float
     memory_mb: list[int]
+    device_mb: list[int]
     descriptors: list[int]
     broken: list[str]
 
@@ -84,55 +97,100 @@ def _spoilt(source: Path, folder: Path) -> dict[Code, Path]:
     return spoilt
 
 
-def soak(count: int, threads: int, folder: Path) -> Soak:
-    """Runs `count` pairs out of files below `folder`, and looks at memory and descriptors."""
-    cv2.setNumThreads(threads)
-    pipeline = Pipeline.load(sample_bundle(), threads=threads)
+def soak(
+    pipeline: Pipeline, count: int, clients: int, folder: Path, device: CudaDevice | None = None
+) -> Soak:
+    """Runs `count` pairs out of files below `folder`, and looks at memory and descriptors.
+
+    Args:
+        pipeline: what the threads share.
+        count: pairs, three or more.
+        clients: threads.
+        folder: where the people's files go.
+        device: the GPU that the pipeline runs on.
+    """
     people = [
         _scaled(source, folder / f"{source.name}-{index}", scale)
         for index, scale in enumerate(_SCALES)
         for source in sample_people()
     ]
     spoilt = list(_spoilt(sample_people()[0], folder).items())
-    process = psutil.Process()
-    rng = np.random.default_rng(0)
-    memory, descriptors, broken = [], [], []
-    refused: Counter[str] = Counter()
-    start = time.monotonic()
-    for index in range(count):
-        person, owner = (people[chosen] for chosen in rng.integers(len(people), size=2))
+    chosen = np.random.default_rng(0).integers(len(people), size=(count, 2))
+
+    def outcomes(index: int) -> tuple[Code | None, Code | None]:
+        """What became of a pair and what should: the code of a refusal, None for a transfer."""
+        person, owner = (people[each] for each in chosen[index])
         expected = None
         if index % (_GOOD + 1) == _GOOD:
             expected, owner = spoilt[index // (_GOOD + 1) % len(spoilt)]
-        got = None
         try:
             pipeline.transfer(Person.load(person), Person.load(owner))
         except GarmentTransferError as error:
-            got = error.code
-            refused[got] += 1
-        if got != expected:
-            broken.append(f"pair {index}: {got} in place of {expected}")
-        memory.append(process.memory_info().rss / 2**20)
-        descriptors.append(process.num_fds())
-    thirds = [round(statistics.median(part)) for part in np.array_split(memory, 3)]
-    most = [max(part) for part in np.array_split(descriptors, 3)]
-    if thirds[2] > _GROWTH * thirds[1]:
-        broken.append(f"memory grew: {thirds} MB")
+            return error.code, expected
+        return None, expected
+
+    process = psutil.Process()
+    memory, on_device, descriptors, broken = [], [], [], []
+    refused: Counter[str] = Counter()
+    start = time.monotonic()
+    with ThreadPoolExecutor(clients) as pool, contextlib.suppress(KeyboardInterrupt):
+        for index, (got, expected) in enumerate(pool.map(outcomes, range(count))):
+            if got:
+                refused[got] += 1
+            if got != expected:
+                broken.append(f"pair {index}: {got} in place of {expected}")
+            memory.append(process.memory_info().rss)
+            descriptors.append(process.num_fds())
+            if device:
+                with device.active():
+                    free, total = device.memory()
+                on_device.append(total - free)
+    minutes = round((time.monotonic() - start) / 60, 1)
+    done = len(memory)
+    if done < count:
+        broken.append(f"interrupted after {done} pairs")
+    host_mb, device_mb = _thirds(memory), _thirds(on_device)
+    for name, thirds in (("memory", host_mb), ("the GPU's memory", device_mb)):
+        if done >= _TELLING and thirds and thirds[2] > _GROWTH * thirds[1]:
+            broken.append(f"{name} grew: {thirds} MB")
+    most = [int(max(part, default=0)) for part in np.array_split(descriptors, 3)]
     if most[2] > most[1]:
         broken.append(f"descriptors stay open: {most}")
-    minutes = round((time.monotonic() - start) / 60, 1)
-    done = count - sum(refused.values())
-    return Soak(done, dict(sorted(refused.items())), minutes, thirds, list(map(int, most)), broken)
+    transfers = done - sum(refused.values())
+    counts = dict(sorted(refused.items()))
+    return Soak(transfers, counts, minutes, host_mb, device_mb, most, broken)
+
+
+def _thirds(samples: Sequence[int]) -> list[int]:
+    """The median of each third of samples in bytes, in MB; none of fewer than three."""
+    parts = np.array_split(samples, 3) if len(samples) >= 3 else []
+    return [round(statistics.median(part) / 2**20) for part in parts]
 
 
 @click.command()
 @click.option("--transfers", type=click.IntRange(min=3), default=10_000, show_default=True)
+@click.option("--bundle", type=click.Path(path_type=Path), help="The shipped one if not given.")
+@click.option("--backend", type=click.Choice([row.name for row in ROWS]), default="onnxruntime")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--clients", default=1, show_default=True, help="Threads that share the pipeline.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the result here.")
-def main(transfers: int, threads: int, json_file: Path | None) -> None:
+def main(
+    transfers: int,
+    bundle: Path | None,
+    backend: str,
+    threads: int,
+    clients: int,
+    json_file: Path | None,
+) -> None:
     """Transfer pairs of many sizes, with bad ones among them, and watch memory and descriptors."""
-    with tempfile.TemporaryDirectory() as folder:
-        result = soak(transfers, threads, Path(folder))
+    cv2.setNumThreads(threads)
+    row = next(row for row in ROWS if row.name == backend)
+    device = CudaDevice() if row.device == "cuda" else None
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        load_row(row, Bundle.load(bundle or sample_bundle()), None, threads) as pipeline,
+    ):
+        result = soak(pipeline, transfers, clients, Path(folder), device)
     click.echo(msgspec.json.format(msgspec.json.encode(result)).decode())
     if json_file:
         write_json(json_file, result)

@@ -111,9 +111,7 @@ def test_rehearsal(invoke, tmp_path, tiny_bundle, monkeypatch):
     rows = found["chain/float32"]["result"]["rows"]
     assert [row["name"] for row in rows] == ["empty", "onnxruntime"]
     threads = found["load/threads"]["result"]
-    assert threads["threads"] == 8
-    assert threads["transfers"] >= 8
-    assert threads["samples_mib"]
+    assert threads["transfers"] + sum(threads["refused"].values()) == 16
     assert (tmp_path / "load" / "profile-trace.json").exists()
 
 

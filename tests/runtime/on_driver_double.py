@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from garment_transfer.benchmarks.chain import chain_times
-from garment_transfer.benchmarks.gpu import under_load
 from garment_transfer.benchmarks.profiling import (
     Profile,
     Span,
@@ -270,19 +269,6 @@ def check_profile(device: CudaDevice, bundle: Bundle, folder: Path) -> None:
     assert abs(times.gpu_ms - sum(times.parts_ms.values())) < 1e-3
 
 
-def check_load(device: CudaDevice, bundle: Bundle) -> None:
-    saved: list[dict[str, Any]] = []
-    chain = Chain(device, engines_of(bundle), sessions=1, graphs=True)
-    with Pipeline(bundle, chain) as pipeline:
-        # the double itself knows no threads
-        result = under_load(pipeline, device, seconds=0.5, threads=1, save=saved.append)
-    assert saved[-1] == result
-    assert result["transfers"] > 0
-    samples = [sample["device"] for sample in result["samples_mib"]]
-    assert 0 < samples[-1] < 256
-    assert result["growth_mib"]["device"] == 0
-
-
 def main() -> None:
     device = CudaDevice()
     bundle, folder = Bundle.load(Path(sys.argv[1])), Path(sys.argv[2])
@@ -292,7 +278,6 @@ def main() -> None:
     check_arrays(device)
     check_photos(device, bundle, library)
     check_profile(device, bundle, folder)
-    check_load(device, bundle)
     double = ctypes.CDLL("libcuda.so.1")
     assert double.double_alive() == 0
     assert double.double_contexts() == 0
