@@ -68,8 +68,6 @@ def _pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
     help="Shards, a data set in VITON's layout, or people's folders; shards in OUTPUT/data, "
     "rendered if missing, if not given.",
 )
-@click.option("--label-set", help="Of a data set whose meta.json does not say.")
-@click.option("--densepose", help="Encoding of a data set whose meta.json does not say.")
 @click.option("--groups", type=_AT_LEAST_1, help="Groups to render where missing.  [2000]")
 @click.option(
     "--workers", type=_AT_LEAST_1, default=2, show_default=True, help="Processes that render."
@@ -162,7 +160,7 @@ def command(
     # every phase's data, before the first step of the first; a data set is checked once
     photos = None
     if any(PHASES[name].batch is Photos for name in names):
-        photos = open_photos(folder, config.label_set, config.densepose, config.size)
+        photos = open_photos(folder, config.size)
     batches = [open_data(phase, photos) for phase in configs]
     for name, phase, opened in zip(names, configs, batches, strict=True):
         with SummaryWriter(str(output / "logs" / name)) as writer:

@@ -35,7 +35,6 @@ class RunConfig(Struct, frozen=True, forbid_unknown_fields=True):
         groups: groups to render where no data are given; each is four people and their garments.
         built_in_maps: whether photos are seen with the shipped graph's maps too (`maps`), and not
             with rough ones alone.
-        label_set, densepose: of a data set in VITON's layout whose `meta.json` does not say.
         weights: table `[weights]`, how much each kind of knowledge counts.
         knowledge: table `[knowledge]`, checkpoints to learn from by network.
         phases: tables `[phases.NAME]`.
@@ -51,8 +50,6 @@ class RunConfig(Struct, frozen=True, forbid_unknown_fields=True):
     size: tuple[_Side, _Side] = (256, 192)
     groups: _Count = 2000
     built_in_maps: bool = False
-    label_set: str | None = None
-    densepose: str | None = None
     weights: Weights = Weights()
     knowledge: dict[str, str] = {}
     phases: dict[str, PhaseConfig] = {}
@@ -87,8 +84,6 @@ class RunConfig(Struct, frozen=True, forbid_unknown_fields=True):
             initial=initial or (Path(own.initial) if own.initial else None),
             weights=self.weights,
             knowledge={network: Path(file) for network, file in self.knowledge.items()},
-            label_set=self.label_set,
-            densepose=self.densepose,
             size=self.size,
         )
 

@@ -39,17 +39,11 @@ from garment_transfer.training.data import PhotoSet, RenderedPhotos
 _LISTED: Final = 40
 
 
-def open_photos(
-    folder: Path,
-    label_set: str | None = None,
-    densepose: str | None = None,
-    size: tuple[int, int] = (256, 192),
-) -> PhotoSet:
+def open_photos(folder: Path, size: tuple[int, int] = (256, 192)) -> PhotoSet:
     """The photos of a folder, whichever of the three kinds it is.
 
     Args:
         folder: rendered shards, a data set in VITON's layout, or a folder of people's folders.
-        label_set, densepose: override what a data set's `meta.json` says.
         size: (H, W) that people of other sizes are fitted to; the other kinds have their own.
 
     Raises:
@@ -62,7 +56,7 @@ def open_photos(
     if any(folder.glob("shard-*.image.npy")):
         return RenderedPhotos(folder)
     if (folder / "image").is_dir():
-        return VitonPhotos(folder, label_set, densepose)
+        return VitonPhotos(folder)
     if any(folder.glob("*/meta.json")):
         return PeoplePhotos(folder, size)
     raise InputError(
@@ -79,13 +73,11 @@ def open_photos(
 class VitonPhotos:
     """A data set in VITON's layout: a `PhotoSet`. Everything is checked when it is opened."""
 
-    def __init__(
-        self, folder: Path, label_set: str | None = None, densepose: str | None = None
-    ) -> None:
+    def __init__(self, folder: Path) -> None:
         problems: list[str] = []
         self._label_set = self._encoding = ""
         try:
-            self._label_set, self._encoding = read_meta(folder / "meta.json", label_set, densepose)
+            self._label_set, self._encoding = read_meta(folder / "meta.json")
         except InputError as error:
             problems.append(str(error))
         self.has_shop = (folder / "cloth").is_dir() or (folder / "cloth-mask").is_dir()

@@ -72,8 +72,6 @@ class TrainingConfig:
         weights: how much each kind of knowledge counts.
         knowledge: checkpoints of the networks that the phase learns from, by name; those of the
             phases `LEARNT_IN` in `output` where one is not given.
-        label_set, densepose: which a data set in VITON's layout uses, where its `meta.json` does
-            not say.
         size: (H, W) that people of other sizes are fitted to.
     """
 
@@ -90,8 +88,6 @@ class TrainingConfig:
     initial: Path | None = None
     weights: Weights = field(default_factory=Weights)
     knowledge: Mapping[str, Path] = field(default_factory=dict)
-    label_set: str | None = None
-    densepose: str | None = None
     size: tuple[int, int] = (256, 192)
 
 
@@ -118,7 +114,7 @@ def open_data(config: TrainingConfig, photos: PhotoSet | None = None) -> AnyBatc
     if phase.batch is Snapshots:
         return SnapshotBatches(config.data, config.batch, config.seed, config.size)
     if photos is None:
-        photos = open_photos(config.data, config.label_set, config.densepose, config.size)
+        photos = open_photos(config.data, config.size)
     if phase.needs_shop(config.weights) and not photos.has_shop:
         why = [
             f"set {' and '.join(causes)} to 0 to do without {name}"
