@@ -9,7 +9,6 @@ whose people stand as no training shows them. Repeated after a stop, it goes on 
 it was.
 """
 
-import dataclasses
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -89,7 +88,7 @@ def train_row(config: RunConfig, name: str, data: Path, folder: Path) -> dict[st
     stages = load_checkpoint(full / CHECKPOINT)[1] if name != FULL else {}
     for phase, parts in row.phases.items():
         steps = sum(config.phase(part, data, output).steps for part in parts)
-        result = train(dataclasses.replace(config.phase(phase, data, output), steps=steps))
+        result = train(msgspec.structs.replace(config.phase(phase, data, output), steps=steps))
         if PHASES[phase].network in STAGES:
             stages |= load_checkpoint(result)[1]
     return stages

@@ -2,57 +2,40 @@
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from garment_transfer.bundle import Code, InputError
 from garment_transfer.models.presets import NETWORKS, PRESETS
-from garment_transfer.training.phases import PHASES, Weights
-from garment_transfer.training.trainer import TrainingConfig
-
-_Count = Annotated[int, Meta(ge=1)]
-_Rate = Annotated[float, Meta(gt=0)]
-_Side = Annotated[int, Meta(ge=32, multiple_of=32)]
+from garment_transfer.training.phases import PHASES
+from garment_transfer.training.trainer import Count, Rate, TrainingConfig, TrainingOptions
 
 
 class PhaseConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """What a table `[phases.NAME]` may say; the file's own values hold where it is silent."""
 
-    steps: _Count | None = None
-    batch: _Count | None = None
-    learning_rate: _Rate | None = None
+    steps: Count | None = None
+    batch: Count | None = None
+    learning_rate: Rate | None = None
     initial: str | None = None
 
 
-class RunConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """A training of several phases.
+class RunConfig(TrainingOptions, frozen=True, kw_only=True):
+    """A training of several phases; the options are table `[weights]` and the file's own.
 
     Attributes:
-        preset, seed, steps, batch, learning_rate, average, save_every: see `TrainingConfig`.
-        size: (H, W) that people are rendered at, or fitted to.
         groups: groups to render where no data are given; each is four people and their garments.
         built_in_maps: whether photos are seen with the shipped graph's maps too (`maps`), and not
             with rough ones alone.
-        weights: table `[weights]`, how much each kind of knowledge counts.
         knowledge: table `[knowledge]`, checkpoints to learn from by network.
         phases: tables `[phases.NAME]`.
     """
 
-    preset: str = "lite"
-    seed: Annotated[int, Meta(ge=0)] = 0
-    steps: _Count = 4000
-    batch: _Count = 8
-    learning_rate: _Rate = 1e-3
-    average: Annotated[float, Meta(ge=0, le=1)] = 0.998
-    save_every: _Count = 200
-    size: tuple[_Side, _Side] = (256, 192)
-    groups: _Count = 2000
+    groups: Count = 2000
     built_in_maps: bool = False
-    weights: Weights = Weights()
-    knowledge: dict[str, str] = {}
-    phases: dict[str, PhaseConfig] = {}
+    knowledge: dict[str, str] = msgspec.field(default_factory=dict)
+    phases: dict[str, PhaseConfig] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names: tuple[tuple[str, Collection[str], Collection[str]], ...] = (
@@ -69,22 +52,18 @@ class RunConfig(Struct, frozen=True, forbid_unknown_fields=True):
         self, name: str, data: Path, output: Path, initial: Path | None = None
     ) -> TrainingConfig:
         """The configuration of one phase."""
-        own = self.phases.get(name, PhaseConfig())
+        own = msgspec.structs.asdict(self.phases.get(name, PhaseConfig()))
+        own_initial = own.pop("initial")
+        first = initial or own_initial
+        options = {key: getattr(self, key) for key in TrainingOptions.__struct_fields__}
+        options |= {key: value for key, value in own.items() if value is not None}
         return TrainingConfig(
             phase=name,
-            preset=self.preset,
             data=data,
             output=output,
-            steps=own.steps or self.steps,
-            batch=own.batch or self.batch,
-            learning_rate=own.learning_rate or self.learning_rate,
-            average=self.average,
-            seed=self.seed,
-            save_every=self.save_every,
-            initial=initial or (Path(own.initial) if own.initial else None),
-            weights=self.weights,
+            initial=Path(first) if first else None,
             knowledge={network: Path(file) for network, file in self.knowledge.items()},
-            size=self.size,
+            **options,
         )
 
 

@@ -3,13 +3,13 @@
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import msgspec
 import numpy as np
 import torch
+from msgspec import Meta, Struct
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_fn
@@ -49,46 +49,58 @@ class TrainingError(GarmentTransferError):
     """Training that cannot start or go on."""
 
 
-@dataclass(frozen=True)
-class TrainingConfig:
-    """One phase of training.
+Count = Annotated[int, Meta(ge=1)]
+Rate = Annotated[float, Meta(gt=0)]
+_Side = Annotated[int, Meta(ge=32, multiple_of=32)]
+
+
+class TrainingOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a training says of each of its phases.
 
     Attributes:
-        phase: a key of `PHASES`.
         preset: a key of `garment_transfer.models.presets.PRESETS`.
-        data: folder of rendered shards, of a data set in VITON's layout, or of people.
-        output: the run's folder. `PHASE.safetensors` in it gets the phase's weights, and those of
-            a student `checkpoint.safetensors` too, which is what is exported.
+        seed: of initial weights and of the order of the data.
         steps: optimiser steps in all.
         batch: transfers per step.
         learning_rate: the highest; it rises over 3 % of the steps and falls as a cosine.
         average: decay of the moving average of the weights, which is what is kept. The average is
             over about the last ninth of the steps so far until it is reached, after 4,490 steps at
             0.998, so that a short training does not end with its start.
-        seed: of initial weights and of the order of the data.
         save_every: steps between two saved states.
+        size: (H, W) that people are rendered at, or fitted to.
+        weights: how much each kind of knowledge counts.
+    """
+
+    preset: str = "lite"
+    seed: Annotated[int, Meta(ge=0)] = 0
+    steps: Count = 4000
+    batch: Count = 8
+    learning_rate: Rate = 1e-3
+    average: Annotated[float, Meta(ge=0, le=1)] = 0.998
+    save_every: Count = 200
+    size: tuple[_Side, _Side] = (256, 192)
+    weights: Weights = Weights()
+
+
+class TrainingConfig(TrainingOptions, frozen=True, kw_only=True):
+    """One phase of training.
+
+    Attributes:
+        phase: a key of `PHASES`.
+        data: folder of rendered shards, of a data set in VITON's layout, or of people.
+        output: the run's folder. `PHASE.safetensors` in it gets the phase's weights, and those of
+            a student `checkpoint.safetensors` too, which is what is exported.
         initial: a checkpoint of the same preset whose weights the phase starts from. If not given,
             a phase that goes on from another takes that one's result in `output`.
-        weights: how much each kind of knowledge counts.
         knowledge: checkpoints of the networks that the phase learns from, by name; those of the
             phases `LEARNT_IN` in `output` where one is not given.
-        size: (H, W) that people of other sizes are fitted to.
     """
 
     phase: str
-    preset: str
     data: Path
     output: Path
-    steps: int
-    batch: int = 8
-    learning_rate: float = 1e-3
-    average: float = 0.998
-    seed: int = 0
-    save_every: int = 200
     initial: Path | None = None
-    weights: Weights = field(default_factory=Weights)
-    knowledge: Mapping[str, Path] = field(default_factory=dict)
-    size: tuple[int, int] = (256, 192)
+    knowledge: Mapping[str, Path] = msgspec.field(default_factory=dict)
 
 
 def result_of(output: Path, phase: str) -> Path:

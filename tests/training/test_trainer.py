@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 from torch.optim.swa_utils import AveragedModel
 
 from garment_transfer.bundle import STAGES
@@ -44,10 +45,10 @@ def test_a_killed_run_ends_where_an_unbroken_one_does(config, tmp_path):
     def kill(step, scalars):
         raise Killed
 
-    unbroken = train(dataclasses.replace(config, output=tmp_path / "unbroken"))
+    unbroken = train(replace(config, output=tmp_path / "unbroken"))
     with pytest.raises(Killed):
-        train(dataclasses.replace(config, save_every=5), kill)
-    resumed = train(dataclasses.replace(config, save_every=5))
+        train(replace(config, save_every=5), kill)
+    resumed = train(replace(config, save_every=5))
     assert_equal(resumed, unbroken)
     # before they were rounded for the results, too
     states = [torch.load(f.with_name("regrowth.state.pt")) for f in (resumed, unbroken)]
@@ -57,10 +58,10 @@ def test_a_killed_run_ends_where_an_unbroken_one_does(config, tmp_path):
 
 
 def test_a_run_killed_after_its_last_state_still_writes_its_checkpoint(config):
-    result = train(dataclasses.replace(config, steps=2))
+    result = train(replace(config, steps=2))
     moved = result.rename(config.output / "moved.safetensors")
     (config.output / "checkpoint.safetensors").unlink()
-    train(dataclasses.replace(config, steps=2))
+    train(replace(config, steps=2))
     for file in (result, config.output / "checkpoint.safetensors"):
         assert_equal(file, moved)
 
@@ -68,7 +69,7 @@ def test_a_run_killed_after_its_last_state_still_writes_its_checkpoint(config):
 def test_a_run_goes_on_from_the_results_of_its_first_phases_alone(config, tmp_path):
     parsing = tmp_path / "parsing.safetensors"
     save_checkpoint(parsing, "lite", {"parsing": build_network("lite", "parsing")})
-    first = dataclasses.replace(
+    first = replace(
         config,
         phase="aligning",
         steps=2,
@@ -76,21 +77,19 @@ def test_a_run_goes_on_from_the_results_of_its_first_phases_alone(config, tmp_pa
         knowledge={"parsing": parsing},
     )
     aligned = train(first)
-    clone = dataclasses.replace(first, output=tmp_path / "clone")
+    clone = replace(first, output=tmp_path / "clone")
     copied = result_of(clone.output, "aligning")
     copied.parent.mkdir()
     copied.write_bytes(aligned.read_bytes())
     train(clone)
     assert copied.read_bytes() == aligned.read_bytes()
     assert not (clone.output / "aligning.state.pt").exists()
-    second, again = (
-        train(dataclasses.replace(run, phase="warping", steps=1)) for run in (first, clone)
-    )
+    second, again = (train(replace(run, phase="warping", steps=1)) for run in (first, clone))
     assert_equal(again, second, "warping")
     for run in (first, clone):  # what is exported is what the results hold
         assert_equal(run.output / "checkpoint.safetensors", second, "warping")
     with pytest.raises(TrainingError, match=r"aligning\.safetensors .*: seed was 0 and is now 1"):
-        train(dataclasses.replace(clone, seed=1))
+        train(replace(clone, seed=1))
 
 
 def test_a_result_is_float16_and_small(tmp_path):
@@ -111,27 +110,27 @@ def test_a_result_is_float16_and_small(tmp_path):
 
 
 def test_other_settings_do_not_continue_a_run(config):
-    train(dataclasses.replace(config, steps=2))
+    train(replace(config, steps=2))
     with pytest.raises(TrainingError, match="other settings: steps was 2 and is now 3; repeat"):
-        train(dataclasses.replace(config, steps=3))
+        train(replace(config, steps=3))
     with pytest.raises(TrainingError, match="'erasing': 'rectangles'"):
-        train(dataclasses.replace(config, steps=2, weights=Weights(erasing="rectangles")))
+        train(replace(config, steps=2, weights=Weights(erasing="rectangles")))
 
 
 def test_a_run_can_start_from_a_checkpoint(config, tmp_path):
-    first = train(dataclasses.replace(config, steps=5))
+    first = train(replace(config, steps=5))
     # at a rate of 0 what it started from is what it ends with
-    again = dataclasses.replace(
+    again = replace(
         config, output=tmp_path / "again", steps=1, learning_rate=0.0, average=1.0, initial=first
     )
     due = load_checkpoint(first)[1]["regrowth"]
     for name, tensor in load_checkpoint(train(again))[1]["regrowth"].named_parameters():
         torch.testing.assert_close(tensor, due.get_parameter(name))
-    other = dataclasses.replace(again, output=tmp_path / "other")
+    other = replace(again, output=tmp_path / "other")
     with pytest.raises(CheckpointError, match="holds regrowth of preset 'lite'; expected warping"):
-        train(dataclasses.replace(other, phase="supervised-warping"))
+        train(replace(other, phase="supervised-warping"))
     with pytest.raises(CheckpointError, match="is of preset 'lite', whose regrowth is not that"):
-        train(dataclasses.replace(other, preset="full"))
+        train(replace(other, preset="full"))
 
 
 def test_the_average_of_a_short_training_is_not_its_start():
@@ -157,7 +156,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_batch_saved(config, shards, tm
             array[:] = np.nan
         np.save(broken / path.name, array)
     with pytest.raises(TrainingError, match=r"the loss is nan .* the batch is in"):
-        train(dataclasses.replace(config, phase="supervised-warping", data=broken))
+        train(replace(config, phase="supervised-warping", data=broken))
     saved = torch.load(config.output / "supervised-warping.nan-batch.pt", weights_only=True)
     assert saved["true_flow"].isnan().any()
     assert not (config.output / "checkpoint.safetensors").exists()
@@ -179,39 +178,39 @@ def test_a_stopped_run_may_go_on_at_another_rate(config):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(dataclasses.replace(config, save_every=5), stop)
-    train(dataclasses.replace(config, learning_rate=1e-4))
+        train(replace(config, save_every=5), stop)
+    train(replace(config, learning_rate=1e-4))
 
 
 def test_an_unknown_phase_is_named(config):
     with pytest.raises(TrainingError, match="unknown phase 'warp'; expected one of try-on-parsing"):
-        train(dataclasses.replace(config, phase="warp"))
+        train(replace(config, phase="warp"))
 
 
 def test_what_a_phase_goes_on_or_learns_from_is_named(config):
     def fails(phase, match, error=TrainingError, **changes):
         with pytest.raises(error, match=match):
-            train(dataclasses.replace(config, phase=phase, **changes))
+            train(replace(config, phase=phase, **changes))
 
     fails("transfer-parsing", "learns from try_on_parsing.* train phase 'try-on-parsing' first")
     fails("self-study", "goes on from 'transfer-parsing'.* train 'transfer-parsing' first")
     fails("aligning", "has no STN", preset="lite-without-stn")
     fails("transfer-parsing", "nothing to learn", weights=Weights(response=0, feature=0))
     # a result of another phase in the place of one
-    train(dataclasses.replace(config, phase="supervised-parsing", steps=1))
+    train(replace(config, phase="supervised-parsing", steps=1))
     there = result_of(config.output, "supervised-parsing")
     there.rename(result_of(config.output, "transfer-parsing"))
     fails("self-study", "comes from phase 'supervised-parsing'; expected", CheckpointError)
 
 
 def test_a_run_of_another_preset_is_refused_before_its_first_step(config):
-    train(dataclasses.replace(config, steps=1))
+    train(replace(config, steps=1))
 
     def log(step, scalars):
         raise AssertionError("it was trained first")
 
     with pytest.raises(CheckpointError, match="holds preset 'lite', not 'full'"):
-        train(dataclasses.replace(config, preset="full", phase="supervised-regrowth"), log)
+        train(replace(config, preset="full", phase="supervised-regrowth"), log)
 
 
 def test_pictures_change_nothing(config, tmp_path):
@@ -219,7 +218,7 @@ def test_pictures_change_nothing(config, tmp_path):
     shown = train(config, show=lambda step, picture: pictures.append(picture))
     # a row per sample: erased, regrown, the photo
     assert [picture.shape for picture in pictures] == [(2 * 64, 3 * 64, 3)]
-    again = train(dataclasses.replace(config, output=tmp_path / "again"))
+    again = train(replace(config, output=tmp_path / "again"))
     assert_equal(again, shown)
 
 
