@@ -165,8 +165,8 @@ def train(
         The checkpoint that holds the phase's averaged weights.
 
     Raises:
-        TrainingError: the phase is unknown or needs what is not there, the saved state belongs to
-            other settings, or the loss is not finite; then the batch lies beside the state and no
+        TrainingError: the phase needs what is not there, the saved state belongs to other
+            settings, or the loss is not finite; then the batch lies beside the state and no
             weights are touched.
         CheckpointError: a checkpoint to start or learn from is of another preset, phase or
             network.
@@ -282,12 +282,6 @@ def _train(
 
 def _phase(config: TrainingConfig) -> Phase:
     """The phase of a configuration, if it can be trained at all."""
-    if config.phase not in PHASES:
-        raise TrainingError(
-            Code.CONFIG_INVALID,
-            f"unknown phase {config.phase!r}",
-            expected=f"one of {', '.join(PHASES)}",
-        )
     if config.phase == "aligning" and config.phase not in phases_of(config.preset):
         raise TrainingError(
             Code.CONFIG_INVALID,

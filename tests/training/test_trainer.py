@@ -182,11 +182,6 @@ def test_a_stopped_run_may_go_on_at_another_rate(config):
     train(replace(config, learning_rate=1e-4))
 
 
-def test_an_unknown_phase_is_named(config):
-    with pytest.raises(TrainingError, match="unknown phase 'warp'; expected one of try-on-parsing"):
-        train(replace(config, phase="warp"))
-
-
 def test_what_a_phase_goes_on_or_learns_from_is_named(config):
     def fails(phase, match, error=TrainingError, **changes):
         with pytest.raises(error, match=match):
