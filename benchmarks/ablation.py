@@ -9,7 +9,6 @@ whose people stand as no training shows them. Repeated after a stop, it goes on 
 it was.
 """
 
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ import msgspec
 import torch
 
 import garment_transfer.training.config as training_config
-from garment_transfer.benchmarks.measuring import processor, write_json
+from garment_transfer.benchmarks.measuring import environment, write_json
 from garment_transfer.bundle import STAGES, GarmentTransferError, check_writable, read_json
 from garment_transfer.models.checkpoint import load_checkpoint
 from garment_transfer.training.config import RunConfig, read_config
@@ -99,16 +98,8 @@ def stages_of(name: str) -> list[str]:
     return [s for s in STAGES if s in {PHASES[p].network for p in ROWS[name].phases}]
 
 
-def _named(ctx: click.Context, param: click.Parameter, value: str | None) -> list[str]:
-    names = [name.strip() for name in value.split(",")] if value else list(ROWS)
-    if unknown := [name for name in names if name not in ROWS]:
-        raise click.BadParameter(f"unknown {unknown}; available: {', '.join(ROWS)}")
-    # every row needs the full method
-    return [FULL, *(name for name in ROWS if name in names and name != FULL)]
-
-
 @click.command()
-@click.option("--rows", callback=_named, help="Names, separated by commas; all if not given.")
+@click.option("--row", "chosen", multiple=True, type=click.Choice(list(ROWS)), help="All if none.")
 @click.option("--seeds", default="0", show_default=True, help="Whole numbers, separated by commas.")
 @click.option("--json", "json_file", required=True, type=click.Path(path_type=Path))
 @click.option("--work", type=click.Path(path_type=Path), default="runs/ablation", show_default=True)
@@ -122,7 +113,7 @@ def _named(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
 @click.option("--workers", type=click.IntRange(min=1), default=2, help="Processes that render.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of torch.")
 def main(
-    rows: list[str],
+    chosen: tuple[str, ...],
     seeds: str,
     json_file: Path,
     work: Path,
@@ -139,10 +130,7 @@ def main(
     settings: dict[str, Any] = {
         "config": msgspec.json.decode(msgspec.json.encode(config)),
         "pairs": pairs,
-        "processor": processor(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "torch": str(torch.__version__),
-        "python": platform.python_version(),
+        "environment": environment(),
     }
     report = {**settings, "rows": []}
     if json_file.exists():
@@ -156,6 +144,8 @@ def main(
     write_shards(work / "data", config.groups, config.size, workers)
     rendered = list(held_out_pairs(range(pairs), config.size, workers, "B"))
     done = {(row["name"], row["seed"]) for row in report["rows"]}
+    # every row needs the full method
+    rows = [name for name in ROWS if name == FULL or not chosen or name in chosen]
     for seed, name in product(map(int, seeds.split(",")), rows):
         if (name, seed) in done:
             continue

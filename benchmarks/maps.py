@@ -20,18 +20,21 @@ import numpy.typing as npt
 from garment_transfer import InputError, Person, Pipeline, sample_bundle
 from garment_transfer.benchmarks.measuring import timed, write_json
 from garment_transfer.bundle import BACKGROUND, CLASSES, FACE, GARMENT, HAIR, LOWER, SKIN, Code
+from garment_transfer.models.layers import TORSO_PARTS
 from garment_transfer.runtime.photos import Box
+from garment_transfer.training.evaluation import Score
+from garment_transfer.training.synthetic import held_out_recipe, render_person
+from garment_transfer.training.synthetic.views import as_given
 
 U8 = npt.NDArray[np.uint8]
 _COLUMNS: Final = (GARMENT, LOWER, HAIR, FACE, SKIN)
-_TORSO: Final = (1, 2)
 
 
 class Agreement:
     """Counts of how far maps agree with others: IoU by class, and the share of equal parts."""
 
     def __init__(self) -> None:
-        self._both, self._either = (np.zeros(len(CLASSES), np.int64) for _ in range(2))
+        self._labels = Score()
         self._equal: int = 0
         self._covered: int = 0
 
@@ -41,21 +44,16 @@ class Agreement:
         What the reference leaves without a label on the torso does not count: some label sets
         leave the neck out.
         """
-        counted = ~((reference == BACKGROUND) & np.isin(body, _TORSO))
-        for label in range(len(CLASSES)):
-            found, due = (parsing == label) & counted, reference == label
-            self._both[label] += np.count_nonzero(found & due)
-            self._either[label] += np.count_nonzero(found | due)
+        counted = ~((reference == BACKGROUND) & np.isin(body, TORSO_PARTS))
+        self._labels.add_labels(parsing[counted], reference[counted])
         self._equal += int(np.count_nonzero((parts == body) & (body > 0)))
         self._covered += int(np.count_nonzero(body))
 
     def row(self, name: str) -> dict[str, Any]:
         """The figures; None of a class that neither map has."""
-        shares: dict[str, Any] = {
-            CLASSES[c]: float(self._both[c] / self._either[c]) if self._either[c] else None
-            for c in _COLUMNS
-        }
-        return {"name": name, **shares, "parts": float(self._equal / max(self._covered, 1))}
+        ious = self._labels.ious()
+        shares = {CLASSES[label]: ious.get(CLASSES[label]) for label in _COLUMNS}
+        return {"name": name, **shares, "parts": self._equal / max(self._covered, 1)}
 
 
 @click.command()
@@ -118,9 +116,6 @@ def _maps(person: Person) -> tuple[U8, U8]:
 
 def _rendered(count: int) -> Iterator[tuple[U8, U8, U8]]:
     """Both people of held-out pairs: photo, true parsing, DensePose as the tool gives it."""
-    from garment_transfer.training.synthetic import held_out_recipe, render_person
-    from garment_transfer.training.synthetic.views import as_given
-
     for index in range(count):
         a, b, own, theirs = held_out_recipe(index, "B")
         for body, garment in ((a, own), (b, theirs)):

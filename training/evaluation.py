@@ -6,7 +6,7 @@ are summed first, so that a class that is absent from an image does not count as
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Protocol
+from typing import TypeAlias
 
 import cv2
 import numpy as np
@@ -41,14 +41,6 @@ _CONTRACT = contract(Size(32, 32))
 INPUTS = [tensor.name for tensor in chained(_CONTRACT.values()).inputs]
 
 
-class Runs(Protocol):
-    """What runs the three graphs on a batch: a `Pipeline`, or networks (`Networks`)."""
-
-    def run(self, inputs: Mapping[str, NDArray]) -> dict[str, NDArray]:
-        """Outputs of the graphs by the contract's names, from `INPUTS`."""
-        ...
-
-
 class Networks:
     """Networks of the three stages that run as the graphs of a bundle would."""
 
@@ -56,7 +48,7 @@ class Networks:
         self._stages = {name: network.eval() for name, network in stages.items()}
 
     def run(self, inputs: Mapping[str, NDArray]) -> dict[str, NDArray]:
-        """As `Runs.run`."""
+        """Outputs of the graphs by the contract's names, from `INPUTS`."""
         known = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in inputs.items()}
         for stage, signature in _CONTRACT.items():
             with torch.inference_mode():
@@ -64,6 +56,10 @@ class Networks:
             outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
             known |= {t.name: x for t, x in zip(signature.outputs, outputs, strict=True)}
         return {name: x.numpy() for name, x in known.items() if name not in inputs}
+
+
+#: What runs the three graphs on a batch, from `INPUTS` to outputs by the contract's names.
+Graphs: TypeAlias = Pipeline | Networks
 
 
 class Score:
@@ -271,7 +267,7 @@ def similarity_map(image: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArra
 
 
 def evaluate_held_out(
-    pipeline: Runs,
+    pipeline: Graphs,
     pairs: Iterable[Arrays],
     each: Callable[[Arrays, dict[str, NDArray]], None] = lambda pair, outputs: None,
     maps: HostEngine | None = None,
@@ -373,7 +369,7 @@ PHOTO_FACTOR = 4
 _BAND = 6
 
 
-def evaluate_borders(pipeline: Runs, pairs: Iterable[Arrays], size: Size) -> Rows:
+def evaluate_borders(pipeline: Graphs, pairs: Iterable[Arrays], size: Size) -> Rows:
     """What compositing alone loses at the photo's size, by what draws its borders.
 
     The graphs' outputs are replaced by the truth at the bundle's size: colours and class shares by
@@ -425,7 +421,7 @@ def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
 
 
-def _run_pair(graphs: Runs, person: Person, owner: Person, size: Size) -> dict[str, NDArray]:
+def _run_pair(graphs: Graphs, person: Person, owner: Person, size: Size) -> dict[str, NDArray]:
     """Outputs of the graphs for one pair of people, fitted to `size`, without the batch axis."""
     inputs = stage_inputs(person, owner, size, None)
     outputs = graphs.run({name: inputs[name][None] for name in INPUTS})
