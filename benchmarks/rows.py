@@ -314,12 +314,7 @@ def torch_engines(
 
     from garment_transfer.models.checkpoint import load_checkpoint
 
-    if checkpoint is None:
-        raise BackendError(
-            Code.CHECKPOINT_INVALID,
-            f"{row.name} needs the checkpoint of {bundle.path}",
-            fix="name it by --checkpoint",
-        )
+    assert checkpoint is not None  # `unavailable` has said so
     torch.set_num_threads(threads)
     signatures = contract(bundle.manifest.size)
     _, networks = load_checkpoint(checkpoint)

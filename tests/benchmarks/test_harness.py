@@ -120,8 +120,8 @@ def test_a_process_that_dies_is_a_row_with_a_reason(tiny_bundle, tmp_path):
 
 
 def test_a_row_that_fails_says_what_the_runtime_said(tiny_bundle, tmp_path):
-    process = RowProcess(job_of("torch-eager", tiny_bundle), tmp_path / "log")
-    with contextlib.closing(process), pytest.raises(RowError, match="needs the checkpoint"):
+    process = RowProcess(job_of("tensorrt", tiny_bundle), tmp_path / "log")
+    with contextlib.closing(process), pytest.raises(RowError, match=r"(?i)tensorrt"):
         process.ask(Worker.load)
 
 
