@@ -106,14 +106,17 @@ class Worker:
     def __init__(self, job: Job) -> None:
         self._job = job
         self._last_ms = 0.0
+        self._compute: list[float] = []
+        self._end_to_end: list[float] = []
+        self._parts: list[dict[str, float]] = []
         self._pipeline: Pipeline
 
     def pid(self) -> int:
         """The process's id."""
         return os.getpid()
 
-    def load(self) -> float:
-        """Loads the row; returns how long that took, in seconds."""
+    def load(self) -> None:
+        """Loads the row."""
         import cv2
 
         job, settings = self._job, self._job.settings
@@ -125,7 +128,7 @@ class Worker:
         self._pipeline = load_row(
             job.row, bundle, checkpoint, settings.threads, settings.precision, finished
         )
-        seconds = time.perf_counter() - start
+        self._load_s = time.perf_counter() - start
         # each of the two people receives the other's garment in turn
         folders = sample_people()
         self._folders = [folders if i % 2 == 0 else folders[::-1] for i in range(job.batch)]
@@ -134,26 +137,46 @@ class Worker:
             for person, owner in self._folders
         ]
         self._inputs = {name: np.stack([pair[name] for pair in pairs]) for name in pairs[0]}
-        return seconds
 
-    def warm_up(self) -> float:
-        """Runs it for a while; milliseconds of the first run, in which some backends compile."""
-        first = timed(self._run)
+    def warm_up(self) -> None:
+        """Runs it for a while; in the first run some backends compile."""
+        self._first_ms = timed(self._run)
         self._transfer()
         end = time.monotonic() + _WARM_UP_SECONDS
         for call in range(_WARM_UP_CALLS):
             self._last_ms = timed(self._run)
             if call >= 2 and time.monotonic() > end:
                 break
-        return first
 
-    def compute(self) -> float:
-        """Milliseconds from arrays to arrays at the bundle's size."""
-        return self._settled(self._run)
+    def take_turn(self) -> None:
+        """Measures from arrays to arrays at the bundle's size, and from files to pictures."""
+        self._compute.append(self._settled(self._run))
+        # Large batches spend most of it on the host, in the same code for all: half as often.
+        if self._job.batch > 1 and len(self._compute) % 2 == 0:
+            return
+        self._end_to_end.append(self._settled(self._transfer))
+        self._parts.append(self._last_parts)
 
-    def end_to_end(self) -> tuple[float, dict[str, float]]:
-        """Milliseconds from files to pictures in memory, and those of its parts."""
-        return self._settled(self._transfer), self._parts
+    def result(self, reference: Outputs) -> Measured | None:
+        """What was measured, and how far the outputs are from the reference's; None of no turns."""
+        if not (self._compute and self._end_to_end):
+            return None
+        on_device = measuring.device_mib()
+        host, device = measuring.peak_host_mib(), None if on_device is None else round(on_device, 1)
+        return Measured(
+            *_identity(self._job.row, self._job.batch),
+            load_s=round(self._load_s, 3),
+            first_call_ms=round(self._first_ms, 3),
+            memory=Memory(round(host, 1), device),
+            parity=Parity.of(self.outputs(), reference),
+            compute=_times(self._compute, self._job.batch),
+            end_to_end=_times(self._end_to_end, self._job.batch),
+            parts_ms={
+                name: round(statistics.median(parts[name] for parts in self._parts), 3)
+                for name in self._parts[0]
+            },
+            chain=self._chain(),
+        )
 
     def outputs(self) -> Outputs:
         """The outputs of a run."""
@@ -174,19 +197,12 @@ class Worker:
             times = list(threads.map(client, [start + seconds] * count))
             return [t for own in times for t in own], time.perf_counter() - start
 
-    def chain(self) -> ChainTimes | None:
+    def _chain(self) -> ChainTimes | None:
         """Where the time of a chain on a GPU goes; None for other rows."""
         if self._job.row.device == "cpu" or self._job.row.backend == "torch":
             return None
         with self._pipeline.session(self._job.batch) as session:
             return chain_times(session, self._inputs)
-
-    def memory(self) -> Memory:
-        """Peak memory of this process on the host and what it holds on the GPU."""
-        on_device = measuring.device_mib()
-        return Memory(
-            round(measuring.peak_host_mib(), 1), None if on_device is None else round(on_device, 1)
-        )
 
     def _run(self) -> None:
         self._pipeline.run(self._inputs)
@@ -197,7 +213,7 @@ class Worker:
             loaded = list(pool.map(Person.load, chain(*self._folders)))
         read = 1000 * (time.perf_counter() - start)
         transfers = self._pipeline.transfer_batch(loaded[::2], loaded[1::2])
-        self._parts = {
+        self._last_parts = {
             "read": read,
             **transfers[0].timings,
             "compose": sum(transfer.timings["compose"] for transfer in transfers),
@@ -331,33 +347,38 @@ class _Run:
         reference = self.reference(batch)
         np.savez(self.folder / "finished.npz", **reference)  # type: ignore[arg-type]
         with contextlib.ExitStack() as stack:
-            loaded: dict[str, _Measurement] = {}
-            for row in self.settings.rows:
+            loaded: dict[str, RowProcess] = {}
+            rows = {row.name: row for row in self.settings.rows}
+            for name, row in rows.items():
                 if not self.can_run(row, batch):
                     continue
-                self.say(f"batch {batch}: loading {row.name}")
+                self.say(f"batch {batch}: loading {name}")
                 process = stack.enter_context(contextlib.closing(self.process(row, batch)))
                 try:
-                    loaded[row.name] = _Measurement(row, batch, process)
+                    process.ask(Worker.load)
+                    process.ask(Worker.warm_up)
                 except RowError as error:
                     process.close()
                     self.fail(row, batch, error)
+                else:
+                    loaded[name] = process
             rounds = rounds_for(batch, self.settings.rounds)
             self.say(f"batch {batch}: {rounds} rounds of {', '.join(loaded)}")
             try:
                 for name in in_turn(loaded, rounds):
                     try:
-                        loaded[name].take_turn()
+                        loaded[name].ask(Worker.take_turn)
                     except RowError as error:
-                        self.fail(loaded.pop(name).row, batch, error)
+                        del loaded[name]
+                        self.fail(rows[name], batch, error)
             finally:
                 # also what an interrupted run has measured so far
-                for measurement in loaded.values():
-                    if measurement.compute and measurement.end_to_end:
-                        try:
-                            self.report.rows.append(measurement.result(reference))
-                        except RowError as error:
-                            self.fail(measurement.row, batch, error)
+                for name, process in loaded.items():
+                    try:
+                        if found := process.ask(Worker.result, reference):
+                            self.report.rows.append(found)
+                    except RowError as error:
+                        self.fail(rows[name], batch, error)
                 order = [row.name for row in ROWS]
                 self.report.rows.sort(key=lambda row: (row.batch, order.index(row.name)))
 
@@ -436,45 +457,6 @@ class _Run:
                             pairs_per_s=round(len(times) / sum(wall for _, wall in turns), 3),
                         )
                     )
-
-
-class _Measurement:
-    """A row at a batch size, loaded, and what was measured of it so far."""
-
-    def __init__(self, row: Row, batch: int, process: RowProcess) -> None:
-        self.row = row
-        self.compute: list[float] = []
-        self.end_to_end: list[float] = []
-        self._batch = batch
-        self._process = process
-        self._parts: list[dict[str, float]] = []
-        self._load_s = process.ask(Worker.load)
-        self._first_ms = process.ask(Worker.warm_up)
-
-    def take_turn(self) -> None:
-        self.compute.append(self._process.ask(Worker.compute))
-        # Large batches spend most of it on the host, in the same code for all: half as often.
-        if self._batch > 1 and len(self.compute) % 2 == 0:
-            return
-        milliseconds, parts = self._process.ask(Worker.end_to_end)
-        self.end_to_end.append(milliseconds)
-        self._parts.append(parts)
-
-    def result(self, reference: Outputs) -> Measured:
-        return Measured(
-            *_identity(self.row, self._batch),
-            load_s=round(self._load_s, 3),
-            first_call_ms=round(self._first_ms, 3),
-            memory=self._process.ask(Worker.memory),
-            parity=Parity.of(self._process.ask(Worker.outputs), reference),
-            compute=_times(self.compute, self._batch),
-            end_to_end=_times(self.end_to_end, self._batch),
-            parts_ms={
-                name: round(statistics.median(parts[name] for parts in self._parts), 3)
-                for name in self._parts[0]
-            },
-            chain=self._process.ask(Worker.chain),
-        )
 
 
 def _identity(row: Row, batch: int) -> tuple[str, str, Literal["cpu", "cuda"], int]:

@@ -115,8 +115,8 @@ def test_a_process_that_dies_is_a_row_with_a_reason(tiny_bundle, tmp_path):
         process.ask(Worker.load)
         os.kill(process.pid, signal.SIGKILL)
         for _ in range(2):
-            with pytest.raises(RowError, match="ended in compute: it printed nothing"):
-                process.ask(Worker.compute)
+            with pytest.raises(RowError, match="ended in take_turn: it printed nothing"):
+                process.ask(Worker.take_turn)
 
 
 def test_a_row_that_fails_says_what_the_runtime_said(tiny_bundle, tmp_path):
