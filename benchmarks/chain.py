@@ -1,4 +1,4 @@
-"""Where the time of a chain on a GPU goes: host, copies and graphs."""
+"""Where the time of a chain on a GPU goes: what the host adds, and what the GPU takes."""
 
 from __future__ import annotations
 
@@ -16,28 +16,24 @@ _WARM_UP = 10
 
 
 class ChainTimes(Struct):
-    """What a transfer of a chain is made of.
+    """What a transfer of a chain is made of; `profile` has the GPU's time in parts.
 
     `replays` says whether it is one CUDA graph. `gpu_ms` is from the first copy to the last, by
-    events, and `parts_ms` its parts: `upload`, `run`, `download`. `host_us` is a transfer's wall
-    time less `gpu_ms`, and less the time to put arrays into page-locked memory and to take results
-    out.
+    events. `host_us` is a transfer's wall time less `gpu_ms`, and less the time to put arrays into
+    page-locked memory and to take results out.
     """
 
     replays: bool
     host_us: float
     gpu_ms: float
-    parts_ms: dict[str, float]
 
 
 def chain_times(session: Session, inputs: Arrays, rounds: int = 100) -> ChainTimes:
     """Medians of a session's transfers of host arrays."""
     device = session.device
-    queue = {"upload": session.upload, "run": session.run, "download": session.download}
     with device.active():
-        events = [device.create_event(timing=True) for _ in range(len(queue) + 1)]
+        begin, end = (device.create_event(timing=True) for _ in range(2))
     host, gpu = [], []
-    parts: dict[str, list[float]] = {name: [] for name in queue}
     for _ in range(_WARM_UP + rounds):
         start = time.perf_counter()
         session.transfer(inputs)
@@ -51,21 +47,19 @@ def chain_times(session: Session, inputs: Arrays, rounds: int = 100) -> ChainTim
         staging = time.perf_counter() - start
 
         with device.active():
-            device.record(events[0], session.stream)
-            for call, event in zip(queue.values(), events[1:], strict=True):
-                call()
-                device.record(event, session.stream)
+            device.record(begin, session.stream)
+            session.upload()
+            session.run()
+            session.download()
+            device.record(end, session.stream)
             session.synchronize()
-            for name, begin, end in zip(queue, events, events[1:], strict=False):
-                parts[name].append(device.elapsed(begin, end))
-            gpu.append(device.elapsed(events[0], events[-1]))
+            gpu.append(device.elapsed(begin, end))
         host.append(1e6 * (wall - staging) - 1000 * gpu[-1])
     with device.active():
-        for event in events:
+        for event in (begin, end):
             device.destroy_event(event)
     return ChainTimes(
         session.replays,
         round(statistics.median(host[_WARM_UP:]), 3),
         round(statistics.median(gpu[_WARM_UP:]), 4),
-        {name: round(statistics.median(ms[_WARM_UP:]), 4) for name, ms in parts.items()},
     )

@@ -46,7 +46,6 @@ def tables(report: Report) -> dict[str, list[dict[str, str]]]:
                 "row": row.label,
                 "host us": f"{row.chain.host_us:.1f}",
                 "GPU ms": f"{row.chain.gpu_ms:.3f}",
-                **{f"{name} ms": f"{ms:.3f}" for name, ms in row.chain.parts_ms.items()},
                 "CUDA graph": "yes" if row.chain.replays else "no",
             }
             for row in report.measured

@@ -261,12 +261,7 @@ def check_profile(device: CudaDevice, bundle: Bundle, folder: Path) -> None:
     ):
         inputs = {n: np.zeros(t.shape_of(1), np.uint8) for n, t in pipeline._inputs.items()}
         times = chain_times(session, inputs, rounds=3)
-    assert times.parts_ms == {
-        "upload": round(1 + sizes["upload"] / 1000, 4),
-        "run": 1,
-        "download": round(1 + sizes["download"] / 1000, 4),
-    }
-    assert abs(times.gpu_ms - sum(times.parts_ms.values())) < 1e-3
+    assert abs(times.gpu_ms - sum(sizes.values()) / 1000 - 1) < 1e-3
 
 
 def main() -> None:
