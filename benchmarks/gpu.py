@@ -62,10 +62,9 @@ def obstacles(rehearse: bool) -> dict[str, str]:
     from garment_transfer.runtime.backends.tensorrt import tensorrt_module
     from garment_transfer.runtime.cuda import CudaDevice
 
-    found = {}
-    for tool in ("cmake", "nvcc", "compute-sanitizer"):
-        if shutil.which(tool) is None:
-            found[tool] = f"{tool} is not on PATH"
+    # a rehearsal needs no compiler for GPUs and nothing to look into their memory
+    tools = ("cmake",) if rehearse else ("cmake", "nvcc", "compute-sanitizer")
+    found = {tool: f"{tool} is not on PATH" for tool in tools if shutil.which(tool) is None}
     if not Path("tests/gpu").is_dir():
         found["tests"] = "the working folder is not a checkout"
     library = onnxruntime_library()
@@ -76,10 +75,7 @@ def obstacles(rehearse: bool) -> dict[str, str]:
     needs: dict[str, Callable[[], object]] = {
         "tensorrt-rtx": lambda: tensorrt_module("tensorrt-rtx")
     }
-    if rehearse:
-        for tool in ("nvcc", "compute-sanitizer"):
-            found.pop(tool, None)
-    else:
+    if not rehearse:
         needs["gpu"] = CudaDevice
         for backend in ("onnxruntime-cuda", "tensorrt"):
             needs[backend] = find_backend(backend).status
@@ -97,26 +93,13 @@ def obstacles(rehearse: bool) -> dict[str, str]:
 def fill_in(step: Step, settings: Mapping[str, str], result: Path, bundle: Path) -> list[str]:
     """A step's command, which writes its result to FOLDER/PIECE/STEP.json, an absolute path."""
     out, folder = result.parents[:2]
-    python = shlex.quote(sys.executable)
-    cli = f"{python} -c 'from garment_transfer.cli.main import main; main()'"
-    measure = f"--json {shlex.quote(str(result))}"
-    own = {
-        "python": python,
-        "cli": cli,
-        "gpu": f"{python} -m garment_transfer.benchmarks.gpu",
-        "pytest": f"{python} -m pytest -v -p no:cacheprovider -m gpu",
-        "benchmark": f"{cli} benchmark --rounds {settings['rounds']} {measure}",
-        "profile": f"{cli} profile --transfers {settings['transfers']} {measure} "
-        f"--trace {shlex.quote(str(out / f'{step.name}-trace.json'))}",
-        "build": f"{cli} build {shlex.quote(str(bundle))} --backend {settings['tensorrt']} "
-        f"--optimization-level {settings['level']}",
-        "json": shlex.quote(str(result)),
-        "bundle": shlex.quote(str(bundle)),
-        "folder": shlex.quote(str(folder)),
-        "out": shlex.quote(str(out)),
-    }
-    filled = {name: value.format(**own) for name, value in settings.items()}
-    return shlex.split(step.command.format(**filled, **own))
+    paths = {"json": result, "bundle": bundle, "folder": folder, "out": out}
+    paths["python"] = Path(sys.executable)
+    filled = {name: shlex.quote(str(path)) for name, path in paths.items()}
+    filled["name"] = step.name
+    for name, value in settings.items():  # each may hold those before it
+        filled[name] = value.format(**filled)
+    return shlex.split(step.command.format(**filled))
 
 
 def run_command(command: Sequence[str], log: Path, seconds: float) -> str:
