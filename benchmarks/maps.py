@@ -2,14 +2,11 @@
 
     python -m garment_transfer.benchmarks.maps --people FOLDER --held-out 256 --json maps.json
 
-Of real people, each figure is the agreement with maps that other models gave, which err too. The
-pairs among them are transferred with both, and `garment` says how far the new garments agree.
+Of real people, each figure is the agreement with maps that other models gave, which err too.
 """
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import median
 from typing import Any, Final
 
 import click
@@ -18,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from garment_transfer import InputError, Person, Pipeline, sample_bundle
-from garment_transfer.benchmarks.measuring import timed, write_json
+from garment_transfer.benchmarks.measuring import write_json
 from garment_transfer.bundle import BACKGROUND, CLASSES, FACE, GARMENT, HAIR, LOWER, SKIN, Code
 from garment_transfer.models.layers import TORSO_PARTS
 from garment_transfer.runtime.photos import Box
@@ -74,25 +71,12 @@ def main(
     pipeline = Pipeline.load(bundle or sample_bundle(), threads=threads)
     report: dict[str, Any] = {}
     if people:
-        folders = sorted(path.parent for path in people.glob("*/meta.json"))
-        given = {folder.name: Person.load(folder) for folder in folders}
-        found = {name: pipeline.maps.person(p.image, name) for name, p in given.items()}
         rows = []
-        for name, person in given.items():
-            score = Agreement()
-            score.add(*_maps(found[name]), *_maps(person))
-            rows.append(score.row(name) | {"confidence": dict(found[name].confidence)})
-        report["people"] = _print(rows)
-        report["milliseconds"] = _print([_time(pipeline, p.image, n) for n, p in given.items()])
-        pairs = []
-        for a, b in itertools.permutations(given, 2):
-            worn = [
-                pipeline.transfer(them[a], them[b]).transfer_parsing == GARMENT
-                for them in (given, found)
-            ]
-            iou = float((worn[0] & worn[1]).sum() / (worn[0] | worn[1]).sum())
-            pairs.append({"name": f"{a} <- {b}", "garment": iou})
-        report["pairs"] = _print(pairs)
+        for folder in sorted(path.parent for path in people.glob("*/meta.json")):
+            given, score = Person.load(folder), Agreement()
+            score.add(*_maps(pipeline.maps.person(given.image, folder.name)), *_maps(given))
+            rows.append(score.row(folder.name))
+        report["people"] = _print([*rows, _mean(rows)])
     if held_out:
         score, refused = Agreement(), 0
         for image, parsing, densepose in _rendered(held_out):
@@ -127,21 +111,18 @@ def _rendered(count: int) -> Iterator[tuple[U8, U8, U8]]:
             yield photo, parsing, densepose
 
 
-def _time(pipeline: Pipeline, image: U8, name: str) -> dict[str, Any]:
-    """Milliseconds from pixels to a person, the median of nine."""
-    times = [timed(lambda: pipeline.maps.person(image, name)) for _ in range(10)]
-    return {"name": name, "milliseconds": median(times[1:])}
+def _mean(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The mean of each column over the rows that have it."""
+    means: dict[str, Any] = {"name": "mean"}
+    for key in list(rows[0])[1:]:
+        values = [row[key] for row in rows if row[key] is not None]
+        means[key] = float(np.mean(values)) if values else None
+    return means
 
 
 def _print(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Prints a table, with the mean of each column; the rows come back, the means last."""
-    columns = [key for key, value in rows[0].items() if isinstance(value, float | int | None)]
-    if len(rows) > 1:
-        means: dict[str, Any] = {"name": "mean"}
-        for key in columns:
-            values = [row[key] for row in rows if row[key] is not None]
-            means[key] = float(np.mean(values)) if values else None
-        rows = [*rows, means]
+    """Prints a table; the rows come back."""
+    columns = list(rows[0])[1:]
     width = max(len(row["name"]) for row in rows)
     click.echo(" " * width + "".join(f"{key:>14}" for key in columns))
     for row in rows:
