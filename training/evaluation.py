@@ -388,7 +388,9 @@ def evaluate_borders(pipeline: Graphs, pairs: Iterable[Arrays], size: Size) -> R
     for pair in pairs:
         person, owner = (_person(pair, role) for role in _ROLES)
         fit = Fit(Size(*person.parsing.shape), size)
-        shares = class_shares(pair["true_parsing"], size)
+        # the share of each pixel that each class has, [h,w,7]
+        planes = (pair["true_parsing"] == label for label in range(len(CLASSES)))
+        shares = np.stack([resize(plane.astype(np.float32), size) for plane in planes], axis=2)
         labels = shares.argmax(axis=2).astype(np.uint8)
         image = resize(pair["true_image"], size)
         flow = _small_flow(pair, size)
@@ -396,7 +398,7 @@ def evaluate_borders(pipeline: Graphs, pairs: Iterable[Arrays], size: Size) -> R
         own_labels = np.asarray(reasoned["transfer_parsing"], np.uint8)
         ways = {
             "true labels": (labels, None),
-            "true shares": (labels, to_scores(shares[..., REASONED])),
+            "true shares": (labels, np.rint(255 * shares[..., REASONED]).astype(np.uint8)),
             "the networks' labels": (own_labels, None),
             "the networks' scores": (own_labels, np.asarray(reasoned["transfer_scores"])),
         }
@@ -458,17 +460,6 @@ def border_figures(composed: Composed, pair: Arrays) -> dict[str, float]:
         "changed_db": psnr(changed),
         "garment_iou": float((garment & own).sum() / (garment | own).sum()),
     }
-
-
-def class_shares(parsing: NDArray[np.uint8], size: Size) -> NDArray[np.float32]:
-    """Which share of each pixel of a smaller size each class of a parsing has, float32 [h,w,7]."""
-    planes = [resize((parsing == label).astype(np.float32), size) for label in range(len(CLASSES))]
-    return np.stack(planes, axis=2)
-
-
-def to_scores(shares: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Shares 0..1 as the contract's scores, uint8 0..255."""
-    return np.rint(255 * shares).astype(np.uint8)
 
 
 def _small_flow(pair: Arrays, size: Size) -> NDArray[np.float32]:
