@@ -6,7 +6,6 @@ from pathlib import Path
 
 from torch import nn
 
-from garment_transfer.bundle import STAGES
 from garment_transfer.models.maps import MapsConfig, MapsNetwork
 from garment_transfer.models.parsing import ParsingConfig, ParsingNetwork
 from garment_transfer.models.regrowth import RegrowthConfig, RegrowthNetwork
@@ -96,15 +95,6 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 PRESETS["lite-without-stn"] = replace(
     PRESETS["lite"], warping=replace(PRESETS["lite"].warping, aligning=False)
 )
-
-
-def build(preset: str) -> dict[str, nn.Module]:
-    """The three networks of a preset by stage, with fresh weights, in evaluation mode.
-
-    Raises:
-        ValueError: no preset has that name.
-    """
-    return {stage: build_network(preset, stage) for stage in STAGES}
 
 
 def build_network(preset: str, name: str) -> nn.Module:

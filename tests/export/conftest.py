@@ -12,9 +12,9 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from garment_transfer.bundle import CLASSES, NUM_PARTS, Bundle, Size, contract
+from garment_transfer.bundle import CLASSES, NUM_PARTS, STAGES, Bundle, Size, contract
 from garment_transfer.models.checkpoint import save_checkpoint
-from garment_transfer.models.presets import build
+from garment_transfer.models.presets import build_network
 
 SIZE = Size(64, 96)
 
@@ -22,7 +22,7 @@ SIZE = Size(64, 96)
 @pytest.fixture(scope="session")
 def networks() -> dict[str, nn.Module]:
     torch.manual_seed(0)
-    return build("lite")
+    return {stage: build_network("lite", stage) for stage in STAGES}
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ from garment_transfer.export.float16 import (
     convert_by_autocast,
 )
 from garment_transfer.export.passes import module_of, types_of
-from garment_transfer.models.presets import build
+from garment_transfer.models.presets import build_network
 
 FLOAT16, FLOAT = TensorProto.FLOAT16, TensorProto.FLOAT
 
@@ -226,7 +226,7 @@ def test_a_float16_that_is_inaccurate_is_not_written(
 
 def test_presets_without_an_stn_convert_too():
     rule = float16.rules()["warping"]
-    modules = [name for name, _ in build("lite-without-stn")["warping"].named_modules()]
+    modules = [name for name, _ in build_network("lite-without-stn", "warping").named_modules()]
     assert not any(float16.matches(name, ["aligning.features"]) for name in modules)
     assert sum(float16.matches(name, rule.modules) for name in modules) > 50
 

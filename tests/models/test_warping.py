@@ -4,7 +4,7 @@ import torch
 
 from garment_transfer.models.flow_warp import identity_affine
 from garment_transfer.models.layers import matching_affine, moments, positions, within
-from garment_transfer.models.presets import build
+from garment_transfer.models.presets import build_network
 from garment_transfer.models.warping import Body, Matching, displacement, to_flow
 
 
@@ -71,7 +71,7 @@ def test_places_of_the_body_go_by_part_and_by_u_and_v_where_they_are_known():
 
 
 def test_the_network_sees_the_body_of_the_owner():
-    network = build("lite")["warping"]
+    network = build_network("lite", "warping")
     random = torch.Generator().manual_seed(0)
     image = torch.randint(256, (1, 64, 64, 3), generator=random, dtype=torch.uint8)
     labels = torch.full((1, 64, 64), 4, dtype=torch.uint8)
@@ -82,7 +82,7 @@ def test_the_network_sees_the_body_of_the_owner():
 
 
 def test_any_size_divisible_by_32_goes_through():
-    network = build("lite")["warping"]
+    network = build_network("lite", "warping")
     random = torch.Generator().manual_seed(0)
     for height, width in ((64, 32), (96, 160)):
         image = torch.randint(256, (2, height, width, 3), generator=random, dtype=torch.uint8)
