@@ -327,11 +327,10 @@ def serve() -> str:
         figures = report[phase]
         counts = Counter(figures["statuses"])
         times = {name: f"{ms / 1000:.1f}" for name, ms in figures["latency_ms"].items()}
-        rate = figures.get("asked_per_second") or figures["per_second"]
         rows.append(
             {
                 f"{report['workers']} workers": title,
-                "asked/s": f"{rate:.2f}",
+                "asked/s": f"{figures['asked_per_second']:.2f}",
                 "200": str(counts.pop("200", 0)),
                 "429": str(counts.pop("429", 0)),
                 "lost with the worker": str(counts.pop("none", 0)),
@@ -349,7 +348,7 @@ def serve() -> str:
 def capacity() -> str:
     """The p99 at a share of the capacity, the workers for a rate, and what a million takes."""
     report = _read("serve-cpu")
-    service = report["workers"] / report["capacity"]["per_second"]  # seconds of a worker
+    service = report["workers"] / report["capacity"]["asked_per_second"]  # seconds of a worker
     return _markdown(
         {
             "share of the capacity": f"{share:.0%}",
