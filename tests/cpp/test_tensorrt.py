@@ -23,7 +23,7 @@ needs_nvcc = pytest.mark.skipif(
 def test_backend_on_a_double(
     build, run, own_tiny_bundle, tiny_golden, golden, put_engines, tmp_path
 ):
-    """Parity with Python, addresses, broken captures, times; `double/double.cpp` is the GPU."""
+    """Parity with Python, addresses, broken captures, times; `double/cuda.cpp` is the GPU."""
     rejected = shutil.copytree(own_tiny_bundle, tmp_path / "rejected")
     put_engines(Bundle.load(rejected))
     put_engines(Bundle.load(own_tiny_bundle), plan=None)

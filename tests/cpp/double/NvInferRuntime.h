@@ -1,4 +1,4 @@
-// The part of TensorRT 10 that its backend uses, for double.cpp: names and values are TensorRT's.
+// The part of TensorRT 10 that its backend uses, for tensorrt.cpp: names and values are TensorRT's.
 // An engine's plan is the ONNX graph itself, which ONNX Runtime runs.
 
 #pragma once
