@@ -36,8 +36,10 @@ def sampled(image, sx, sy, padding):
         weight = (1 - abs(sx - xi)) * (1 - abs(sy - yi))
         read = inside & (xi >= 0) & (xi < w) & (yi >= 0) & (yi < h) & (weight > 0)
         value = image[batch, :, yi.clip(0, h - 1), xi.clip(0, w - 1)]
-        # what is not read may be infinite
-        total = total + np.where(read, weight, 0)[..., None] * np.where(read[..., None], value, 0)
+        # what is not read may be infinite, and so may what is read
+        with np.errstate(invalid="ignore"):
+            part = np.where(read, weight, 0)[..., None] * np.where(read[..., None], value, 0)
+            total = total + part
     return total.transpose(0, 3, 1, 2)
 
 

@@ -34,11 +34,10 @@ static void on_cpu_syncthreads() { block_barrier->arrive_and_wait(); }
 #define __ldg(pointer) (*(pointer))
 using std::min;
 
-#include "flow_warp_cases.h"
+#include "flow_warp_calls.h"
 #include "flow_warp_kernels.cuh"
 
 using namespace garment_transfer;
-using namespace garment_transfer::testing;
 
 namespace {
 
@@ -94,96 +93,15 @@ class Block {
   std::vector<std::thread> threads_;
 };
 
-template <typename T>
-T converted(float value) {
-  T out;
-  from_float(value, out);
-  return out;
-}
-
-template <typename T>
-bool check(Block& block, unsigned seed, const Variant& variant, Padding padding, Layout layout,
-           double rounding, Kernel kernel) {
-  Case c = make_case(seed, variant.shape, padding, variant.reach, variant.odd);
-  for (float& value : c.x) value = to_float(converted<T>(value));
-  solve(c);
-  const Shape& s = c.shape;
-  const int pixels = s.h * s.w;
-  const bool planes = layout == Layout::kNCHW;
-  const int pitch = planes ? s.c : (s.c + 7) / 8 * 8;
-  const auto place = [&](std::size_t i) -> std::size_t {
-    if (planes) return i;
-    const std::size_t n = i / (s.c * pixels), k = i / pixels % s.c, p = i % pixels;
-    return (n * pixels + p) * pitch + k;
-  };
-  const std::size_t count = static_cast<std::size_t>(s.n) * pitch * pixels;
-  struct alignas(16) Sixteen {
-    char bytes[16];
-  };
-  std::vector<Sixteen> x_memory(count * sizeof(T) / 16 + 1), y_memory(x_memory.size());
-  T* x = reinterpret_cast<T*>(x_memory.data());
-  T* y_out = reinterpret_cast<T*>(y_memory.data());
-  for (std::size_t i = 0; i < c.x.size(); ++i) x[place(i)] = converted<T>(c.x[i]);
-  std::vector<float> flow(c.flow.size(), -7), y(c.y.size());
-  FlowWarpCall call{s,     padding,    x, c.coarse_flow.data(), c.residual.data(), c.affine.data(),
-                    y_out, flow.data()};
-  const LaunchShape shape = launch_shape(s, layout, sizeof(T));
-  block.launch(kernel, call, shape);
-  if (variant.odd == Odd::kPixels) {  // one case is enough
-    const std::vector<Sixteen> with_flow = y_memory;
-    std::fill(y_memory.begin(), y_memory.end(), Sixteen{});
-    call.flow = nullptr;  // nobody wants it
-    block.launch(kernel, call, shape);
-    if (std::memcmp(y_memory.data(), with_flow.data(), count * sizeof(T)) != 0) {
-      std::puts("without a flow to write, y is another");
-      return false;
-    }
-  }
-  for (std::size_t i = 0; i < y.size(); ++i) y[i] = to_float(y_out[place(i)]);
-  for (int p = 0; !planes && p < s.n * pixels; ++p) {
-    for (int k = s.c; k < pitch; ++k) {
-      if (to_float(y_out[p * pitch + k]) != 0) {
-        std::printf("channel %d is padding of the layout and not 0\n", k);
-        return false;
-      }
-    }
-  }
-  return agrees(c, y, flow, rounding, planes ? "NCHW" : "HWC8");
-}
-
 }  // namespace
 
 int main() {
+  constexpr Kernel kKernels[2][3] = {
+      {flow_warp_planes_float32, flow_warp_planes_float16, flow_warp_planes_bfloat16},
+      {flow_warp_hwc8_float32, flow_warp_hwc8_float16, flow_warp_hwc8_bfloat16}};
   Block block;
-  bool good = true;
-  unsigned seed = 1;
-  std::vector<Variant> all = variants();
-  std::mt19937 random(1);
-  const auto up_to = [&](unsigned most) { return static_cast<int>(1 + random() % most); };
-  for (int i = 0; i < 4; ++i) {
-    all.push_back({{up_to(3), up_to(40), 2 * up_to(12), 2 * up_to(20)}, 3});
-  }
-  for (const Variant& v : all) {
-    if (v.shape.n == 0) continue;  // flow_warp_cuda launches nothing for it
-    for (const Padding padding : {Padding::kZeros, Padding::kBorder}) {
-      const auto run = [&](auto type, Layout layout, double rounding, auto kernel) {
-        good = check<decltype(type)>(block, seed++, v, padding, layout, rounding, kernel) && good;
-      };
-      run(float{}, Layout::kNCHW, 1e-6, flow_warp_planes_float32);
-      run(__half{}, Layout::kNCHW, 0x1p-11, flow_warp_planes_float16);
-      run(__nv_bfloat16{}, Layout::kNCHW, 0x1p-8, flow_warp_planes_bfloat16);
-      run(float{}, Layout::kHWC8, 1e-6, flow_warp_hwc8_float32);
-      run(__half{}, Layout::kHWC8, 0x1p-11, flow_warp_hwc8_float16);
-      run(__nv_bfloat16{}, Layout::kHWC8, 0x1p-8, flow_warp_hwc8_bfloat16);
-    }
-  }
-  // so many images that a block has all channels, and a thread several pixels or channels
-  const Variant many{{384, 35, 4, 8}, 1};
-  const auto run_many = [&](Layout layout, Kernel kernel) {
-    good = check<__half>(block, seed++, many, Padding::kZeros, layout, 0x1p-11, kernel) && good;
-  };
-  run_many(Layout::kNCHW, flow_warp_planes_float16);
-  run_many(Layout::kHWC8, flow_warp_hwc8_float16);
-  std::puts(good ? "passed" : "FAILED");
-  return good ? 0 : 1;
+  return testing::run_calls([&](const FlowWarpCall& call, Type type, Layout layout) {
+    block.launch(kKernels[static_cast<int>(layout)][static_cast<int>(type)], call,
+                 launch_shape(call.shape, layout, type == Type::kFloat32 ? 4 : 2));
+  });
 }

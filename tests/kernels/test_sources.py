@@ -3,11 +3,13 @@
 import ctypes
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -20,6 +22,8 @@ HERE = Path(__file__).parent
 ALL_KERNELS = HERE.parents[1] / "kernels"
 KERNELS = ALL_KERNELS / "flow_warp"
 COMPILER = shutil.which(os.environ.get("CXX", "g++"))
+# what runs programs of another processor, as aarch64.sh has it
+EMULATOR = shlex.split(os.environ.get("GARMENT_TRANSFER_EMULATOR", ""))
 
 pytestmark = pytest.mark.skipif(
     COMPILER is None, reason="no C++ compiler: install g++, or name one in CXX"
@@ -55,10 +59,10 @@ def built(folder, sources, *options):
     return program
 
 
-def run(command, stdin=""):
-    """What a program prints; it must not fail."""
-    ran = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=600)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+def run(command, stdin=b""):
+    """What a program writes; it must not fail."""
+    ran = subprocess.run(command, input=stdin, capture_output=True, timeout=600)
+    assert ran.returncode == 0, ran.stderr.decode() + ran.stdout[:1000].decode(errors="replace")
     return ran.stdout
 
 
@@ -66,12 +70,103 @@ SANITIZERS = {
     "address and undefined": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
     "thread": ["-fsanitize=thread"],
 }
+if EMULATOR:
+    SANITIZERS = {"none": ["-static"]}
+
+LAYOUTS = ("planes", "hwc8")
+BITS = {np.dtype(np.float32): 24, np.dtype(np.float16): 11, np.dtype(ml_dtypes.bfloat16): 8}
+
+# Shape, reach and what is odd: odd coarse sides, one pixel, one more and one less than a vector or
+# a block, many channels.
+CALLS = [
+    ((1, 1, 2, 2), 0, None), ((2, 3, 6, 10), 1, None), ((1, 4, 10, 18), 3, "flows"),
+    ((1, 5, 14, 6), 100, None), ((3, 8, 4, 16), 1, "flows"), ((1, 9, 8, 258), 20, None),
+    ((1, 64, 12, 16), 2, None), ((1, 67, 6, 514), 2, "flows"), ((2, 16, 34, 2), 5, None),
+    ((1, 300, 4, 6), 1, None), ((1, 0, 4, 4), 1, None), ((1, 2, 2, 1026), 1e6, "flows"),
+    ((1, 13, 22, 22), 0, None), ((2, 11, 16, 32), 4, "pixels"),
+]  # fmt: skip
+# rows by a ring: several strips, rows that leave it, more rows than it holds
+OF_THE_CPU = [
+    ((0, 3, 4, 4), 1, None), ((2, 4, 130, 36), 2, "flows"), ((1, 3, 66, 2048), 0, None),
+    ((1, 4, 66, 2048), 9, "flows"),
+]  # fmt: skip
+# so many images that a block has all channels, and a thread several pixels or channels
+OF_A_GPU = [((2, 40, 18, 34), 3, None), ((1, 23, 2, 40), 3, None), ((384, 35, 4, 8), 1, None)]
+
+
+def arguments(truth, seed, shape, reach, odd):
+    """Random arguments. Flows that are not finite, or huge; or x that is not finite here and there,
+    under flows of half and whole pixels, so that weights are exactly 0 beside such a pixel.
+    """
+    inputs = truth.arguments(seed, *shape, reach)
+    random = np.random.default_rng(seed)
+    values = np.float32([np.inf, -np.inf, np.nan, 1e30, -1e30, 3e9])
+    if odd == "flows":
+        flows = inputs["residual"].reshape(-1)
+        flows[::3] = random.choice(values, len(flows[::3]))
+    elif odd == "pixels":
+        pixels = inputs["x"].reshape(-1)
+        pixels[::3] = random.choice(values[:3], len(pixels[::3]))
+        inputs["residual"] = np.round(2 * inputs["residual"]) / 2
+        inputs["coarse_flow"][:] = 0
+        inputs["affine"][:] = np.eye(2, 3)
+    return inputs
+
+
+def sent(inputs, dtype, layout, padding, wants_flow=True):
+    """The memory of x and y, and a call as flow_warp_calls.h reads it."""
+    n, c, h, w = inputs["x"].shape
+    x = inputs["x"]
+    if layout == "hwc8":
+        x = np.pad(x.transpose(0, 2, 3, 1), [(0, 0)] * 3 + [(0, -c % 8)])
+    x = np.ascontiguousarray(x, dtype)
+    head = [n, c, h, w, padding == "border", list(BITS).index(dtype), LAYOUTS.index(layout)]
+    head += [x.nbytes, wants_flow]
+    rest = (inputs[name] for name in ("coarse_flow", "residual", "affine"))
+    return x, b"".join(array.tobytes() for array in (np.int32(head), x, *rest))
+
+
+def check_kernel(truth, program, calls, layouts):
+    """What a program makes of calls in every type, padding and layout, against their truth."""
+    given, due, sending = [], [], []
+    for seed, (shape, reach, odd) in enumerate(calls):
+        inputs = arguments(truth, seed, shape, reach, odd)
+        for dtype, bits in BITS.items():
+            inputs = {**inputs, "x": inputs["x"].astype(dtype).astype(np.float32)}
+            for padding in ("zeros", "border"):
+                y, flow = truth.flow_warp(**inputs, padding=padding)
+                slack = 12 * truth.position_error(inputs, reach) + 2.0**-20 * (1 + np.abs(y))
+                slack += truth.half_an_ulp(y, bits)
+                ways = [(layout, True) for layout in layouts]
+                if layouts == LAYOUTS and odd == "pixels":  # a GPU may be asked for y alone
+                    ways += [(layout, False) for layout in layouts]
+                for layout, wanted in ways:
+                    x, call = sent(inputs, dtype, layout, padding, wanted)
+                    sending.append(call)
+                    given.append((x, layout, shape))
+                    due.append((y, slack, flow if wanted else np.full_like(flow, -7), reach))
+    written = np.frombuffer(run([*EMULATOR, program], b"".join(sending)), np.uint8)
+    at = 0
+    for (x, layout, shape), (y_due, slack, flow_due, reach) in zip(given, due, strict=True):
+        y = written[at : at + x.nbytes].view(x.dtype).reshape(x.shape).astype(np.float64)
+        at += x.nbytes
+        flow = written[at : at + 4 * flow_due.size].view(np.float32).reshape(flow_due.shape)
+        at += flow.nbytes
+        if layout == "hwc8":
+            assert (y[..., shape[1] :] == 0).all()  # the layout's own
+            y = y[..., : shape[1]].transpose(0, 3, 1, 2)
+        np.testing.assert_allclose(flow, flow_due, rtol=1e-5, atol=1e-5 * (1 + reach))
+        with np.errstate(invalid="ignore"):
+            close = (np.abs(y - y_due) <= slack) | (y == y_due) | (np.isnan(y) & np.isnan(y_due))
+        assert close.all(), (shape, x.dtype, layout)
+    assert at == len(written)
 
 
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
-def test_cpu_kernel(tmp_path, sanitizer):
+def test_cpu_kernel(truth, tmp_path, sanitizer):
     sources = [HERE / "flow_warp_cpu_test.cpp", KERNELS / "flow_warp_cpu.cpp"]
-    assert "passed" in run([built(tmp_path, sources, *SANITIZERS[sanitizer])])
+    program = built(tmp_path, sources, *SANITIZERS[sanitizer])
+    check_kernel(truth, program, CALLS + OF_THE_CPU, LAYOUTS[:1])
 
 
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
@@ -82,11 +177,11 @@ def test_photos_on_random_calls_and_spoilt_ones(tmp_path, sanitizer):
     folders = (ALL_KERNELS, ALL_KERNELS / "photos", HERE.parent / "cpp/double")
     options = [*(f"-I{folder}" for folder in folders), "-DGT_PHOTOS_WITH_CUDA", "-ffp-contract=off"]
     program = built(tmp_path, sources, *options, *SANITIZERS[sanitizer])
-    assert "passed" in run([program, "2000"])
+    assert b"passed" in run([*EMULATOR, program, "2000"])
 
 
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
-def test_cuda_kernels_thread_by_thread_on_the_cpu(tmp_path, sanitizer):
+def test_cuda_kernels_thread_by_thread_on_the_cpu(truth, tmp_path, sanitizer):
     headers = cuda_headers()
     if headers is None:
         pytest.skip(
@@ -94,10 +189,9 @@ def test_cuda_kernels_thread_by_thread_on_the_cpu(tmp_path, sanitizer):
         )
     sources = [HERE / "flow_warp_cuda_on_cpu_test.cpp"]
     program = built(tmp_path, sources, "-isystem", str(headers), *SANITIZERS[sanitizer])
-    assert "passed" in run([program])
+    check_kernel(truth, program, CALLS + OF_A_GPU, LAYOUTS)
 
 
-LAYOUTS = ("planes", "hwc8")
 SIZES = ("tiles", "parts", "threads_x", "threads_y", "tile", "groups", "magic", "shift")
 RATIOS = ("w_over_h", "h_over_w")
 
@@ -113,7 +207,8 @@ def launch_shapes(tmp_path_factory):
 
     def of(calls):
         rows = [(n, c, h, w, LAYOUTS.index(layout), size) for n, c, h, w, layout, size in calls]
-        lines = run([program], "".join(" ".join(map(str, row)) + "\n" for row in rows)).splitlines()
+        text = "".join(" ".join(map(str, row)) + "\n" for row in rows)
+        lines = run([program], text.encode()).decode().splitlines()
         assert len(lines) == len(rows)
         for line in lines:
             values = line.split()
