@@ -22,25 +22,48 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("headers", HEADERS, ids=str)
-def test_plugin_answers_tensorrt_as_specified(headers, tmp_path):
-    kernels = ROOT / "kernels"
-    program = tmp_path / "plugin_test"
+@pytest.fixture(scope="module", params=HEADERS, ids=str)
+def build(request, tmp_path_factory):
+    """`build(name, sources, *options)`: a program or library of the plugin against some headers."""
+    folder, kernels = tmp_path_factory.mktemp("plugin"), ROOT / "kernels"
+    command = [NVCC, "-std=c++17", "-O2", f"-I{kernels}", f"-I{kernels}/flow_warp", "-isystem"]
+    command += [request.param, "-Werror", "all-warnings", "-cudart", "static"]
+    command += ["-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall,-Wextra,-Werror"]
     # for nvcc's default architecture: no kernel runs here
-    command = [
-        str(NVCC),
-        "-std=c++17",
-        f"-I{kernels}",
-        f"-I{kernels}/flow_warp",
-        "-isystem",
-        str(headers),
-    ]
-    sources = [
-        kernels / "flow_warp" / "flow_warp_cuda.cu",
-        kernels / "tensorrt" / "flow_warp_plugin.cpp",
-        kernels / "tensorrt" / "register.cpp",
-        Path(__file__).with_name("plugin_test.cpp"),
-    ]
-    for step in ([*command, *map(str, sources), "-o", str(program)], [str(program)]):
-        ran = subprocess.run(step, capture_output=True, text=True, timeout=600)
-        assert ran.returncode == 0, ran.stdout + ran.stderr
+    run(*command, "-c", kernels / "flow_warp/flow_warp_cuda.cu", "-o", folder / "kernels.o")
+    run(*command, "-c", kernels / "tensorrt/flow_warp_plugin.cpp", "-o", folder / "plugin.o")
+
+    def make(name, source, *options):
+        objects = (folder / "kernels.o", folder / "plugin.o")
+        run(*command, *options, kernels / "tensorrt/register.cpp", *source, *objects, "-o",
+            folder / name)  # fmt: skip
+        return folder / name
+
+    return make
+
+
+def run(*command):
+    """What a command prints; it must not fail."""
+    ran = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=600)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
+
+
+def test_plugin_answers_tensorrt_as_specified(build):
+    run(build("plugin_test", [Path(__file__).with_name("plugin_test.cpp")]))
+
+
+@pytest.mark.parametrize(
+    ("options", "exported", "needed"),
+    [
+        ([], {"getCreators", "setLoggerFinder"}, set()),
+        (["-DGT_REGISTER_ON_LOAD"], set(), {"getLogger", "getPluginRegistry"}),
+    ],
+    ids=["to be loaded", "registers on load"],
+)
+def test_what_the_libraries_export_and_need_of_tensorrt(build, options, exported, needed):
+    library = build("library.so", [], "-shared", "-Xlinker", "--exclude-libs,ALL", *options)
+    symbols = [line.split()[-2:] for line in run("nm", "-D", library).splitlines()]
+    assert {name for kind, name in symbols if kind not in "Uw"} == exported
+    # the system's libraries version what they have
+    assert {name for kind, name in symbols if kind == "U" and "@" not in name} == needed
