@@ -50,21 +50,6 @@ constexpr int kPatchSide = 32;  // the largest
 constexpr int kPatchSizes = 2;
 GT_FUNCTION int patch_side(int k) { return kPatchSide >> k; }
 
-// One call, on a host or on a device; definition.py says what each is. Fields marked so may have no
-// data.
-struct ComposeCall {
-  Raster photo, own;      // [H,W,3], [H,W]
-  Raster kept;            // [H,W], or none: pixels that stay as they are
-  Raster owner, garment;  // [H,W,3], [H,W]: not 0 where the owner's photo shows the garment
-  Fit fit, owner_fit;
-  Raster image, parsing, warped;  // the graphs', [h,w,3], [h,w], [h,w,3]
-  Raster scores;                  // [h,w,4], or none
-  const float* flow;              // [2,h,w]
-  std::uint8_t* out_image;        // [H,W,3]
-  std::uint8_t* out_parsing;      // [H,W]
-  std::uint8_t* out_warped;       // [H,W,3], or null
-};
-
 // Plain background: within so many pixels of the frame, every other one is looked at; the standard
 // deviation up to which it is plain, and from which on it is not at all; how many pixels are
 // enough.
@@ -108,7 +93,7 @@ struct Window {
   int top, left, height, width;
 };
 
-inline Window window_of(const Fit& fit) {
+inline Window window_of(const GtFit& fit) {
   const int top = fit.top > 0 ? fit.top : 0, left = fit.left > 0 ? fit.left : 0;
   const int bottom = fit.top + fit.height, right = fit.left + fit.width;
   return {top, left, (bottom < fit.source_height ? bottom : fit.source_height) - top,
@@ -116,7 +101,7 @@ inline Window window_of(const Fit& fit) {
 }
 
 // How fast the share falls with the lead: by one over what a pixel of the photo is of the frame's.
-GT_FUNCTION int sharpness_of(const Fit& fit) {
+GT_FUNCTION int sharpness_of(const GtFit& fit) {
   const bool wide = 1ll * fit.width * fit.scaled_height >= 1ll * fit.height * fit.scaled_width;
   const long long large = wide ? fit.width : fit.height;
   const long long small = wide ? fit.scaled_width : fit.scaled_height;
@@ -131,13 +116,13 @@ struct Ratio {
   long long large, small;
 };
 
-GT_FUNCTION Ratio least_ratio(const Fit& fit) {
+GT_FUNCTION Ratio least_ratio(const GtFit& fit) {
   const bool wide = 1ll * fit.width * fit.scaled_height <= 1ll * fit.height * fit.scaled_width;
   return wide ? Ratio{fit.width, fit.scaled_width} : Ratio{fit.height, fit.scaled_height};
 }
 
 // `radius` pixels of the frame in pixels of the photo, halves rounded up, or all of it.
-GT_FUNCTION int in_photo(int radius, const Fit& fit) {
+GT_FUNCTION int in_photo(int radius, const GtFit& fit) {
   const auto [large, small] = least_ratio(fit);
   const long long found = (2 * radius * large + small) / (2 * small);
   const int longest = fit.source_height > fit.source_width ? fit.source_height : fit.source_width;
@@ -344,7 +329,7 @@ struct Nearest {
 
 // Where the layers' pixels lie, for a garment in the box at `left`, `top` of the owner's photo that
 // has height x width pixels in `out`, scaled down by `step` if that is more than kMinifying.
-GT_FUNCTION void place_layers(const Fit& to, const Fit& from, int left, int top, double step,
+GT_FUNCTION void place_layers(const GtFit& to, const GtFit& from, int left, int top, double step,
                               Layers* out) {
   double scale_x = static_cast<double>(from.width) / from.scaled_width;
   double scale_y = static_cast<double>(from.height) / from.scaled_height;
@@ -386,8 +371,8 @@ GT_FUNCTION float stretch(const float* flow, int height, int width, int y, int x
 
 // How many pixels of the owner's photo one pixel of the person's spans, from the median of
 // `stretch`.
-GT_FUNCTION double owner_pixels_per_pixel(float median, const Fit& fit, const Fit& owner_fit) {
-  const auto scale = [](const Fit& f) {
+GT_FUNCTION double owner_pixels_per_pixel(float median, const GtFit& fit, const GtFit& owner_fit) {
+  const auto scale = [](const GtFit& f) {
     return static_cast<double>(f.scaled_width) / f.width *
            (static_cast<double>(f.scaled_height) / f.height);
   };
@@ -429,7 +414,7 @@ GT_FUNCTION int patch_start(int i, int start, int length, int scaled) {
 
 // What every pixel of the photo is computed of, once its class is known.
 struct Scene {
-  Raster photo;
+  GtPicture photo;
   int columns;              // of the part of the frame that is the box
   const FramePixel* frame;  // that part
   const Layers* layers;
@@ -441,7 +426,7 @@ struct Scene {
   GT_FUNCTION Colour colour(int label, int own, bool vanished, const Place& row,
                             const Place& column, int y, int x, const Flow& flow) const {
     if (label == kGarment) return garment(row, column, flow);
-    if (label == own && !vanished) return colour_of(photo.row(y) + 3 * x);
+    if (label == own && !vanished) return colour_of(row_of(photo, y) + 3 * x);
     const Colour found = painted(label, row, column);
     if (label == kBackground) return found;
     return found + (label == kSkin ? skin : lower)->at(y, x);

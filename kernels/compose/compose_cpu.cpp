@@ -95,11 +95,11 @@ GT_TARGETS void mark_drawn(const std::uint8_t* __restrict own,
 }
 
 // The rows and columns between the first and the last that are not 0; empty where all are.
-Box bounds(const Raster& mask) {
+Box bounds(const GtPicture& mask) {
   Box out{mask.height, mask.width, 0, 0};
   Bytes columns(static_cast<std::size_t>(mask.width));
   for (int y = 0; y < mask.height; ++y) {
-    const std::uint8_t* row = mask.row(y);
+    const std::uint8_t* row = row_of(mask, y);
     if (!any(row, mask.width)) continue;
     out.top = std::min(out.top, y);
     out.bottom = y + 1;
@@ -114,13 +114,13 @@ Box bounds(const Raster& mask) {
 }
 
 // How many pixels of the owner's photo one pixel of the person's spans in the garment.
-double owner_step(const ComposeCall& call, const std::vector<float>& flow) {
-  const int height = call.parsing.height, width = call.parsing.width;
+double owner_step(const GtCompose& call, const std::vector<float>& flow) {
+  const int height = call.transfer_parsing.height, width = call.transfer_parsing.width;
   if (height < 2 || width < 2) return 1;
   std::vector<float> areas;
   for (int y = 0; y < height; ++y) {
     for (int x = 0; x < width; ++x) {
-      if (call.parsing.row(y)[x] != kGarment) continue;
+      if (row_of(call.transfer_parsing, y)[x] != kGarment) continue;
       areas.push_back(stretch(flow.data(), height, width, y, x));
     }
   }
@@ -132,14 +132,14 @@ double owner_step(const ComposeCall& call, const std::vector<float>& flow) {
 
 // A part of a mask, 1 or 0, without the pixels that have something else within `reach`, since maps
 // are rough at their borders; the photo's own end is no border. All of it where nothing is left.
-Bytes within(const Raster& mask, const Box& part, int reach, const ParallelFor& parallel_for) {
+Bytes within(const GtPicture& mask, const Box& part, int reach, const ParallelFor& parallel_for) {
   const int rows = part.bottom - part.top, width = part.right - part.left;
   Bytes others(area(rows, width)), inside(others.size());
   parallel_for(rows, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
     Bytes not_worn(static_cast<std::size_t>(width));
     Bytes line(static_cast<std::size_t>(width + 2 * reach));
     for (std::ptrdiff_t y = begin; y < end; ++y) {
-      const std::uint8_t* row = mask.row(static_cast<int>(y) + part.top) + part.left;
+      const std::uint8_t* row = row_of(mask, static_cast<int>(y) + part.top) + part.left;
       for (std::size_t x = 0; x < not_worn.size(); ++x) not_worn[x] = row[x] == 0;
       dilate_row(not_worn.data(), others.data() + area(y, width), width, reach, line.data());
     }
@@ -157,7 +157,7 @@ Bytes within(const Raster& mask, const Box& part, int reach, const ParallelFor& 
   });
   if (filled) return inside;
   for (int y = 0; y < rows; ++y) {
-    const std::uint8_t* const worn = mask.row(y + part.top) + part.left;
+    const std::uint8_t* const worn = row_of(mask, y + part.top) + part.left;
     std::uint8_t* const out = inside.data() + area(y, width);
     for (int x = 0; x < width; ++x) out[x] = worn[x] != 0;
   }
@@ -183,10 +183,10 @@ std::vector<std::uint16_t> column_distances(const Bytes& mask, int rows, int wid
 }
 
 // The layers, whose pixels are put into `pixels`.
-Layers layers_of(const ComposeCall& call, const std::vector<float>& flow, Bytes* pixels,
+Layers layers_of(const GtCompose& call, const std::vector<float>& flow, Bytes* pixels,
                  const ParallelFor& parallel_for) {
   Layers out{};
-  const Raster& mask = call.garment;
+  const GtPicture& mask = call.owner_garment;
   const Box worn = bounds(mask);
   if (worn.bottom <= worn.top) return out;
   const int reach = in_photo(kExtended, call.owner_fit);
@@ -218,7 +218,7 @@ Layers layers_of(const ComposeCall& call, const std::vector<float>& flow, Bytes*
         nearest.offer(down[at], 3);
         if (nearest.distance > reach) continue;
         const int from_y = box.top + static_cast<int>(y) + nearest.dy();
-        std::memcpy(to, call.owner.row(from_y) + 3 * (box.left + x + nearest.dx()), 3);
+        std::memcpy(to, row_of(call.owner_photo, from_y) + 3 * (box.left + x + nearest.dx()), 3);
         to[3] = 255;
       }
     }
@@ -246,10 +246,10 @@ Layers layers_of(const ComposeCall& call, const std::vector<float>& flow, Bytes*
 
 // The differences of a patch's pixels from the mean of the `radius` around, edges repeated; their
 // sum.
-int differences(const Raster& photo, int top, int left, int side, int radius, std::int8_t* out) {
+int differences(const GtPicture& photo, int top, int left, int side, int radius, std::int8_t* out) {
   const int width = 3 * (side + 2 * radius), around = 2 * radius + 1, whole = around * around;
   std::vector<int> sums(static_cast<std::size_t>(width)), columns;
-  const auto row = [&](int y) { return photo.row(std::clamp(y, 0, photo.height - 1)); };
+  const auto row = [&](int y) { return row_of(photo, std::clamp(y, 0, photo.height - 1)); };
   for (int x = left - radius; x < left + side + radius; ++x) {
     columns.push_back(3 * std::clamp(x, 0, photo.width - 1));
   }
@@ -283,7 +283,7 @@ int differences(const Raster& photo, int top, int left, int side, int radius, st
 
 // `_grain` of definition.py; `seen` has rows x columns, 1 where the class is there and stays. The
 // levels are put into `levels`.
-Grain grain_of(const Raster& photo, const Bytes& seen, const Fit& fit,
+Grain grain_of(const GtPicture& photo, const Bytes& seen, const GtFit& fit,
                std::vector<std::int8_t>* levels) {
   const int rows = fit.scaled_height, columns = fit.scaled_width;
   const Ratio ratio = least_ratio(fit);
@@ -333,7 +333,7 @@ Grain grain_of(const Raster& photo, const Bytes& seen, const Fit& fit,
 // photo's pixels lie in it.
 class Composing {
  public:
-  Composing(const ComposeCall& call, const ParallelFor& parallel_for)
+  Composing(const GtCompose& call, const ParallelFor& parallel_for)
       : call_(call),
         fit_(call.fit),
         top_(window_of(fit_).top),
@@ -410,14 +410,17 @@ class Composing {
     std::vector<int> from;
     for (int j = 0; j < columns_; ++j) {
       const int x = holds_centre(j, fit_.width, columns_) + fit_.left;
-      from.push_back(x >= 0 && x < call_.own.width ? x : -1);
+      from.push_back(x >= 0 && x < call_.parsing.width ? x : -1);
     }
     for (int i = 0; i < rows_; ++i) {
       const int y = holds_centre(i, fit_.height, rows_) + fit_.top;
-      const std::uint8_t* own = y >= 0 && y < call_.own.height ? call_.own.row(y) : nullptr;
-      const std::uint8_t* image = call_.image.row(i + fit_.frame_top) + 3 * fit_.frame_left;
-      const std::uint8_t* warped = call_.warped.row(i + fit_.frame_top) + 3 * fit_.frame_left;
-      const std::uint8_t* labels = call_.parsing.row(i + fit_.frame_top) + fit_.frame_left;
+      const std::uint8_t* own =
+          y >= 0 && y < call_.parsing.height ? row_of(call_.parsing, y) : nullptr;
+      const std::uint8_t* image = row_of(call_.image, i + fit_.frame_top) + 3 * fit_.frame_left;
+      const std::uint8_t* warped =
+          row_of(call_.warped_garment, i + fit_.frame_top) + 3 * fit_.frame_left;
+      const std::uint8_t* labels =
+          row_of(call_.transfer_parsing, i + fit_.frame_top) + fit_.frame_left;
       FramePixel* to = frame_.data() + area(i, columns_);
       std::uint8_t* differ = differs.data() + area(i, columns_);
       for (int j = 0; j < columns_; ++j, image += 3, warped += 3) {
@@ -449,9 +452,10 @@ class Composing {
   // Scores of the drawn classes where something changed nearby; the rest to kUnit is the person's.
   void score_frame() {
     scores_.assign(frame_.size(), Whole{});
-    if (call_.scores.data) {
+    if (call_.transfer_scores.data) {
       for (int i = 0; i < rows_; ++i) {
-        const std::uint8_t* from = call_.scores.row(i + fit_.frame_top) + 4 * fit_.frame_left;
+        const std::uint8_t* from =
+            row_of(call_.transfer_scores, i + fit_.frame_top) + 4 * fit_.frame_left;
         Whole* to = scores_.data() + area(i, columns_);
         for (int j = 0; j < columns_; ++j, from += 4) {
           to[j] = Whole{from[0], from[1], from[2], from[3]} * 16;
@@ -494,10 +498,11 @@ class Composing {
   void start_row(int y, Scratch& scratch) {
     const auto width = static_cast<std::size_t>(call_.photo.width);
     std::uint8_t* const labels = call_.out_parsing + area(y, call_.photo.width);
-    std::memcpy(call_.out_image + 3 * area(y, call_.photo.width), call_.photo.row(y), 3 * width);
-    std::memcpy(labels, call_.own.row(y), width);
-    if (call_.out_warped) {
-      std::memset(call_.out_warped + 3 * area(y, call_.photo.width), 0, 3 * width);
+    std::memcpy(call_.out_image + 3 * area(y, call_.photo.width), row_of(call_.photo, y),
+                3 * width);
+    std::memcpy(labels, row_of(call_.parsing, y), width);
+    if (call_.out_warped_garment) {
+      std::memset(call_.out_warped_garment + 3 * area(y, call_.photo.width), 0, 3 * width);
     }
     if (y >= top_ && y < top_ + height_) choose_row(y - top_, labels + left_, scratch);
   }
@@ -517,7 +522,8 @@ class Composing {
       scratch.scores[i] = lerp(scores_[first + i], scores_[second + i], at.part);
       scratch.kept[i] = garment_transfer::lerp(kept_[first + i], kept_[second + i], at.part);
     }
-    const std::uint8_t* const kept = call_.kept.data ? call_.kept.row(y + top_) + left_ : nullptr;
+    const std::uint8_t* const kept =
+        call_.kept.data ? row_of(call_.kept, y + top_) + left_ : nullptr;
     bool any_gone = false;
     for (int cell = 0; cell <= columns_; ++cell) {
       const int a = std::max(cell - 1, 0), b = std::min(cell, columns_ - 1);
@@ -548,8 +554,9 @@ class Composing {
   }
 
   GT_TARGETS void draw_row(int y, Scratch& scratch) {
-    const std::uint8_t* const own = call_.own.row(y + top_) + left_;
-    const std::uint8_t* const kept = call_.kept.data ? call_.kept.row(y + top_) + left_ : nullptr;
+    const std::uint8_t* const own = row_of(call_.parsing, y + top_) + left_;
+    const std::uint8_t* const kept =
+        call_.kept.data ? row_of(call_.kept, y + top_) + left_ : nullptr;
     const std::size_t start = area(y + top_, call_.photo.width) + static_cast<std::size_t>(left_);
     const std::uint8_t* const labels = call_.out_parsing + start;
     const std::uint8_t* const vanished = scratch.vanished.data();
@@ -581,7 +588,7 @@ class Composing {
         };
         scene_.draw({labels[x], other_[i], share_[i]}, own[x], vanished[x] != 0, at, column,
                     y + top_, x + left_, flow, call_.out_image + to,
-                    call_.out_warped ? call_.out_warped + to : nullptr);
+                    call_.out_warped_garment ? call_.out_warped_garment + to : nullptr);
       }
     }
   }
@@ -598,8 +605,8 @@ class Composing {
     }
   }
 
-  const ComposeCall& call_;
-  const Fit& fit_;
+  const GtCompose& call_;
+  const GtFit& fit_;
   int top_, left_, height_, width_;  // the part of the photo that the box shows
   int rows_, columns_;               // the part of the frame that is the box
   int reach_, sharpness_;
@@ -620,7 +627,7 @@ class Composing {
 
 }  // namespace
 
-void compose_cpu(const ComposeCall& call, const ParallelFor& parallel_for) {
+void compose_cpu(const GtCompose& call, const ParallelFor& parallel_for) {
   Composing(call, parallel_for).run(parallel_for);
 }
 

@@ -7,6 +7,6 @@
 
 namespace garment_transfer {
 
-void compose_cpu(const ComposeCall& call, const ParallelFor& parallel_for);
+void compose_cpu(const GtCompose& call, const ParallelFor& parallel_for);
 
 }  // namespace garment_transfer

@@ -60,19 +60,19 @@ struct Workspace {
 int shrunk(int size) { return static_cast<int>(size / kMinifying + 0.5) + 3; }
 
 // Where everything lies behind `base`, and the size of it all.
-std::size_t lay_out(const ComposeCall& call, Byte* base, Workspace* out) {
+std::size_t lay_out(const GtCompose& call, Byte* base, Workspace* out) {
   std::size_t size = 0;
   const auto take = [&](auto*& pointer, std::size_t count) {
     using Type = std::remove_reference_t<decltype(*pointer)>;
     pointer = base ? reinterpret_cast<Type*>(base + size) : nullptr;
     size += (count * sizeof(Type) + 255) / 256 * 256;
   };
-  const Fit& fit = call.fit;
+  const GtFit& fit = call.fit;
   const Window window = window_of(fit);
   const std::size_t frame = area(fit.target_height, fit.target_width);
   const std::size_t part = area(fit.scaled_height, fit.scaled_width);
   const std::size_t shown = area(window.height, window.width);
-  const int owner_height = call.garment.height, owner_width = call.garment.width;
+  const int owner_height = call.owner_garment.height, owner_width = call.owner_garment.width;
   take(out->found, 1);
   take(out->flow, 2 * frame);
   take(out->areas, frame);
@@ -105,8 +105,8 @@ GT_FUNCTION bool any_near(const Byte* line, std::ptrdiff_t step, int i, int coun
 }
 
 // The graphs' pixels, and where they changed something.
-void read_frame(Queue& queue, const ComposeCall& call, const Workspace& w) {
-  const Fit fit = call.fit;
+void read_frame(Queue& queue, const GtCompose& call, const Workspace& w) {
+  const GtFit fit = call.fit;
   const int rows = fit.scaled_height, columns = fit.scaled_width;
   queue.each_pixel(2 * fit.target_height, fit.target_width, [=] GT_DEVICE(int y, int x) {
     const std::ptrdiff_t i = at(y, x, fit.target_width);
@@ -115,13 +115,14 @@ void read_frame(Queue& queue, const ComposeCall& call, const Workspace& w) {
   queue.each_pixel(rows, columns, [=] GT_DEVICE(int i, int j) {
     const int y = holds_centre(i, fit.height, rows) + fit.top;
     const int x = holds_centre(j, fit.width, columns) + fit.left;
-    const bool shown = y >= 0 && y < call.own.height && x >= 0 && x < call.own.width;
-    const Byte* const image = call.image.row(i + fit.frame_top) + 3 * (j + fit.frame_left);
-    const Byte* const warped = call.warped.row(i + fit.frame_top) + 3 * (j + fit.frame_left);
-    const int label = call.parsing.row(i + fit.frame_top)[j + fit.frame_left];
+    const bool shown = y >= 0 && y < call.parsing.height && x >= 0 && x < call.parsing.width;
+    const Byte* const image = row_of(call.image, i + fit.frame_top) + 3 * (j + fit.frame_left);
+    const Byte* const warped =
+        row_of(call.warped_garment, i + fit.frame_top) + 3 * (j + fit.frame_left);
+    const int label = row_of(call.transfer_parsing, i + fit.frame_top)[j + fit.frame_left];
     w.frame[at(i, j, columns)] = {
         {{image[0], image[1], image[2], 1}}, {{warped[0], warped[1], warped[2], 1}}, label};
-    w.differs[at(i, j, columns)] = (shown ? call.own.row(y)[x] : 0) != label;
+    w.differs[at(i, j, columns)] = (shown ? row_of(call.parsing, y)[x] : 0) != label;
   });
   queue.each_pixel(rows, columns, [=] GT_DEVICE(int i, int j) {
     bool changed = false;
@@ -131,8 +132,9 @@ void read_frame(Queue& queue, const ComposeCall& call, const Workspace& w) {
     }
     w.changed[at(i, j, columns)] = changed;
     Scores scores{};
-    if (changed && call.scores.data) {
-      const Byte* const from = call.scores.row(i + fit.frame_top) + 4 * (j + fit.frame_left);
+    if (changed && call.transfer_scores.data) {
+      const Byte* const from =
+          row_of(call.transfer_scores, i + fit.frame_top) + 4 * (j + fit.frame_left);
       for (int k = 0; k < kDrawn; ++k) scores.drawn[k] = 16 * from[k];
     } else if (changed) {
       for (int a = 0; a < 5; ++a) {
@@ -161,18 +163,18 @@ void repaint(Queue& queue, const Workspace& w, int rows, int columns) {
 }
 
 // The class of every pixel; the rest of the photo is copied.
-void choose_classes(Queue& queue, const ComposeCall& call, const Workspace& w) {
-  const Fit fit = call.fit;
+void choose_classes(Queue& queue, const GtCompose& call, const Workspace& w) {
+  const GtFit fit = call.fit;
   const Window window = window_of(fit);
   const int rows = fit.scaled_height, columns = fit.scaled_width, width = call.photo.width;
   const int sharpness = sharpness_of(fit);
   const int reach = in_photo(border_width(fit.target_height), fit);
   queue.each_pixel(call.photo.height, width, [=] GT_DEVICE(int y, int x) {
     const std::ptrdiff_t to = at(y, x, width);
-    const int own = call.own.row(y)[x];
+    const int own = row_of(call.parsing, y)[x];
     for (int c = 0; c < 3; ++c) {
-      call.out_image[3 * to + c] = call.photo.row(y)[3 * x + c];
-      if (call.out_warped) call.out_warped[3 * to + c] = 0;
+      call.out_image[3 * to + c] = row_of(call.photo, y)[3 * x + c];
+      if (call.out_warped_garment) call.out_warped_garment[3 * to + c] = 0;
     }
     call.out_parsing[to] = static_cast<Byte>(own);
     const int i = y - window.top, j = x - window.left;
@@ -180,7 +182,7 @@ void choose_classes(Queue& queue, const ComposeCall& call, const Workspace& w) {
     const std::ptrdiff_t here = at(i, j, window.width);
     w.share[here] = w.other[here] = w.gone[here] = 0;
     const int own_index = drawn_index(own);
-    if (own_index < 0 || (call.kept.data && call.kept.row(y)[x])) return;
+    if (own_index < 0 || (call.kept.data && row_of(call.kept, y)[x])) return;
     const Tap row = tap(y - fit.top, fit.height, rows),
               column = tap(x - fit.left, fit.width, columns);
     const std::ptrdiff_t a = at(row.first, column.first, columns);
@@ -212,11 +214,11 @@ void choose_classes(Queue& queue, const ComposeCall& call, const Workspace& w) {
 
 // The median of how many pixels of the owner's photo one of the person's spans, bit by bit: found's
 // `bits` are those of the float, which is not negative, so that they count as it does.
-void find_median(Queue& queue, const ComposeCall& call, const Workspace& w) {
+void find_median(Queue& queue, const GtCompose& call, const Workspace& w) {
   const int height = call.fit.target_height, width = call.fit.target_width;
   queue.each_pixel(height, width, [=] GT_DEVICE(int y, int x) {
     unsigned bits = kNone;
-    if (height > 1 && width > 1 && call.parsing.row(y)[x] == kGarment) {
+    if (height > 1 && width > 1 && row_of(call.transfer_parsing, y)[x] == kGarment) {
       const float found = stretch(w.flow, height, width, y, x);
       memcpy(&bits, &found, sizeof bits);
       atomicAdd(&w.found->garment_pixels, 1);
@@ -243,13 +245,13 @@ void find_median(Queue& queue, const ComposeCall& call, const Workspace& w) {
 }
 
 // The owner's garment as the layers that are sampled: its box, its pixels, and these scaled down.
-void find_layers(Queue& queue, const ComposeCall& call, const Workspace& w) {
-  const Raster mask = call.garment;
+void find_layers(Queue& queue, const GtCompose& call, const Workspace& w) {
+  const GtPicture mask = call.owner_garment;
   const int height = mask.height, width = mask.width, reach = in_photo(1, call.owner_fit);
   const int extended = in_photo(kExtended, call.owner_fit);
   find_median(queue, call, w);
   queue.each_pixel(height, width, [=] GT_DEVICE(int y, int x) {
-    if (mask.row(y)[x]) {
+    if (row_of(mask, y)[x]) {
       Found& found = *w.found;
       // a look first, as few pixels move the box
       if (found.above < height - y) atomicMax(&found.above, height - y);
@@ -259,7 +261,7 @@ void find_layers(Queue& queue, const ComposeCall& call, const Workspace& w) {
     }
     const int first = x > reach ? x - reach : 0, last = x + reach < width ? x + reach : width - 1;
     bool others = false;
-    for (int k = first; k <= last; ++k) others |= mask.row(y)[k] == 0;
+    for (int k = first; k <= last; ++k) others |= row_of(mask, y)[k] == 0;
     w.near_border[at(y, x, width)] = others;
   });
   queue.once([=] GT_DEVICE(int, int) {
@@ -281,12 +283,12 @@ void find_layers(Queue& queue, const ComposeCall& call, const Workspace& w) {
   });
   // without what is near the garment's border; all of it where nothing else is left
   queue.each_pixel(height, width, [=] GT_DEVICE(int y, int x) {
-    const bool worn = mask.row(y)[x] && !any_near(w.near_border + x, width, y, height, reach);
+    const bool worn = row_of(mask, y)[x] && !any_near(w.near_border + x, width, y, height, reach);
     w.worn[at(y, x, width)] = worn;
     if (worn) w.found->has_inside = 1;
   });
   queue.each_pixel(height, width, [=] GT_DEVICE(int y, int x) {
-    if (!w.found->has_inside) w.worn[at(y, x, width)] = mask.row(y)[x] != 0;
+    if (!w.found->has_inside) w.worn[at(y, x, width)] = row_of(mask, y)[x] != 0;
   });
   queue.each_pixel(height + 3, width + 3, [=] GT_DEVICE(int y, int x) {
     const Found& found = *w.found;
@@ -303,7 +305,8 @@ void find_layers(Queue& queue, const ComposeCall& call, const Workspace& w) {
         if (i + d < height && w.worn[at(i + d, j, width)]) nearest.offer(d, 3);
       }
       if (nearest.distance <= extended) {
-        const Byte* const from = call.owner.row(i + nearest.dy()) + 3 * (j + nearest.dx());
+        const Byte* const from =
+            row_of(call.owner_photo, i + nearest.dy()) + 3 * (j + nearest.dx());
         for (int c = 0; c < 3; ++c) rgba[c] = from[c];
         rgba[3] = 255;
       }
@@ -315,10 +318,10 @@ void find_layers(Queue& queue, const ComposeCall& call, const Workspace& w) {
     if (to.pixels != w.smaller || y >= to.height + 3 || x >= to.width + 3) return;
     Byte rgba[4] = {};
     if (y > 0 && y <= to.height && x > 0 && x <= to.width) {
-      const Raster image{from.pixels + from.stride() + 4,
-                         static_cast<std::ptrdiff_t>(from.stride()), from.height, from.width, 4};
-      const Fit whole{from.height, from.width, 0, 0, from.height, from.width,
-                      to.height,   to.width,   0, 0, to.height,   to.width};
+      const GtPicture image{from.pixels + from.stride() + 4,
+                            static_cast<std::ptrdiff_t>(from.stride()), from.height, from.width, 4};
+      const GtFit whole{from.height, from.width, 0, 0, from.height, from.width,
+                        to.height,   to.width,   0, 0, to.height,   to.width};
       const Span rows = span(y - 1, from.height, to.height);
       const Span columns = span(x - 1, from.width, to.width);
       for (int c = 0; c < 4; ++c) rgba[c] = area_mean(image, whole, rows, columns, c);
@@ -328,8 +331,8 @@ void find_layers(Queue& queue, const ComposeCall& call, const Workspace& w) {
 }
 
 // Patches of the photo that lie in a class which stays, of which the calm ones are grain.
-void find_grain(Queue& queue, const ComposeCall& call, const Workspace& w) {
-  const Fit fit = call.fit;
+void find_grain(Queue& queue, const GtCompose& call, const Workspace& w) {
+  const GtFit fit = call.fit;
   const Ratio ratio = least_ratio(fit);
   if (!has_grain(ratio)) return;
   const int rows = fit.scaled_height, columns = fit.scaled_width;
@@ -393,7 +396,7 @@ void find_grain(Queue& queue, const ComposeCall& call, const Workspace& w) {
     const int row = patch_start(index / columns, fit.top, fit.height, rows) + y;
     const int column = patch_start(index % columns, fit.left, fit.width, columns) + x;
     const auto pixel = [&](int i, int j) {
-      return call.photo.row(inside(i, call.photo.height)) + 3 * inside(j, call.photo.width);
+      return row_of(call.photo, inside(i, call.photo.height)) + 3 * inside(j, call.photo.width);
     };
     int sums[3] = {};
     for (int i = row - radius; i <= row + radius; ++i) {
@@ -425,8 +428,8 @@ void find_grain(Queue& queue, const ComposeCall& call, const Workspace& w) {
   });
 }
 
-void draw(Queue& queue, const ComposeCall& call, const Workspace& w) {
-  const Fit fit = call.fit;
+void draw(Queue& queue, const GtCompose& call, const Workspace& w) {
+  const GtFit fit = call.fit;
   const Window window = window_of(fit);
   const int rows = fit.scaled_height, columns = fit.scaled_width, width = call.photo.width;
   const int reach = in_photo(border_width(fit.target_height), fit);
@@ -435,8 +438,8 @@ void draw(Queue& queue, const ComposeCall& call, const Workspace& w) {
   queue.each_pixel(window.height, window.width, [=] GT_DEVICE(int i, int j) {
     const int y = i + window.top, x = j + window.left;
     const std::ptrdiff_t to = at(y, x, width), here = at(i, j, window.width);
-    const int own = call.own.row(y)[x], label = call.out_parsing[to];
-    if (call.kept.data && call.kept.row(y)[x]) return;
+    const int own = row_of(call.parsing, y)[x], label = call.out_parsing[to];
+    if (call.kept.data && row_of(call.kept, y)[x]) return;
     const bool vanished =
         is_rough(own) && any_near(w.gone_near + j, window.width, i, window.height, reach);
     if (label == own && label != kGarment && !vanished) return;
@@ -452,18 +455,18 @@ void draw(Queue& queue, const ComposeCall& call, const Workspace& w) {
     };
     const Choice choice{static_cast<Byte>(label), w.other[here], w.share[here]};
     scene.draw(choice, own, vanished, row, column, y, x, flow, call.out_image + 3 * to,
-               call.out_warped ? call.out_warped + 3 * to : nullptr);
+               call.out_warped_garment ? call.out_warped_garment + 3 * to : nullptr);
   });
 }
 
 }  // namespace
 
-std::size_t compose_cuda_bytes(const ComposeCall& call) {
+std::size_t compose_cuda_bytes(const GtCompose& call) {
   Workspace workspace;
   return lay_out(call, nullptr, &workspace);
 }
 
-cudaError_t compose_cuda(const ComposeCall& call, void* workspace, cudaStream_t stream) {
+cudaError_t compose_cuda(const GtCompose& call, void* workspace, cudaStream_t stream) {
   Workspace w;
   lay_out(call, static_cast<Byte*>(workspace), &w);
   Queue queue(stream);

@@ -9,10 +9,10 @@
 namespace garment_transfer {
 
 // The device memory that a call works in.
-std::size_t compose_cuda_bytes(const ComposeCall& call);
+std::size_t compose_cuda_bytes(const GtCompose& call);
 
 // `compose_cpu` with all memory on the device; returns what a launch says. `workspace` is aligned
 // to 256 bytes, as CUDA allocates it.
-cudaError_t compose_cuda(const ComposeCall& call, void* workspace, cudaStream_t stream);
+cudaError_t compose_cuda(const GtCompose& call, void* workspace, cudaStream_t stream);
 
 }  // namespace garment_transfer

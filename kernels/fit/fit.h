@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../photos/photos.h"
+
 #if defined(__CUDACC__) || defined(__CUDACC_RTC__)
 #define GT_FUNCTION __host__ __device__ __forceinline__
 #else
@@ -14,24 +16,9 @@
 
 namespace garment_transfer {
 
-// `Fit` of __init__.py: the box (top, left, height, width) of an image of source_height x
-// source_width, at the size scaled_height x scaled_width at frame_top, frame_left of the frame.
-struct Fit {
-  int source_height, source_width;
-  int top, left, height, width;
-  int scaled_height, scaled_width;
-  int frame_top, frame_left;
-  int target_height, target_width;
-};
-
-// 8-bit pixels of `channels` values, whose rows are `stride` bytes apart, up or down.
-struct Raster {
-  const std::uint8_t* data;
-  std::ptrdiff_t stride;
-  int height, width, channels;
-
-  GT_FUNCTION const std::uint8_t* row(int y) const { return data + y * stride; }
-};
+GT_FUNCTION const std::uint8_t* row_of(const GtPicture& picture, int y) {
+  return picture.data + y * picture.stride;
+}
 
 constexpr int kBits = 15;  // places between two pixels, as a power of two
 constexpr int kFiner = 4;  // by which a colour is finer between the two axes, as one too
@@ -95,11 +82,11 @@ GT_FUNCTION Span span(int part, int large, int small) {
 }
 
 // The mean of a value over a part of the box, edges repeated.
-GT_FUNCTION std::uint8_t area_mean(const Raster& image, const Fit& fit, const Span& rows,
+GT_FUNCTION std::uint8_t area_mean(const GtPicture& image, const GtFit& fit, const Span& rows,
                                    const Span& columns, int channel) {
   unsigned long long sum = 0;
   for (int y = rows.first; y <= rows.last; ++y) {
-    const std::uint8_t* const row = image.row(inside(y + fit.top, image.height)) + channel;
+    const std::uint8_t* const row = row_of(image, inside(y + fit.top, image.height)) + channel;
     unsigned long long along = 0;
     for (int x = columns.first; x <= columns.last; ++x) {
       const unsigned value = row[inside(x + fit.left, image.width) * image.channels];
@@ -112,19 +99,17 @@ GT_FUNCTION std::uint8_t area_mean(const Raster& image, const Fit& fit, const Sp
 }
 
 // Whether a box is scaled down, by area; else it is scaled up, linearly.
-GT_FUNCTION bool shrinks(const Fit& fit) {
+GT_FUNCTION bool shrinks(const GtFit& fit) {
   return fit.scaled_height <= fit.height && fit.scaled_width <= fit.width;
 }
 
 // A value of the box scaled up, edges repeated, at the places that the taps say.
-GT_FUNCTION std::uint8_t enlarged(const Raster& image, const Fit& fit, const Tap& y, const Tap& x,
-                                  int channel) {
+GT_FUNCTION std::uint8_t enlarged(const GtPicture& image, const GtFit& fit, const Tap& y,
+                                  const Tap& x, int channel) {
   const auto column = [&](int at) {
     const auto value = [&](int from) {
-      return image.row(inside(
-                 from + fit.top,
-                 image.height))[inside(at + fit.left, image.width) * image.channels + channel]
-             << kFiner;
+      const std::uint8_t* const row = row_of(image, inside(from + fit.top, image.height));
+      return row[inside(at + fit.left, image.width) * image.channels + channel] << kFiner;
     };
     return lerp(value(y.first), value(y.second), y.part);
   };

@@ -47,7 +47,7 @@ auto means_of(int channels) {
 
 // Means over the areas of scaled_height x scaled_width equal parts of the box, whose edges are
 // repeated where it leaves the image. Rows of `out` are `stride` bytes apart.
-void shrink_box(const Raster& image, const Fit& fit, std::uint8_t* out, std::ptrdiff_t stride,
+void shrink_box(const GtPicture& image, const GtFit& fit, std::uint8_t* out, std::ptrdiff_t stride,
                 const ParallelFor& parallel_for) {
   const int channels = image.channels;
   std::vector<Span> columns(static_cast<std::size_t>(fit.scaled_width));
@@ -68,7 +68,7 @@ void shrink_box(const Raster& image, const Fit& fit, std::uint8_t* out, std::ptr
       const Span s = span(static_cast<int>(i), fit.height, fit.scaled_height);
       std::fill(sums.begin(), sums.end(), 0);
       const auto row = [&](int y) {
-        return image.row(inside(y + fit.top, image.height)) + first * channels;
+        return row_of(image, inside(y + fit.top, image.height)) + first * channels;
       };
       const auto weight = [&](int y) { return s.weight(y, fit.scaled_height); };
       for (int y = s.first; y <= s.last; y += 2) {
@@ -83,7 +83,7 @@ void shrink_box(const Raster& image, const Fit& fit, std::uint8_t* out, std::ptr
 }
 
 // The box, edges repeated, scaled linearly, by whole numbers; for photos smaller than the frame.
-void enlarge_box(const Raster& image, const Fit& fit, std::uint8_t* out, std::ptrdiff_t stride,
+void enlarge_box(const GtPicture& image, const GtFit& fit, std::uint8_t* out, std::ptrdiff_t stride,
                  const ParallelFor& parallel_for) {
   const int channels = image.channels;
   std::vector<Tap> columns;
@@ -103,7 +103,7 @@ void enlarge_box(const Raster& image, const Fit& fit, std::uint8_t* out, std::pt
 
 }  // namespace
 
-void fit_photo_cpu(const Raster& image, const Fit& fit, std::uint8_t* out,
+void fit_photo_cpu(const GtPicture& image, const GtFit& fit, std::uint8_t* out,
                    const ParallelFor& parallel_for) {
   const auto pixel = static_cast<std::size_t>(image.channels);
   const auto stride = static_cast<std::ptrdiff_t>(fit.target_width) * image.channels;
@@ -129,7 +129,7 @@ void fit_photo_cpu(const Raster& image, const Fit& fit, std::uint8_t* out,
   }
 }
 
-void fit_map_cpu(const Raster& labels, const Fit& fit, std::uint8_t* out) {
+void fit_map_cpu(const GtPicture& labels, const GtFit& fit, std::uint8_t* out) {
   const int channels = labels.channels;
   const auto stride = static_cast<std::ptrdiff_t>(fit.target_width) * channels;
   std::vector<int> columns;  // of the map, in values; -1 where the box leaves it
@@ -144,7 +144,7 @@ void fit_map_cpu(const Raster& labels, const Fit& fit, std::uint8_t* out) {
     if (i < 0 || i >= fit.scaled_height) continue;
     const int from_y = holds_centre(i, fit.height, fit.scaled_height) + fit.top;
     if (from_y < 0 || from_y >= labels.height) continue;
-    const std::uint8_t* const from = labels.row(from_y);
+    const std::uint8_t* const from = row_of(labels, from_y);
     to += fit.frame_left * channels;
     for (const int x : columns) {
       for (int c = 0; c < channels; ++c, ++to) *to = x < 0 ? 0 : from[x + c];
@@ -152,10 +152,10 @@ void fit_map_cpu(const Raster& labels, const Fit& fit, std::uint8_t* out) {
   }
 }
 
-void shrink_cpu(const Raster& image, int height, int width, std::uint8_t* out,
+void shrink_cpu(const GtPicture& image, int height, int width, std::uint8_t* out,
                 const ParallelFor& parallel_for) {
-  const Fit whole{image.height, image.width, 0, 0, image.height, image.width,
-                  height,       width,       0, 0, height,       width};
+  const GtFit whole{image.height, image.width, 0, 0, image.height, image.width,
+                    height,       width,       0, 0, height,       width};
   shrink_box(image, whole, out, static_cast<std::ptrdiff_t>(width) * image.channels, parallel_for);
 }
 

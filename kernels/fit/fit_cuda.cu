@@ -5,7 +5,7 @@
 
 namespace garment_transfer {
 
-cudaError_t fit_photo_cuda(const Raster& image, const Fit& fit, std::uint8_t* out,
+cudaError_t fit_photo_cuda(const GtPicture& image, const GtFit& fit, std::uint8_t* out,
                            cudaStream_t stream) {
   Queue queue(stream);
   queue.each_pixel(fit.target_height, fit.target_width, [=] GT_DEVICE(int y, int x) {

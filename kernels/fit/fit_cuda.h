@@ -9,7 +9,7 @@
 namespace garment_transfer {
 
 // `fit_photo_cpu` with all memory on the device; returns what a launch says.
-cudaError_t fit_photo_cuda(const Raster& image, const Fit& fit, std::uint8_t* out,
+cudaError_t fit_photo_cuda(const GtPicture& image, const GtFit& fit, std::uint8_t* out,
                            cudaStream_t stream);
 
 }  // namespace garment_transfer

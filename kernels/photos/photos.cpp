@@ -21,11 +21,6 @@
 
 namespace {
 
-using garment_transfer::ComposeCall;
-using garment_transfer::Fit;
-using garment_transfer::ParallelFor;
-using garment_transfer::Raster;
-
 constexpr int kMaxThreads = 64;
 
 // Parts are handed out as threads come for them, as rows differ in what is to be done. An error of
@@ -109,16 +104,6 @@ Range range(const GtPicture& p) {
 
 bool overlap(const Range& a, const Range& b) { return a.begin < b.end && b.begin < a.end; }
 
-Raster pixels(const GtPicture& p) {
-  return {p.data, static_cast<std::ptrdiff_t>(p.stride), p.height, p.width, p.channels};
-}
-
-Fit fit_of(const GtFit& f) {
-  return {f.source_height, f.source_width, f.top,           f.left,
-          f.height,        f.width,        f.scaled_height, f.scaled_width,
-          f.frame_top,     f.frame_left,   f.target_height, f.target_width};
-}
-
 template <typename Body>
 GtPhotosStatus guarded(const Body& body) {
   try {
@@ -138,7 +123,7 @@ GtPhotosStatus run_fit(const GtPicture* picture, const GtFit* fit, uint8_t* out,
   const int64_t bytes = int64_t{fit->target_height} * fit->target_width * picture->channels;
   if (overlap(range(out, bytes), range(*picture))) return GT_PHOTOS_OVERLAP;
   return guarded([&] {
-    kernel(pixels(*picture), fit_of(*fit));
+    kernel();
     return GT_PHOTOS_OK;
   });
 }
@@ -189,24 +174,6 @@ GtPhotosStatus check(const GtCompose& c) {
   return GT_PHOTOS_OK;
 }
 
-ComposeCall call_of(const GtCompose& c) {
-  return {pixels(c.photo),
-          pixels(c.parsing),
-          pixels(c.kept),
-          pixels(c.owner_photo),
-          pixels(c.owner_garment),
-          fit_of(c.fit),
-          fit_of(c.owner_fit),
-          pixels(c.image),
-          pixels(c.transfer_parsing),
-          pixels(c.warped_garment),
-          pixels(c.transfer_scores),
-          c.flow,
-          c.out_image,
-          c.out_parsing,
-          c.out_warped_garment};
-}
-
 }  // namespace
 
 extern "C" {
@@ -241,17 +208,15 @@ GtPhotosStatus gt_fit_whole(int32_t source_height, int32_t source_width, int32_t
 
 GtPhotosStatus gt_fit_photo(const GtPicture* photo, const GtFit* fit, uint8_t* out,
                             int32_t threads) {
-  return run_fit(photo, fit, out, [&](const Raster& pixels, const Fit& in_frame) {
+  return run_fit(photo, fit, out, [&] {
     garment_transfer::fit_photo_cpu(
-        pixels, in_frame, out,
+        *photo, *fit, out,
         [threads](std::ptrdiff_t count, const auto& body) { on_threads(threads, count, body); });
   });
 }
 
 GtPhotosStatus gt_fit_map(const GtPicture* map, const GtFit* fit, uint8_t* out) {
-  return run_fit(map, fit, out, [&](const Raster& pixels, const Fit& in_frame) {
-    garment_transfer::fit_map_cpu(pixels, in_frame, out);
-  });
+  return run_fit(map, fit, out, [&] { garment_transfer::fit_map_cpu(*map, *fit, out); });
 }
 
 GtPhotosStatus gt_remove_arms(const GtPicture* photo, const GtPicture* garment,
@@ -270,7 +235,7 @@ GtPhotosStatus gt_remove_arms(const GtPicture* photo, const GtPicture* garment,
   if (overlap(range(out, 3 * pixels_of), range(out_garment, pixels_of))) return GT_PHOTOS_OVERLAP;
   return guarded([&] {
     *removed = garment_transfer::remove_arms_cpu(
-        pixels(*photo), pixels(*garment), pixels(*arms), out, out_garment,
+        *photo, *garment, *arms, out, out_garment,
         [threads](std::ptrdiff_t count, const auto& body) { on_threads(threads, count, body); });
     return GT_PHOTOS_OK;
   });
@@ -281,7 +246,7 @@ GtPhotosStatus gt_compose(const GtCompose* call) {
   return guarded([&] {
     const GtPhotosStatus status = check(*call);
     if (status != GT_PHOTOS_OK) return status;
-    garment_transfer::compose_cpu(call_of(*call), [call](std::ptrdiff_t count, const auto& body) {
+    garment_transfer::compose_cpu(*call, [call](std::ptrdiff_t count, const auto& body) {
       on_threads(call->threads, count, body);
     });
     return GT_PHOTOS_OK;
@@ -292,17 +257,15 @@ GtPhotosStatus gt_compose(const GtCompose* call) {
 GtPhotosStatus gt_fit_photo_cuda(const GtPicture* photo, const GtFit* fit, uint8_t* out,
                                  void* stream) {
   cudaError_t error = cudaSuccess;
-  const GtPhotosStatus status =
-      run_fit(photo, fit, out, [&](const Raster& pixels, const Fit& in_frame) {
-        error = garment_transfer::fit_photo_cuda(pixels, in_frame, out,
-                                                 static_cast<cudaStream_t>(stream));
-      });
+  const GtPhotosStatus status = run_fit(photo, fit, out, [&] {
+    error = garment_transfer::fit_photo_cuda(*photo, *fit, out, static_cast<cudaStream_t>(stream));
+  });
   return error == cudaSuccess ? status : GT_PHOTOS_CUDA;
 }
 
 uint64_t gt_compose_cuda_bytes(const GtCompose* call) {
   if (!call || check(*call) != GT_PHOTOS_OK) return 0;
-  return garment_transfer::compose_cuda_bytes(call_of(*call));
+  return garment_transfer::compose_cuda_bytes(*call);
 }
 
 GtPhotosStatus gt_compose_cuda(const GtCompose* call, void* workspace, void* stream) {
@@ -310,7 +273,7 @@ GtPhotosStatus gt_compose_cuda(const GtCompose* call, void* workspace, void* str
   const GtPhotosStatus status = check(*call);
   if (status != GT_PHOTOS_OK) return status;
   const cudaError_t error =
-      garment_transfer::compose_cuda(call_of(*call), workspace, static_cast<cudaStream_t>(stream));
+      garment_transfer::compose_cuda(*call, workspace, static_cast<cudaStream_t>(stream));
   return error == cudaSuccess ? GT_PHOTOS_OK : GT_PHOTOS_CUDA;
 }
 #endif

@@ -99,9 +99,9 @@ struct Garment {
 };
 
 // From the first row that has some of a mask to the last one, 0 where none has.
-int rows_of(const Raster& mask) {
+int rows_of(const GtPicture& mask) {
   const auto is_empty = [&](int y) {
-    const std::uint8_t* const row = mask.row(y);
+    const std::uint8_t* const row = row_of(mask, y);
     return std::all_of(row, row + mask.width, [](std::uint8_t value) { return value == 0; });
   };
   int first = 0, end = mask.height;
@@ -111,15 +111,15 @@ int rows_of(const Raster& mask) {
 }
 
 // False where no arm is in front.
-bool find_arms(const Raster& photo, const Raster& worn, const Raster& arms, Garment* garment,
-               const ParallelFor& parallel_for) {
+bool find_arms(const GtPicture& photo, const GtPicture& worn, const GtPicture& arms,
+               Garment* garment, const ParallelFor& parallel_for) {
   Garment& g = *garment;
   Cells<int> covered(g.rows, g.columns);
   parallel_for(g.rows, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
     for (int i = static_cast<int>(begin); i < static_cast<int>(end); ++i) {
       for (int y = g.begin(i); y < g.end(i, photo.height); ++y) {
-        const std::uint8_t *const is_worn = worn.row(y), *const is_arm = arms.row(y);
-        const std::uint8_t* const rgb = photo.row(y);
+        const std::uint8_t *const is_worn = row_of(worn, y), *const is_arm = row_of(arms, y);
+        const std::uint8_t* const rgb = row_of(photo, y);
         for (int j = 0; j < g.columns; ++j) {
           long long count = 0, sum = 0;
           bool any = false;
@@ -156,8 +156,8 @@ std::vector<Tap> taps(int length, int cells, int side) {
 }
 
 // In place; nothing where the garment has no cells that are far from an arm.
-void lift_shadows(const Garment& g, const Raster& photo, const Raster& worn, std::uint8_t* out,
-                  const ParallelFor& parallel_for) {
+void lift_shadows(const Garment& g, const GtPicture& photo, const GtPicture& worn,
+                  std::uint8_t* out, const ParallelFor& parallel_for) {
   Cells<long long> brightness(g.rows, g.columns);
   std::vector<long long> others;
   for (int i = 0; i < g.rows; ++i) {
@@ -197,7 +197,7 @@ void lift_shadows(const Garment& g, const Raster& photo, const Raster& worn, std
         most = std::max(most, here);
       }
       if (most == kOne) continue;
-      const std::uint8_t* const is_worn = worn.row(y);
+      const std::uint8_t* const is_worn = row_of(worn, y);
       for (int x = 0; x < photo.width; ++x) {
         if (!is_worn[x]) continue;
         const Tap& column = columns[static_cast<std::size_t>(x)];
@@ -222,7 +222,7 @@ Field between(const Field& first, const Field& second, int part) {
 }
 
 // The colours of the cells; empty where too few are known.
-std::vector<Field> spread(const Garment& g, const Raster& photo, const std::uint8_t* out,
+std::vector<Field> spread(const Garment& g, const GtPicture& photo, const std::uint8_t* out,
                           const Cells<int>& hole, const ParallelFor& parallel_for) {
   // with a border of nothing
   const std::size_t columns = static_cast<std::size_t>(g.columns) + 2;
@@ -294,7 +294,7 @@ std::vector<Field> spread(const Garment& g, const Raster& photo, const std::uint
   return fields;
 }
 
-void fill(const Garment& g, const Raster& photo, const Raster& worn, const Raster& arms,
+void fill(const Garment& g, const GtPicture& photo, const GtPicture& worn, const GtPicture& arms,
           std::uint8_t* out, std::uint8_t* out_garment, const ParallelFor& parallel_for) {
   Cells<int> hole(g.rows, g.columns);
   for (int i = 0; i < g.rows; ++i) {
@@ -319,7 +319,7 @@ void fill(const Garment& g, const Raster& photo, const Raster& worn, const Raste
         most = std::max(most, along[j][4]);
       }
       if (!most) continue;
-      const std::uint8_t *const is_worn = worn.row(y), *const is_arm = arms.row(y);
+      const std::uint8_t *const is_worn = row_of(worn, y), *const is_arm = row_of(arms, y);
       for (int x = 0; x < photo.width; ++x) {
         const bool hidden = !is_worn[x] && is_arm[x] && hole.at(y / g.side, x / g.side);
         if (!hidden && !is_worn[x]) continue;
@@ -342,7 +342,7 @@ void fill(const Garment& g, const Raster& photo, const Raster& worn, const Raste
 
 }  // namespace
 
-bool remove_arms_cpu(const Raster& photo, const Raster& garment, const Raster& arms,
+bool remove_arms_cpu(const GtPicture& photo, const GtPicture& garment, const GtPicture& arms,
                      std::uint8_t* out, std::uint8_t* out_garment,
                      const ParallelFor& parallel_for) {
   const int side = (rows_of(garment) + kCells - 1) / kCells;
@@ -351,8 +351,8 @@ bool remove_arms_cpu(const Raster& photo, const Raster& garment, const Raster& a
   if (!find_arms(photo, garment, arms, &cells, parallel_for)) return false;
   for (std::ptrdiff_t y = 0; y < photo.height; ++y) {
     const auto width = static_cast<std::size_t>(photo.width);
-    std::memcpy(out + 3 * y * photo.width, photo.row(static_cast<int>(y)), 3 * width);
-    std::memcpy(out_garment + y * photo.width, garment.row(static_cast<int>(y)), width);
+    std::memcpy(out + 3 * y * photo.width, row_of(photo, static_cast<int>(y)), 3 * width);
+    std::memcpy(out_garment + y * photo.width, row_of(garment, static_cast<int>(y)), width);
   }
   lift_shadows(cells, photo, garment, out, parallel_for);
   fill(cells, photo, garment, arms, out, out_garment, parallel_for);

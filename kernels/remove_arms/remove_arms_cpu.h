@@ -10,7 +10,7 @@ namespace garment_transfer {
 
 // `out` is the photo, RGB, and `out_garment` where it shows the garment, as if no arm was in front
 // of it; both contiguous. False, and nothing is written, where none is.
-bool remove_arms_cpu(const Raster& photo, const Raster& garment, const Raster& arms,
+bool remove_arms_cpu(const GtPicture& photo, const GtPicture& garment, const GtPicture& arms,
                      std::uint8_t* out, std::uint8_t* out_garment, const ParallelFor& parallel_for);
 
 }  // namespace garment_transfer
