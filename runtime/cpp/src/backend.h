@@ -7,6 +7,7 @@
 
 #include <array>
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -80,17 +81,13 @@ struct BackendOptions {
   bool flow_warp_named = false;
 };
 
-// The graph that makes maps, on the CPU. May be used from several threads at once.
-class MapsEngine {
- public:
-  virtual ~MapsEngine() = default;
-  // Pixels at the bundle's size, close together: RGB in; classes, IUV and confidence out.
-  virtual void run(const unsigned char* image, unsigned char* parsing, unsigned char* densepose,
-                   unsigned char* confidence) = 0;
-};
+// The graph that makes maps, on the CPU, of pixels at the bundle's size, close together: RGB in;
+// classes, IUV and confidence out. May be called from several threads at once.
+using MakeMaps = std::function<void(const unsigned char* image, unsigned char* parsing,
+                                    unsigned char* densepose, unsigned char* confidence)>;
 
 // Throws Error.
-std::unique_ptr<MapsEngine> load_maps(const Graph& graph, Size size, std::int32_t threads);
+MakeMaps load_maps(const Graph& graph, Size size, std::int32_t threads);
 
 // The file of a library beside this one; empty where there is none.
 std::string library_beside(const char* name);

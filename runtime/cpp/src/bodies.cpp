@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <numeric>
 #include <opencv2/imgproc.hpp>
 #include <vector>
@@ -35,12 +34,6 @@ std::size_t at(int index) { return static_cast<std::size_t>(index); }
 
 // To even at one half, as Python rounds.
 int rounded(double value) { return static_cast<int>(std::nearbyint(value)); }
-
-std::string percent(double share) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.0f%%", 100 * share);
-  return text;
-}
 
 cv::Mat torso_of(const cv::Mat& parts) { return is_any(parts, {1, 2}); }
 cv::Mat head_of(const cv::Mat& parts) { return is_any(parts, {23, 24}); }
@@ -243,6 +236,8 @@ double covered(const cv::Mat& mask, const cv::Mat& by) {
 
 }  // namespace
 
+std::string percent(double share) { return cv::format("%.0f%%", 100 * share); }
+
 cv::Mat of_nearest(const cv::Mat& values, const cv::Mat& known) {
   cv::Mat distance, zones;
   cv::distanceTransform(~known, distance, zones, cv::DIST_L2, cv::DIST_MASK_5,
@@ -267,17 +262,22 @@ cv::Mat of_nearest(const cv::Mat& values, const cv::Mat& known) {
   return found;
 }
 
-cv::Mat is_any(const cv::Mat& parts, std::initializer_list<int> of) {
+cv::Mat is_any(const cv::Mat& map, const std::set<int>& of) {
   cv::Mat table = cv::Mat::zeros(1, 256, CV_8U), found;
-  for (const int part : of) table.at<unsigned char>(part) = 255;
-  cv::LUT(parts, table, found);
+  for (const int id : of) table.at<unsigned char>(id) = 255;
+  cv::LUT(map, table, found);
   return found;
+}
+
+cv::Mat parts_of(const cv::Mat& densepose) {
+  cv::Mat parts;
+  cv::extractChannel(densepose, parts, 0);
+  return parts;
 }
 
 cv::Mat choose_body(const cv::Mat& iuv, const std::optional<cv::Rect>& box, const std::string& name,
                     cv::Mat& others) {
-  cv::Mat parts;
-  cv::extractChannel(iuv, parts, 0);
+  const cv::Mat parts = parts_of(iuv);
   const int step = step_of(parts);
   const cv::Mat bodies = bodies_of(every(parts, step));
   std::vector<cv::Rect> found;
@@ -345,8 +345,7 @@ cv::Mat somebody_else(const cv::Mat& image, const cv::Mat& classes, const cv::Ma
 }
 
 cv::Mat in_front(cv::Mat& classes, cv::Mat& iuv, const cv::Mat& things) {
-  cv::Mat parts;
-  cv::extractChannel(iuv, parts, 0);
+  const cv::Mat parts = parts_of(iuv);
   const cv::Mat found = things | holes_of(classes, parts);
   if (!cv::countNonZero(found)) return found;
   cv::Mat beneath = classes.clone(), closed;

@@ -3,9 +3,9 @@
 
 #pragma once
 
-#include <initializer_list>
 #include <opencv2/core.hpp>
 #include <optional>
+#include <set>
 #include <string>
 
 namespace garment_transfer::internal {
@@ -54,7 +54,13 @@ void check_plausible(const FramedMaps& person, const FramedMaps& owner,
 // At each pixel the value of the nearest one that is known; 8-bit channels.
 cv::Mat of_nearest(const cv::Mat& values, const cv::Mat& known);
 
-// Where a map has one of some DensePose parts.
-cv::Mat is_any(const cv::Mat& parts, std::initializer_list<int> of);
+// A share as messages have it: "12%".
+std::string percent(double share);
+
+// Where a map has one of some ids.
+cv::Mat is_any(const cv::Mat& map, const std::set<int>& of);
+
+// The first channel of DensePose.
+cv::Mat parts_of(const cv::Mat& densepose);
 
 }  // namespace garment_transfer::internal

@@ -196,14 +196,19 @@ Manifest read_manifest(const std::string& folder, const std::string& path) {
   }
 }
 
-void check_contract(const std::string& path, const char* kind, const Graph& graph, Size size,
-                    const std::vector<Tensor>& found, const std::vector<Tensor>& expected) {
-  if (found == expected) return;
-  throw Error(GT_CONTRACT_MISMATCH,
-              path + ": the " + kind + " of graph " +
-                  (graph.stage == kMaps ? "maps" : kStages[graph.stage]) + " are (" + text(found) +
-                  ")",
-              "(" + text(expected) + ") in a bundle of size " + size.text(), kFix);
+// What a graph of the manifest `path` takes and gives has to be what the contract says.
+void check_contract(const std::string& path, const Graph& graph, Size size) {
+  const Signature expected = contract(size)[graph.stage];
+  const std::string name = graph.stage == kMaps ? "maps" : kStages[graph.stage];
+  const auto check = [&](const char* kind, const std::vector<Tensor>& found,
+                         const std::vector<Tensor>& wanted) {
+    if (found == wanted) return;
+    throw Error(GT_CONTRACT_MISMATCH,
+                path + ": the " + kind + " of graph " + name + " are (" + text(found) + ")",
+                "(" + text(wanted) + ") in a bundle of size " + size.text(), kFix);
+  };
+  check("inputs", graph.signature.inputs, expected.inputs);
+  check("outputs", graph.signature.outputs, expected.outputs);
 }
 
 }  // namespace
@@ -243,7 +248,7 @@ Signature signature(const Field& field) {
   return {tensors(field["inputs"]), tensors(field["outputs"])};
 }
 
-std::array<Signature, 3> contract(Size size) {
+std::array<Signature, 4> contract(Size size) {
   const auto labels = [&](const char* name) {
     return Tensor{name, "uint8", {kBatch, size.height, size.width}};
   };
@@ -261,7 +266,10 @@ std::array<Signature, 3> contract(Size size) {
              labels("flow_confidence")}},
            {{pixels("person_image"), labels("person_parsing"), pixels("person_densepose"),
              labels("transfer_parsing"), pixels("warped_garment")},
-            {pixels("image")}}}};
+            {pixels("image")}},
+           {{pixels("image")},
+            {labels("parsing"), pixels("densepose"), labels("parsing_confidence"),
+             labels("densepose_confidence")}}}};
 }
 
 std::string text(const std::vector<Tensor>& tensors) {
@@ -287,25 +295,11 @@ Bundle load_bundle(const std::string& folder, const std::string& precision) {
   }
   const std::string path = folder + "/" + kManifest;
   Manifest manifest = read_manifest(folder, path);
-  const auto expected = contract(manifest.size);
   for (const Graphs& set : manifest.precisions) {
-    for (const Graph& graph : set.graphs) {
-      const Signature &found = graph.signature, &wanted = expected[graph.stage];
-      check_contract(path, "inputs", graph, manifest.size, found.inputs, wanted.inputs);
-      check_contract(path, "outputs", graph, manifest.size, found.outputs, wanted.outputs);
-    }
+    for (const Graph& graph : set.graphs) check_contract(path, graph, manifest.size);
   }
-  const auto labels = [&](const char* name) {
-    return Tensor{name, "uint8", {kBatch, manifest.size.height, manifest.size.width}};
-  };
-  const auto pixels = [&](const char* name) {
-    return Tensor{name, "uint8", {kBatch, manifest.size.height, manifest.size.width, 3}};
-  };
   for (const Graph& graph : manifest.maps) {
-    check_contract(path, "inputs", graph, manifest.size, graph.signature.inputs, {pixels("image")});
-    check_contract(path, "outputs", graph, manifest.size, graph.signature.outputs,
-                   {labels("parsing"), pixels("densepose"), labels("parsing_confidence"),
-                    labels("densepose_confidence")});
+    check_contract(path, graph, manifest.size);
     read_verified(graph);
   }
   Bundle bundle{folder, manifest.size, manifest.framing, precision, {}, std::move(manifest.maps)};

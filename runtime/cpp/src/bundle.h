@@ -39,8 +39,9 @@ struct Signature {
   std::vector<Tensor> outputs;
 };
 
-// What each stage's graph takes and gives at an image size, in the order of kStages.
-std::array<Signature, 3> contract(Size size);
+// What each stage's graph takes and gives at an image size, in the order of kStages, and behind
+// them the graph that makes the maps of bare photos.
+std::array<Signature, 4> contract(Size size);
 
 // "image uint8 [N, 256, 192, 3], flow float32 [N, 2, 256, 192]"
 std::string text(const std::vector<Tensor>& tensors);

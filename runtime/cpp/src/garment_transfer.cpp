@@ -37,22 +37,21 @@ struct Loaded {
   std::int32_t threads = 0;
 
   // Loaded when the first bare photo comes.
-  MapsEngine& maps_engine() {
+  const MakeMaps& make_maps() {
     const std::lock_guard<std::mutex> lock(guard_);
-    if (engine_) return *engine_;
+    if (make_maps_) return make_maps_;
     if (maps.empty()) {
       throw Error(GT_GRAPH_MISSING,
                   "the bundle " + bundle + " has no graph maps, which makes maps of photos", {},
                   "give people with their maps, which `garment-transfer prepare --parser "
                   "--densepose` makes, or export a checkpoint with weights for it");
     }
-    engine_ = load_maps(maps[0], size, threads);
-    return *engine_;
+    return make_maps_ = load_maps(maps[0], size, threads);
   }
 
  private:
   std::mutex guard_;
-  std::unique_ptr<MapsEngine> engine_;
+  MakeMaps make_maps_;
 };
 
 }  // namespace garment_transfer::internal
@@ -84,52 +83,7 @@ constexpr struct {
   gt_status status;
   const char* name;
 } kStatusNames[] = {
-    {GT_OK, "ok"},
-    {GT_ARGUMENT_INVALID, "argument_invalid"},
-    {GT_ARRAY_INVALID, "array_invalid"},
-    {GT_BATCH_INVALID, "batch_invalid"},
-    {GT_ID_OUT_OF_RANGE, "id_out_of_range"},
-    {GT_OPTION_INVALID, "option_invalid"},
-    {GT_BUNDLE_MISSING, "bundle_missing"},
-    {GT_MANIFEST_MISSING, "manifest_missing"},
-    {GT_MANIFEST_UNREADABLE, "manifest_unreadable"},
-    {GT_MANIFEST_INVALID, "manifest_invalid"},
-    {GT_MANIFEST_TOO_NEW, "manifest_too_new"},
-    {GT_MANIFEST_TOO_OLD, "manifest_too_old"},
-    {GT_CONTRACT_MISMATCH, "contract_mismatch"},
-    {GT_GRAPH_MISSING, "graph_missing"},
-    {GT_GRAPH_TRUNCATED, "graph_truncated"},
-    {GT_GRAPH_ALTERED, "graph_altered"},
-    {GT_PRECISION_MISSING, "precision_missing"},
-    {GT_BACKEND_UNKNOWN, "backend_unknown"},
-    {GT_BACKEND_UNAVAILABLE, "backend_unavailable"},
-    {GT_GRAPH_REJECTED, "graph_rejected"},
-    {GT_RUN_FAILED, "run_failed"},
-    {GT_CUDA_FAILED, "cuda_failed"},
-    {GT_ENGINES_MISSING, "engines_missing"},
-    {GT_RECORD_INVALID, "record_invalid"},
-    {GT_ENGINE_MISMATCH, "engine_mismatch"},
-    {GT_ENGINE_VERSION, "engine_version"},
-    {GT_ENGINE_GPU, "engine_gpu"},
-    {GT_ENGINE_BATCH, "engine_batch"},
-    {GT_ENGINE_ALTERED, "engine_altered"},
-    {GT_ENGINE_REJECTED, "engine_rejected"},
-    {GT_PLUGIN_MISSING, "plugin_missing"},
-    {GT_SESSION_BUSY, "session_busy"},
-    {GT_OUT_OF_MEMORY, "out_of_memory"},
-    {GT_INTERNAL_ERROR, "internal_error"},
-    {GT_IMAGE_MODE, "image_mode"},
-    {GT_IMAGE_SIZE, "image_size"},
-    {GT_LABEL_SET_UNKNOWN, "label_set_unknown"},
-    {GT_LABEL_SET_MISMATCH, "label_set_mismatch"},
-    {GT_DENSEPOSE_ENCODING_UNKNOWN, "densepose_encoding_unknown"},
-    {GT_DENSEPOSE_INVALID, "densepose_invalid"},
-    {GT_SIZES_DIFFER, "sizes_differ"},
-    {GT_BODY_MISSING, "body_missing"},
-    {GT_BODY_AMBIGUOUS, "body_ambiguous"},
-    {GT_VIEW_UNSUPPORTED, "view_unsupported"},
-    {GT_GARMENT_MISSING, "garment_missing"},
-    {GT_TRANSFER_IMPLAUSIBLE, "transfer_implausible"},
+#include "statuses.inc"
 };
 
 std::string& last_message() {
@@ -187,16 +141,6 @@ T read_struct(const T& given, std::size_t oldest, const char* name) {
 
 std::string text_of(const char* value) { return value ? value : ""; }
 
-std::unique_ptr<Backend> load_backend(const std::string& name, Bundle bundle,
-                                      const BackendOptions& options) {
-#ifdef GARMENT_TRANSFER_TENSORRT
-  if (name == "tensorrt") return load_tensorrt(std::move(bundle), options);
-#else
-  static_cast<void>(name);
-#endif
-  return load_onnxruntime(std::move(bundle), options);
-}
-
 std::shared_ptr<Loaded> load(const char* bundle_path, const gt_pipeline_options* pointer) {
   gt_pipeline_options given{};
   if (pointer) {
@@ -234,7 +178,10 @@ std::shared_ptr<Loaded> load(const char* bundle_path, const gt_pipeline_options*
   loaded->bundle = bundle.path;
   loaded->maps = std::move(bundle.maps);
   loaded->threads = given.threads;
-  loaded->backend = load_backend(backend, std::move(bundle), options);
+#ifdef GARMENT_TRANSFER_TENSORRT
+  if (backend == "tensorrt") loaded->backend = load_tensorrt(std::move(bundle), options);
+#endif
+  if (!loaded->backend) loaded->backend = load_onnxruntime(std::move(bundle), options);
   loaded->description = loaded->backend->description();
   return loaded;
 }
@@ -289,6 +236,17 @@ void check_ids(const Run::Input& input, std::int32_t batch, std::size_t step, in
   }
 }
 
+// Where an output goes, which takes so many bytes for `what`; null where it is not wanted.
+unsigned char* place(const gt_output& output, std::size_t bytes, const std::string& who,
+                     const std::string& what = "this photo") {
+  if (output.data && output.capacity < bytes) {
+    throw Error(GT_ARRAY_INVALID,
+                who + ".capacity is " + std::to_string(output.capacity) + " bytes",
+                std::to_string(bytes) + " for " + what + ", or data null to leave it out");
+  }
+  return static_cast<unsigned char*>(output.data);
+}
+
 gt_transfer read_transfer(const gt_transfer& pointed) {
   const auto given = read_struct(pointed, offsetof(gt_transfer, flow), "gt_transfer");
   if (given.times) read_struct(*given.times, sizeof(gt_times), "gt_times");
@@ -329,34 +287,17 @@ Run checked(const gt_transfer& given, Size size) {
   const gt_output* outputs[] = {&given.image, &given.transfer_parsing, &given.warped_garment,
                                 &given.flow,  &given.transfer_scores,  &given.flow_confidence};
   for (std::size_t i = 0; i < kOutputs.size(); ++i) {
-    const std::string who = kOutputs[i];
-    const std::size_t bytes = output_bytes(i, size, given.batch);
-    if (outputs[i]->data && outputs[i]->capacity < bytes) {
-      throw Error(GT_ARRAY_INVALID,
-                  who + ".capacity is " + std::to_string(outputs[i]->capacity) + " bytes",
-                  std::to_string(bytes) + " for a batch of " + std::to_string(given.batch) +
-                      ", or data null to leave it out");
-    }
+    run.outputs[i] = place(*outputs[i], output_bytes(i, size, given.batch), kOutputs[i],
+                           "a batch of " + std::to_string(given.batch));
     if (reinterpret_cast<std::uintptr_t>(outputs[i]->data) % (i == 3 ? alignof(float) : 1)) {
-      throw Error(GT_ARRAY_INVALID, who + ".data is not aligned for float32");
+      throw Error(GT_ARRAY_INVALID, std::string(kOutputs[i]) + ".data is not aligned for float32");
     }
-    run.outputs[i] = outputs[i]->data;
   }
   for (std::size_t i = 0; i < kInputs.size() && memory == GT_HOST; ++i) {
     if (i % 3 == 1) check_ids(run.inputs[i], given.batch, 1, 6, kInputs[i]);
     if (i % 3 == 2) check_ids(run.inputs[i], given.batch, 3, 24, kInputs[i]);
   }
   return run;
-}
-
-// A place for a picture of some size, or null where it is not wanted.
-unsigned char* place(const gt_output& output, std::size_t bytes, const char* who) {
-  if (output.data && output.capacity < bytes) {
-    throw Error(GT_ARRAY_INVALID,
-                std::string(who) + ".capacity is " + std::to_string(output.capacity) + " bytes",
-                std::to_string(bytes) + " for this photo, or data null to leave it out");
-  }
-  return static_cast<unsigned char*>(output.data);
 }
 
 struct Log {
@@ -498,8 +439,8 @@ gt_status gt_person_create(const gt_pipeline* pipeline, const gt_person_source* 
       return;
     }
     gt::Loaded& loaded = *gt::not_null(pipeline, "pipeline, which makes the maps,")->loaded;
-    *person = new gt_person{
-        gt::person_of_photo(given, loaded.maps_engine(), loaded.size, loaded.framing)};
+    *person =
+        new gt_person{gt::person_of_photo(given, loaded.make_maps(), loaded.size, loaded.framing)};
   });
 }
 

@@ -176,32 +176,6 @@ void run_graph(Ort::Session& session, const std::string& name, const Signature& 
   }
 }
 
-class OnnxRuntimeMaps final : public MapsEngine {
- public:
-  OnnxRuntimeMaps(const Graph& graph, Size size, std::int32_t threads)
-      : signature_(graph.signature),
-        session_(opened(graph, read_verified(graph), session_options(threads))),
-        unwanted_(static_cast<std::size_t>(size.height * size.width)) {
-    check_graph(graph, session_);
-  }
-
-  void run(const unsigned char* image, unsigned char* parsing, unsigned char* densepose,
-           unsigned char* confidence) override {
-    std::vector<unsigned char> of_parts(unwanted_);
-    run_graph(session_, "maps", signature_, 1,
-              {{"image", const_cast<unsigned char*>(image)},  // graphs do not write to their inputs
-               {"parsing", parsing},
-               {"densepose", densepose},
-               {"parsing_confidence", confidence},
-               {"densepose_confidence", of_parts.data()}});
-  }
-
- private:
-  Signature signature_;
-  Ort::Session session_;
-  std::size_t unwanted_;  // bytes of an output that nobody reads
-};
-
 class OnnxRuntimeBackend final : public Backend {
  public:
   OnnxRuntimeBackend(Bundle bundle, const BackendOptions& options) : size(bundle.size) {
@@ -365,9 +339,21 @@ std::unique_ptr<Worker> OnnxRuntimeBackend::worker() {
 
 }  // namespace
 
-std::unique_ptr<MapsEngine> load_maps(const Graph& graph, Size size, std::int32_t threads) {
+MakeMaps load_maps(const Graph& graph, Size size, std::int32_t threads) {
   environment();
-  return std::make_unique<OnnxRuntimeMaps>(graph, size, threads);
+  const auto session =
+      std::make_shared<Ort::Session>(opened(graph, read_verified(graph), session_options(threads)));
+  check_graph(graph, *session);
+  return [=, signature = graph.signature](const unsigned char* image, unsigned char* parsing,
+                                          unsigned char* densepose, unsigned char* confidence) {
+    std::vector<unsigned char> unwanted(static_cast<std::size_t>(size.height * size.width));
+    run_graph(*session, "maps", signature, 1,
+              {{"image", const_cast<unsigned char*>(image)},  // graphs do not write to their inputs
+               {"parsing", parsing},
+               {"densepose", densepose},
+               {"parsing_confidence", confidence},
+               {"densepose_confidence", unwanted.data()}});
+  };
 }
 
 std::unique_ptr<Backend> load_onnxruntime(Bundle bundle, const BackendOptions& options) {

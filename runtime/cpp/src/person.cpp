@@ -269,12 +269,6 @@ int hip_row(const cv::Mat& parts) {
   return best;
 }
 
-cv::Mat is_any(const cv::Mat& ids, const std::set<int>& of) {
-  cv::Mat found = cv::Mat::zeros(ids.size(), CV_8U);
-  for (const int id : of) found |= ids == id;
-  return found;
-}
-
 cv::Mat to_classes(const cv::Mat& ids, const LabelSet& set, const std::string& set_name,
                    const cv::Mat& parts, const std::string& name) {
   std::array<bool, 256> present{};
@@ -326,23 +320,12 @@ cv::Mat to_photo(const cv::Mat& map, cv::Size size, const std::string& name,
   return nearest(map, size);
 }
 
-[[noreturn]] void refuse_densepose(const std::string& what, const std::string& expected,
-                                   const std::string& fix) {
-  throw Error(GT_DENSEPOSE_INVALID, what, expected, fix);
-}
-
-std::string shortest(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%g", value);
-  return text;
-}
-
 // I, U, V as floats, planes below one another.
 cv::Mat of_floats(const cv::Mat& planes, const std::string& name) {
   const int rows = planes.rows / 3;
   if (!cv::checkRange(planes)) {
-    refuse_densepose(name + " has NaN or infinite values", "I, U and V as DensePose gives them",
-                     "write the file again");
+    throw Error(GT_DENSEPOSE_INVALID, name + " has NaN or infinite values",
+                "I, U and V as DensePose gives them", "write the file again");
   }
   cv::Mat iuv(rows, planes.cols, CV_8UC3);
   double least = 0, most = 0;
@@ -360,17 +343,21 @@ cv::Mat of_floats(const cv::Mat& planes, const std::string& name) {
     }
   }
   if (!whole) {
-    refuse_densepose(name + ": channel I runs from " + shortest(least) + " to " + shortest(most),
-                     "whole part ids 0..24",
-                     "check the order of the channels (I, U, V), and resize such maps with nearest "
-                     "neighbours only");
+    throw Error(
+        GT_DENSEPOSE_INVALID,
+        name + ": channel I runs from " + cv::format("%g", least) + " to " + cv::format("%g", most),
+        "whole part ids 0..24",
+        "check the order of the channels (I, U, V), and resize such maps with nearest "
+        "neighbours only");
   }
   cv::minMaxLoc(planes.rowRange(rows, 3 * rows), &least, &most);
   if (least < -kUvSlack || most > 1 + kUvSlack) {
-    refuse_densepose(name + ": U and V run from " + shortest(least) + " to " + shortest(most),
-                     "0..1",
-                     "divide by 255 if they were scaled to bytes, and check the order of the "
-                     "channels (I, U, V)");
+    throw Error(
+        GT_DENSEPOSE_INVALID,
+        name + ": U and V run from " + cv::format("%g", least) + " to " + cv::format("%g", most),
+        "0..1",
+        "divide by 255 if they were scaled to bytes, and check the order of the "
+        "channels (I, U, V)");
   }
   return iuv;
 }
@@ -417,12 +404,11 @@ cv::Mat of_parula(const cv::Mat& rgb, const std::string& name) {
     }
   }
   if (counted > 0 && near / counted < kTrustedShare) {
-    char share[32];
-    std::snprintf(share, sizeof share, "%.0f%%", 100 * near / counted);
-    refuse_densepose(name + " does not look like encoding parula: only " + share +
-                         " of its coloured pixels come near OpenCV's COLORMAP_PARULA at part * "
-                         "255 / 24",
-                     {}, std::string("name the encoding it has (") + kEncodings + ")");
+    throw Error(GT_DENSEPOSE_INVALID,
+                name + " does not look like encoding parula: only " + percent(near / counted) +
+                    " of its coloured pixels come near OpenCV's COLORMAP_PARULA at part * "
+                    "255 / 24",
+                {}, std::string("name the encoding it has (") + kEncodings + ")");
   }
   if (cv::countNonZero(trusted) < int(trusted.total())) part = of_nearest(part, trusted);
   cv::medianBlur(part, part, 5);
@@ -436,11 +422,11 @@ void check_parts(const cv::Mat& densepose, const std::string& name) {
   double highest = 0;
   cv::minMaxLoc(parts_of(densepose), nullptr, &highest);
   if (highest <= kParts) return;
-  refuse_densepose(name + ": channel I reaches " + std::to_string(int(highest)),
-                   "DensePose parts 0..24 in the first channel (red), then 255 U and 255 V",
-                   std::string("check the order of the channels (OpenCV writes BGR) and the "
-                               "encoding (") +
-                       kEncodings + ")");
+  throw Error(GT_DENSEPOSE_INVALID, name + ": channel I reaches " + std::to_string(int(highest)),
+              "DensePose parts 0..24 in the first channel (red), then 255 U and 255 V",
+              std::string("check the order of the channels (OpenCV writes BGR) and the "
+                          "encoding (") +
+                  kEncodings + ")");
 }
 
 // Throws Error unless DensePose's parts show somebody; `name` is what messages call the map.
@@ -462,10 +448,8 @@ void check_covered(const cv::Mat& classes, const cv::Mat& parts, const std::stri
   const cv::Mat body = parts > 0;
   const double share = double(cv::countNonZero(classes & body)) / cv::countNonZero(body);
   if (share >= kLeastCovered) return;
-  char percent[16];
-  std::snprintf(percent, sizeof percent, "%.0f%%", 100 * share);
   throw Error(GT_BODY_MISSING,
-              parsing + " has something other than background on " + percent +
+              parsing + " has something other than background on " + percent(share) +
                   " of the body that " + densepose + " shows",
               "at least 10%", "make both maps from the same photo");
 }
@@ -571,13 +555,14 @@ cv::Mat enlarged(const cv::Mat& parsing, const GtFit& fit) {
   return placed(out, fit);
 }
 
-Seen look(const cv::Mat& image, const GtFit& fit, MapsEngine& engine, const std::string& name) {
+Seen look(const cv::Mat& image, const GtFit& fit, const MakeMaps& make_maps,
+          const std::string& name) {
   const cv::Size size(fit.target_width, fit.target_height);
   cv::Mat framed(size, CV_8UC3), iuv(size, CV_8UC3);
   Seen seen{fit, cv::Mat(size, CV_8U), cv::Mat(size, CV_8U), {}};
   const GtPicture photo = picture(image);
   check(gt_fit_photo(&photo, &fit, framed.data, 1));
-  engine.run(framed.data, seen.parsing.data, iuv.data, seen.sure.data);
+  make_maps(framed.data, seen.parsing.data, iuv.data, seen.sure.data);
   seen.iuv = unfit(iuv, fit);
   try {
     check_body(parts_of(seen.iuv), name);
@@ -631,15 +616,11 @@ std::array<float, kClasses> confidence_of(const Seen& seen, const std::string& n
     confidence[label] = static_cast<float>(sums[label] / counts[label]);
     count += counts[label];
     sum += sums[label];
-    char text[64];
-    std::snprintf(text, sizeof text, "%s%s %.2f", each.empty() ? "" : ", ",
-                  names[label].get_ref<const std::string&>().c_str(), double(confidence[label]));
-    each += text;
+    each += (each.empty() ? "" : ", ") + names[label].get<std::string>() +
+            cv::format(" %.2f", double(confidence[label]));
   }
-  if (sum / std::max(count, 1.0) < kDoubtful) {
-    char overall[16];
-    std::snprintf(overall, sizeof overall, "%.2f", sum / std::max(count, 1.0));
-    warn(name + ": its maps are doubtful (confidence " + overall + ": " + each +
+  if (const double overall = sum / std::max(count, 1.0); overall < kDoubtful) {
+    warn(name + ": its maps are doubtful (confidence " + cv::format("%.2f", overall) + ": " + each +
          "); look at them, or make them with other models by `garment-transfer prepare`");
   }
   return confidence;
@@ -654,12 +635,6 @@ std::string text_of(const char* value, const char* otherwise) {
 }
 
 }  // namespace
-
-cv::Mat parts_of(const cv::Mat& densepose) {
-  cv::Mat parts;
-  cv::extractChannel(densepose, parts, 0);
-  return parts;
-}
 
 Person person_of_maps(const gt_person_source& source) {
   const Names names{name_of(source.photo, "image"), name_of(source.parsing, "parsing"),
@@ -676,21 +651,21 @@ Person person_of_maps(const gt_person_source& source) {
                text_of(source.name, ""));
 }
 
-Person person_of_photo(const gt_person_source& source, MapsEngine& engine, Size size,
+Person person_of_photo(const gt_person_source& source, const MakeMaps& make_maps, Size size,
                        const Framing& framing) {
   const std::string name = text_of(source.name, "the photo");
   const cv::Mat image = copied(source.photo, 3, name_of(source.photo, name.c_str()));
   const cv::Size target(int(size.width), int(size.height));
   const auto box = box_of(source);
   cv::Rect before(0, 0, image.cols, image.rows), found;
-  Seen seen = look(image, fit_of(image.size(), before, target), engine, name);
+  Seen seen = look(image, fit_of(image.size(), before, target), make_maps, name);
   for (int i = 0; i < kLooks; ++i) {
     cv::Mat others;
     const cv::Mat own = choose_body(seen.iuv, i ? before : box, name, others);
     found = frame(parts_of(own), framing, target);
     if (agree(found, before)) break;
     before = found;
-    seen = look(image, fit_of(image.size(), found, target), engine, name);
+    seen = look(image, fit_of(image.size(), found, target), make_maps, name);
   }
   if (found.height < kLeastRows) {
     throw Error(GT_BODY_MISSING,

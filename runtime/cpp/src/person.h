@@ -30,14 +30,11 @@ struct Person {
   std::array<float, kClasses> confidence{};
 };
 
-// The first channel of DensePose.
-cv::Mat parts_of(const cv::Mat& densepose);
-
 // From a photo with maps of any size, whose struct_size was checked. Throws Error.
 Person person_of_maps(const gt_person_source& source);
 
 // From a bare photo, by the graph `maps` of a bundle with this size and framing. Throws Error.
-Person person_of_photo(const gt_person_source& source, MapsEngine& engine, Size size,
+Person person_of_photo(const gt_person_source& source, const MakeMaps& make_maps, Size size,
                        const Framing& framing);
 
 // Throws Error unless the person stands upright and is seen from the front; `role` is what the
