@@ -14,7 +14,6 @@ from garment_transfer.bundle import GARMENT, LOWER, SKIN, Size
 from garment_transfer.kernels import photos
 from garment_transfer.kernels.compose import Composed, compose
 from garment_transfer.kernels.compose.definition import _extended
-from garment_transfer.kernels.driver import Array
 from garment_transfer.kernels.fit import Box, Fit, fit_map, fit_photo
 from garment_transfer.kernels.remove_arms import define as remove_by_definition, remove_arms
 
@@ -139,50 +138,6 @@ def test_compose_is_its_definition(
         difference = np.abs(getattr(found, name).astype(int) - getattr(due, name))
         assert difference.max() <= 1, name
     assert compose(*arrays, **named).warped_garment is None
-
-
-def on_device(array: np.ndarray | None) -> Array | None:
-    return None if array is None else Array(array.ctypes.data, array.shape, "uint8", 0)
-
-
-@settings(max_examples=150, deadline=None)
-@given(data=st.data(), seed=st.integers(0, 2**32 - 1))
-def test_the_device_code_draws_the_same(
-    photos_on_cpu: Path, data: st.DataObject, seed: int
-) -> None:
-    library = photos.Library(str(photos_on_cpu))
-    random = np.random.default_rng(seed)
-    arrays, named = call(data, random)
-    due = compose(*arrays, **named)
-    photo, own, _, _, fit, owner_fit = arrays
-    flow = named.pop("flow")
-    pictures = dict(zip(("photo", "own", "owner_photo", "owner_garment"), arrays, strict=False))
-    short = {"transfer_parsing": "parsing", "warped_garment": "warped", "transfer_scores": "scores"}
-    pictures |= {short.get(name, name): array for name, array in named.items()}
-    image, parsing = np.empty_like(photo), np.empty_like(own)
-    outputs = image.ctypes.data, parsing.ctypes.data
-    given_arrays = {
-        name: None if array is None else np.ascontiguousarray(array).view(np.uint8)
-        for name, array in pictures.items()
-    }
-    composing = library.composing_on_device(
-        {name: on_device(array) for name, array in given_arrays.items()},
-        (fit, owner_fit),
-        flow.ctypes.data,
-        outputs,
-    )
-    # what it works in holds anything at first
-    workspace = np.full(library.workspace(composing) + 256, 0xAB, np.uint8)
-    library.compose_on_device(composing, -(-workspace.ctypes.data // 256) * 256, 0)
-    assert (parsing == due.parsing).all()
-    assert (image == due.image).all()
-
-    framed = np.empty((fit.target.height, fit.target.width, 3), np.uint8)
-    photo = np.ascontiguousarray(photo)
-    source = on_device(photo)
-    assert source is not None
-    library.fit_on_device(fit, source, framed.ctypes.data, 0)
-    assert (framed == fit_photo(fit, photo)).all()
 
 
 def test_a_garment_is_extended_by_its_nearest_pixels() -> None:
