@@ -32,6 +32,7 @@ from garment_transfer.runtime import InputError, Person, Pipeline, sample_bundle
 from garment_transfer.runtime.photos import Box
 
 Build = Callable[..., Path]
+Cli = Callable[..., subprocess.CompletedProcess[str]]
 Run = Callable[..., str]
 MakePerson = Callable[..., Person]
 SavePerson = Callable[..., Path]
@@ -83,6 +84,20 @@ def test_the_documents_transfers(programs: Path, run: Run, pipeline: Pipeline) -
 
 
 @pytest.fixture(scope="module")
+def cli(programs: Path) -> Cli:
+    """`cli(person, owner, output, *options)`: what the command line made of the shipped bundle."""
+
+    def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+        command = [programs / "garment_transfer_cli", sample_bundle(), *arguments]
+        return subprocess.run(
+            list(map(str, command)), capture_output=True, text=True, timeout=600,
+            env={**os.environ, **environment},
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.fixture(scope="module")
 def pipeline() -> Pipeline:
     return Pipeline.load(sample_bundle())
 
@@ -91,10 +106,17 @@ def pythons_picture(pipeline: Pipeline, person: Path, owner: Path) -> np.ndarray
     return pipeline.transfer(Person.load(person), Person.load(owner)).image
 
 
+def assert_pythons(cli: Cli, pipeline: Pipeline, person: Path, owner: Path, output: Path) -> None:
+    """The command line gives Python's picture of two people."""
+    ran = cli(person, owner, output)
+    assert ran.returncode == 0, ran.stderr
+    found = np.asarray(Image.open(output))
+    assert np.array_equal(found, pythons_picture(pipeline, person, owner))
+
+
 def test_command_line_gives_pythons_picture(
-    programs: Path, run: Run, pipeline: Pipeline, make_person: MakePerson,
-    save_person: SavePerson, tmp_path: Path,
-) -> None:  # fmt: skip
+    cli: Cli, pipeline: Pipeline, make_person: MakePerson, save_person: SavePerson, tmp_path: Path
+) -> None:
     """Larger, smaller and of the bundle's size, both aspects; the owner minified and magnified."""
 
     def saved(size: tuple[int, int], seed: int) -> Path:
@@ -105,17 +127,14 @@ def test_command_line_gives_pythons_picture(
     for index, (one, other) in enumerate(zip(sizes, sizes[1:] + sizes[:1], strict=True)):
         pairs.append((saved(one, 2 * index), saved(other, 2 * index + 1)))
     for person, owner in pairs:
-        output = tmp_path / "cpp.png"
-        run([programs / "garment_transfer_cli", sample_bundle(), person, owner, output])
-        found = np.asarray(Image.open(output))
-        assert np.array_equal(found, pythons_picture(pipeline, person, owner))
+        assert_pythons(cli, pipeline, person, owner, tmp_path / "cpp.png")
 
 
 BLUE = (30, 60, 200)
 
 
 def test_command_line_reads_people_as_python_does(
-    programs: Path, pipeline: Pipeline, new_scene: NewScene, tmp_path: Path
+    cli: Cli, pipeline: Pipeline, new_scene: NewScene, tmp_path: Path
 ) -> None:
     """Small in a wide photo, others beside, a bag in front of either, one of two bodies."""
     scenes = {
@@ -140,10 +159,7 @@ def test_command_line_reads_people_as_python_does(
         if person.name == "two":
             box, options = Box(10, 230, 210, 100), ["--person-box", "230,10,330,220"]
         output = tmp_path / "cpp.png"
-        command = [programs / "garment_transfer_cli", *options]
-        ran = subprocess.run(
-            [*command, sample_bundle(), person, giver, output], capture_output=True, text=True
-        )
+        ran = cli(person, giver, output, *options)
         assert ran.returncode == 0, ran.stderr
         assert ("147 pixels high in the photo" in ran.stderr) == (person.name == "small")
         someone = Person.load(person, box=box)
@@ -155,7 +171,7 @@ def test_command_line_reads_people_as_python_does(
 
 
 def test_command_line_refuses_as_python_does(
-    programs: Path, pipeline: Pipeline, new_scene: NewScene, tmp_path: Path
+    cli: Cli, pipeline: Pipeline, new_scene: NewScene, tmp_path: Path
 ) -> None:
     """Two bodies, from behind, lying, hardly a garment: with the same message."""
     good = new_scene().person(190).save(tmp_path / "good")
@@ -175,27 +191,22 @@ def test_command_line_refuses_as_python_does(
         folder = scene.save(tmp_path / name)
         with pytest.raises(InputError) as error:
             pipeline.transfer(Person.load(good), Person.load(folder))
-        ran = subprocess.run(
-            [programs / "garment_transfer_cli", sample_bundle(), good, folder, tmp_path / "o.png"],
-            capture_output=True,
-            text=True,
-        )
+        ran = cli(good, folder, tmp_path / "o.png")
         assert ran.returncode == 1
         expected = str(error.value).replace(
             " with --person-box, --owner-box, `prepare --box` or box=", ", as the person's box"
         )
         assert ran.stderr == f"Error: {expected}\n"
         assert not (tmp_path / "o.png").exists()
-    usage = [programs / "garment_transfer_cli", "--person-box", "9,9,9,20", "b", "p", "o", "out"]
-    assert subprocess.run(usage, capture_output=True).returncode == 2
+    assert cli("p", "o", "out", "--person-box", "9,9,9,20").returncode == 2
 
 
-def test_nothing_is_left_in_the_home_folder(programs: Path, run: Run, tmp_path: Path) -> None:
+def test_nothing_is_left_in_the_home_folder(cli: Cli, tmp_path: Path) -> None:
     """ONNX Runtime keeps an identifier there for its vendor, unless it is told not to."""
     home = tmp_path / "home"
     home.mkdir()
-    command = [programs / "garment_transfer_cli", sample_bundle(), *sample_people()]
-    run([*command, tmp_path / "out.png"], HOME=str(home), XDG_CACHE_HOME=str(home / "cache"))
+    folders = {"HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")}
+    assert cli(*sample_people(), tmp_path / "out.png", **folders).returncode == 0
     assert list(home.rglob("*")) == []
 
 
@@ -243,30 +254,21 @@ def drawn(folder: Path, how: str) -> None:
      "grey JPEG, 4-bit palette", "a palette in another order, capitals, a byte order mark"],
 )  # fmt: skip
 def test_files_are_read_as_python_does(
-    programs: Path, run: Run, pipeline: Pipeline, make_person: MakePerson,
-    save_person: SavePerson, tmp_path: Path, how: str,
+    cli: Cli, pipeline: Pipeline, make_person: MakePerson, save_person: SavePerson, tmp_path: Path,
+    how: str,
 ) -> None:  # fmt: skip
     person = save_person(make_person(256, 192, seed=5), tmp_path / "p")
     owner = save_person(make_person(256, 192, seed=6), tmp_path / "o")
     drawn(person, how)
-    command = [
-        programs / "garment_transfer_cli",
-        sample_bundle(),
-        person,
-        owner,
-        tmp_path / "o.png",
-    ]
-    run(command)
-    expected = pythons_picture(pipeline, person, owner)
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "o.png")), expected)
+    assert_pythons(cli, pipeline, person, owner, tmp_path / "o.png")
 
 
 @pytest.mark.parametrize(
     ("label_set", "palette"), [(name, i % 2 == 1) for i, name in enumerate(sorted(LABEL_SETS))]
 )
 def test_label_sets_are_pythons(
-    programs: Path, run: Run, pipeline: Pipeline, make_person: MakePerson,
-    save_person: SavePerson, tmp_path: Path, label_set: str, palette: bool,
+    cli: Cli, pipeline: Pipeline, make_person: MakePerson, save_person: SavePerson, tmp_path: Path,
+    label_set: str, palette: bool,
 ) -> None:  # fmt: skip
     """Every id of a set, in stripes down the body, so that whole-body garments cross the hips."""
     person = make_person(256, 192, seed=3)
@@ -283,46 +285,32 @@ def test_label_sets_are_pythons(
         image.putpalette([value % 251 for value in range(768)])
         image.frombytes(parse.tobytes())
     image.save(folder / "parse.png")
-    run([programs / "garment_transfer_cli", sample_bundle(), folder, folder, tmp_path / "o.png"])
-    expected = pythons_picture(pipeline, folder, folder)
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "o.png")), expected)
+    assert_pythons(cli, pipeline, folder, folder, tmp_path / "o.png")
 
 
 def test_command_line_refuses_spoilt_files_as_python_does(
-    programs: Path, bad_people: list[tuple[Path, str, str]], tmp_path: Path
+    cli: Cli, bad_people: list[tuple[Path, str, str]], tmp_path: Path
 ) -> None:
     for folder, code, says in [*bad_people, (tmp_path / "nowhere", "person_missing", "nowhere")]:
-        ran = subprocess.run(
-            [
-                programs / "garment_transfer_cli",
-                sample_bundle(),
-                folder,
-                folder,
-                tmp_path / "o.png",
-            ],
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        ran = cli(folder, folder, tmp_path / "o.png")
         assert (ran.returncode, says in ran.stderr) == (1, True), (code, says, ran.stderr)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_command_line_writes_over_no_input(
-    programs: Path, run: Run, small_pair: tuple[Path, Path], tmp_path: Path
+    cli: Cli, small_pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
     photo = small_pair[1] / "image.png"
     before = photo.read_bytes()
     (tmp_path / "link").symlink_to(photo)
     os.link(photo, tmp_path / "hard")
     os.mkfifo(tmp_path / "pipe")
-    command = [programs / "garment_transfer_cli", sample_bundle(), *small_pair]
     for name, says in (("link", "what this run reads"), ("hard", "what this run reads"),
                        ("pipe", "is no file")):  # fmt: skip
-        ran = subprocess.run([*command, tmp_path / name], capture_output=True, text=True)
+        ran = cli(*small_pair, tmp_path / name)
         assert (ran.returncode, says in ran.stderr) == (1, True), ran.stderr
     assert photo.read_bytes() == before
-    run([*command, tmp_path / "new" / "folder" / "out.png"])
+    assert cli(*small_pair, tmp_path / "new" / "folder" / "out.png").returncode == 0
     assert os.listdir(tmp_path / "new" / "folder") == ["out.png"]
 
 
