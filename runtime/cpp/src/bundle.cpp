@@ -6,8 +6,8 @@
 #include <system_error>
 #include <utility>
 
+#include "bundle_json.h"
 #include "error.h"
-#include "labels.h"
 
 namespace garment_transfer::internal {
 namespace {
@@ -40,126 +40,65 @@ constexpr char kExternal[] = {'\x0a', '\x08', 'l', 'o', 'c', 'a', 't', 'i', 'o',
 // The graph that makes the maps of bare photos; stages come before it.
 constexpr std::size_t kMaps = kStages.size();
 
-std::vector<Tensor> tensors(const Field& list) {
+std::vector<Tensor> tensors(const Json& list) {
   std::vector<Tensor> result;
-  for (const Field& each : list.items(1)) {
-    each.object({"name", "dtype", "shape"});
-    Tensor tensor{each["name"].text(), each["dtype"].matching("uint8|float32"), {}};
-    for (const Field& side : each["shape"].items()) {
-      if (side.is_string()) side.matching("N");
-      tensor.shape.push_back(side.is_string() ? kBatch : side.integer(1));
+  for (const Json& each : list) {
+    Tensor tensor{each["name"], each["dtype"], {}};
+    for (const Json& side : each["shape"]) {
+      tensor.shape.push_back(side.is_string() ? kBatch : side.get<std::int64_t>());
     }
     result.push_back(std::move(tensor));
   }
   return result;
 }
 
-Graph graph(const Field& field, const std::string& folder) {
-  Graph read;
-  read.path = folder + "/" + field["file"].matching(kFileForm);
-  read.bytes = field["bytes"].integer(1);
-  read.sha256 = field["sha256"].matching(kSha256Form);
-  read.signature = signature(field);
-  return read;
+Graph graph(const Json& json, std::size_t stage, const std::string& folder) {
+  return {stage,           folder + "/" + json["file"].get<std::string>(),
+          json["bytes"],   json["sha256"],
+          signature(json), {}};
 }
 
-Graphs graphs(const Field& field, const std::string& precision, const std::string& folder) {
-  field.object({kStages[0], kStages[1], kStages[2]});
+Graphs graphs(const Json& json, const std::string& precision, const std::string& folder) {
   Graphs result{precision, {}};
-  for (const auto& [stage, of_stage] : field.entries()) {
-    of_stage.object({"file", "bytes", "sha256", "inputs", "outputs"});
-    Graph read = graph(of_stage, folder);
-    while (stage != kStages[read.stage]) ++read.stage;
-    result.graphs.push_back(std::move(read));
+  for (const auto& [stage, of_stage] : json.items()) {
+    const auto at = std::find(kStages.begin(), kStages.end(), stage) - kStages.begin();
+    result.graphs.push_back(graph(of_stage, static_cast<std::size_t>(at), folder));
   }
   return result;
 }
 
-Framing framing(const Field& field) {
-  field.object({"parts", "legs", "margin"});
-  Framing read;
-  for (const Field& part : field["parts"].items(1)) read.parts |= 1u << part.integer(1, 24);
-  read.legs = field["legs"].number(0, 10);
-  read.margin = field["margin"].number(0, 1);
-  return read;
-}
-
-void check_parity(const Field& outputs) {
-  for (const auto& [name, parity] : outputs.entries(1)) {
-    parity.object({"max_abs_difference", "tolerance", "share_within_tolerance", "inputs"});
-    parity["max_abs_difference"].number(0);
-    parity["tolerance"].number(0);
-    parity["share_within_tolerance"].number(0, 1);
-    parity["inputs"].text();
+// What the schema does not say.
+void check_names(const Json& json) {
+  static const Json classes = Json::parse(kLabels)["classes"];
+  if (json["classes"] != classes) refuse("classes", json["classes"], classes.dump());
+  check_stages(json["graphs"], "graphs");
+  check_stages(json["parity"], "parity");
+  const Json variants = json.value("variants", Json::object());
+  for (const auto& [name, variant] : variants.items()) {
+    if (name != "float16" && name != "int8") refuse("variants", name, "float16 or int8");
+    check_stages(variant["graphs"], "variants." + name + ".graphs");
   }
 }
 
-void check_accuracy(const Field& field) {
-  field.object({"different_labels", "image_psnr", "warped_garment_psnr", "flow_difference",
-                "largest_activation", "inputs"});
-  field["different_labels"].number(0, 1);
-  field["image_psnr"].number(-INFINITY);
-  field["warped_garment_psnr"].number(-INFINITY);
-  field["flow_difference"].number(0);
-  field["largest_activation"].number(0);
-  field["inputs"].text();
-}
-
-void check_checkpoint(const Field& field) {
-  field.object({"preset", "sha256", "parameters"});
-  field["preset"].text();
-  field["sha256"].matching(kSha256Form);
-  for (const auto& [stage, count] : field["parameters"].entries()) count.integer(0);
-}
-
-void check_classes(const Field& field) {
-  static const Json expected = Json::parse(kLabels)["classes"];
-  const auto names = field.items();
-  for (std::size_t i = 0; i < names.size() || i < expected.size(); ++i) {
-    if (i < names.size() && i < expected.size() && names[i].string() == expected[i]) continue;
-    field.refuse(expected.dump());
-  }
-}
-
-Manifest checked(const Field& field, const std::string& folder) {
-  field.object({"schema_version", "name", "producer", "created", "size", "framing", "precision",
-                "opset", "graphs", "parity", "versions", "checkpoint", "classes"},
-               {"variants", "maps"});
-  field["schema_version"].integer(kSchemaVersion, kSchemaVersion);
+Manifest checked(const Json& json, const std::string& folder) {
+  check_schema(json, kManifestSchema);
+  check_names(json);
   Manifest manifest;
-  manifest.name = field["name"].text();
-  const Field producer = field["producer"];
-  producer.object({"package", "version"});
-  producer["package"].text();
-  producer["version"].text();
-  field["created"].matching(kTimeForm);
-  const Field size = field["size"];
-  size.object({"height", "width"});
-  manifest.size = {size["height"].integer(32, 8192, 32), size["width"].integer(32, 8192, 32)};
-  manifest.framing = framing(field["framing"]);
-  const std::string precision = field["precision"].matching(kPrecisionForm);
-  field["opset"].integer(16);
-  manifest.precisions.push_back(graphs(field["graphs"], precision, folder));
-  field["parity"].object({kStages[0], kStages[1], kStages[2]});
-  for (const auto& [stage, outputs] : field["parity"].entries()) check_parity(outputs);
-  for (const auto& [package, version] : field["versions"].entries()) version.string();
-  check_checkpoint(field["checkpoint"]);
-  check_classes(field["classes"]);
-  if (field.has("maps") && !field["maps"].is_null()) {
-    const Field maps = field["maps"];
-    maps.object({"file", "bytes", "sha256", "inputs", "outputs", "parity", "checkpoint"});
-    check_parity(maps["parity"]);
-    check_checkpoint(maps["checkpoint"]);
-    manifest.maps.push_back(graph(maps, folder));
-    manifest.maps[0].stage = kMaps;
+  manifest.name = json["name"];
+  manifest.size = {json["size"]["height"], json["size"]["width"]};
+  const Json& framing = json["framing"];
+  for (const unsigned part : framing["parts"]) manifest.framing.parts |= 1u << part;
+  manifest.framing.legs = framing["legs"];
+  manifest.framing.margin = framing["margin"];
+  const std::string precision = json["precision"];
+  manifest.precisions.push_back(graphs(json["graphs"], precision, folder));
+  if (json.contains("maps") && !json["maps"].is_null()) {
+    manifest.maps.push_back(graph(json["maps"], kMaps, folder));
   }
-  if (!field.has("variants")) return manifest;
-  field["variants"].object({}, {"float16", "int8"});
-  for (const auto& [name, variant] : field["variants"].entries()) {
-    variant.object({"graphs", "accuracy"});
-    check_accuracy(variant["accuracy"]);
-    Graphs read = graphs(variant["graphs"], name, folder);
-    if (name != precision) manifest.precisions.push_back(std::move(read));
+  const Json variants = json.value("variants", Json::object());
+  for (const auto& [name, variant] : variants.items()) {
+    if (name == precision) continue;
+    manifest.precisions.push_back(graphs(variant["graphs"], name, folder));
   }
   return manifest;
 }
@@ -182,7 +121,7 @@ Manifest read_manifest(const std::string& folder, const std::string& path) {
                         folder + "`");
       }
     }
-    return checked(Field(json), folder);
+    return checked(json, folder);
   } catch (const InvalidJson& error) {
     throw Error(GT_MANIFEST_INVALID, path + " is not a valid manifest: " + error.what(), {}, kFix);
   } catch (const std::system_error& error) {
@@ -244,8 +183,16 @@ std::vector<char> read_verified(const Graph& graph) {
   return content;
 }
 
-Signature signature(const Field& field) {
-  return {tensors(field["inputs"]), tensors(field["outputs"])};
+Signature signature(const Json& json) {
+  return {tensors(json["inputs"]), tensors(json["outputs"])};
+}
+
+void check_stages(const Json& json, const std::string& where) {
+  for (const auto& [name, value] : json.items()) {
+    if (std::find(kStages.begin(), kStages.end(), name) == kStages.end()) {
+      refuse(where + "." + name, value, "the stages parsing, warping and regrowth alone");
+    }
+  }
 }
 
 std::array<Signature, 4> contract(Size size) {

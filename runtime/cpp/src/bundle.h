@@ -81,14 +81,10 @@ std::vector<char> read_verified(const Graph& graph);
 // the family of bundles.
 Bundle load_bundle(const std::string& folder, const std::string& precision = {});
 
-// The forms of text in manifests and records.
-inline constexpr char kSha256Form[] = "[0-9a-f]{64}";
-inline constexpr char kFileForm[] = "[A-Za-z0-9_-][A-Za-z0-9_.-]*";
-inline constexpr char kTimeForm[] =
-    R"(\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d+)?(Z|[+-]\d{2}:\d{2}))";
-inline constexpr char kPrecisionForm[] = "float32|float16|int8";
+// The inputs and outputs of a graph or an engine, whose JSON was checked.
+Signature signature(const Json& json);
 
-// The inputs and outputs of a graph or an engine, checked. Throws InvalidJson.
-Signature signature(const Field& field);
+// Throws InvalidJson where an object has a name that is no stage's.
+void check_stages(const Json& json, const std::string& where);
 
 }  // namespace garment_transfer::internal

@@ -2,9 +2,7 @@
 
 #include <openssl/evp.h>
 
-#include <algorithm>
 #include <cerrno>
-#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -24,114 +22,135 @@ constexpr int kMaxDepth = 100;
 constexpr std::size_t kMaxMatched = 1000;
 constexpr std::size_t kMaxShown = 100;
 
-// "0 to 5", "1 or more"
-template <typename T>
-std::string range(T least, T most, bool open) {
-  const auto text = [](T number) { return Json(number).dump(); };
-  return text(least) + (open ? " or more" : " to " + text(most));
+// What messages call the types of a schema.
+const std::map<std::string, std::string> kTypes = {
+    {"object", "an object"},   {"array", "an array"},  {"string", "text"},
+    {"integer", "an integer"}, {"number", "a number"}, {"boolean", "true or false"},
+    {"null", "null"}};
+
+bool is(const Json& value, const std::string& type) {
+  return type == "integer"  ? value.is_number_integer()
+         : type == "number" ? value.is_number()
+                            : value.type_name() == type;
 }
 
-// Compiling one takes far longer than matching it. Patterns are literals, told apart by address.
-const std::regex& compiled(const char* pattern) {
-  thread_local std::map<const char*, std::regex> known;
+// Compiling one takes far longer than matching it.
+const std::regex& compiled(const std::string& pattern) {
+  thread_local std::map<std::string, std::regex> known;
   const auto [entry, is_new] = known.try_emplace(pattern);
   if (is_new) entry->second = std::regex(pattern);
   return entry->second;
 }
 
+// A schema as msgspec writes it.
+class Schema {
+ public:
+  explicit Schema(const char* text) : root_(Json::parse(text)) {}
+
+  void check(const Json& value) const { check(value, root_, ""); }
+
+ private:
+  const Json& resolved(const Json& rule) const {
+    if (!rule.contains("$ref")) return rule;
+    return root_.at(Json::json_pointer(rule["$ref"].get<std::string>().substr(1)));
+  }
+
+  void check(const Json& value, const Json& schema, const std::string& where) const {
+    const Json& rule = resolved(schema);
+    if (rule.contains("anyOf")) {
+      std::string expected;
+      for (const Json& each : rule["anyOf"]) {
+        const std::string type = resolved(each)["type"];
+        if (is(value, type)) return check(value, each, where);
+        expected += (expected.empty() ? "" : " or ") + kTypes.at(type);
+      }
+      refuse(where, value, expected);
+    }
+    if (rule.contains("enum")) {
+      for (const Json& each : rule["enum"]) {
+        if (each == value && each.type() == value.type()) return;  // 4 is equal to 4.0
+      }
+      refuse(where, value, "one of " + rule["enum"].dump());
+    }
+    const std::string type = rule["type"];
+    if (!is(value, type)) refuse(where, value, kTypes.at(type));
+    if (type == "object") check_object(value, rule, where);
+    if (type == "array") {
+      check_size(value, rule, "minItems", where, "items");
+      for (std::size_t i = 0; i < value.size(); ++i) {
+        check(value[i], rule["items"], below(where, std::to_string(i)));
+      }
+    }
+    if (type == "string") check_text(value, rule, where);
+    if (type == "integer" || type == "number") check_number(value, rule, where);
+  }
+
+  static std::string below(const std::string& where, const std::string& name) {
+    return where.empty() ? name : where + "." + name;
+  }
+
+  static void check_size(const Json& value, const Json& rule, const char* least,
+                         const std::string& where, const char* what) {
+    const std::size_t count = rule.value(least, std::size_t{0});
+    if (value.size() < count) refuse(where, value, std::to_string(count) + " or more " + what);
+  }
+
+  void check_object(const Json& value, const Json& rule, const std::string& where) const {
+    const std::string of = where.empty() ? "" : " of " + where;
+    for (const std::string name : rule.value("required", Json::array())) {
+      if (!value.contains(name)) throw InvalidJson("the field " + name + of + " is missing");
+    }
+    check_size(value, rule, "minProperties", where, "fields");
+    for (const auto& [name, each] : value.items()) {
+      if (rule.contains("properties") && rule["properties"].contains(name)) {
+        check(each, rule["properties"][name], below(where, name));
+      } else if (rule["additionalProperties"].is_object()) {
+        check(each, rule["additionalProperties"], below(where, name));
+      } else {
+        throw InvalidJson("the field " + Json(name).dump() + of + " is unknown");
+      }
+    }
+  }
+
+  static void check_text(const Json& value, const Json& rule, const std::string& where) {
+    const auto& text = value.get_ref<const std::string&>();
+    if (rule.contains("minLength") && text.empty()) refuse(where, value, "text that is not empty");
+    if (!rule.contains("pattern")) return;
+    const std::string pattern = rule["pattern"];
+    if (text.size() > kMaxMatched || !std::regex_search(text, compiled(pattern))) {
+      refuse(where, value, "text of the form " + pattern);
+    }
+  }
+
+  static void check_number(const Json& value, const Json& rule, const std::string& where) {
+    std::string expected = kTypes.at(rule["type"]);
+    bool good = true;
+    if (rule.contains("minimum")) {
+      const bool open = !rule.contains("maximum") || rule["maximum"] == INT64_MAX;
+      good = value >= rule["minimum"] && (!rule.contains("maximum") || value <= rule["maximum"]);
+      expected +=
+          ", " + rule["minimum"].dump() + (open ? " or more" : " to " + rule["maximum"].dump());
+    }
+    if (const int step = rule.value("multipleOf", 1); step > 1) {
+      good = good && value.get<std::int64_t>() % step == 0;
+      expected += ", divisible by " + std::to_string(step);
+    }
+    if (!good) refuse(where, value, expected);
+  }
+
+  const Json root_;
+};
+
 }  // namespace
 
-void Field::refuse(const std::string& expected) const {
-  std::string shown = value_.dump(-1, ' ', false, Json::error_handler_t::replace);
-  if (shown.size() > kMaxShown) shown = std::string("a long ") + value_.type_name();
-  throw InvalidJson((where_.empty() ? "the top level" : where_) + " is " + shown + "; expected " +
+void refuse(const std::string& where, const Json& value, const std::string& expected) {
+  std::string shown = value.dump(-1, ' ', false, Json::error_handler_t::replace);
+  if (shown.size() > kMaxShown) shown = std::string("a long ") + value.type_name();
+  throw InvalidJson((where.empty() ? "the top level" : where) + " is " + shown + "; expected " +
                     expected);
 }
 
-Field Field::below(const std::string& name, const Json& value) const {
-  return Field(value, where_.empty() ? name : where_ + "." + name);
-}
-
-void Field::object(std::initializer_list<const char*> names,
-                   std::initializer_list<const char*> optional) const {
-  if (!value_.is_object()) refuse("an object");
-  const std::string of = where_.empty() ? "" : " of " + where_;
-  for (const char* name : names) {
-    if (!has(name)) throw InvalidJson("the field " + std::string(name) + of + " is missing");
-  }
-  const auto in = [](const auto& list, const std::string& name) {
-    return std::find(list.begin(), list.end(), name) != list.end();
-  };
-  for (const auto& entry : value_.items()) {
-    if (in(names, entry.key()) || in(optional, entry.key())) continue;
-    throw InvalidJson("the field " + Json(entry.key()).dump() + of + " is unknown");
-  }
-}
-
-Field Field::operator[](const char* name) const { return below(name, value_.at(name)); }
-
-std::vector<std::pair<std::string, Field>> Field::entries(std::size_t least) const {
-  if (!value_.is_object()) refuse("an object");
-  if (value_.size() < least) refuse(std::to_string(least) + " or more fields");
-  std::vector<std::pair<std::string, Field>> found;
-  for (const auto& entry : value_.items()) {
-    found.emplace_back(entry.key(), below(entry.key(), entry.value()));
-  }
-  return found;
-}
-
-std::vector<Field> Field::items(std::size_t least) const {
-  if (!value_.is_array()) refuse("an array");
-  if (value_.size() < least) refuse(std::to_string(least) + " or more items");
-  std::vector<Field> found;
-  for (std::size_t i = 0; i < value_.size(); ++i) {
-    found.push_back(below(std::to_string(i), value_[i]));
-  }
-  return found;
-}
-
-bool Field::flag() const {
-  if (!value_.is_boolean()) refuse("true or false");
-  return value_.get<bool>();
-}
-
-std::string Field::string() const {
-  if (!value_.is_string()) refuse("text");
-  return value_.get<std::string>();
-}
-
-std::string Field::text() const {
-  std::string found = string();
-  if (found.empty()) refuse("text that is not empty");
-  return found;
-}
-
-std::string Field::matching(const char* pattern) const {
-  std::string found = string();
-  if (found.size() > kMaxMatched || !std::regex_match(found, compiled(pattern))) {
-    refuse(std::string("text of the form ") + pattern);
-  }
-  return found;
-}
-
-std::int64_t Field::integer(std::int64_t least, std::int64_t most, std::int64_t multiple_of) const {
-  std::int64_t found = 0;
-  const bool fits = value_.is_number_integer() &&
-                    !(value_.is_number_unsigned() && value_.get<std::uint64_t>() > INT64_MAX);
-  if (fits) found = value_.get<std::int64_t>();
-  if (!fits || found < least || found > most || found % multiple_of) {
-    refuse("an integer, " + range(least, most, most == INT64_MAX) +
-           (multiple_of == 1 ? "" : ", divisible by " + std::to_string(multiple_of)));
-  }
-  return found;
-}
-
-double Field::number(double least, double most) const {
-  if (!value_.is_number() || value_.get<double>() < least || value_.get<double>() > most) {
-    refuse("a number, " + range(least, most, std::isinf(most)));
-  }
-  return value_.get<double>();
-}
+void check_schema(const Json& json, const char* schema) { Schema(schema).check(json); }
 
 std::vector<char> read_file(const std::string& path, std::uintmax_t size) {
   std::vector<char> content(static_cast<std::size_t>(size));

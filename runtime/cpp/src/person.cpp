@@ -10,9 +10,9 @@
 #include <unordered_map>
 #include <vector>
 
+#include "bundle_json.h"
 #include "error.h"
 #include "framing.h"
-#include "labels.h"
 
 namespace garment_transfer::internal {
 namespace {

@@ -31,6 +31,6 @@ struct EngineRecord {
 };
 
 // Throws InvalidJson.
-EngineRecord engine_record(const Field& field);
+EngineRecord engine_record(const Json& json);
 
 }  // namespace garment_transfer::internal

@@ -145,8 +145,7 @@ class Engines {
                   {}, fix);
     }
     try {
-      const Json json = read_json(path);
-      record_ = engine_record(Field(json));
+      record_ = engine_record(read_json(path));
     } catch (const InvalidJson& invalid) {
       throw Error(GT_RECORD_INVALID, path + " is not a valid record: " + invalid.what(), {}, fix);
     } catch (const std::system_error& unreadable) {
