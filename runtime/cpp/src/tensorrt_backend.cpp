@@ -17,10 +17,8 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <set>
 #include <sstream>
 #include <system_error>
-#include <tuple>
 #include <utility>
 
 #include "backend.h"
@@ -307,7 +305,6 @@ class TensorRtBackend final : public Backend {
                                                ": " + logger().last_error());
       }
       signatures[i] = bundle.graphs[i].signature;
-      check_tensors(i);
     }
   }
 
@@ -342,31 +339,6 @@ class TensorRtBackend final : public Backend {
 
  private:
   std::shared_ptr<trt::IRuntime> runtime_;  // outlives the engines
-
-  void check_tensors(std::size_t stage) {
-    using Known = std::set<std::tuple<std::string, std::string, bool>>;
-    Known found, expected;
-    trt::ICudaEngine& engine = *engines[stage];
-    for (std::int32_t i = 0; i < engine.getNbIOTensors(); ++i) {
-      const char* name = engine.getIOTensorName(i);
-      const trt::DataType type = engine.getTensorDataType(name);
-      found.emplace(name,
-                    type == trt::DataType::kUINT8   ? "uint8"
-                    : type == trt::DataType::kFLOAT ? "float32"
-                                                    : "another type",
-                    engine.getTensorIOMode(name) == trt::TensorIOMode::kINPUT);
-    }
-    for (const auto& tensor : signatures[stage].inputs) {
-      expected.emplace(tensor.name, tensor.dtype, true);
-    }
-    for (const auto& tensor : signatures[stage].outputs) {
-      expected.emplace(tensor.name, tensor.dtype, false);
-    }
-    if (found != expected) {
-      record->refuse(GT_ENGINE_MISMATCH, std::string("the engine of ") + kStages[stage] +
-                                             " has other tensors than its record");
-    }
-  }
 
  public:
   std::array<std::unique_ptr<trt::ICudaEngine>, 3> engines;
@@ -426,8 +398,7 @@ class Chain {
     on_host_.reset(memory);
     // What TensorRT puts off until the first run happens now, and may not be captured.
     std::memset(on_host_.get(), 0, input_bytes_);
-    bind(own_addresses());
-    copies_and_engines(kUnmarked);
+    copies_and_engines(false);
     check(cudaStreamSynchronize(stream), "run the engines");
   }
 
@@ -438,7 +409,8 @@ class Chain {
     for (std::size_t i = 0; i < kInputs.size(); ++i) {
       copy_dense(run.inputs[i], batch_, host_at(input_at_[i]));
     }
-    launch(run.times != nullptr);
+    // what is timed is launched in pieces, with marks between them
+    if (run.times || !replayed()) copies_and_engines(run.times);
     check(cudaStreamSynchronize(stream_), "run the engines");
     for (std::size_t i = 0; i < kOutputs.size(); ++i) {
       if (run.outputs[i]) {
@@ -455,9 +427,8 @@ class Chain {
   // Pictures in device memory, on the caller's stream; waits for it where times are asked for.
   void run_on_device(const Run& run) {
     const auto stream = static_cast<cudaStream_t>(run.stream);
-    const Marking marking = run.times ? kMarked : kUnmarked;
     auto addresses = own_addresses();
-    mark(0, stream, marking);
+    mark(0, stream, run.times);
     for (std::size_t i = 0; i < kInputs.size(); ++i) {
       const Run::Input& input = run.inputs[i];
       if (input.dense() && takes(input.data)) {
@@ -477,7 +448,7 @@ class Chain {
       if (run.outputs[i] && takes(run.outputs[i])) addresses[kOutputs[i]] = run.outputs[i];
     }
     bind(addresses);
-    engines(stream, marking);
+    engines(stream, run.times);
     for (std::size_t i = 0; i < kOutputs.size(); ++i) {
       if (!run.outputs[i] || takes(run.outputs[i])) continue;
       check(
@@ -485,7 +456,7 @@ class Chain {
                           output_bytes(i, backend_.size, batch_), cudaMemcpyDeviceToDevice, stream),
           "copy an output");
     }
-    mark(kMarks - 1, stream, marking);
+    mark(kMarks - 1, stream, run.times);
     if (!run.times) return;
     check(cudaStreamSynchronize(stream), "run the engines");
     read_times(*run.times);
@@ -493,14 +464,6 @@ class Chain {
 
  private:
   using Addresses = std::map<std::string, void*>;
-
-  // Whether a run leaves its marks on the stream, or in the graph that is being captured.
-  enum Marking { kUnmarked, kMarked, kMarkedInGraph };
-
-  struct Captured {
-    GraphExec graph;
-    int attempts = 0;
-  };
 
   static std::size_t aligned(std::size_t bytes) {
     return (bytes + kTensorAlignment - 1) / kTensorAlignment * kTensorAlignment;
@@ -543,10 +506,8 @@ class Chain {
     }
   }
 
-  void mark(std::size_t at, cudaStream_t stream, Marking marking) {
-    if (marking == kUnmarked) return;
-    const auto flags = marking == kMarkedInGraph ? cudaEventRecordExternal : cudaEventRecordDefault;
-    check(cudaEventRecordWithFlags(marks_[at].get(), stream, flags), "record an event");
+  void mark(std::size_t at, cudaStream_t stream, bool timed) {
+    if (timed) check(cudaEventRecord(marks_[at].get(), stream), "record an event");
   }
 
   void read_times(Times& times) {
@@ -558,51 +519,46 @@ class Chain {
     }
   }
 
-  void engines(cudaStream_t stream, Marking marking) {
-    mark(1, stream, marking);
+  void engines(cudaStream_t stream, bool timed) {
+    mark(1, stream, timed);
     for (std::size_t i = 0; i < kStages.size(); ++i) {
       backend_.require(contexts_[i]->enqueueV3(stream), i, "run");
-      mark(2 + i, stream, marking);
+      mark(2 + i, stream, timed);
     }
   }
 
-  void copies_and_engines(Marking marking) {
-    mark(0, stream_, marking);
+  void copies_and_engines(bool timed) {
+    bind(own_addresses());
+    mark(0, stream_, timed);
     check(cudaMemcpyAsync(device_at(0), host_at(0), input_bytes_, cudaMemcpyHostToDevice, stream_),
           "copy the inputs");
-    engines(stream_, marking);
+    engines(stream_, timed);
     check(cudaMemcpyAsync(host_at(input_bytes_), device_at(input_bytes_), output_bytes_,
                           cudaMemcpyDeviceToHost, stream_),
           "copy the outputs");
-    mark(kMarks - 1, stream_, marking);
+    mark(kMarks - 1, stream_, timed);
   }
 
-  // One launch of a graph; engine by engine where none could be captured.
-  void launch(bool timed) {
-    Captured& captured = captured_[timed];
-    if (!captured.graph) {
-      bind(own_addresses());
-      while (!captured.graph && captured.attempts < kCaptures) {
-        ++captured.attempts;
-        captured.graph = capture(timed ? kMarkedInGraph : kUnmarked);
-      }
+  // Whether one launch of a graph did it all; false where none could be captured.
+  bool replayed() {
+    while (!graph_ && captures_ < kCaptures) {
+      ++captures_;
+      graph_ = capture();
     }
-    if (captured.graph) {
-      check(cudaGraphLaunch(captured.graph.get(), stream_), "launch a graph");
-    } else {
-      copies_and_engines(timed ? kMarked : kUnmarked);
-    }
+    if (graph_) check(cudaGraphLaunch(graph_.get(), stream_), "launch a graph");
+    return graph_ != nullptr;
   }
 
   // Null where it failed; the same work has run without.
-  GraphExec capture(Marking marking) {
+  GraphExec capture() {
     const std::lock_guard<std::mutex> lock(preparing());
     check(cudaStreamSynchronize(stream_), "wait for the run before");
+    bind(own_addresses());
     // relaxed: other sessions may allocate meanwhile
     check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeRelaxed), "begin a capture");
     bool whole = true;
     try {
-      copies_and_engines(marking);
+      copies_and_engines(false);
     } catch (const Error&) {
       whole = false;
     }
@@ -627,7 +583,8 @@ class Chain {
   HostMemory on_host_;
   std::array<std::unique_ptr<trt::IExecutionContext>, 3> contexts_;
   std::array<Addresses, 3> bound_;
-  std::array<Captured, 2> captured_;  // without and with marks
+  GraphExec graph_;
+  int captures_ = 0;  // attempts
 };
 
 class TensorRtWorker final : public Worker {

@@ -296,21 +296,14 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
   return made(event, new CUevent_st{!(flags & cudaEventDisableTiming), nullptr, 0, {}});
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) { return ended(event); }
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
-  return cudaEventRecordWithFlags(event, stream, 0);
-}
-cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t handle, unsigned flags) {
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t handle) {
   const Lock lock(guard());
-  const bool in_graph = is_capturing(handle);
-  if ((flags & cudaEventRecordExternal) && !in_graph) return failed(cudaErrorInvalidValue);
   event->at.reset();
-  // without the flag a capture takes an event for an order within the graph, and it has no time
-  if (in_graph && !(flags & cudaEventRecordExternal)) return put(handle, [] {});
+  // a capture takes an event for an order within the graph, and it has no time
+  if (is_capturing(handle)) return put(handle, [] {});
   const cudaError_t error = put(handle, [event] { event->at = ++machine().now; });
-  if (!in_graph) {
-    event->stream = &stream_of(handle);
-    event->position = event->stream->put;
-  }
+  event->stream = &stream_of(handle);
+  event->position = event->stream->put;
   return error;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
