@@ -214,6 +214,51 @@ struct FramePixel {
   int label;
 };
 
+// The graphs' at i, j of the part of the frame that is the box.
+GT_FUNCTION FramePixel frame_pixel(const GtCompose& call, int i, int j) {
+  const int y = i + call.fit.frame_top, x = j + call.fit.frame_left;
+  const std::uint8_t* const image = row_of(call.image, y) + 3 * x;
+  const std::uint8_t* const warped = row_of(call.warped_garment, y) + 3 * x;
+  return {{{image[0], image[1], image[2], 1}},
+          {{warped[0], warped[1], warped[2], 1}},
+          row_of(call.transfer_parsing, y)[x]};
+}
+
+// Scores of the drawn classes, and of the class that the person has, which gets the rest to kUnit.
+struct Scores {
+  int drawn[kDrawn];
+  int kept;
+};
+
+// Those at i, j: all is the person's where nothing changed nearby; where there are no scores the
+// transfer's classes claim their pixels, blurred along one axis and then the other.
+GT_FUNCTION Scores scores_at(const GtCompose& call, const FramePixel* frame, bool changed, int i,
+                             int j) {
+  const GtFit& fit = call.fit;
+  Scores out{};
+  if (changed && call.transfer_scores.data) {
+    const std::uint8_t* const from =
+        row_of(call.transfer_scores, i + fit.frame_top) + 4 * (j + fit.frame_left);
+    for (int k = 0; k < kDrawn; ++k) out.drawn[k] = 16 * from[k];
+  } else if (changed) {
+    for (int a = 0; a < 5; ++a) {
+      const FramePixel* const row =
+          frame +
+          static_cast<std::ptrdiff_t>(inside(i + a - 2, fit.scaled_height)) * fit.scaled_width;
+      int along[kDrawn] = {128, 128, 128, 128};
+      for (int b = 0; b < 5; ++b) {
+        const int index = drawn_index(row[inside(j + b - 2, fit.scaled_width)].label);
+        for (int k = 0; k < kDrawn; ++k) along[k] += k == index ? kUnit * blur_weight(b) : 0;
+      }
+      for (int k = 0; k < kDrawn; ++k) out.drawn[k] += (along[k] >> 8) * blur_weight(a);
+    }
+    for (int k = 0; k < kDrawn; ++k) out.drawn[k] = (out.drawn[k] + 128) >> 8;
+  }
+  const int rest = kUnit - out.drawn[0] - out.drawn[1] - out.drawn[2] - out.drawn[3];
+  out.kept = rest > 0 ? rest : 0;
+  return out;
+}
+
 // The person's background around a pixel of the frame, where the photo shows it.
 struct Seen {
   int count, squares, sums[3];

@@ -416,19 +416,13 @@ class Composing {
       const int y = holds_centre(i, fit_.height, rows_) + fit_.top;
       const std::uint8_t* own =
           y >= 0 && y < call_.parsing.height ? row_of(call_.parsing, y) : nullptr;
-      const std::uint8_t* image = row_of(call_.image, i + fit_.frame_top) + 3 * fit_.frame_left;
-      const std::uint8_t* warped =
-          row_of(call_.warped_garment, i + fit_.frame_top) + 3 * fit_.frame_left;
-      const std::uint8_t* labels =
-          row_of(call_.transfer_parsing, i + fit_.frame_top) + fit_.frame_left;
       FramePixel* to = frame_.data() + area(i, columns_);
       std::uint8_t* differ = differs.data() + area(i, columns_);
-      for (int j = 0; j < columns_; ++j, image += 3, warped += 3) {
-        to[j] = {
-            {{image[0], image[1], image[2], 1}}, {{warped[0], warped[1], warped[2], 1}}, labels[j]};
+      for (int j = 0; j < columns_; ++j) {
+        to[j] = frame_pixel(call_, i, j);
         const int x = from[static_cast<std::size_t>(j)];
         const int before = own && x >= 0 ? own[x] : 0;  // as in the frame, beyond the photo
-        differ[j] = before != labels[j];
+        differ[j] = before != to[j].label;
         const std::size_t at = area(i, columns_) + static_cast<std::size_t>(j);
         skin[at] = !differ[j] && before == kSkin;
         lower[at] = !differ[j] && before == kLower;
@@ -449,46 +443,15 @@ class Composing {
     lower_ = grain_of(call_.photo, lower, fit_, &lower_levels_);
   }
 
-  // Scores of the drawn classes where something changed nearby; the rest to kUnit is the person's.
   void score_frame() {
-    scores_.assign(frame_.size(), Whole{});
-    if (call_.transfer_scores.data) {
-      for (int i = 0; i < rows_; ++i) {
-        const std::uint8_t* from =
-            row_of(call_.transfer_scores, i + fit_.frame_top) + 4 * fit_.frame_left;
-        Whole* to = scores_.data() + area(i, columns_);
-        for (int j = 0; j < columns_; ++j, from += 4) {
-          to[j] = Whole{from[0], from[1], from[2], from[3]} * 16;
-        }
-      }
-    } else {
-      for (std::size_t i = 0; i < frame_.size(); ++i) {
-        const int k = drawn_index(frame_[i].label);
-        if (k >= 0) scores_[i][k] = kUnit;
-      }
-      std::vector<Whole> before = scores_;
-      blur(before.data(), scores_.data(), rows_, columns_, columns_, 1);
-      before = scores_;
-      blur(before.data(), scores_.data(), columns_, rows_, 1, columns_);
-    }
+    scores_.resize(frame_.size());
     kept_.resize(frame_.size());
-    for (std::size_t i = 0; i < frame_.size(); ++i) {
-      if (!changed_[i]) scores_[i] = Whole{};
-      const Whole& s = scores_[i];
-      kept_[i] = std::max(0, kUnit - (s[0] + s[1] + s[2] + s[3]));
-    }
-  }
-
-  // Along one of two axes: `lines` lines `line_step` apart of `count` values `step` apart.
-  static void blur(const Whole* from, Whole* to, int lines, int count, int line_step, int step) {
-    for (int line = 0; line < lines; ++line) {
-      for (int x = 0; x < count; ++x) {
-        Whole sum = Whole{} + 128;
-        for (int k = 0; k < 5; ++k) {
-          const int at = std::clamp(x + k - 2, 0, count - 1);
-          sum += from[area(line, line_step) + area(at, step)] * blur_weight(k);
-        }
-        to[area(line, line_step) + area(x, step)] = sum >> 8;
+    for (int i = 0; i < rows_; ++i) {
+      for (int j = 0; j < columns_; ++j) {
+        const std::size_t at = area(i, columns_) + static_cast<std::size_t>(j);
+        const Scores found = scores_at(call_, frame_.data(), changed_[at] != 0, i, j);
+        std::memcpy(&scores_[at], found.drawn, sizeof found.drawn);
+        kept_[at] = found.kept;
       }
     }
   }

@@ -34,12 +34,6 @@ struct Found {
   Grain grains[kGrained];
 };
 
-// Scores of the drawn classes, and of the class that the person has.
-struct Scores {
-  int drawn[kDrawn];
-  int kept;
-};
-
 struct Workspace {
   Found* found;
   float* flow;        // [2,h,w], finite
@@ -116,13 +110,9 @@ void read_frame(Queue& queue, const GtCompose& call, const Workspace& w) {
     const int y = holds_centre(i, fit.height, rows) + fit.top;
     const int x = holds_centre(j, fit.width, columns) + fit.left;
     const bool shown = y >= 0 && y < call.parsing.height && x >= 0 && x < call.parsing.width;
-    const Byte* const image = row_of(call.image, i + fit.frame_top) + 3 * (j + fit.frame_left);
-    const Byte* const warped =
-        row_of(call.warped_garment, i + fit.frame_top) + 3 * (j + fit.frame_left);
-    const int label = row_of(call.transfer_parsing, i + fit.frame_top)[j + fit.frame_left];
-    w.frame[at(i, j, columns)] = {
-        {{image[0], image[1], image[2], 1}}, {{warped[0], warped[1], warped[2], 1}}, label};
-    w.differs[at(i, j, columns)] = (shown ? row_of(call.parsing, y)[x] : 0) != label;
+    const FramePixel pixel = frame_pixel(call, i, j);
+    w.frame[at(i, j, columns)] = pixel;
+    w.differs[at(i, j, columns)] = (shown ? row_of(call.parsing, y)[x] : 0) != pixel.label;
   });
   queue.each_pixel(rows, columns, [=] GT_DEVICE(int i, int j) {
     bool changed = false;
@@ -131,26 +121,7 @@ void read_frame(Queue& queue, const GtCompose& call, const Workspace& w) {
       changed |= any_near(w.differs + at(y, 0, columns), 1, j, columns, kChangedReach);
     }
     w.changed[at(i, j, columns)] = changed;
-    Scores scores{};
-    if (changed && call.transfer_scores.data) {
-      const Byte* const from =
-          row_of(call.transfer_scores, i + fit.frame_top) + 4 * (j + fit.frame_left);
-      for (int k = 0; k < kDrawn; ++k) scores.drawn[k] = 16 * from[k];
-    } else if (changed) {
-      for (int a = 0; a < 5; ++a) {
-        const FramePixel* const row = w.frame + at(inside(i + a - 2, rows), 0, columns);
-        int along[kDrawn] = {128, 128, 128, 128};
-        for (int b = 0; b < 5; ++b) {
-          const int index = drawn_index(row[inside(j + b - 2, columns)].label);
-          for (int k = 0; k < kDrawn; ++k) along[k] += k == index ? kUnit * blur_weight(b) : 0;
-        }
-        for (int k = 0; k < kDrawn; ++k) scores.drawn[k] += (along[k] >> 8) * blur_weight(a);
-      }
-      for (int k = 0; k < kDrawn; ++k) scores.drawn[k] = (scores.drawn[k] + 128) >> 8;
-    }
-    const int rest = kUnit - scores.drawn[0] - scores.drawn[1] - scores.drawn[2] - scores.drawn[3];
-    scores.kept = rest > 0 ? rest : 0;
-    w.scores[at(i, j, columns)] = scores;
+    w.scores[at(i, j, columns)] = scores_at(call, w.frame, changed, i, j);
   });
 }
 
