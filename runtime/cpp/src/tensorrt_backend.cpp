@@ -296,10 +296,10 @@ class TensorRtBackend final : public Backend {
     check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "ask the GPU");
     record = std::make_unique<Engines>(bundle, std::to_string(major) + "." + std::to_string(minor));
     const std::lock_guard<std::mutex> lock(preparing());
-    runtime_ = record->runtime(options.flow_warp_library);
+    runtime = record->runtime(options.flow_warp_library);
     for (std::size_t i = 0; i < kStages.size(); ++i) {
       const std::vector<char> plan = record->plan(i);
-      engines[i].reset(runtime_->deserializeCudaEngine(plan.data(), plan.size()));
+      engines[i].reset(runtime->deserializeCudaEngine(plan.data(), plan.size()));
       if (!engines[i]) {
         record->refuse(GT_ENGINE_REJECTED, std::string("TensorRT does not load ") + kStages[i] +
                                                ": " + logger().last_error());
@@ -312,7 +312,7 @@ class TensorRtBackend final : public Backend {
     try {
       const OnDevice on(device);
       for (auto& engine : engines) engine.reset();
-      runtime_.reset();
+      runtime.reset();
     } catch (const Error&) {
       // the device is gone, and with it what is to be freed
     }
@@ -336,11 +336,7 @@ class TensorRtBackend final : public Backend {
   int device;
   std::array<Signature, 3> signatures;
   std::unique_ptr<Engines> record;
-
- private:
-  std::shared_ptr<trt::IRuntime> runtime_;  // outlives the engines
-
- public:
+  std::shared_ptr<trt::IRuntime> runtime;  // outlives the engines
   std::array<std::unique_ptr<trt::ICudaEngine>, 3> engines;
 };
 
