@@ -19,7 +19,7 @@ int main(int argc, char** argv) {
     const gt_status status = gt_pipeline_load(folder.c_str(), &options, &pipeline);
     std::string message = status ? gt_last_message() : gt_pipeline_description(pipeline);
     std::replace(message.begin(), message.end(), '\n', ' ');
-    std::cout << gt_status_name(status) << '\t' << message << '\n';
+    std::cout << gt_status_name(status) << '\t' << message << std::endl;
     gt_pipeline_free(pipeline);
   }
 }
