@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -98,9 +98,9 @@ class Photos:
         self._device = device
         self._library = library
         self._stream = stream
-        self._on_host: Pixels | None = None
-        self._on_device = _Growing(device)
-        self._workspace = _Growing(device)
+        self._on_host = _Growing(device.allocate_host, device.free_host)
+        self._on_device = _Growing(device.allocate, device.free)
+        self._workspace = _Growing(device.allocate, device.free)
         self._placed: list[_Placed] = []
         self._calls: list[Composing] = []
         self._inputs = self._outputs = 0  # bytes of each
@@ -117,10 +117,7 @@ class Photos:
         self._inputs = sum(map(aligned, uploaded))
         self._outputs = sum(aligned(pair.downloaded) for pair in pairs)
         size = self._inputs + self._outputs
-        if self._on_host is None or self._on_host.size < size:
-            self.close()
-            self._on_host = _allocated(self._device.allocate_host, size)
-        on_device, on_host = self._on_device.reserve(size), self._on_host
+        on_device, on_host = self._on_device.reserve(size), self._on_host.reserve(size)
         self._placed = []
         at, output = 0, self._inputs
         for pair in pairs:
@@ -157,7 +154,7 @@ class Photos:
             "scores": graphs["transfer_scores"],
             "warped": graphs["warped_garment"],
         }
-        image = parsing = self._on_device.pointer + output
+        image = parsing = self._on_device.memory + output
         if pair.out is None:
             parsing += 3 * pair.person.parsing.size
         else:
@@ -167,9 +164,8 @@ class Photos:
 
     def upload(self) -> None:
         """Copies what is not there yet of photos and maps into the GPU's memory."""
-        assert self._on_host is not None
-        host = int(self._on_host.ctypes.data)
-        self._device.copy(self._on_device.pointer, host, self._inputs, self._stream)
+        host = int(self._on_host.memory.ctypes.data)
+        self._device.copy(self._on_device.memory, host, self._inputs, self._stream)
 
     def fit(self, inputs: Sequence[Mapping[str, Array]]) -> None:
         """Fits the photos into the graphs' inputs for each pair, which have no batch axis."""
@@ -184,12 +180,11 @@ class Photos:
     def compose(self) -> None:
         """Makes the finished photos of the graphs' outputs."""
         for call in self._calls:
-            self._library.compose_on_device(call, self._workspace.pointer, self._stream)
+            self._library.compose_on_device(call, self._workspace.memory, self._stream)
 
     def download(self) -> None:
         """Copies the finished photos back."""
-        assert self._on_host is not None
-        host, on_device = int(self._on_host.ctypes.data), self._on_device.pointer
+        host, on_device = int(self._on_host.memory.ctypes.data), self._on_device.memory
         begin = self._inputs
         self._device.copy(host + begin, on_device + begin, self._outputs, self._stream)
 
@@ -198,11 +193,10 @@ class Photos:
 
         The image of one that went to `Pair.out` has no rows.
         """
-        assert self._on_host is not None
         found = []
         for pair, _, output in self._placed:
             height, width = pair.person.parsing.shape
-            both = self._on_host[output : output + pair.downloaded].copy()
+            both = self._on_host.memory[output : output + pair.downloaded].copy()
             image, parsing = np.split(both, [-height * width])
             image, parsing = image.reshape(-1, width, 3), parsing.reshape(height, width)
             found.append(Composed(image, parsing, None))
@@ -213,39 +207,38 @@ class Photos:
 
     def close(self) -> None:
         """Frees the memory; the device is active, and nothing is queued that uses it."""
-        self._on_device.close()
-        self._workspace.close()
-        if self._on_host is not None:
-            self._device.free_host(self._on_host)
-            self._on_host = None
+        for memory in (self._on_host, self._on_device, self._workspace):
+            memory.close()
 
 
-class _Growing:
-    """Memory of the GPU that is made anew where more is needed, which loses what it held."""
+class _Growing(Generic[_T]):
+    """Memory that is made anew where more is needed, which loses what it held."""
 
-    def __init__(self, device: CudaDevice) -> None:
-        self._device = device
-        self.pointer = self.size = 0
+    def __init__(self, allocate: Callable[[int], _T], free: Callable[[_T], None]) -> None:
+        self._allocate, self._free = allocate, free
+        self._memory: _T | None = None
+        self.size = 0
 
-    def reserve(self, size: int) -> int:
+    @property
+    def memory(self) -> _T:
+        assert self._memory is not None
+        return self._memory
+
+    def reserve(self, size: int) -> _T:
         if size > self.size:
             self.close()
-            self.pointer = _allocated(self._device.allocate, size)
+            try:
+                self._memory = self._allocate(size)
+            except OutOfMemory as error:
+                raise BackendError(
+                    Code.OUT_OF_MEMORY,
+                    f"the photos of a batch need {size / 2**20:.0f} MiB, and there is not so much",
+                    fix="use a smaller batch or smaller photos, or fewer sessions (`sessions=`)",
+                ) from error
             self.size = size
-        return self.pointer
+        return self.memory
 
     def close(self) -> None:
-        if self.size:
-            self._device.free(self.pointer)
-        self.pointer = self.size = 0
-
-
-def _allocated(allocate: Callable[[int], _T], size: int) -> _T:
-    try:
-        return allocate(size)
-    except OutOfMemory as error:
-        raise BackendError(
-            Code.OUT_OF_MEMORY,
-            f"the photos of a batch need {size / 2**20:.0f} MiB, and there is not so much",
-            fix="use a smaller batch or smaller photos, or fewer sessions (`sessions=`)",
-        ) from error
+        if self._memory is not None:
+            self._free(self._memory)
+        self._memory, self.size = None, 0
