@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <iterator>
+#include <set>
 #include <system_error>
 #include <utility>
 
@@ -67,7 +68,16 @@ Graphs graphs(const Json& json, const std::string& precision, const std::string&
   return result;
 }
 
-// What the schema does not say.
+// Every name of an object has to be a stage's, which no schema says.
+void check_stages(const Json& json, const std::string& where) {
+  for (const auto& [name, value] : json.items()) {
+    if (std::find(kStages.begin(), kStages.end(), name) == kStages.end()) {
+      refuse(where + "." + name, value, "the stages parsing, warping and regrowth alone");
+    }
+  }
+}
+
+// What else the schema does not say.
 void check_names(const Json& json) {
   static const Json classes = Json::parse(kLabels)["classes"];
   if (json["classes"] != classes) refuse("classes", json["classes"], classes.dump());
@@ -187,12 +197,21 @@ Signature signature(const Json& json) {
   return {tensors(json["inputs"]), tensors(json["outputs"])};
 }
 
-void check_stages(const Json& json, const std::string& where) {
-  for (const auto& [name, value] : json.items()) {
-    if (std::find(kStages.begin(), kStages.end(), name) == kStages.end()) {
-      refuse(where + "." + name, value, "the stages parsing, warping and regrowth alone");
-    }
+Json checked_record(Json record) {
+  check_schema(record, kRecordSchema);
+  check_stages(record["stages"], "stages");
+  const Json& gpus = record["compute_capabilities"];
+  if (gpus.get<std::set<std::string>>().size() < gpus.size()) {
+    refuse("compute_capabilities", gpus, "compute capabilities that differ");
   }
+  Json& batch = record["batch"];
+  for (const auto& [name, size] : {std::pair("min", 1), {"opt", 1}, {"max", 8}}) {
+    batch.emplace(name, size);
+  }
+  if (batch["opt"] < batch["min"] || batch["max"] < batch["opt"]) {
+    refuse("batch", batch, "min <= opt <= max");
+  }
+  return record;
 }
 
 std::array<Signature, 4> contract(Size size) {

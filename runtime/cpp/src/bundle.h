@@ -84,7 +84,8 @@ Bundle load_bundle(const std::string& folder, const std::string& precision = {})
 // The inputs and outputs of a graph or an engine, whose JSON was checked.
 Signature signature(const Json& json);
 
-// Throws InvalidJson where an object has a name that is no stage's.
-void check_stages(const Json& json, const std::string& where);
+// record.json of a bundle's TensorRT engines, as docs/bundle.md specifies it, with the batch sizes
+// that it leaves out. Throws InvalidJson.
+Json checked_record(Json record);
 
 }  // namespace garment_transfer::internal

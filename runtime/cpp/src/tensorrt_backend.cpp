@@ -23,7 +23,6 @@
 
 #include "backend.h"
 #include "error.h"
-#include "record.h"
 
 #if NV_TENSORRT_MAJOR < 10
 #error "garment_transfer needs TensorRT 10.16 or later"
@@ -143,7 +142,7 @@ class Engines {
                   {}, fix);
     }
     try {
-      record_ = engine_record(read_json(path));
+      record_ = checked_record(read_json(path));
     } catch (const InvalidJson& invalid) {
       throw Error(GT_RECORD_INVALID, path + " is not a valid record: " + invalid.what(), {}, fix);
     } catch (const std::system_error& unreadable) {
@@ -155,50 +154,53 @@ class Engines {
 
   // The plan of a stage, which is whole.
   std::vector<char> plan(std::size_t stage) const {
-    const EngineRecord::Engine& engine = record_.stages[stage];
-    std::vector<char> content = read(folder_ / engine.file);
-    if (static_cast<std::int64_t>(content.size()) != engine.bytes ||
-        sha256(content) != engine.sha256) {
-      refuse(GT_ENGINE_ALTERED, engine.file + " was truncated or altered: its size (" +
+    const Json& engine = engine_of(stage);
+    const std::string file = engine["file"];
+    std::vector<char> content = read(folder_ / file);
+    if (content.size() != engine["bytes"] || sha256(content) != engine["sha256"]) {
+      refuse(GT_ENGINE_ALTERED, file + " was truncated or altered: its size (" +
                                     std::to_string(content.size()) + " bytes, " +
-                                    std::to_string(engine.bytes) +
+                                    engine["bytes"].dump() +
                                     " in the record) or its SHA-256 is not the record's");
     }
     return content;
   }
 
   void check_batch(std::int32_t batch) const {
-    if (batch >= record_.least_batch && batch <= record_.most_batch) return;
+    const Json& sizes = record_["batch"];
+    if (batch >= sizes["min"] && batch <= sizes["max"]) return;
     throw Error(
         GT_ENGINE_BATCH,
         "the engines in " + folder_.string() + " do not take a batch of " + std::to_string(batch),
-        std::to_string(record_.least_batch) + " to " + std::to_string(record_.most_batch),
+        sizes["min"].dump() + " to " + sizes["max"].dump(),
         "use such a batch, or build others with `" + command() + " --batch MIN:OPT:MAX`");
   }
 
   // A runtime, ready for the plugin that the engines call.
   std::shared_ptr<trt::IRuntime> runtime(const std::string& library) const {
-    if (!record_.plugin) return made_runtime();
-    if (record_.plugin->embedded) {
+    const Json& plugin = record_["plugin"];
+    if (plugin.is_null()) return made_runtime();
+    if (plugin["embedded"]) {
       auto made = made_runtime();
       made->setEngineHostCodeAllowed(true);
       return made;
     }
-    const std::string name = record_.plugin->name + " version " + record_.plugin->version;
+    const std::string name =
+        plugin["name"].get<std::string>() + " version " + plugin["version"].get<std::string>();
     if (library.empty()) {
       throw Error(GT_PLUGIN_MISSING,
                   "the engines in " + folder_.string() + " call the plugin " + name,
                   "its library beside garment_transfer's, or in flow_warp_library",
                   "build it with TensorRT_ROOT set, or run `" + command() + " --plugin off`");
     }
-    if (sha256(read(library)) != record_.plugin->sha256) {
+    if (sha256(read(library)) != plugin["sha256"]) {
       refuse(GT_ENGINE_MISMATCH,
              "they were built with the plugin " + name + ", and " + library + " is another one");
     }
     // Shared and never destroyed: the plugin logs by the finder of the registry that loaded its
     // library last, which is the runtime's.
     static auto& loaded = *new std::map<std::string, std::shared_ptr<trt::IRuntime>>;
-    auto& shared = loaded[record_.plugin->sha256];
+    auto& shared = loaded[plugin["sha256"]];
     if (!shared) {
       const auto made = made_runtime();
       if (!made->getPluginRegistry().loadLibrary(library.c_str())) {
@@ -218,6 +220,8 @@ class Engines {
   const fs::path& folder() const { return folder_; }
 
  private:
+  const Json& engine_of(std::size_t stage) const { return record_["stages"][kStages[stage]]; }
+
   static std::shared_ptr<trt::IRuntime> made_runtime() {
     std::shared_ptr<trt::IRuntime> made(trt::createInferRuntime(logger()));
     if (!made) {
@@ -240,26 +244,26 @@ class Engines {
 
   void check(const Bundle& bundle, const std::string& compute_capability) const {
     for (std::size_t i = 0; i < kStages.size(); ++i) {
-      const EngineRecord::Engine& engine = record_.stages[i];
+      const Json& engine = engine_of(i);
+      const Signature built = signature(engine);
       const Graph& graph = bundle.graphs[i];
       const std::string who = std::string("the engine of ") + kStages[i];
-      if (engine.onnx_sha256 != graph.sha256) {
+      if (engine["onnx_sha256"] != graph.sha256) {
         refuse(GT_ENGINE_MISMATCH, who + " was built from another graph than " + graph.path);
       }
-      if (!(engine.signature.inputs == graph.signature.inputs &&
-            engine.signature.outputs == graph.signature.outputs)) {
+      if (!(built.inputs == graph.signature.inputs && built.outputs == graph.signature.outputs)) {
         refuse(GT_ENGINE_MISMATCH, who + " has other inputs or outputs than the bundle's graph");
       }
     }
-    const std::string& built = record_.backend_version;
+    const std::string backend = record_["backend"], built = record_["backend_version"];
     const std::string installed = installed_version();
     // as precise as the record is: "10.16.1" or "10.16.1.11"
-    if (record_.backend != "tensorrt" || (installed + ".").rfind(built + ".", 0) != 0) {
-      refuse(GT_ENGINE_VERSION, "they were built by " + record_.backend + " " + built +
-                                    ", and TensorRT " + installed +
+    if (backend != "tensorrt" || (installed + ".").rfind(built + ".", 0) != 0) {
+      refuse(GT_ENGINE_VERSION, "they were built by " + backend + " " + built + ", and TensorRT " +
+                                    installed +
                                     " is installed: engines run in the version that built them");
     }
-    const auto& built_for = record_.compute_capabilities;
+    const Json& built_for = record_["compute_capabilities"];
     if (std::find(built_for.begin(), built_for.end(), compute_capability) == built_for.end()) {
       refuse(GT_ENGINE_GPU, "they were built for another compute capability than this GPU's " +
                                 compute_capability);
@@ -268,7 +272,7 @@ class Engines {
 
   std::string bundle_, precision_;
   fs::path folder_;
-  EngineRecord record_;
+  Json record_;
 };
 
 trt::Dims dims(const Tensor& tensor, std::int32_t batch) {
