@@ -186,8 +186,10 @@ def check_callers_photos(
     device: CudaDevice, pipeline: Pipeline, cpu: Pipeline, people: list[Person]
 ) -> None:
     """Photos on the GPU are what is read, and the finished one is written where a caller wants."""
-    due = cpu.transfer(*people)
     person, owner = people
+    # a caller's photo is taken with the arms that are in front of the garment
+    vars(owner)["_without_arms"] = owner.image, owner.garment
+    due = cpu.transfer(*people)
     finished = np.zeros_like(due.image)
     # what is read of the host's pixels would be black
     blank = [replace(one, image=np.zeros_like(one.image)) for one in people]
@@ -195,7 +197,7 @@ def check_callers_photos(
         stream = device.create_stream()
         arrays = [
             OnDevice(device.allocate(image.nbytes + 1) + 1, image)
-            for image in (person.image, owner.worn_image, person.image)
+            for image in (person.image, owner.image, person.image)
         ]
         *given, out = arrays
         for array in given:
