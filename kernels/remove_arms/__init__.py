@@ -32,7 +32,7 @@ _DARKER, _ENOUGH = 10, 20
 # A gain of 1, and the largest one.
 _ONE, _MOST = 256, 3 * 256
 # How many cells beside an arm take the colours of the cloth around too.
-_BESIDE = 3
+_BESIDE = 2
 # Colours of cells are in this part of a level; how often each becomes the mean of those around.
 _FINE, _SWEEPS = 64, 512
 

@@ -10,7 +10,7 @@ namespace {
 
 constexpr int kCells = 80, kReach = 16, kFade = 8, kDarker = 10, kEnough = 20;
 constexpr int kOne = 256, kMost = 3 * 256;
-constexpr int kBeside = 3, kFine = 64, kSweeps = 512;
+constexpr int kBeside = 2, kFine = 64, kSweeps = 512;
 
 // Cells of a photo, row by row.
 template <typename T>
