@@ -26,6 +26,8 @@ Cells = npt.NDArray[np.int64]
 _CELLS = 80
 # How many cells a shadow reaches; over the last of them it fades.
 _REACH, _FADE = 16, 8
+# The fewest cells of a piece of an arm that counts.
+_PIECE = 40
 # What of the cells farther off may be darker than what is lifted, as one part in so many, and how
 # many cells there have to be.
 _DARKER, _ENOUGH = 10, 20
@@ -40,8 +42,8 @@ _FINE, _SWEEPS = 64, 512
 def remove_arms(photo: Pixels, garment: Mask, arms: Mask) -> tuple[Pixels, Mask]:
     """A photo, and where it shows the garment, as if no arm was in front of it.
 
-    An arm that hangs beside the garment stays, with its shadow, which it will throw on somebody
-    else's garment too.
+    An arm that hangs beside the garment stays, with its shadow, which somebody else's arm will
+    throw there too.
 
     Args:
         photo: uint8 RGB [H,W,3].
@@ -66,25 +68,33 @@ def define(photo: Pixels, garment: Mask, arms: Mask) -> tuple[Pixels, Mask]:
     if not side:
         return photo, garment
     count = _sums(garment, side)
-    distance = _distance(count, _sums(arms, side) > 0)
+    distance = _distance(count, _sums(arms, side) > 0, side)
     if distance.min() > 0:
         return photo, garment
     lifted = _lift_shadows(photo, garment, count, distance, side)
     return _fill(lifted, garment, arms, count, distance, side)
 
 
-def _distance(count: Cells, covered: Mask) -> Cells:
+def _distance(count: Cells, covered: Mask, side: int) -> Cells:
     """Cells between a cell and the nearest one with an arm in front of the garment, to _REACH.
 
-    An arm is in front where the garment is on both sides of it.
+    An arm is in front where the garment is on both sides of it, in most of a piece to its left and
+    its right: an arm that hangs beside a waist has the garment above and below it alone. A cell
+    has the garment where it fills more than half of it.
     """
-    worn, side_of = (count > 0).astype(np.uint8), np.zeros((1, 2 * _REACH + 1), np.uint8)
+    worn = (2 * count > side * side).astype(np.uint8)
+    side_of = np.zeros((1, 2 * _REACH + 1), np.uint8)
     side_of[:, :_REACH] = 1
     left, right, above, below = (
         cv2.dilate(worn, kernel) > 0
         for kernel in (side_of, side_of[:, ::-1], side_of.T, side_of.T[::-1])
     )
-    in_front = (covered & (left & right | above & below)).astype(np.uint8)
+    across = covered & left & right
+    pieces, piece = cv2.connectedComponents((across | covered & above & below).astype(np.uint8))
+    size, most = (np.bincount(where.ravel(), minlength=pieces) for where in (piece, piece[across]))
+    is_in_front = (size >= _PIECE) & (2 * most >= size)
+    is_in_front[0] = False  # the rest
+    in_front = is_in_front[piece].astype(np.uint8)
     distance = np.full(count.shape, _REACH)
     for step in reversed(range(_REACH)):
         distance[cv2.dilate(in_front, np.ones((2 * step + 1,) * 2, np.uint8)) > 0] = step

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 namespace garment_transfer {
@@ -10,7 +11,7 @@ namespace {
 
 constexpr int kCells = 80, kReach = 16, kFade = 8, kDarker = 10, kEnough = 20;
 constexpr int kOne = 256, kMost = 3 * 256;
-constexpr int kBeside = 2, kFine = 64, kSweeps = 512;
+constexpr int kPiece = 40, kBeside = 2, kFine = 64, kSweeps = 512;
 
 // Cells of a photo, row by row.
 template <typename T>
@@ -43,17 +44,17 @@ class Cells {
   std::vector<T> values_;
 };
 
-// Whether the garment is to the left and to the right of a cell, or above and below it.
-bool is_between(const Cells<long long>& count, int i, int j) {
-  const auto towards = [&](int down, int right) {
+// Whether the garment is on both sides of a cell, `down` and `right` one of which is 1.
+bool is_between(const Cells<int>& worn, int i, int j, int down, int right) {
+  const auto is_towards = [&](int sign) {
     for (int k = 1; k <= kReach; ++k) {
-      const int y = i + k * down, x = j + k * right;
-      if (y < 0 || y >= count.rows || x < 0 || x >= count.columns) return false;
-      if (count.at(y, x)) return true;
+      const int y = i + sign * k * down, x = j + sign * k * right;
+      if (y < 0 || y >= worn.rows || x < 0 || x >= worn.columns) return false;
+      if (worn.at(y, x)) return true;
     }
     return false;
   };
-  return (towards(0, -1) && towards(0, 1)) || (towards(-1, 0) && towards(1, 0));
+  return is_towards(-1) && is_towards(1);
 }
 
 // How many cells each one is from the nearest covered one, whose distance is 0, along a row, a
@@ -136,12 +137,41 @@ bool find_arms(const GtPicture& photo, const GtPicture& worn, const GtPicture& a
       }
     }
   });
-  bool in_front = false;
+  Cells<int> worn_cells(g.rows, g.columns), across(g.rows, g.columns), left(g.rows, g.columns);
   for (int i = 0; i < g.rows; ++i) {
     for (int j = 0; j < g.columns; ++j) {
-      if (!covered.at(i, j) || !is_between(g.count, i, j)) continue;
-      g.distance.at(i, j) = 0;
+      worn_cells.at(i, j) = 2 * g.count.at(i, j) > static_cast<long long>(g.side) * g.side;
+    }
+  }
+  for (int i = 0; i < g.rows; ++i) {
+    for (int j = 0; j < g.columns; ++j) {
+      if (!covered.at(i, j)) continue;
+      across.at(i, j) = is_between(worn_cells, i, j, 0, 1);
+      left.at(i, j) = across.at(i, j) || is_between(worn_cells, i, j, 1, 0);
+    }
+  }
+  bool in_front = false;
+  std::vector<std::pair<int, int>> piece;
+  const auto take = [&](int i, int j) {
+    if (!left.at(i, j)) return;
+    left.at(i, j) = 0;
+    piece.emplace_back(i, j);
+  };
+  for (int i = 0; i < g.rows; ++i) {
+    for (int j = 0; j < g.columns; ++j) {
+      piece.clear();
+      take(i, j);
+      std::size_t most = 0;
+      for (std::size_t k = 0; k < piece.size(); ++k) {
+        const auto [y, x] = piece[k];
+        most += across.at(y, x) != 0;
+        for (int b = std::max(y - 1, 0); b <= std::min(y + 1, g.rows - 1); ++b) {
+          for (int a = std::max(x - 1, 0); a <= std::min(x + 1, g.columns - 1); ++a) take(b, a);
+        }
+      }
+      if (piece.size() < kPiece || 2 * most < piece.size()) continue;
       in_front = true;
+      for (const auto& [y, x] : piece) g.distance.at(y, x) = 0;
     }
   }
   if (in_front) measure(&g.distance);

@@ -89,8 +89,8 @@ _LEAST_GARMENT: Final = 0.1
 # The least of the body that DensePose shows on which a parse map has something.
 _LEAST_COVERED: Final = 0.1
 
-# Hands and arms among the parts of DensePose.
-_ARMS: Final = (*HANDS, *range(15, 23))
+# What of an arm can be in front of a garment, among the parts of DensePose: hands and forearms.
+_FOREARMS: Final = (*HANDS, *range(19, 23))
 
 # How far a finger may be from the map's hand, as one part in so many of the photo's height.
 _FINGERS: Final = 128
@@ -185,8 +185,8 @@ class Person:
     def worn_image(self) -> npt.NDArray[np.uint8]:
         """The photo as its garment is taken from it, uint8 RGB [H,W,3].
 
-        As if no bare arm was in front of the garment (`kernels.remove_arms`); `image` itself where
-        none is. Unchangeable too.
+        As if no bare forearm was in front of the garment (`kernels.remove_arms`); `image` itself
+        where none is. Unchangeable too.
         """
         return self._without_arms[0]
 
@@ -197,7 +197,7 @@ class Person:
 
     @cached_property
     def _without_arms(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
-        arms = self._skin_of(_ARMS).view(np.uint8)
+        arms = self._skin_of(_FOREARMS).view(np.uint8)
         height = cv2.boundingRect(self.garment.view(np.uint8))[3]
         side = 2 * (height // _BORDER) + 1
         around = cv2.dilate(arms, np.ones((side, side), np.uint8)).view(np.bool_)

@@ -43,10 +43,10 @@ struct Worn {
   cv::Mat image, garment;
 };
 
-// As if no bare arm was in front of the garment.
+// As if no bare forearm was in front of the garment.
 Worn without_arms(const Person& owner, int threads) {
   const cv::Mat garment = garment_of(owner);
-  const cv::Mat bare = (owner.parsing == kSkin) & (owner.parts >= 15) & (owner.parts <= 22);
+  const cv::Mat bare = (owner.parsing == kSkin) & (owner.parts >= 19) & (owner.parts <= 22);
   cv::Mat arms = bare | hands_of(owner);
   if (!cv::countNonZero(arms)) return {owner.image, garment};
   const int side = 2 * (cv::boundingRect(garment).height / kBorder) + 1;
