@@ -22,8 +22,9 @@ Pixels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 Cells = npt.NDArray[np.int64]
 
-# Brightness and colours are averaged over square cells, so many along the garment's height.
-_CELLS = 80
+# Brightness and colours are averaged over square cells, so many along the garment's height, and no
+# more along the photo than are quick to go through.
+_CELLS, _MOST_CELLS = 80, 1024
 # How many cells a shadow reaches; over the last of them it fades.
 _REACH, _FADE = 16, 8
 # The fewest cells of a piece of an arm that counts.
@@ -64,9 +65,10 @@ def remove_arms(photo: Pixels, garment: Mask, arms: Mask) -> tuple[Pixels, Mask]
 
 def define(photo: Pixels, garment: Mask, arms: Mask) -> tuple[Pixels, Mask]:
     """The definition of `remove_arms`."""
-    side = -(-cv2.boundingRect(garment.view(np.uint8))[3] // _CELLS)
-    if not side:
+    height = cv2.boundingRect(garment.view(np.uint8))[3]
+    if not height:
         return photo, garment
+    side = max(-(-height // _CELLS), -(-max(garment.shape) // _MOST_CELLS))
     count = _sums(garment, side)
     distance = _distance(count, _sums(arms, side) > 0, side)
     if distance.min() > 0:

@@ -9,7 +9,7 @@
 namespace garment_transfer {
 namespace {
 
-constexpr int kCells = 80, kReach = 16, kFade = 8, kDarker = 10, kEnough = 20;
+constexpr int kCells = 80, kMostCells = 1024, kReach = 16, kFade = 8, kDarker = 10, kEnough = 20;
 constexpr int kOne = 256, kMost = 3 * 256;
 constexpr int kPiece = 40, kBeside = 2, kFine = 64, kSweeps = 512;
 
@@ -375,8 +375,9 @@ void fill(const Garment& g, const GtPicture& photo, const GtPicture& worn, const
 bool remove_arms_cpu(const GtPicture& photo, const GtPicture& garment, const GtPicture& arms,
                      std::uint8_t* out, std::uint8_t* out_garment,
                      const ParallelFor& parallel_for) {
-  const int side = (rows_of(garment) + kCells - 1) / kCells;
-  if (!side) return false;
+  const int rows = rows_of(garment), longest = std::max(photo.height, photo.width);
+  if (!rows) return false;
+  const int side = std::max((rows + kCells - 1) / kCells, (longest + kMostCells - 1) / kMostCells);
   Garment cells(photo.height, photo.width, side);
   if (!find_arms(photo, garment, arms, &cells, parallel_for)) return false;
   for (std::ptrdiff_t y = 0; y < photo.height; ++y) {
