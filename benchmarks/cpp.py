@@ -1,4 +1,4 @@
-"""The C++ library beside bare ONNX Runtime sessions: a transfer, its overhead, loading, memory.
+"""The C++ library beside bare ONNX Runtime sessions: a transfer, its overhead, loading.
 
     python -m garment_transfer.benchmarks.cpp BUILD [--threads 1] [--rounds 100] [--json FILE]
 
@@ -45,23 +45,18 @@ def latency(build: Path, threads: int, rounds: int) -> dict[str, float]:
         (Path(folder) / "photo").write_bytes(photo())
         program = build / "tests/latency"
         size = person.image.shape[:2]
-        times = answer(program, sample_bundle(), folder, threads, kernel, rounds, *size)
+        command = (program, sample_bundle(), folder, threads, kernel, rounds, *size)
+        text = subprocess.check_output(list(map(str, command)))
+        times = msgspec.json.decode(text, type=dict[str, float])
         return {**times, **medians(interleaved({"photo_python": photo}, rounds, warm_up=1))}
-
-
-def answer(*command: Path | str | int) -> dict[str, float]:
-    """The JSON that a program prints."""
-    text = subprocess.check_output(list(map(str, command)))
-    return msgspec.json.decode(text, type=dict[str, float])
 
 
 @click.command()
 @click.argument("build", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--threads", default=1, show_default=True, help="Threads of each graph.")
 @click.option("--rounds", default=100, show_default=True, help="Timed rounds.")
-@click.option("--cycles", default=1000, show_default=True, help="Loads for the memory's growth.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the result here.")
-def main(build: Path, threads: int, rounds: int, cycles: int, json_file: Path | None) -> None:
+def main(build: Path, threads: int, rounds: int, json_file: Path | None) -> None:
     """Median times of a transfer in C++, of the bare networks, and of loading."""
     report = {
         "what": "one pair at the bundle's size, uint8 arrays to uint8 arrays, ONNX Runtime on the "
@@ -73,7 +68,6 @@ def main(build: Path, threads: int, rounds: int, cycles: int, json_file: Path | 
         "rounds": rounds,
         "median_ms": latency(build, threads, rounds),
         "library_bytes": (build / "lib/libgarment_transfer.so").stat().st_size,
-        "memory": answer(build / "tests/cycles", sample_bundle(), cycles),
         "environment": environment(),
     }
     click.echo(msgspec.json.format(msgspec.json.encode(report)).decode())

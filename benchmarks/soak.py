@@ -39,7 +39,7 @@ _SCALES: Final = (1.0, 0.8, 0.62, 0.5, 0.41, 0.33, 0.25)
 _GOOD: Final = 4
 #: Memory may be this much more in the last third than in the one before, for what allocators do.
 _GROWTH: Final = 1.03
-#: Fewer pairs say nothing about memory.
+#: Fewer pairs say nothing about what stays in use.
 _TELLING: Final = 1000
 
 
@@ -156,7 +156,7 @@ def soak(
         if done >= _TELLING and thirds and thirds[2] > _GROWTH * thirds[1]:
             broken.append(f"{name} grew: {thirds} MB")
     most = [int(max(part, default=0)) for part in np.array_split(descriptors, 3)]
-    if most[2] > most[1]:
+    if done >= _TELLING and most[2] > most[1]:
         broken.append(f"descriptors stay open: {most}")
     transfers = done - sum(refused.values())
     counts = dict(sorted(refused.items()))

@@ -169,14 +169,13 @@ def test_python_and_cpp_agree_on_any_manifest(answers, with_variant, tmp_path):
 def test_benchmark(build, run, tmp_path):
     report_file = tmp_path / "cpp.json"
     command = [sys.executable, "-m", "garment_transfer.benchmarks.cpp", build("none")]
-    run([*command, "--rounds", 3, "--cycles", 10, "--json", report_file])
+    run([*command, "--rounds", 3, "--json", report_file])
     report = json.loads(report_file.read_text())
     times = report["median_ms"]
     stages = [times.pop(stage) for stage in STAGES]
     assert sorted(times) == ["library", "load", "networks", "overhead", "photo", "photo_python"]
     assert times["library"] > 0
     assert min(stages) > 0
-    assert report["memory"]["cycles"] == 10
 
 
 CONSUMER = """
