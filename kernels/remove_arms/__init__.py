@@ -49,7 +49,7 @@ def remove_arms(photo: Pixels, garment: Mask, arms: Mask) -> tuple[Pixels, Mask]
     Args:
         photo: uint8 RGB [H,W,3].
         garment: bool [H,W], where the photo shows the garment.
-        arms: bool [H,W], where it shows bare arms and hands.
+        arms: bool [H,W], where it shows bare arms and hands, and what a map may miss of them.
 
     Returns:
         uint8 RGB [H,W,3] and bool [H,W]: copies, or the arguments themselves where no arm is in

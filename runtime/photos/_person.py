@@ -198,9 +198,13 @@ class Person:
     @cached_property
     def _without_arms(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
         arms = self._skin_of(_FOREARMS).view(np.uint8)
+        if not arms.any():
+            return self.image, self.garment
         height = cv2.boundingRect(self.garment.view(np.uint8))[3]
         side = 2 * (height // _BORDER) + 1
         around = cv2.dilate(arms, np.ones((side, side), np.uint8)).view(np.bool_)
+        if self.protected is not None:
+            around &= ~self.protected
         worn = remove_arms(self.image, self.garment, around & ~self.garment)
         for array in worn:
             array.flags.writeable = False

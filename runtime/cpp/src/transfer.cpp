@@ -51,7 +51,7 @@ Worn without_arms(const Person& owner, int threads) {
   if (!cv::countNonZero(arms)) return {owner.image, garment};
   const int side = 2 * (cv::boundingRect(garment).height / kBorder) + 1;
   cv::dilate(arms, arms, cv::Mat::ones(side, side, CV_8U));
-  arms &= ~garment;
+  arms &= ~garment & ~owner.is_protected;
   const Worn worn{cv::Mat(owner.image.size(), CV_8UC3), cv::Mat(garment.size(), CV_8U)};
   const GtPicture photo = picture(owner.image), mask = picture(garment), front = picture(arms);
   std::int32_t removed = 0;
