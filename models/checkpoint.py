@@ -82,7 +82,14 @@ def settings_of(path: Path) -> dict[str, Any] | None:
         CheckpointError: as `load_checkpoint`.
     """
     settings = _read(path)[0].get("settings")
-    return None if settings is None else msgspec.json.decode(settings, type=dict)
+    if settings is None:
+        return None
+    try:
+        return msgspec.json.decode(settings, type=dict)
+    except msgspec.DecodeError as error:
+        raise CheckpointError(
+            Code.CHECKPOINT_INVALID, f"{path}: its settings are not JSON: {error}"
+        ) from error
 
 
 def load_checkpoint(path: Path) -> tuple[str, dict[str, nn.Module]]:

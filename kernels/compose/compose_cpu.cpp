@@ -72,10 +72,6 @@ class Columns {
   std::vector<int> last_;
 };
 
-struct Box {
-  int top, left, bottom, right;
-};
-
 GT_TARGETS bool any(const std::uint8_t* row, int count) {
   std::uint8_t found = 0;
   for (int x = 0; x < count; ++x) found |= row[x];
@@ -92,25 +88,6 @@ GT_TARGETS void mark_drawn(const std::uint8_t* __restrict own,
     const std::uint8_t o = own[x], l = labels[x];
     drawn[x] = (l != o) | (l == kGarment) | (is_rough(o) & (vanished[x] != 0));
   }
-}
-
-// The rows and columns between the first and the last that are not 0; empty where all are.
-Box bounds(const GtPicture& mask) {
-  Box out{mask.height, mask.width, 0, 0};
-  Bytes columns(static_cast<std::size_t>(mask.width));
-  for (int y = 0; y < mask.height; ++y) {
-    const std::uint8_t* row = row_of(mask, y);
-    if (!any(row, mask.width)) continue;
-    out.top = std::min(out.top, y);
-    out.bottom = y + 1;
-    for (std::size_t x = 0; x < columns.size(); ++x) columns[x] |= row[x];
-  }
-  for (int x = 0; x < mask.width; ++x) {
-    if (!columns[static_cast<std::size_t>(x)]) continue;
-    out.left = std::min(out.left, x);
-    out.right = x + 1;
-  }
-  return out;
 }
 
 // How many pixels of the owner's photo one pixel of the person's spans in the garment.
@@ -589,6 +566,24 @@ class Composing {
 };
 
 }  // namespace
+
+Box bounds(const GtPicture& mask) {
+  Box out{mask.height, mask.width, 0, 0};
+  Bytes columns(static_cast<std::size_t>(mask.width));
+  for (int y = 0; y < mask.height; ++y) {
+    const std::uint8_t* row = row_of(mask, y);
+    if (!any(row, mask.width)) continue;
+    out.top = std::min(out.top, y);
+    out.bottom = y + 1;
+    for (std::size_t x = 0; x < columns.size(); ++x) columns[x] |= row[x];
+  }
+  for (int x = 0; x < mask.width; ++x) {
+    if (!columns[static_cast<std::size_t>(x)]) continue;
+    out.left = std::min(out.left, x);
+    out.right = x + 1;
+  }
+  return out;
+}
 
 void compose_cpu(const GtCompose& call, const ParallelFor& parallel_for) {
   Composing(call, parallel_for).run(parallel_for);

@@ -6,6 +6,8 @@
 #include <utility>
 #include <vector>
 
+#include "../compose/compose_cpu.h"
+
 namespace garment_transfer {
 namespace {
 
@@ -99,18 +101,6 @@ struct Garment {
   Cells<int> distance;          // from the nearest cell with an arm in front, up to kReach
 };
 
-// From the first row that has some of a mask to the last one, 0 where none has.
-int rows_of(const GtPicture& mask) {
-  const auto is_empty = [&](int y) {
-    const std::uint8_t* const row = row_of(mask, y);
-    return std::all_of(row, row + mask.width, [](std::uint8_t value) { return value == 0; });
-  };
-  int first = 0, end = mask.height;
-  while (first < end && is_empty(first)) ++first;
-  while (end > first && is_empty(end - 1)) --end;
-  return end - first;
-}
-
 // False where no arm is in front.
 bool find_arms(const GtPicture& photo, const GtPicture& worn, const GtPicture& arms,
                Garment* garment, const ParallelFor& parallel_for) {
@@ -137,7 +127,7 @@ bool find_arms(const GtPicture& photo, const GtPicture& worn, const GtPicture& a
       }
     }
   });
-  Cells<int> worn_cells(g.rows, g.columns), across(g.rows, g.columns), left(g.rows, g.columns);
+  Cells<int> worn_cells(g.rows, g.columns), across(g.rows, g.columns), unseen(g.rows, g.columns);
   for (int i = 0; i < g.rows; ++i) {
     for (int j = 0; j < g.columns; ++j) {
       worn_cells.at(i, j) = 2 * g.count.at(i, j) > static_cast<long long>(g.side) * g.side;
@@ -147,14 +137,14 @@ bool find_arms(const GtPicture& photo, const GtPicture& worn, const GtPicture& a
     for (int j = 0; j < g.columns; ++j) {
       if (!covered.at(i, j)) continue;
       across.at(i, j) = is_between(worn_cells, i, j, 0, 1);
-      left.at(i, j) = across.at(i, j) || is_between(worn_cells, i, j, 1, 0);
+      unseen.at(i, j) = across.at(i, j) || is_between(worn_cells, i, j, 1, 0);
     }
   }
   bool in_front = false;
   std::vector<std::pair<int, int>> piece;
   const auto take = [&](int i, int j) {
-    if (!left.at(i, j)) return;
-    left.at(i, j) = 0;
+    if (!unseen.at(i, j)) return;
+    unseen.at(i, j) = 0;
     piece.emplace_back(i, j);
   };
   for (int i = 0; i < g.rows; ++i) {
@@ -375,8 +365,9 @@ void fill(const Garment& g, const GtPicture& photo, const GtPicture& worn, const
 bool remove_arms_cpu(const GtPicture& photo, const GtPicture& garment, const GtPicture& arms,
                      std::uint8_t* out, std::uint8_t* out_garment,
                      const ParallelFor& parallel_for) {
-  const int rows = rows_of(garment), longest = std::max(photo.height, photo.width);
-  if (!rows) return false;
+  const Box box = bounds(garment);
+  const int rows = box.bottom - box.top, longest = std::max(photo.height, photo.width);
+  if (rows <= 0) return false;
   const int side = std::max((rows + kCells - 1) / kCells, (longest + kMostCells - 1) / kMostCells);
   Garment cells(photo.height, photo.width, side);
   if (!find_arms(photo, garment, arms, &cells, parallel_for)) return false;

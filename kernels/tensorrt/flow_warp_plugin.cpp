@@ -142,6 +142,23 @@ bool counts_match(int inputs, int outputs) {
   return false;
 }
 
+// Whether types and formats are supported; the message where they are not.
+bool formats_match(const PluginTensorDesc* const (&tensor)[kTensors]) {
+  const PluginTensorDesc& x = *tensor[kX];
+  for (int i = 0; i < kTensors; ++i) {
+    const PluginTensorDesc& t = *tensor[i];
+    if (tensor_is_supported(i, t.type, t.format, x.type, x.format)) continue;
+    const char* expected = i == kX   ? "float32, float16 or bfloat16 in format 0 (kLINEAR), or "
+                                       "float16 or bfloat16 in format 2 (kHWC8)"
+                           : i == kY ? "the type and format of x"
+                                     : "float32 in format 0 (kLINEAR)";
+    log_error("%s is %s in TensorRT's format %d; expected %s", kTensorNames[i], type_text(t.type),
+              static_cast<int>(t.format), expected);
+    return false;
+  }
+  return true;
+}
+
 bool same_where_known(const Dims& a, const Dims& b) {
   if (a.nbDims != b.nbDims) return false;
   for (int i = 0; i < a.nbDims; ++i) {
@@ -300,15 +317,15 @@ bool FlowWarpPlugin::supportsFormatCombination(int32_t position,
   return tensor_is_supported(position, tensor.type, tensor.format, x.type, x.format);
 }
 
-// The tensors have types and formats that supportsFormatCombination allowed.
-int32_t FlowWarpPlugin::configurePlugin(const nvinfer1::DynamicPluginTensorDesc* in, int32_t,
+int32_t FlowWarpPlugin::configurePlugin(const nvinfer1::DynamicPluginTensorDesc* in, int32_t inputs,
                                         const nvinfer1::DynamicPluginTensorDesc* out,
-                                        int32_t) noexcept {
+                                        int32_t outputs) noexcept {
+  if (!counts_match(inputs, outputs)) return 1;
   const PluginTensorDesc* tensor[kTensors];
   for (int i = 0; i < kTensors; ++i) tensor[i] = i < kInputs ? &in[i].desc : &out[i - kInputs].desc;
   // Not min and max: for tensors that other layers compute, these bounds need not go together. The
   // builder calls onShapeChange with every profile's optimum.
-  return shapes_match(tensor) ? 0 : 1;
+  return formats_match(tensor) && shapes_match(tensor) ? 0 : 1;
 }
 
 const char* FlowWarpPlugin::getTimingCacheID() noexcept {
@@ -317,24 +334,28 @@ const char* FlowWarpPlugin::getTimingCacheID() noexcept {
 
 const char* FlowWarpPlugin::getMetadataString() noexcept { return getTimingCacheID(); }
 
-int32_t FlowWarpPlugin::onShapeChange(const PluginTensorDesc* in, int32_t,
-                                      const PluginTensorDesc* out, int32_t) noexcept {
+int32_t FlowWarpPlugin::onShapeChange(const PluginTensorDesc* in, int32_t inputs,
+                                      const PluginTensorDesc* out, int32_t outputs) noexcept {
+  if (!counts_match(inputs, outputs)) return 1;
   const PluginTensorDesc* tensor[kTensors];
   for (int i = 0; i < kTensors; ++i) tensor[i] = i < kInputs ? &in[i] : &out[i - kInputs];
-  return shapes_match(tensor) ? 0 : 1;
+  return formats_match(tensor) && shapes_match(tensor) ? 0 : 1;
 }
 
 int32_t FlowWarpPlugin::enqueue(const PluginTensorDesc* in, const PluginTensorDesc*,
                                 const void* const* inputs, void* const* outputs, void*,
                                 cudaStream_t stream) noexcept {
-  // supportsFormatCombination has checked types and formats, onShapeChange shapes
+  // onShapeChange has checked types, formats and shapes
   const PluginTensorDesc& x = in[kX];
   FlowWarpCall call;
   call.shape = {static_cast<int>(x.dims.d[0]), static_cast<int>(x.dims.d[1]),
                 static_cast<int>(x.dims.d[2]), static_cast<int>(x.dims.d[3])};
   call.padding = padding_;
-  Type type{};
-  type_of_x(x.type, &type);
+  Type type;
+  if (!type_of_x(x.type, &type)) {
+    log_error("x is %s; expected float32, float16 or bfloat16", type_text(x.type));
+    return 1;
+  }
   const Layout layout = x.format == TensorFormat::kHWC8 ? Layout::kHWC8 : Layout::kNCHW;
   call.x = inputs[kX];
   call.coarse_flow = static_cast<const float*>(inputs[kCoarseFlow]);

@@ -453,7 +453,23 @@ void test_descriptors() {
     CHECK(layer.configured(plugin) != 0);
     CHECK(logger.said({"coarse_flow has shape [?,2,8,3]", "expected [?,2,4,3]"}));
   }
+  const char* const names[6] = {"x", "coarse_flow", "residual", "affine", "y", "flow"};
+  for (int i = 0; i < 6; ++i) {
+    Layer layer;
+    layer.tensor[i].type = DataType::kINT8;
+    CHECK(layer.changed(plugin) != 0);
+    CHECK(logger.said({std::string(names[i]) + " is int8 in TensorRT's format 0", "expected"}));
+    layer = Layer();
+    layer.tensor[i].format = TensorFormat::kHWC8;  // which float32 has not
+    CHECK(layer.configured(plugin) != 0);
+    CHECK(logger.said({std::string(names[i]) + " is float32 in TensorRT's format 2", "expected"}));
+  }
+  const Layer layer;
+  CHECK(plugin.onShapeChange(layer.tensor, 3, layer.tensor + 4, 2) != 0);
+  CHECK(logger.said({"3 inputs"}));
   const DynamicPluginTensorDesc dynamic[6] = {};
+  CHECK(plugin.configurePlugin(dynamic, 4, dynamic + 4, 1) != 0);
+  CHECK(logger.said({"1 outputs"}));
   CHECK(build(plugin).getWorkspaceSize(dynamic, 4, dynamic + 4, 2) == 0);
   CHECK(build(plugin).getNbTactics() == 0);
 }
@@ -469,6 +485,9 @@ void test_enqueue() {
   layer.batch(0);
   CHECK(enqueued(layer) == 0);
   CHECK(logger.silent());
+  layer.tensor[0].type = DataType::kINT8;
+  CHECK(enqueued(layer) != 0);
+  CHECK(logger.said({"x is int8"}));
   int devices = 0;
   if (cudaGetDeviceCount(&devices) == cudaSuccess && devices > 0) {
     // there the null pointers would be read; the kernel's own tests run it

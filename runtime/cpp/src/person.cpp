@@ -330,6 +330,7 @@ cv::Mat of_floats(const cv::Mat& planes, const std::string& name) {
   cv::Mat iuv(rows, planes.cols, CV_8UC3);
   double least = 0, most = 0;
   cv::minMaxLoc(planes.rowRange(0, rows), &least, &most);
+  const auto range = [&] { return cv::format(" from %g to %g", least, most); };
   bool whole = least >= 0 && most <= kParts;
   for (int y = 0; y < rows && whole; ++y) {
     for (int x = 0; x < planes.cols; ++x) {
@@ -343,21 +344,15 @@ cv::Mat of_floats(const cv::Mat& planes, const std::string& name) {
     }
   }
   if (!whole) {
-    throw Error(
-        GT_DENSEPOSE_INVALID,
-        name + ": channel I runs from " + cv::format("%g", least) + " to " + cv::format("%g", most),
-        "whole part ids 0..24",
-        "check the order of the channels (I, U, V), and resize such maps with nearest "
-        "neighbours only");
+    throw Error(GT_DENSEPOSE_INVALID, name + ": channel I runs" + range(), "whole part ids 0..24",
+                "check the order of the channels (I, U, V), and resize such maps with nearest "
+                "neighbours only");
   }
   cv::minMaxLoc(planes.rowRange(rows, 3 * rows), &least, &most);
   if (least < -kUvSlack || most > 1 + kUvSlack) {
-    throw Error(
-        GT_DENSEPOSE_INVALID,
-        name + ": U and V run from " + cv::format("%g", least) + " to " + cv::format("%g", most),
-        "0..1",
-        "divide by 255 if they were scaled to bytes, and check the order of the "
-        "channels (I, U, V)");
+    throw Error(GT_DENSEPOSE_INVALID, name + ": U and V run" + range(), "0..1",
+                "divide by 255 if they were scaled to bytes, and check the order of the "
+                "channels (I, U, V)");
   }
   return iuv;
 }

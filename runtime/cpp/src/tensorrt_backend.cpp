@@ -17,8 +17,10 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <sstream>
 #include <system_error>
+#include <tuple>
 #include <utility>
 
 #include "backend.h"
@@ -309,6 +311,7 @@ class TensorRtBackend final : public Backend {
                                                ": " + logger().last_error());
       }
       signatures[i] = bundle.graphs[i].signature;
+      check_tensors(i);
     }
   }
 
@@ -342,6 +345,32 @@ class TensorRtBackend final : public Backend {
   std::unique_ptr<Engines> record;
   std::shared_ptr<trt::IRuntime> runtime;  // outlives the engines
   std::array<std::unique_ptr<trt::ICudaEngine>, 3> engines;
+
+ private:
+  void check_tensors(std::size_t stage) {
+    using Known = std::set<std::tuple<std::string, std::string, bool>>;
+    Known found, expected;
+    trt::ICudaEngine& engine = *engines[stage];
+    for (std::int32_t i = 0; i < engine.getNbIOTensors(); ++i) {
+      const char* name = engine.getIOTensorName(i);
+      const trt::DataType type = engine.getTensorDataType(name);
+      found.emplace(name,
+                    type == trt::DataType::kUINT8   ? "uint8"
+                    : type == trt::DataType::kFLOAT ? "float32"
+                                                    : "another type",
+                    engine.getTensorIOMode(name) == trt::TensorIOMode::kINPUT);
+    }
+    for (const auto& tensor : signatures[stage].inputs) {
+      expected.emplace(tensor.name, tensor.dtype, true);
+    }
+    for (const auto& tensor : signatures[stage].outputs) {
+      expected.emplace(tensor.name, tensor.dtype, false);
+    }
+    if (found != expected) {
+      record->refuse(GT_ENGINE_MISMATCH, std::string("the engine of ") + kStages[stage] +
+                                             " has other tensors than its record");
+    }
+  }
 };
 
 // Between the parts of a run: its beginning, inputs in, after each graph, results out.

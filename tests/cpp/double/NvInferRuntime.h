@@ -67,10 +67,17 @@ class ICudaEngine {
 
   ICudaEngine(const void* plan, std::size_t size);
   ~ICudaEngine();
+  std::int32_t getNbIOTensors() const noexcept;
+  const char* getIOTensorName(std::int32_t index) const noexcept;
+  DataType getTensorDataType(const char* name) const noexcept;
+  TensorIOMode getTensorIOMode(const char* name) const noexcept;
   IExecutionContext* createExecutionContext(ExecutionContextAllocationStrategy strategy) noexcept;
 
   std::vector<Tensor> tensors;
   std::unique_ptr<Graph> graph;
+
+ private:
+  const Tensor& tensor(const char* name) const;
 };
 
 class IPluginRegistry {

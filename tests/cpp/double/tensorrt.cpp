@@ -73,6 +73,24 @@ ICudaEngine::ICudaEngine(const void* plan, std::size_t size) {
 }
 ICudaEngine::~ICudaEngine() = default;
 
+const ICudaEngine::Tensor& ICudaEngine::tensor(const char* name) const {
+  for (const Tensor& one : tensors) {
+    if (one.name == name) return one;
+  }
+  throw std::out_of_range(name);
+}
+std::int32_t ICudaEngine::getNbIOTensors() const noexcept {
+  return static_cast<std::int32_t>(tensors.size());
+}
+const char* ICudaEngine::getIOTensorName(std::int32_t index) const noexcept {
+  return tensors[static_cast<std::size_t>(index)].name.c_str();
+}
+DataType ICudaEngine::getTensorDataType(const char* name) const noexcept {
+  return tensor(name).type;
+}
+TensorIOMode ICudaEngine::getTensorIOMode(const char* name) const noexcept {
+  return tensor(name).mode;
+}
 IExecutionContext* ICudaEngine::createExecutionContext(
     ExecutionContextAllocationStrategy) noexcept {
   return new IExecutionContext(*this);
