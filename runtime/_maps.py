@@ -25,6 +25,7 @@ from garment_transfer.bundle import (
     InputError,
     Size,
 )
+from garment_transfer.kernels.upsample_labels import upsample_labels
 from garment_transfer.runtime import sample_bundle
 from garment_transfer.runtime.backends import DEVICE_BACKENDS, HostEngine, find_backend
 from garment_transfer.runtime.photos import (
@@ -177,7 +178,7 @@ class Maps:
                 fix="choose a photo from nearer by, or one of more pixels",
             )
         parsing = _without_specks(parsing)
-        return Found(_enlarged(parsing, fit), iuv, found, _confidence(parsing, sure, name))
+        return Found(upsample_labels(image, parsing, fit), iuv, found, _confidence(parsing, sure, name))
 
     def _look(self, image: _Map, fit: Fit, name: str) -> tuple[_Map, _Map, _Map]:
         """What is seen in a box of a photo: parsing, confidence (in the frame), IUV (photo)."""
@@ -243,22 +244,6 @@ def _agree(found: Box, before: Box) -> bool:
         found.left + found.width / 2 - before.left - before.width / 2,
     )
     return max(map(abs, moves)) <= _SETTLED * found.height
-
-
-def _enlarged(parsing: _Map, fit: Fit) -> _Map:
-    """A framed parsing at the photo's size, its borders smooth: each class enlarged for itself."""
-    labels = [int(label) for label in np.unique(parsing)]
-    if fit.scale[1] >= 1 or len(labels) == 1:
-        return _unfit(parsing, fit)
-    size = (fit.shown.width, fit.shown.height)
-    best = np.zeros(size[::-1], np.uint8)
-    out = np.zeros_like(best)
-    for label in labels:
-        plane = cv2.GaussianBlur((fit.crop(parsing) == label) * np.uint8(255), (3, 3), 0)
-        plane = np.asarray(cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR), np.uint8)
-        out[plane > best] = label
-        np.maximum(best, plane, out=best)
-    return _placed(out, fit)
 
 
 def _unfit(framed: _Map, fit: Fit) -> _Map:

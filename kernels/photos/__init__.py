@@ -119,6 +119,20 @@ class Library:
         )
         return (out, worn) if removed else (photo, garment)
 
+    def upsample_labels(self, photo: Pixels, labels: Pixels, fit: Fit) -> Pixels:
+        """`upsample_labels.upsample_labels`."""
+        pictures = [_picture(array) for array in (photo, labels)]
+        out = np.empty(photo.shape[:2], np.uint8)
+        _check(
+            self._functions.gt_upsample_labels(
+                *(ctypes.byref(picture) for picture, _ in pictures),
+                ctypes.byref(_fit(fit)),
+                ctypes.c_void_p(out.ctypes.data),
+                ctypes.c_int32(cv2.getNumThreads()),
+            )
+        )
+        return out
+
     def compose(
         self,
         pictures: dict[str, Pixels | None],

@@ -14,6 +14,7 @@
 
 #include "../compose/compose_cpu.h"
 #include "../remove_arms/remove_arms_cpu.h"
+#include "../upsample_labels/upsample_labels_cpu.h"
 #if defined(GT_PHOTOS_WITH_CUDA)
 #include "../compose/compose_cuda.h"
 #include "../fit/fit_cuda.h"
@@ -236,6 +237,27 @@ GtPhotosStatus gt_remove_arms(const GtPicture* photo, const GtPicture* garment,
   return guarded([&] {
     *removed = garment_transfer::remove_arms_cpu(
         *photo, *garment, *arms, out, out_garment,
+        [threads](std::ptrdiff_t count, const auto& body) { on_threads(threads, count, body); });
+    return GT_PHOTOS_OK;
+  });
+}
+
+GtPhotosStatus gt_upsample_labels(const GtPicture* photo, const GtPicture* labels, const GtFit* fit,
+                                  uint8_t* out, int32_t threads) {
+  if (!photo || !labels || !fit || !out) return GT_PHOTOS_NULL;
+  if (!is_fit(*fit)) return GT_PHOTOS_FIT;
+  GtPhotosStatus status = check(*photo, fit->source_height, fit->source_width, {3});
+  if (status == GT_PHOTOS_OK) {
+    status = check(*labels, fit->target_height, fit->target_width, {1});
+  }
+  if (status != GT_PHOTOS_OK) return status;
+  const Range written = range(out, int64_t{1} * photo->height * photo->width);
+  if (overlap(written, range(*photo)) || overlap(written, range(*labels))) {
+    return GT_PHOTOS_OVERLAP;
+  }
+  return guarded([&] {
+    garment_transfer::upsample_labels_cpu(
+        *photo, *labels, *fit, out,
         [threads](std::ptrdiff_t count, const auto& body) { on_threads(threads, count, body); });
     return GT_PHOTOS_OK;
   });
