@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -18,6 +18,8 @@ from garment_transfer.bundle import (
     BACKGROUND,
     CLASSES,
     FACE,
+    GARMENT,
+    HAIR,
     SKIN,
     Bundle,
     Code,
@@ -29,18 +31,24 @@ from garment_transfer.kernels.upsample_labels import upsample_labels
 from garment_transfer.runtime import sample_bundle
 from garment_transfer.runtime.backends import DEVICE_BACKENDS, HostEngine, find_backend
 from garment_transfer.runtime.photos import (
+    FOREARMS,
+    HANDS,
+    HEAD,
     Box,
     Fit,
     Person,
     check_body,
     choose_body,
     frame,
+    is_any,
+    of_nearest,
     read_photo,
 )
 
 _LOG: Final = logging.getLogger(__name__)
 
 _Map = npt.NDArray[np.uint8]
+_Mask = npt.NDArray[np.bool_]
 
 #: Where a frame moves by more than this share of itself, the photo is looked at once more.
 _SETTLED: Final = 0.06
@@ -48,8 +56,15 @@ _SETTLED: Final = 0.06
 _LOOKS: Final = 3
 #: Least rows of the photo that a person's frame takes.
 _LEAST_ROWS: Final = 96
-#: Faces that are smaller than this share of the largest one are skin.
+#: Faces that are smaller than this share of the largest one are none, nor is hair or a head.
 _LEAST_FACE: Final = 0.6
+_LEAST_PIECE: Final = 0.1
+#: A piece of skin is a sleeve where its colour is so many times nearer to that of the garment
+#: around it than to the face's, and both differ by more than so many levels.
+_NEARER: Final = 4
+_APART: Final = 60
+#: Pixels of the frame around a piece that count as beside it.
+_BESIDE: Final = 4
 #: Mean confidence below which the maps of a photo are doubtful: of 48 rendered people six were, and
 #: half of these had a garment of an IoU below 0.75, of the others one in forty.
 DOUBTFUL: Final = 0.93
@@ -70,6 +85,42 @@ class Found:
     densepose: _Map
     frame: Box
     confidence: Mapping[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What the network sees in a box of a photo, all in the frame.
+
+    Attributes:
+        fit: where the box lies in the frame.
+        image: the photo, uint8 RGB [h,w,3].
+        parsing: uint8 [h,w], the seven classes.
+        sure: uint8 [h,w], how sure it is of them.
+        densepose: uint8 IUV [h,w,3].
+    """
+
+    fit: Fit
+    image: _Map
+    parsing: _Map
+    sure: _Map
+    densepose: _Map
+
+    @cached_property
+    def iuv(self) -> _Map:
+        """`densepose` at the photo's size, by nearest neighbours; 0 around the box."""
+        box = self.fit.shown
+        whole = np.zeros((self.fit.source.height, self.fit.source.width, 3), np.uint8)
+        boxed = cv2.resize(
+            self.fit.crop(self.densepose),
+            (box.width, box.height),
+            interpolation=cv2.INTER_NEAREST_EXACT,
+        )
+        rows, columns = self.fit.window
+        whole[rows, columns] = boxed[
+            rows.start - box.top : rows.stop - box.top,
+            columns.start - box.left : columns.stop - box.left,
+        ]
+        return whole
 
 
 class Maps:
@@ -150,7 +201,7 @@ class Maps:
             name=name,
             array_names=(name, f"parsing of {name}", f"densepose of {name}"),
             box=found.frame,
-            checked=False,
+            built_in=True,
         )
         return replace(person, confidence=found.confidence)
 
@@ -160,15 +211,15 @@ class Maps:
         The maps may show others beside the person.
         """
         source = Size(*image.shape[:2])
-        fit, before = Fit(source, self._size), Box(0, 0, source.height, source.width)
-        parsing, iuv, sure = self._look(image, fit, name)
+        before = Box(0, 0, source.height, source.width)
+        seen = self._look(image, Fit(source, self._size), name)
         for look in range(_LOOKS):
-            own, _ = choose_body(iuv, before if look else box, name)
+            own, _ = choose_body(seen.iuv, before if look else box, name)
             found = frame(own, self._framing, self._size)
             if _agree(found, before):
                 break
-            fit, before = Fit(source, self._size, found), found
-            parsing, iuv, sure = self._look(image, fit, name)
+            before = found
+            seen = self._look(image, Fit(source, self._size, found), name)
         if found.height < _LEAST_ROWS:
             raise InputError(
                 Code.BODY_MISSING,
@@ -177,19 +228,20 @@ class Maps:
                 expected=f"at least {_LEAST_ROWS}",
                 fix="choose a photo from nearer by, or one of more pixels",
             )
-        parsing = _without_specks(parsing)
-        return Found(upsample_labels(image, parsing, fit), iuv, found, _confidence(parsing, sure, name))
+        seen = _corrected(seen)
+        parsing = upsample_labels(image, seen.parsing, seen.fit)
+        return Found(parsing, seen.iuv, found, _confidence(seen, name))
 
-    def _look(self, image: _Map, fit: Fit, name: str) -> tuple[_Map, _Map, _Map]:
-        """What is seen in a box of a photo: parsing, confidence (in the frame), IUV (photo)."""
-        seen = self._engine.run({"image": fit.photo(image)[None]})
-        parsing, iuv, sure = (
-            np.asarray(seen[name][0], np.uint8)
-            for name in ("parsing", "densepose", "parsing_confidence")
+    def _look(self, image: _Map, fit: Fit, name: str) -> _Seen:
+        framed = fit.photo(image)
+        found = self._engine.run({"image": framed[None]})
+        maps = (
+            np.asarray(found[name][0], np.uint8)
+            for name in ("parsing", "parsing_confidence", "densepose")
         )
-        iuv = _unfit(iuv, fit)
+        seen = _Seen(fit, framed, *maps)
         try:
-            check_body(iuv, name)
+            check_body(seen.iuv, name)
         except InputError as error:
             raise InputError(
                 Code.BODY_MISSING,
@@ -198,23 +250,75 @@ class Maps:
                 fix="choose another photo, or give a person's folder with maps (garment-transfer "
                 "prepare)",
             ) from error
-        return parsing, iuv, sure
+        return seen
 
 
-def _without_specks(parsing: _Map) -> _Map:
-    """A parsing whose face is skin where it is a speck: on a hand or a chest, which would stay."""
-    face = (parsing == FACE).astype(np.uint8)
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(face, connectivity=8)
-    areas = stats[:, cv2.CC_STAT_AREA]
-    specks = areas < _LEAST_FACE * areas[1:].max(initial=0)
-    specks[0] = False
-    return np.where(specks[labels], np.uint8(SKIN), parsing) if count > 2 else parsing
+def _corrected(seen: _Seen) -> _Seen:
+    """The same without the pieces that cannot be what they are labelled.
+
+    Of several faces the small ones are skin: they lie on a hand or a chest, and would stay. A small
+    piece of hair far from the face takes the labels beside it, and a small head the parts. Skin of
+    the colour of the garment around it is a sleeve, which is no hand.
+    """
+    parsing, densepose = seen.parsing.copy(), seen.densepose.copy()
+    for piece in _small_pieces(parsing == FACE, _LEAST_FACE):
+        parsing[piece] = SKIN
+    face = parsing == FACE
+    for piece in _small_pieces(parsing == HAIR, _LEAST_PIECE):
+        if not (piece & _around(face)).any():
+            parsing[piece] = of_nearest(parsing, ~piece & (parsing != BACKGROUND))[piece]
+    for piece in _small_pieces(is_any(densepose[..., 0], HEAD), _LEAST_PIECE):
+        densepose[piece] = of_nearest(densepose, ~piece & (densepose[..., 0] > 0))[piece]
+    garment, sleeves = parsing == GARMENT, np.zeros(face.shape, bool)
+    for piece in _pieces(parsing == SKIN):
+        own, cloth, skin = (
+            _colour(seen.image, of) for of in (piece, _around(piece) & garment, face)
+        )
+        is_cloth = _NEARER**2 * _squared_distance(own, cloth) < _squared_distance(own, skin)
+        if is_cloth and _squared_distance(cloth, skin) > _APART**2:
+            sleeves |= piece
+    parsing[sleeves] = GARMENT
+    forearms = is_any(densepose[..., 0], FOREARMS)
+    if forearms.any():
+        wrong = sleeves & is_any(densepose[..., 0], HANDS)
+        wrong |= _around(_around(sleeves)) & (parsing == GARMENT) & (densepose[..., 0] == 0)
+        densepose[wrong] = of_nearest(densepose, forearms)[wrong]
+    return replace(seen, parsing=parsing, densepose=densepose)
 
 
-def _confidence(parsing: _Map, sure: _Map, name: str) -> dict[str, float]:
+def _pieces(mask: _Mask) -> list[_Mask]:
+    """The connected pieces of a mask, bool [h,w] each."""
+    count, pieces = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
+    return [pieces == index for index in range(1, count)]
+
+
+def _small_pieces(mask: _Mask, least: float) -> list[_Mask]:
+    """Those whose area is below a share of the largest one's."""
+    pieces = _pieces(mask)
+    areas = [np.count_nonzero(piece) for piece in pieces]
+    return [p for p, area in zip(pieces, areas, strict=True) if area < least * max(areas)]
+
+
+def _around(mask: _Mask) -> _Mask:
+    """A mask and what lies beside it."""
+    square = np.ones((2 * _BESIDE + 1,) * 2, np.uint8)
+    return cv2.dilate(mask.view(np.uint8), square).view(np.bool_)
+
+
+def _colour(framed: _Map, mask: _Mask) -> npt.NDArray[np.float64]:
+    """The mean colour of what is marked, not a number where nothing is."""
+    return np.array(cv2.mean(framed, mask.view(np.uint8))[:3]) if mask.any() else np.full(3, np.nan)
+
+
+def _squared_distance(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> float:
+    return float(np.square(one - other).sum())
+
+
+def _confidence(seen: _Seen, name: str) -> dict[str, float]:
     """The mean confidence of each class that a map has; a warning is logged where it is low."""
-    counts = np.bincount(parsing.reshape(-1), minlength=len(CLASSES))
-    sums = np.bincount(parsing.reshape(-1), sure.reshape(-1) / 255, len(CLASSES))
+    labels = seen.parsing.reshape(-1)
+    counts = np.bincount(labels, minlength=len(CLASSES))
+    sums = np.bincount(labels, seen.sure.reshape(-1) / 255, len(CLASSES))
     shown = [label for label in range(len(CLASSES)) if counts[label] and label != BACKGROUND]
     confidence = {CLASSES[label]: float(sums[label] / counts[label]) for label in shown}
     overall = float(sums[shown].sum() / max(counts[shown].sum(), 1))
@@ -230,7 +334,7 @@ def _confidence(parsing: _Map, sure: _Map, name: str) -> dict[str, float]:
     return confidence
 
 
-@functools.cache
+@cache
 def built_in() -> Maps:
     """The graph in the package, in ONNX Runtime."""
     return Maps.load(sample_bundle())
@@ -244,20 +348,3 @@ def _agree(found: Box, before: Box) -> bool:
         found.left + found.width / 2 - before.left - before.width / 2,
     )
     return max(map(abs, moves)) <= _SETTLED * found.height
-
-
-def _unfit(framed: _Map, fit: Fit) -> _Map:
-    """A framed map back at the photo's size, by nearest neighbours; 0 around the box."""
-    size = (fit.shown.width, fit.shown.height)
-    boxed = cv2.resize(fit.crop(framed), size, interpolation=cv2.INTER_NEAREST_EXACT)
-    return _placed(np.asarray(boxed, np.uint8), fit)
-
-
-def _placed(boxed: _Map, fit: Fit) -> _Map:
-    """What is at the box's size at that of the photo; 0 around the box."""
-    whole = np.zeros((fit.source.height, fit.source.width, *boxed.shape[2:]), np.uint8)
-    rows, columns = fit.window
-    top, left = rows.start - fit.shown.top, columns.start - fit.shown.left
-    part = boxed[top : top + rows.stop - rows.start, left : left + columns.stop - columns.start]
-    whole[rows, columns] = part
-    return whole

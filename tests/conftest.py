@@ -369,7 +369,8 @@ def photos_on_cpu(shared_folder) -> Path:
         pytest.skip("no C++ compiler: install g++, or name one in CXX")
     kernels, tests = Path(__file__).parents[1] / "kernels", Path(__file__).parent
     library = shared_folder / "photos_on_cpu.so"
-    names = ("compose/compose_cpu", "fit/fit_cpu", "remove_arms/remove_arms_cpu", "photos/photos")
+    operators = ("compose", "fit", "remove_arms", "upsample_labels")
+    names = (*(f"{name}/{name}_cpu" for name in operators), "photos/photos")
     sources = [kernels / f"{name}.cpp" for name in names]
     folders = (kernels, kernels / "photos", tests / "cpp/double")
     with FileLock(library.with_suffix(".lock")):

@@ -113,7 +113,7 @@ def define(photo: Pixels, labels: Pixels, fit: Fit) -> Pixels:
         slopes.append(divided(offset, _COARSER * count).astype(np.float64))
         lines = np.dstack([divided(sums(plane), count) for plane in slopes])
         # elsewhere the class says 0
-        top, left, bottom, right = _bounds(lines.any(axis=2))
+        top, left, bottom, right = _bounds(np.asarray(lines.any(axis=2)))
         y = np.flatnonzero((rows.second >= top) & (rows.first < bottom))
         x = np.flatnonzero((columns.second >= left) & (columns.first < right))
         if not len(y) or not len(x):

@@ -13,13 +13,18 @@ from garment_transfer.runtime.photos._compose import (
 )
 from garment_transfer.runtime.photos._densepose import (
     ENCODINGS as ENCODINGS,
+    FOREARMS as FOREARMS,
+    HANDS as HANDS,
+    HEAD as HEAD,
     check_body as check_body,
     decode_densepose as decode_densepose,
+    of_nearest as of_nearest,
     parula_palette as parula_palette,
 )
 from garment_transfer.runtime.photos._fit import (
     fit_person as fit_person,
     frame as frame,
+    is_any as is_any,
     resize as resize,
     unfit as unfit,
 )

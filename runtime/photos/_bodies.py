@@ -84,8 +84,9 @@ _THING: Final = 0.02
 # How much of the rim of such a hole is clothes or skin. Where a parser leaves out the neck its hole
 # has a face above.
 _ENCLOSED: Final = 0.85
-# How far the border of a hand may show what is behind it.
+# How far the border of a hand may show what is behind it, and where borders follow the photo's.
 _RIM: Final = 0.03
+_EXACT_RIM: Final = 0.008
 
 
 def choose_body(
@@ -187,12 +188,18 @@ def somebody_else(
     return np.asarray(found & (classes != BACKGROUND) & (parts == 0))
 
 
-def hands(classes: npt.NDArray[np.uint8], parts: npt.NDArray[np.uint8]) -> _Mask:
-    """Bare hands less their borders, bool [H,W]: no upper garment covers them."""
+def hands(
+    classes: npt.NDArray[np.uint8], parts: npt.NDArray[np.uint8], is_exact: bool = False
+) -> _Mask:
+    """Bare hands less their borders, bool [H,W]: no upper garment covers them.
+
+    `is_exact` says that the borders of `classes` follow the photo's.
+    """
     found = is_any(parts, HANDS)
     left, top, width, height = cv2.boundingRect(found.view(np.uint8))
     part = (slice(top, top + height), slice(left, left + width))
-    side = 2 * round(_RIM * math.sqrt(_torso_area(parts))) + 1
+    rim = _EXACT_RIM if is_exact else _RIM
+    side = 2 * round(rim * math.sqrt(_torso_area(parts))) + 1
     if width:
         bare = (found[part] & (classes[part] == SKIN)).astype(np.uint8)
         square = np.ones((side, side), np.uint8)

@@ -26,6 +26,7 @@ TORSO: Final = (1, 2)
 HANDS: Final = (3, 4)
 UPPER_LEGS: Final = (7, 8, 9, 10)
 LEGS: Final = (*UPPER_LEGS, 11, 12, 13, 14)
+FOREARMS: Final = (19, 20, 21, 22)
 HEAD: Final = (23, 24)
 
 _LAST_PART: Final = NUM_PARTS - 1

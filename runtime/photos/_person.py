@@ -53,6 +53,7 @@ from garment_transfer.runtime.photos._bodies import (
 )
 from garment_transfer.runtime.photos._densepose import (
     ENCODINGS,
+    FOREARMS,
     HANDS,
     MIN_SHARE,
     TORSO,
@@ -88,9 +89,6 @@ _LEAST_GARMENT: Final = 0.1
 
 # The least of the body that DensePose shows on which a parse map has something.
 _LEAST_COVERED: Final = 0.1
-
-# What of an arm can be in front of a garment, among the parts of DensePose: hands and forearms.
-_FOREARMS: Final = (*HANDS, *range(19, 23))
 
 # How far a finger may be from the map's hand, as one part in so many of the photo's height.
 _FINGERS: Final = 128
@@ -197,7 +195,7 @@ class Person:
 
     @cached_property
     def _without_arms(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
-        arms = self._skin_of(_FOREARMS).view(np.uint8)
+        arms = self._skin_of((*HANDS, *FOREARMS)).view(np.uint8)
         if not arms.any():
             return self.image, self.garment
         height = cv2.boundingRect(self.garment.view(np.uint8))[3]
@@ -356,9 +354,13 @@ class Person:
         name: str,
         array_names: tuple[str, str, str],
         box: Box | None,
-        checked: bool = True,
+        built_in: bool = False,
     ) -> Person:
-        """From arrays; ids that are not `checked` are known not to be resized smoothly."""
+        """From arrays.
+
+        Maps that are `built_in` are a bundle's network's: nobody resized them smoothly, which is
+        checked of others, and their borders follow the photo's.
+        """
         image_name, parsing_name, densepose_name = array_names
         labels = label_set(label_set_name, parsing_name)
         check_image(image, image_name)
@@ -366,7 +368,7 @@ class Person:
         iuv = decode_densepose(densepose, densepose_encoding, name=densepose_name)
         size = image.shape[:2]
         iuv = _to_photo(iuv, size, densepose_name, image_name)
-        parsing = checked_ids(parsing, parsing_name) if checked else parsing
+        parsing = parsing if built_in else checked_ids(parsing, parsing_name)
         ids = _to_photo(parsing, size, parsing_name, image_name)
         check_body(iuv, densepose_name)
         iuv, others = choose_body(iuv, box, densepose_name)
@@ -377,7 +379,7 @@ class Person:
         classes[others] = BACKGROUND
         classes, iuv, things = in_front(classes, iuv, is_any(ids, labels.in_front))
         drop_not_worn(image, classes, things)
-        protected = others | things | hands(classes, parts)
+        protected = others | things | hands(classes, parts, built_in)
         for array in (classes, iuv, protected):
             array.flags.writeable = False  # made here: nobody else has them
         kept = protected if protected.any() else None

@@ -186,6 +186,30 @@ void remove_arms(const GtCompose& c) {
   }
 }
 
+void upsample_labels(Call& call) {
+  const GtCompose& c = call.c;
+  const auto pixels = static_cast<std::size_t>(c.photo.height * c.photo.width);
+  std::vector<std::uint8_t> out(pixels, 255);
+  const auto run = [&](const GtPicture& labels, std::uint8_t* to) {
+    return gt_upsample_labels(&c.photo, &labels, &c.fit, to, c.threads);
+  };
+  const int status = run(c.transfer_parsing, out.data());
+  if (status) fail("gt_upsample_labels", status);
+  for (const std::uint8_t label : out) {
+    bool is_known = label == 0;
+    for (int y = 0; y < c.transfer_parsing.height && !is_known; ++y) {
+      const std::uint8_t* const row = c.transfer_parsing.data + y * c.transfer_parsing.stride;
+      is_known =
+          std::find(row, row + c.transfer_parsing.width, label) != row + c.transfer_parsing.width;
+    }
+    if (!is_known) fail("a label that the frame does not have", label);
+  }
+  if (run(c.photo, out.data()) != GT_PHOTOS_SIZE) fail("gt_upsample_labels of a photo", 0);
+  if (run(c.transfer_parsing, const_cast<std::uint8_t*>(c.photo.data)) != GT_PHOTOS_OVERLAP) {
+    fail("gt_upsample_labels into its photo", 0);
+  }
+}
+
 // The device code has to make the same of a call, whose outputs hold what the CPU made of it.
 void check_on_device(Call& call) {
   const std::vector<std::uint8_t> image = call.image, labels = call.labels, garment = call.garment;
@@ -268,6 +292,7 @@ int main(int count, char** arguments) {
     check_on_device(call);
     fit(call);
     remove_arms(call.c);
+    upsample_labels(call);
   }
   if (gt_compose(nullptr) != GT_PHOTOS_NULL) fail("gt_compose of nothing", 0);
   std::printf("passed %d runs\n", runs);

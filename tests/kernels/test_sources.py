@@ -171,7 +171,8 @@ def test_cpu_kernel(truth, tmp_path, sanitizer):
 
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
 def test_photos_on_random_calls_and_spoilt_ones(tmp_path, sanitizer):
-    names = ("compose/compose_cpu", "fit/fit_cpu", "remove_arms/remove_arms_cpu", "photos/photos")
+    operators = ("compose", "fit", "remove_arms", "upsample_labels")
+    names = (*(f"{name}/{name}_cpu" for name in operators), "photos/photos")
     sources = [HERE / "photos_test.cpp", HERE / "photos_on_cpu.cpp"]
     sources += [ALL_KERNELS / f"{name}.cpp" for name in names]
     folders = (ALL_KERNELS, ALL_KERNELS / "photos", HERE.parent / "cpp/double")

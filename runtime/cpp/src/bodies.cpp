@@ -25,7 +25,7 @@ constexpr float kReach = 0.15f, kOwn = 0.02f;
 constexpr double kSomebody = 0.05;
 constexpr double kGap = 0.8;
 constexpr double kThing = 0.02, kEnclosed = 0.85;
-constexpr double kRim = 0.03;
+constexpr double kRim = 0.03, kExactRim = 0.008;
 
 constexpr char kChoose[] =
     "name it as LEFT,TOP,RIGHT,BOTTOM in pixels of the photo, as the person's box";
@@ -435,13 +435,14 @@ cv::Mat uncovered(const cv::Mat& image, const cv::Mat& classes, const cv::Mat& t
   return filled;
 }
 
-cv::Mat hands(const cv::Mat& classes, const cv::Mat& parts) {
+cv::Mat hands(const cv::Mat& classes, const cv::Mat& parts, bool is_exact) {
   cv::Mat found = is_any(parts, {3, 4});
   const cv::Rect box = cv::boundingRect(found);
   if (box.empty()) return found;
   const cv::Mat bare = found(box) & (classes(box) == kSkin);
+  const double rim = is_exact ? kExactRim : kRim;
   cv::Mat within;
-  cv::erode(bare, within, square(rounded(kRim * std::sqrt(torso_area(parts)))), {-1, -1}, 1,
+  cv::erode(bare, within, square(rounded(rim * std::sqrt(torso_area(parts)))), {-1, -1}, 1,
             cv::BORDER_CONSTANT, cv::Scalar::all(0));
   within.copyTo(found(box));
   return found;

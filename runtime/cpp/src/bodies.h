@@ -37,7 +37,7 @@ void drop_not_worn(const cv::Mat& image, cv::Mat& classes, const cv::Mat& things
 cv::Mat uncovered(const cv::Mat& image, const cv::Mat& classes, const cv::Mat& things);
 
 // Bare hands less their borders.
-cv::Mat hands(const cv::Mat& classes, const cv::Mat& parts);
+cv::Mat hands(const cv::Mat& classes, const cv::Mat& parts, bool is_exact);
 
 // Why a body cannot be served as it is seen; empty where it can.
 std::string view_fault(const cv::Mat& parts);

@@ -35,7 +35,9 @@ constexpr double kLeastCovered = 0.1;
 constexpr double kSettled = 0.06;
 constexpr int kLooks = 3;
 constexpr int kLeastRows = 96;
-constexpr double kLeastFace = 0.6;
+constexpr double kLeastFace = 0.6, kLeastPiece = 0.1;
+constexpr double kNearer = 4, kApart = 60;
+constexpr int kBeside = 4;
 constexpr double kDoubtful = 0.93;
 
 // The id that parsers give pixels they do not decide on, in every label set.
@@ -480,7 +482,8 @@ struct Names {
 };
 
 Person built(cv::Mat image, cv::Mat ids, cv::Mat densepose, const std::string& set_name,
-             const std::optional<cv::Rect>& box, const Names& names, const std::string& name) {
+             const std::optional<cv::Rect>& box, const Names& names, const std::string& name,
+             bool is_built_in) {
   Person person;
   const LabelSet& set = label_set(set_name);
   const cv::Size size = image.size();
@@ -500,67 +503,39 @@ Person built(cv::Mat image, cv::Mat ids, cv::Mat densepose, const std::string& s
   person.image = image;
   person.parsing = classes;
   person.densepose = iuv;
-  person.is_protected = others | things | hands(classes, parts);
+  person.is_protected = others | things | hands(classes, parts, is_built_in);
   person.name = name;
   person.confidence.fill(-1);
   return person;
 }
 
-// What the graph sees in a box of a photo.
+// What the graph sees in a box of a photo, all in the frame.
 struct Seen {
   GtFit fit;
-  cv::Mat parsing, sure;  // in the frame
-  cv::Mat iuv;            // at the photo's size
+  cv::Mat image, parsing, sure, densepose;
+
+  // `densepose` at the photo's size, by nearest neighbours; 0 around the box.
+  cv::Mat iuv() const {
+    const cv::Rect framed(fit.frame_left, fit.frame_top, fit.scaled_width, fit.scaled_height);
+    const cv::Mat boxed = nearest(densepose(framed), {fit.width, fit.height});
+    cv::Mat whole = cv::Mat::zeros(fit.source_height, fit.source_width, CV_8UC3);
+    const cv::Rect box(fit.left, fit.top, fit.width, fit.height);
+    const cv::Rect shown = box & cv::Rect(0, 0, whole.cols, whole.rows);
+    boxed(shown - box.tl()).copyTo(whole(shown));
+    return whole;
+  }
 };
-
-// What is at the box's size at that of the photo; 0 around the box.
-cv::Mat placed(const cv::Mat& boxed, const GtFit& fit) {
-  cv::Mat whole = cv::Mat::zeros(fit.source_height, fit.source_width, boxed.type());
-  const cv::Rect box(fit.left, fit.top, fit.width, fit.height);
-  const cv::Rect shown = box & cv::Rect(0, 0, whole.cols, whole.rows);
-  boxed(shown - box.tl()).copyTo(whole(shown));
-  return whole;
-}
-
-cv::Mat cropped(const cv::Mat& framed, const GtFit& fit) {
-  return framed(cv::Rect(fit.frame_left, fit.frame_top, fit.scaled_width, fit.scaled_height));
-}
-
-// A framed map back at the photo's size, by nearest neighbours.
-cv::Mat unfit(const cv::Mat& framed, const GtFit& fit) {
-  return placed(nearest(cropped(framed, fit), {fit.width, fit.height}), fit);
-}
-
-// A framed parsing at the photo's size, its borders smooth: each class enlarged for itself.
-cv::Mat enlarged(const cv::Mat& parsing, const GtFit& fit) {
-  const cv::Size size(fit.width, fit.height);
-  const cv::Mat crop = cropped(parsing, fit);
-  std::vector<int> labels;
-  for (int label = 0; label < kClasses; ++label) {
-    if (cv::countNonZero(parsing == label)) labels.push_back(label);
-  }
-  if (fit.scaled_height >= fit.height || labels.size() == 1) return unfit(parsing, fit);
-  cv::Mat best = cv::Mat::zeros(size, CV_8U), out = best.clone(), plane;
-  for (const int label : labels) {
-    cv::GaussianBlur(crop == label, plane, {3, 3}, 0);
-    cv::resize(plane, plane, size, 0, 0, cv::INTER_LINEAR);
-    out.setTo(label, plane > best);
-    best = cv::max(best, plane);
-  }
-  return placed(out, fit);
-}
 
 Seen look(const cv::Mat& image, const GtFit& fit, const MakeMaps& make_maps,
           const std::string& name) {
   const cv::Size size(fit.target_width, fit.target_height);
-  cv::Mat framed(size, CV_8UC3), iuv(size, CV_8UC3);
-  Seen seen{fit, cv::Mat(size, CV_8U), cv::Mat(size, CV_8U), {}};
+  Seen seen{fit, cv::Mat(size, CV_8UC3), cv::Mat(size, CV_8U), cv::Mat(size, CV_8U),
+            cv::Mat(size, CV_8UC3)};
   const GtPicture photo = picture(image);
-  check(gt_fit_photo(&photo, &fit, framed.data, 1));
-  make_maps(framed.data, seen.parsing.data, iuv.data, seen.sure.data);
-  seen.iuv = unfit(iuv, fit);
+  check(gt_fit_photo(&photo, &fit, seen.image.data, 1));
+  make_maps(seen.image.data, seen.parsing.data, seen.densepose.data, seen.sure.data);
   try {
-    check_body(parts_of(seen.iuv), name);
+    check_body(parts_of(seen.iuv()), name);
   } catch (const Error&) {
     throw Error(GT_BODY_MISSING, name + " shows nobody, or nobody large enough to be found",
                 "one person, upright, with head and torso in the photo",
@@ -578,17 +553,86 @@ bool agree(const cv::Rect& found, const cv::Rect& before) {
                      [&](double move) { return std::abs(move) <= kSettled * found.height; });
 }
 
-// Makes a face skin where it is a speck: on a hand or a chest, which would stay.
-void without_specks(cv::Mat& parsing) {
-  cv::Mat labels, stats, centres;
-  const int count = cv::connectedComponentsWithStats(parsing == kFace, labels, stats, centres);
+// The connected pieces of a mask.
+std::vector<cv::Mat> pieces_of(const cv::Mat& mask) {
+  cv::Mat labels;
+  const int count = cv::connectedComponents(mask, labels, 8);
+  std::vector<cv::Mat> pieces;
+  for (int i = 1; i < count; ++i) pieces.push_back(labels == i);
+  return pieces;
+}
+
+// Those whose area is below a share of the largest one's.
+std::vector<cv::Mat> small_pieces_of(const cv::Mat& mask, double least) {
+  std::vector<cv::Mat> pieces = pieces_of(mask);
   int largest = 0;
-  for (int i = 1; i < count; ++i) largest = std::max(largest, stats.at<int>(i, cv::CC_STAT_AREA));
-  for (int i = 1; i < count; ++i) {
-    if (stats.at<int>(i, cv::CC_STAT_AREA) < kLeastFace * largest) {
-      parsing.setTo(kSkin, labels == i);
+  for (const cv::Mat& piece : pieces) largest = std::max(largest, cv::countNonZero(piece));
+  const auto is_large = [&](const cv::Mat& piece) {
+    return cv::countNonZero(piece) >= least * largest;
+  };
+  pieces.erase(std::remove_if(pieces.begin(), pieces.end(), is_large), pieces.end());
+  return pieces;
+}
+
+// A mask and what lies beside it.
+cv::Mat around(const cv::Mat& mask) {
+  cv::Mat out;
+  cv::dilate(mask, out, cv::Mat::ones(2 * kBeside + 1, 2 * kBeside + 1, CV_8U));
+  return out;
+}
+
+double squared_distance(const cv::Scalar& a, const cv::Scalar& b) {
+  const cv::Scalar apart = a - b;
+  return apart[0] * apart[0] + apart[1] * apart[1] + apart[2] * apart[2];
+}
+
+// Where skin has the colour of the garment around it: sleeves.
+cv::Mat sleeves_of(const Seen& seen) {
+  const cv::Mat face = seen.parsing == kFace, garment = seen.parsing == kGarment;
+  cv::Mat sleeves = cv::Mat::zeros(seen.parsing.size(), CV_8U);
+  if (cv::countNonZero(face) == 0) return sleeves;
+  const cv::Scalar skin = cv::mean(seen.image, face);
+  for (const cv::Mat& piece : pieces_of(seen.parsing == kSkin)) {
+    const cv::Mat beside = around(piece) & garment;
+    if (cv::countNonZero(beside) == 0) continue;
+    const cv::Scalar own = cv::mean(seen.image, piece), cloth = cv::mean(seen.image, beside);
+    if (kNearer * kNearer * squared_distance(own, cloth) < squared_distance(own, skin) &&
+        squared_distance(cloth, skin) > kApart * kApart) {
+      sleeves |= piece;
     }
   }
+  return sleeves;
+}
+
+// Takes the pieces from what is seen that cannot be what they are labelled.
+void correct(Seen& seen) {
+  cv::Mat &parsing = seen.parsing, &densepose = seen.densepose;
+  for (const cv::Mat& piece : small_pieces_of(parsing == kFace, kLeastFace)) {
+    parsing.setTo(kSkin, piece);
+  }
+  const cv::Mat beside_face = around(parsing == kFace);
+  for (const cv::Mat& piece : small_pieces_of(parsing == kHair, kLeastPiece)) {
+    if (cv::countNonZero(piece & beside_face)) continue;
+    of_nearest(parsing, ~piece & (parsing != kBackground)).copyTo(parsing, piece);
+  }
+  for (const cv::Mat& piece : small_pieces_of(is_any(parts_of(densepose), {23, 24}), kLeastPiece)) {
+    of_nearest(densepose, ~piece & (parts_of(densepose) > 0)).copyTo(densepose, piece);
+  }
+  const cv::Mat sleeves = sleeves_of(seen);
+  parsing.setTo(kGarment, sleeves);
+  const cv::Mat parts = parts_of(densepose), forearms = is_any(parts, {19, 20, 21, 22});
+  if (cv::countNonZero(forearms) == 0) return;
+  cv::Mat wrong = sleeves & is_any(parts, {3, 4});
+  wrong |= around(around(sleeves)) & (parsing == kGarment) & (parts == 0);
+  of_nearest(densepose, forearms).copyTo(densepose, wrong);
+}
+
+// A framed parsing at the photo's size.
+cv::Mat upsampled(const cv::Mat& image, const Seen& seen) {
+  cv::Mat out(image.size(), CV_8U);
+  const GtPicture photo = picture(image), labels = picture(seen.parsing);
+  check(gt_upsample_labels(&photo, &labels, &seen.fit, out.data, 1));
+  return out;
 }
 
 // The mean confidence of each class that a map has; warns where it is low.
@@ -643,7 +687,7 @@ Person person_of_maps(const gt_person_source& source) {
   const cv::Mat densepose =
       decoded(source.densepose, text_of(source.densepose_encoding, "iuv-png"), names.densepose);
   return built(image, checked_ids(ids, names.parsing), densepose, set_name, box_of(source), names,
-               text_of(source.name, ""));
+               text_of(source.name, ""), false);
 }
 
 Person person_of_photo(const gt_person_source& source, const MakeMaps& make_maps, Size size,
@@ -656,7 +700,7 @@ Person person_of_photo(const gt_person_source& source, const MakeMaps& make_maps
   Seen seen = look(image, fit_of(image.size(), before, target), make_maps, name);
   for (int i = 0; i < kLooks; ++i) {
     cv::Mat others;
-    const cv::Mat own = choose_body(seen.iuv, i ? before : box, name, others);
+    const cv::Mat own = choose_body(seen.iuv(), i ? before : box, name, others);
     found = frame(parts_of(own), framing, target);
     if (agree(found, before)) break;
     before = found;
@@ -670,9 +714,9 @@ Person person_of_photo(const gt_person_source& source, const MakeMaps& make_maps
                 "at least " + std::to_string(kLeastRows),
                 "choose a photo from nearer by, or one of more pixels");
   }
-  without_specks(seen.parsing);
-  Person person = built(image, enlarged(seen.parsing, seen.fit), seen.iuv, "classes7", found,
-                        {name, "parsing of " + name, "densepose of " + name}, name);
+  correct(seen);
+  Person person = built(image, upsampled(image, seen), seen.iuv(), "classes7", found,
+                        {name, "parsing of " + name, "densepose of " + name}, name, true);
   person.confidence = confidence_of(seen, name);
   return person;
 }
