@@ -130,6 +130,16 @@ def test_command_line_gives_pythons_picture(
         assert_pythons(cli, pipeline, person, owner, tmp_path / "cpp.png")
 
 
+def test_command_line_sees_real_photos_as_python_does(
+    cli: Cli, pipeline: Pipeline, real_samples: Path, tmp_path: Path
+) -> None:
+    photos = [real_samples / name / "image.jpg" for name in ("vitonhd_00006_00", "viton_000240_0")]
+    ran = cli(*photos, tmp_path / "cpp.png")
+    assert ran.returncode == 0, ran.stderr
+    expected = pipeline.transfer(*map(pipeline.person, photos)).image
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "cpp.png")), expected)
+
+
 BLUE = (30, 60, 200)
 
 
