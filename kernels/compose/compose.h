@@ -56,6 +56,10 @@ GT_FUNCTION int patch_side(int k) { return kPatchSide >> k; }
 constexpr int kPlainReach = 6, kPlainStep = 2, kPlainCount = 12;
 constexpr float kPlain = 4, kUneven = 8;
 
+// The fewest pixels of the frame, one above the other, that a lower garment is continued from, and
+// up to which difference of two columns' runs what is between is continued from between them.
+constexpr int kLeastRun = 8, kSmooth = 2;
+
 // Which of `count` differences a pixel gets: any, so that nothing of the patch is repeated.
 GT_FUNCTION unsigned scattered(int y, int x, unsigned count) {
   unsigned mixed = static_cast<unsigned>(y) * 0x9E3779B1u + static_cast<unsigned>(x) * 0x85EBCA77u;
@@ -457,13 +461,67 @@ GT_FUNCTION int patch_start(int i, int start, int length, int scaled) {
   return start + static_cast<int>((i + 1ll) * length / scaled);
 }
 
+// Rows of the frame in one of its columns where the lower garment is seen: the first one, and the
+// one behind the last; equal where there are none.
+struct Run {
+  int first, behind;
+
+  GT_FUNCTION bool is_long() const { return behind - first >= kLeastRun; }
+};
+
+// Whether nothing but the lower garment is around a pixel of the frame.
+GT_FUNCTION bool is_lower(const FramePixel* frame, int rows, int columns, int i, int j) {
+  return frame[static_cast<std::ptrdiff_t>(i) * columns + j].label == kLower &&
+         is_inner(frame, rows, columns, i, j);
+}
+
+// The run of row i, from it downwards; `below` is that of the row below, if there is one.
+GT_FUNCTION Run run_at(int i, bool seen, bool seen_below, const Run& below) {
+  return {seen ? i : below.first, seen && !seen_below ? i + 1 : below.behind};
+}
+
 // What every pixel of the photo is computed of, once its class is known.
 struct Scene {
-  GtPicture photo;
+  GtPicture photo, parsing;
+  GtFit fit;
   int columns;              // of the part of the frame that is the box
   const FramePixel* frame;  // that part
+  const Run* runs;          // of its pixels
   const Layers* layers;
   const Grain *skin, *lower;
+
+  // The row of the photo where a row of the frame begins.
+  GT_FUNCTION int edge(int i) const {
+    const long long small = fit.scaled_height;
+    return fit.top + static_cast<int>((1ll * i * fit.height + small - 1) / small);
+  }
+
+  // The pixel that a painted one of the lower garment is in the place of, null where there is none:
+  // `_continued` of definition.py.
+  GT_FUNCTION const std::uint8_t* continued(const Place& row, const Place& column, int y,
+                                            int x) const {
+    constexpr int kHalf = 1 << (kBits - 1);
+    const Run* const near =
+        runs + static_cast<std::ptrdiff_t>(row.part < kHalf ? row.first : row.second) * columns;
+    const Run &one = near[column.first], &other = near[column.second];
+    const Run& alone = column.part < kHalf ? one : other;
+    if (!alone.is_long()) return nullptr;
+    const auto differ = [](int a, int b) { return a - b > kSmooth || b - a > kSmooth; };
+    int top = edge(alone.first), bottom = edge(alone.behind);
+    if (one.is_long() && other.is_long() && !differ(one.first, other.first) &&
+        !differ(one.behind, other.behind)) {
+      top = lerp(edge(one.first), edge(other.first), column.part);
+      bottom = lerp(edge(one.behind), edge(other.behind), column.part);
+    }
+    const int length = bottom > top + 1 ? bottom - top : 1;
+    int offset = (top - 1 - y) % (2 * length);
+    if (offset < 0) offset += 2 * length;
+    const int source = top + (offset < length ? offset : 2 * length - 1 - offset);
+    if (source < 0 || source >= photo.height || row_of(parsing, source)[x] != kLower) {
+      return nullptr;
+    }
+    return row_of(photo, source) + 3 * x;
+  }
 
   // The colour of the photo's pixel y, x, which is at `row` and `column` of the box, in a class.
   // `flow(axis)` gives the displacement there: 0 is along x, 1 along y.
@@ -472,6 +530,9 @@ struct Scene {
                             const Place& column, int y, int x, const Flow& flow) const {
     if (label == kGarment) return garment(row, column, flow);
     if (label == own && !vanished) return colour_of(row_of(photo, y) + 3 * x);
+    if (label == kLower) {
+      if (const std::uint8_t* const seen = continued(row, column, y, x)) return colour_of(seen);
+    }
     const Colour found = painted(label, row, column);
     if (label == kBackground) return found;
     return found + (label == kSkin ? skin : lower)->at(y, x);

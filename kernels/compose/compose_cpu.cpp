@@ -327,7 +327,8 @@ class Composing {
     layers_ = layers_of(call, flow_, &layer_pixels_, parallel_for);
     read_frame();
     score_frame();
-    scene_ = {call.photo, columns_, frame_.data(), &layers_, &skin_, &lower_};
+    scene_ = {call.photo,   call.parsing, fit_,   columns_, frame_.data(),
+              runs_.data(), &layers_,     &skin_, &lower_};
     cells_.resize(static_cast<std::size_t>(columns_) + 2, width_);
     for (int x = width_ - 1; x >= 0; --x) {
       const Place at(tap(x + left_ - fit_.left, fit_.width, columns_));
@@ -383,7 +384,9 @@ class Composing {
     frame_.resize(area(rows_, columns_));
     changed_.resize(frame_.size());
     Bytes skin(frame_.size()), lower(frame_.size());
-    Bytes differs(frame_.size()), line(static_cast<std::size_t>(columns_ + 2 * kChangedReach));
+    const int clear = border_width(fit_.target_height);
+    Bytes differs(frame_.size()), unclear(frame_.size());
+    Bytes line(static_cast<std::size_t>(columns_ + 2 * std::max(kChangedReach, clear)));
     std::vector<int> from;
     for (int j = 0; j < columns_; ++j) {
       const int x = holds_centre(j, fit_.width, columns_) + fit_.left;
@@ -404,11 +407,13 @@ class Composing {
         skin[at] = !differ[j] && before == kSkin;
         lower[at] = !differ[j] && before == kLower;
       }
+      dilate_row(differ, unclear.data() + area(i, columns_), columns_, clear, line.data());
       dilate_row(differ, differ, columns_, kChangedReach, line.data());
     }
     const auto row = [&](int i) { return differs.data() + area(i, columns_); };
     Columns along(0, rows_, columns_, kChangedReach, row);
     for (int i = 0; i < rows_; ++i) along.next(i, row, changed_.data() + area(i, columns_));
+    find_runs(unclear, clear);
     for (int i = 0; i < rows_; ++i) {
       for (int j = 0; j < columns_; ++j) {
         const std::size_t at = area(i, columns_) + static_cast<std::size_t>(j);
@@ -418,6 +423,24 @@ class Composing {
     }
     skin_ = grain_of(call_.photo, skin, fit_, &skin_levels_);
     lower_ = grain_of(call_.photo, lower, fit_, &lower_levels_);
+  }
+
+  // `unclear` is 1 where something of the row is near what changed.
+  void find_runs(const Bytes& unclear, int reach) {
+    Bytes seen(unclear.size());
+    const auto row = [&](int i) { return unclear.data() + area(i, columns_); };
+    Columns along(0, rows_, columns_, reach, row);
+    for (int i = 0; i < rows_; ++i) along.next(i, row, seen.data() + area(i, columns_));
+    runs_.resize(seen.size());
+    for (int i = rows_; i-- > 0;) {
+      for (int j = 0; j < columns_; ++j) {
+        const std::size_t at = area(i, columns_) + static_cast<std::size_t>(j);
+        seen[at] = !seen[at] && is_lower(frame_.data(), rows_, columns_, i, j);
+        const std::size_t below = at + static_cast<std::size_t>(columns_);
+        const bool is_last = i + 1 == rows_;
+        runs_[at] = run_at(i, seen[at], !is_last && seen[below], is_last ? Run{} : runs_[below]);
+      }
+    }
   }
 
   void score_frame() {
@@ -554,6 +577,7 @@ class Composing {
   Layers layers_;
   Bytes layer_pixels_;
   std::vector<FramePixel> frame_;
+  std::vector<Run> runs_;
   Bytes changed_;
   std::vector<Whole> scores_;
   std::vector<int> kept_;

@@ -40,7 +40,8 @@ struct Workspace {
   unsigned* areas;    // [h,w], float bits; kNone where there is no garment
   FramePixel* frame;  // the part of the frame that is the box: [rows,columns], as those below
   Byte* differs;
-  Byte* changed;
+  Byte *changed, *seen;  // whether the lower garment is there, and nothing changed nearby
+  Run* below;            // the run of each pixel, from it downwards
   Scores* scores;
   Byte *runs, *fits;     // a bit for each class with grain and each size of a patch
   int* counts;           // [kGrained,kPatchSizes,rows]
@@ -73,6 +74,8 @@ std::size_t lay_out(const GtCompose& call, Byte* base, Workspace* out) {
   take(out->frame, part);
   take(out->differs, part);
   take(out->changed, part);
+  take(out->seen, part);
+  take(out->below, part);
   take(out->scores, part);
   take(out->runs, part);
   take(out->fits, part);
@@ -122,6 +125,29 @@ void read_frame(Queue& queue, const GtCompose& call, const Workspace& w) {
     }
     w.changed[at(i, j, columns)] = changed;
     w.scores[at(i, j, columns)] = scores_at(call, w.frame, changed, i, j);
+  });
+}
+
+// Where the lower garment is seen with nothing changed nearby, as runs of its columns.
+void find_runs(Queue& queue, const GtCompose& call, const Workspace& w) {
+  const int rows = call.fit.scaled_height, columns = call.fit.scaled_width;
+  const int reach = border_width(call.fit.target_height);
+  queue.each_pixel(rows, columns, [=] GT_DEVICE(int i, int j) {
+    const std::ptrdiff_t here = at(i, j, columns);
+    bool seen = is_lower(w.frame, rows, columns, i, j);
+    for (int y = i - reach; y <= i + reach && seen; ++y) {
+      if (y < 0 || y >= rows) continue;
+      seen = !any_near(w.differs + at(y, 0, columns), 1, j, columns, reach);
+    }
+    w.seen[here] = seen;
+  });
+  queue.each_pixel(1, columns, [=] GT_DEVICE(int, int j) {
+    Run run{};
+    for (int i = rows; i-- > 0;) {
+      const std::ptrdiff_t here = at(i, j, columns);
+      run = run_at(i, w.seen[here], i + 1 < rows && w.seen[here + columns], run);
+      w.below[here] = run;
+    }
   });
 }
 
@@ -405,7 +431,8 @@ void draw(Queue& queue, const GtCompose& call, const Workspace& w) {
   const int rows = fit.scaled_height, columns = fit.scaled_width, width = call.photo.width;
   const int reach = in_photo(border_width(fit.target_height), fit);
   const Found* const found = w.found;
-  const Scene scene{call.photo, columns, w.frame, &found->layers, found->grains, found->grains + 1};
+  const Scene scene{call.photo, call.parsing,   fit,           columns,          w.frame,
+                    w.below,    &found->layers, found->grains, found->grains + 1};
   queue.each_pixel(window.height, window.width, [=] GT_DEVICE(int i, int j) {
     const int y = i + window.top, x = j + window.left;
     const std::ptrdiff_t to = at(y, x, width), here = at(i, j, window.width);
@@ -443,6 +470,7 @@ cudaError_t compose_cuda(const GtCompose& call, void* workspace, cudaStream_t st
   Queue queue(stream);
   queue.zero(w.found, sizeof(Found));
   read_frame(queue, call, w);
+  find_runs(queue, call, w);
   repaint(queue, w, call.fit.scaled_height, call.fit.scaled_width);
   choose_classes(queue, call, w);
   find_layers(queue, call, w);

@@ -60,6 +60,13 @@ _MOST_GRAIN: Final = 4
 # picture has there lie between both classes, and would be a rim of three pixels of a large photo.
 _CLEANED: Final = (SKIN, LOWER)
 
+# The fewest pixels of the frame, one above the other, that a lower garment is continued from; they
+# touch no other class, and within `border_width` of them nothing changed.
+_LEAST_RUN: Final = 8
+# Up to so many pixels of the frame that two columns' runs differ, what is between is continued from
+# between them.
+_SMOOTH: Final = 2
+
 # Plain background: within so many pixels of the frame, every other one is looked at; the standard
 # deviation up to which it is plain, and from which on it is not at all; how many pixels are enough.
 _PLAIN_REACH: Final = 6
@@ -177,6 +184,11 @@ def define(
     drawn = ((parsing != own) | (parsing == GARMENT) | rim) & ~stays
     places = _places(rows, columns, fit.scaled.width, drawn)
 
+    differs = (before != frame["parsing"]).astype(np.uint8)
+    side = 2 * border_width(fit.target.height) + 1
+    clear = cv2.dilate(differs, np.ones((side, side), np.uint8)) == 0
+    lower = cv2.erode((before == LOWER).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    runs = _runs(clear & lower)
     grains = {
         label: _grain(pictures["photo"], (before == label) & (frame["parsing"] == label), fit)
         for label in _GRAINED
@@ -195,11 +207,15 @@ def define(
                 result[chosen[kept]] = photo.reshape(-1, 3)[here.pixels[kept]]
                 painted = np.flatnonzero(~kept)
                 result[chosen[painted]] = _painted(frame, label, here.some(painted))
+                y, x = np.divmod(here.pixels[painted], own.shape[1])
+                y, x = y + window[0].start, x + window[1].start
                 grain = grains.get(label)
                 if grain is not None:
-                    y, x = np.divmod(here.pixels[painted], own.shape[1])
-                    y, x = y + window[0].start, x + window[1].start
                     result[chosen[painted]] += grain[_scattered(y, x, len(grain))]
+                if label == LOWER:
+                    source = _continued(runs, rows, columns, fit, y, x, pictures["own"])
+                    found = source >= 0
+                    result[chosen[painted[found]]] = pictures["photo"][source[found], x[found]]
         return result
 
     labels = parsing.ravel()[places.pixels]
@@ -396,6 +412,61 @@ def _painted(frame: Mapping[str, Pixels], label: int, places: _Places) -> Floats
     beyond = np.flatnonzero(share <= _LEAST_SHARE)
     colours[beyond] = places.some(beyond).mixed(image)
     return colours
+
+
+def _runs(seen: npt.NDArray[np.bool_]) -> Whole:
+    """Of each pixel [h,w] the first run of seen ones in its column, from it downwards, [h,w,2].
+
+    That is its first row and the one behind its last; equal where there is none.
+    """
+    runs = np.zeros((*seen.shape, 2), np.int32)
+    below = np.zeros(seen.shape[1:], bool)
+    run = np.zeros((seen.shape[1], 2), np.int32)
+    for i in range(len(seen) - 1, -1, -1):
+        run[seen[i] & ~below, 1] = i + 1
+        run[seen[i], 0] = i
+        runs[i], below = run, seen[i]
+    return runs
+
+
+def _continued(
+    runs: Whole, rows: Taps, columns: Taps, fit: Fit, y: Places, x: Places, own: Pixels
+) -> Places:
+    """The row of the photo in whose place each painted pixel of the lower garment is, or -1.
+
+    What is uncovered goes on as what is seen below it in its column does, there and back, as in a
+    mirror: at the photo's size the graphs' picture would be a flat band.
+
+    Args:
+        runs: those of the part of the frame that is the box.
+        rows, columns: where the window's pixels lie in it.
+        fit: where the photo lies in the frame.
+        y, x: of the painted pixels, in the photo, [n].
+        own: uint8 [H,W], the photo's classes.
+    """
+    half = 1 << (BITS - 1)
+    i, j = y - fit.window[0].start, x - fit.window[1].start
+    near = np.where(rows.part[i] < half, rows.first[i], rows.second[i])
+    part = columns.part[j]
+    one, other = runs[near, columns.first[j]], runs[near, columns.second[j]]
+    alone = np.where((part < half)[:, None], one, other)
+    smooth = (np.diff(one) >= _LEAST_RUN) & (np.diff(other) >= _LEAST_RUN)
+    smooth = smooth[:, 0] & (np.abs(one - other) <= _SMOOTH).all(axis=1)
+
+    def edge(run: Whole) -> Whole:
+        """Rows of the photo where those of the frame begin."""
+        large, small = fit.shown.height, fit.scaled.height
+        begins = fit.shown.top + (run.astype(np.int64) * large + small - 1) // small
+        return begins.astype(np.int32)
+
+    between = lerp(edge(one), edge(other), part[:, None])
+    top, bottom = np.where(smooth[:, None], between, edge(alone)).astype(np.int64).T
+    length = np.maximum(bottom - top, 1)
+    offset = (top - 1 - y) % (2 * length)
+    source = top + np.where(offset < length, offset, 2 * length - 1 - offset)
+    found = (np.diff(alone)[:, 0] >= _LEAST_RUN) & (source >= 0) & (source < len(own))
+    found[found] &= own[source[found], x[found]] == LOWER
+    return np.where(found, source, -1)
 
 
 def _grain(photo: Pixels, seen: npt.NDArray[np.bool_], fit: Fit) -> Floats | None:

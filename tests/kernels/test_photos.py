@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from garment_transfer import kernels
-from garment_transfer.bundle import GARMENT, LOWER, SKIN, Size
+from garment_transfer.bundle import BACKGROUND, GARMENT, LOWER, SKIN, Size
 from garment_transfer.kernels import photos
 from garment_transfer.kernels.compose import Composed, compose
 from garment_transfer.kernels.compose.definition import _extended
@@ -189,6 +190,88 @@ def test_painted_skin_and_cloth_have_the_photo_s_grain(
         (painted - tone).astype(np.float32), patch.astype(np.float32), cv2.TM_CCOEFF_NORMED
     )
     assert np.sort(places.ravel())[-2] < 0.5
+
+
+def on_device(path: Path) -> Callable[..., Composed]:
+    """`compose` by the device's code, which a library runs on the CPU."""
+    library = photos.Library(str(path))
+
+    def run(
+        photo: np.ndarray,
+        own: np.ndarray,
+        owner_photo: np.ndarray,
+        owner_garment: np.ndarray,
+        *fits: Fit,
+        flow: np.ndarray,
+        **graphs: np.ndarray,
+    ) -> Composed:
+        names = ("photo", "own", "owner_photo", "owner_garment", "image", "parsing", "warped")
+        arrays = (photo, own, owner_photo, owner_garment.view(np.uint8), *graphs.values())
+        given = {
+            name: SimpleNamespace(pointer=array.ctypes.data, shape=array.shape)
+            for name, array in zip(names, arrays, strict=True)
+        }
+        image, parsing = np.empty_like(photo), np.empty_like(own)
+        call = library.composing_on_device(
+            {**given, "kept": None, "scores": None},
+            fits,
+            flow.ctypes.data,
+            (image.ctypes.data, parsing.ctypes.data),
+        )
+        workspace = np.empty(library.workspace(call) + 256, np.uint8)
+        library.compose_on_device(call, workspace.ctypes.data + -workspace.ctypes.data % 256, 0)
+        return Composed(image, parsing, None)
+
+    return run
+
+
+def test_an_uncovered_lower_garment_goes_on_as_what_is_seen_below_it(
+    by_definition: Callable[..., Composed], photos_on_cpu: Path
+) -> None:
+    """A hem that rises from row 200 to row 120, over 60 rows of cloth that all differ."""
+    frame, size = Size(96, 64), Size(288, 192)
+    fit = Fit(size, frame)
+    photo = np.zeros((288, 192, 3), np.uint8)
+    photo[:, :, 0] = np.arange(288)[:, None] - 100
+    photo[:, :, 1] = np.arange(192)
+    own = np.full((288, 192), LOWER, np.uint8)
+    own[:200] = GARMENT
+    own[260:] = BACKGROUND
+    transfer = fit_map(fit, own)
+    transfer[40:70] = LOWER
+    given_image = np.full((96, 64, 3), 255, np.uint8)
+    found, due, device = (
+        run(
+            *(photo, own, photo, own == GARMENT, fit, fit),
+            image=given_image,
+            transfer_parsing=transfer,
+            warped_garment=given_image,
+            flow=np.zeros((2, 96, 64), np.float32),
+        ).image
+        for run in (compose, by_definition, on_device(photos_on_cpu))
+    )
+    assert (found == due).all()
+    assert (found == device).all()
+    # each row is one of those that are seen, and they follow each other, up and down, but for a
+    # pixel of the frame where the photo begins
+    rows = found[126:260, :, 0].astype(int) + 100
+    assert (rows == rows[:, :1]).all()
+    steps = np.abs(np.diff(rows[:, 0]))
+    assert (steps > 1).sum() <= 1
+    assert steps.max() <= 3
+    assert set(rows[:, 0]) <= set(range(200, 260))
+    assert len(set(rows[:, 0])) > 40
+    assert (found[126:260, :, 1] == photo[126:260, :, 1]).all()
+    # with nothing seen below the graphs' picture shows
+    bare = np.where(own == LOWER, BACKGROUND, own).astype(np.uint8)
+    painted = compose(
+        *(photo, bare, photo, own == GARMENT, fit, fit),
+        image=given_image,
+        transfer_parsing=transfer,
+        warped_garment=given_image,
+        flow=np.zeros((2, 96, 64), np.float32),
+    ).image
+    assert (painted[130:190, 8:-8] == 255).all()
 
 
 @settings(max_examples=100, deadline=None)
