@@ -56,7 +56,7 @@ _SETTLED: Final = 0.06
 _LOOKS: Final = 3
 #: Least rows of the photo that a person's frame takes.
 _LEAST_ROWS: Final = 96
-#: Faces that are smaller than this share of the largest one are none, nor is hair or a head.
+#: Faces smaller than this share of the largest one are none, nor are hair, heads and hands.
 _LEAST_FACE: Final = 0.6
 _LEAST_PIECE: Final = 0.1
 #: A piece of skin is a sleeve where its colour is so many times nearer to that of the garment
@@ -257,8 +257,8 @@ def _corrected(seen: _Seen) -> _Seen:
     """The same without the pieces that cannot be what they are labelled.
 
     Of several faces the small ones are skin: they lie on a hand or a chest, and would stay. A small
-    piece of hair far from the face takes the labels beside it, and a small head the parts. Skin of
-    the colour of the garment around it is a sleeve, which is no hand.
+    piece of hair far from the face takes the labels beside it, and one of a head or a hand the
+    parts. Skin of the colour of the garment around it is a sleeve, which is no hand.
     """
     parsing, densepose = seen.parsing.copy(), seen.densepose.copy()
     for piece in _small_pieces(parsing == FACE, _LEAST_FACE):
@@ -267,8 +267,9 @@ def _corrected(seen: _Seen) -> _Seen:
     for piece in _small_pieces(parsing == HAIR, _LEAST_PIECE):
         if not (piece & _around(face)).any():
             parsing[piece] = of_nearest(parsing, ~piece & (parsing != BACKGROUND))[piece]
-    for piece in _small_pieces(is_any(densepose[..., 0], HEAD), _LEAST_PIECE):
-        densepose[piece] = of_nearest(densepose, ~piece & (densepose[..., 0] > 0))[piece]
+    for parts in (HEAD, HANDS):
+        for piece in _small_pieces(is_any(densepose[..., 0], parts), _LEAST_PIECE):
+            densepose[piece] = of_nearest(densepose, ~piece & (densepose[..., 0] > 0))[piece]
     garment, sleeves = parsing == GARMENT, np.zeros(face.shape, bool)
     for piece in _pieces(parsing == SKIN):
         own, cloth, skin = (

@@ -615,8 +615,10 @@ void correct(Seen& seen) {
     if (cv::countNonZero(piece & beside_face)) continue;
     of_nearest(parsing, ~piece & (parsing != kBackground)).copyTo(parsing, piece);
   }
-  for (const cv::Mat& piece : small_pieces_of(is_any(parts_of(densepose), {23, 24}), kLeastPiece)) {
-    of_nearest(densepose, ~piece & (parts_of(densepose) > 0)).copyTo(densepose, piece);
+  for (const std::set<int>& parts : {std::set{23, 24}, {3, 4}}) {  // head, hands
+    for (const cv::Mat& piece : small_pieces_of(is_any(parts_of(densepose), parts), kLeastPiece)) {
+      of_nearest(densepose, ~piece & (parts_of(densepose) > 0)).copyTo(densepose, piece);
+    }
   }
   const cv::Mat sleeves = sleeves_of(seen);
   parsing.setTo(kGarment, sleeves);
