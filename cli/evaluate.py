@@ -94,7 +94,7 @@ def command(
     from numpy.typing import NDArray
     from tqdm import tqdm
 
-    from garment_transfer.runtime import Person, Pipeline, sample_bundle
+    from garment_transfer.runtime import Maps, Person, Pipeline, sample_bundle
     from garment_transfer.runtime.backends import find_backend
     from garment_transfer.training.data import held_out_pairs
     from garment_transfer.training.evaluation import (
@@ -113,8 +113,7 @@ def command(
     engines = find_backend("onnxruntime").load(loaded, None, {"threads": threads})
     assert isinstance(engines, Mapping)  # no chain: on a CPU
     pipeline = Pipeline(loaded, engines)
-    load_maps = find_backend("onnxruntime").load_maps
-    maps = load_maps(loaded, {"threads": threads}) if loaded.manifest.maps else None
+    maps = Maps.load(loaded, threads=threads) if loaded.manifest.maps else None
     size = (pipeline.size.height, pipeline.size.width)
     real = {folder.name: Person.load(folder) for folder in folders}
     for person in real.values():

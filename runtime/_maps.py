@@ -67,7 +67,7 @@ _APART: Final = 60
 _BESIDE: Final = 4
 #: Mean confidence below which the maps of a photo are doubtful: of 48 rendered people six were, and
 #: half of these had a garment of an IoU below 0.75, of the others one in forty.
-DOUBTFUL: Final = 0.93
+_DOUBTFUL: Final = 0.93
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,12 +79,14 @@ class Found:
         densepose: uint8 IUV [H,W,3].
         frame: the box that the person was seen in; both maps are 0 outside.
         confidence: how sure the network is of each class, 0 to 1, in the mean over its pixels.
+        overall: the same over the pixels of all classes but the background.
     """
 
     parsing: _Map
     densepose: _Map
     frame: Box
     confidence: Mapping[str, float]
+    overall: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,6 +205,15 @@ class Maps:
             box=found.frame,
             built_in=True,
         )
+        if found.overall < _DOUBTFUL:
+            each = ", ".join(f"{key} {share:.2f}" for key, share in found.confidence.items())
+            _LOG.warning(
+                "%s: its maps are doubtful (confidence %.2f: %s); look at them with --panel, or "
+                "make them with other models by `garment-transfer prepare`",
+                name,
+                found.overall,
+                each,
+            )
         return replace(person, confidence=found.confidence)
 
     def find(self, image: _Map, name: str = "the photo", box: Box | None = None) -> Found:
@@ -228,9 +239,12 @@ class Maps:
                 expected=f"at least {_LEAST_ROWS}",
                 fix="choose a photo from nearer by, or one of more pixels",
             )
-        seen = _corrected(seen)
-        parsing = upsample_labels(image, seen.parsing, seen.fit)
-        return Found(parsing, seen.iuv, found, _confidence(seen, name))
+        return _found(image, seen, found)
+
+    def find_framed(self, image: _Map, name: str = "the photo") -> Found:
+        """The same of a photo that is a person's frame, uint8 RGB [h,w,3] of the bundle's size."""
+        fit = Fit(self._size, self._size)
+        return _found(image, self._look(image, fit, name), fit.shown)
 
     def _look(self, image: _Map, fit: Fit, name: str) -> _Seen:
         framed = fit.photo(image)
@@ -251,6 +265,21 @@ class Maps:
                 "prepare)",
             ) from error
         return seen
+
+
+def _found(image: _Map, seen: _Seen, box: Box) -> Found:
+    seen = _corrected(seen)
+    labels = seen.parsing.reshape(-1)
+    counts = np.bincount(labels, minlength=len(CLASSES))
+    sums = np.bincount(labels, seen.sure.reshape(-1) / 255, len(CLASSES))
+    shown = [label for label in range(len(CLASSES)) if counts[label] and label != BACKGROUND]
+    return Found(
+        upsample_labels(image, seen.parsing, seen.fit),
+        seen.iuv,
+        box,
+        {CLASSES[label]: float(sums[label] / counts[label]) for label in shown},
+        float(sums[shown].sum() / max(counts[shown].sum(), 1)),
+    )
 
 
 def _corrected(seen: _Seen) -> _Seen:
@@ -313,26 +342,6 @@ def _colour(framed: _Map, mask: _Mask) -> npt.NDArray[np.float64]:
 
 def _squared_distance(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> float:
     return float(np.square(one - other).sum())
-
-
-def _confidence(seen: _Seen, name: str) -> dict[str, float]:
-    """The mean confidence of each class that a map has; a warning is logged where it is low."""
-    labels = seen.parsing.reshape(-1)
-    counts = np.bincount(labels, minlength=len(CLASSES))
-    sums = np.bincount(labels, seen.sure.reshape(-1) / 255, len(CLASSES))
-    shown = [label for label in range(len(CLASSES)) if counts[label] and label != BACKGROUND]
-    confidence = {CLASSES[label]: float(sums[label] / counts[label]) for label in shown}
-    overall = float(sums[shown].sum() / max(counts[shown].sum(), 1))
-    if overall < DOUBTFUL:
-        each = ", ".join(f"{key} {share:.2f}" for key, share in confidence.items())
-        _LOG.warning(
-            "%s: its maps are doubtful (confidence %.2f: %s); look at them with --panel, or make "
-            "them with other models by `garment-transfer prepare`",
-            name,
-            overall,
-            each,
-        )
-    return confidence
 
 
 @cache

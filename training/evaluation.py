@@ -23,8 +23,7 @@ from garment_transfer.bundle import CLASSES, GARMENT, SKIN, InputError, Size, ch
 from garment_transfer.models.layers import HAND_PARTS, TORSO_PARTS
 from garment_transfer.models.parsing import REASONED
 from garment_transfer.models.warping import WarpingNetwork
-from garment_transfer.runtime import Pipeline, Transfer, stage_inputs
-from garment_transfer.runtime.backends import HostEngine
+from garment_transfer.runtime import Maps, Pipeline, Transfer, stage_inputs
 from garment_transfer.runtime.photos import Composed, Fit, Person, compose, resize
 from garment_transfer.training.data import mirror
 
@@ -270,7 +269,7 @@ def evaluate_held_out(
     pipeline: Graphs,
     pairs: Iterable[Arrays],
     each: Callable[[Arrays, dict[str, NDArray]], None] = lambda pair, outputs: None,
-    maps: HostEngine | None = None,
+    maps: Maps | None = None,
 ) -> Rows:
     """The method and its baselines on rendered pairs with truth.
 
@@ -278,7 +277,7 @@ def evaluate_held_out(
         pipeline: a bundle, or networks; graphs run at their own size, which is the pairs'.
         pairs: as `garment_transfer.training.synthetic.held_out_pair` gives them.
         each: called with every pair and the graphs' outputs for it.
-        maps: the graph `maps`, for the row of photos without other maps than its own.
+        maps: of a bundle, for the row of photos without other maps than its own.
 
     Returns:
         A row per method; the first is named "method".
@@ -314,12 +313,13 @@ def evaluate_held_out(
     return [score.row(name) for name, score in scores.items()]
 
 
-def _maps_of(inputs: Arrays, maps: HostEngine) -> dict[str, NDArray]:
+def _maps_of(inputs: Arrays, maps: Maps) -> dict[str, NDArray]:
     """The maps that a bundle's own graph makes of both photos, by the names of `INPUTS`."""
     found: dict[str, NDArray] = {}
     for role in ("person", "garment"):
-        made = maps.run({"image": inputs[f"{role}_image"]})
-        found |= {f"{role}_{name}": made[name] for name in ("parsing", "densepose")}
+        seen = [maps.find_framed(photo) for photo in inputs[f"{role}_image"]]
+        found[f"{role}_parsing"] = np.stack([each.parsing for each in seen])
+        found[f"{role}_densepose"] = np.stack([each.densepose for each in seen])
     return found
 
 
