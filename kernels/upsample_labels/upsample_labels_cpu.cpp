@@ -15,24 +15,43 @@ constexpr int kWindow = 32, kMost = 64, kSlope = 1 << 16, kCoarser = 64, kMiddle
 constexpr double kFlat = 6.5;
 
 using Plane = std::vector<std::int32_t>;
+// Three slopes and an offset, or a colour and what the offset counts.
+using Line = std::int32_t __attribute__((vector_size(16)));
 
 std::size_t at(std::ptrdiff_t i) { return static_cast<std::size_t>(i); }
 
-// The frame's part that is the box, and sums over the window around each of its pixels.
+GT_FUNCTION Line lerp(Line first, Line second, int part) {
+  return first + (((second - first) * part + (1 << (kBits - 1))) >> kBits);
+}
+
+// Sums over the window around each pixel of a part of the frame, outside which all is 0. The frame
+// is what the photo's box has of it.
 struct Windows {
-  int height, width, radius;
+  int frame_height, frame_width, radius;
+  int top, left, height, width;  // the part
 
   std::size_t size() const { return at(height) * at(width); }
 
   int count(int i, int j) const {
-    const int rows = std::min(i + radius, height - 1) - std::max(i - radius, 0) + 1;
-    const int columns = std::min(j + radius, width - 1) - std::max(j - radius, 0) + 1;
-    return rows * columns;
+    const auto along = [this](int k, int length) {
+      return std::min(k + radius, length - 1) - std::max(k - radius, 0) + 1;
+    };
+    return along(top + i, frame_height) * along(left + j, frame_width);
+  }
+
+  template <typename Body>
+  void for_each(const Body& body) const {
+    std::size_t k = 0;
+    for (int i = 0; i < height; ++i) {
+      std::size_t of_frame = at(top + i) * at(frame_width) + at(left);
+      for (int j = 0; j < width; ++j) body(k++, of_frame++, count(i, j));
+    }
   }
 
   GT_TARGETS void add(Plane& to, const Plane& from, int i, int sign) const {
     if (i < 0 || i >= height) return;
-    for (int j = 0; j < width; ++j) to[at(j)] += sign * from[at(i) * at(width) + at(j)];
+    const std::int32_t* const row = from.data() + at(i) * at(width);
+    for (int j = 0; j < width; ++j) to[at(j)] += sign * row[j];
   }
 
   Plane sums(const Plane& values) const {
@@ -63,16 +82,17 @@ std::int32_t divided(std::int64_t sum, std::int64_t n) {
 // What all classes share: colours, and the inverse of their covariance.
 class Guide {
  public:
-  Guide(const Windows& windows, std::array<Plane, 3> colours)
-      : windows_(windows), colours_(std::move(colours)), inverse_(windows.size()) {
-    const auto& [red, green, blue] = colours_;
-    for (std::size_t c = 0; c < 3; ++c) total_[c] = windows.sums(colours_[c]);
-    const auto products = [&](const Plane& one, const Plane& other) {
-      return windows.sums(product(one, other));
+  Guide(const Windows& frame, std::array<Plane, 3> colours)
+      : colours_(std::move(colours)), inverse_(frame.size()) {
+    const auto products = [&](std::size_t one, std::size_t other) {
+      Plane product = colours_[one];
+      for (std::size_t k = 0; k < product.size(); ++k) product[k] *= colours_[other][k];
+      return frame.sums(product);
     };
-    const Plane rr = products(red, red), gg = products(green, green), bb = products(blue, blue);
-    const Plane rg = products(red, green), rb = products(red, blue), gb = products(green, blue);
-    for_each([&](std::size_t k, double n) {
+    for (std::size_t c = 0; c < 3; ++c) total_[c] = frame.sums(colours_[c]);
+    const Plane rr = products(0, 0), gg = products(1, 1), bb = products(2, 2);
+    const Plane rg = products(0, 1), rb = products(0, 2), gb = products(1, 2);
+    frame.for_each([&](std::size_t k, std::size_t, double n) {
       const double r = total_[0][k], g = total_[1][k], b = total_[2][k];
       const double v00 = (n * rr[k] - r * r) / (n * n) + kFlat;
       const double v11 = (n * gg[k] - g * g) / (n * n) + kFlat;
@@ -90,38 +110,44 @@ class Guide {
     });
   }
 
-  // A class as a linear function of colour, whose mask is given: three slopes and the offset.
-  std::array<Plane, 4> lines(const Plane& mask) const {
-    const Plane members = windows_.sums(mask);
+  // A class, whose mask in the part is given, as a linear function of colour.
+  std::vector<Line> lines(const Windows& part, const Plane& mask) const {
+    const Plane members = part.sums(mask);
     std::array<Plane, 3> sums;
-    for (std::size_t c = 0; c < 3; ++c) sums[c] = windows_.sums(product(colours_[c], mask));
-    std::array<Plane, 4> lines;
-    for (Plane& plane : lines) plane.resize(windows_.size());
-    for_each([&](std::size_t k, double n) {
-      const Inverse& m = inverse_[k];
-      const double in = members[k];
+    for (std::size_t c = 0; c < 3; ++c) {
+      Plane product = mask;
+      part.for_each(
+          [&](std::size_t k, std::size_t of_frame, int) { product[k] *= colours_[c][of_frame]; });
+      sums[c] = part.sums(product);
+    }
+    std::array<Plane, 4> planes;
+    for (Plane& plane : planes) plane.resize(part.size());
+    part.for_each([&](std::size_t k, std::size_t of_frame, int count) {
+      if (!members[k]) return;  // all 0
+      const Inverse& m = inverse_[of_frame];
+      const double in = members[k], n = count;
       const auto covariance = [&](std::size_t c) {
-        return (n * sums[c][k] - double{1} * total_[c][k] * in) / (n * n);
+        return (n * sums[c][k] - total_[c][of_frame] * in) / (n * n);
       };
       const double c0 = covariance(0), c1 = covariance(1), c2 = covariance(2);
       const auto slope = [&](double m0, double m1, double m2) {
         const double found = (m0 * c0 + m1 * c1 + m2 * c2) / m.determinant;
         return static_cast<std::int32_t>(std::floor(found * kSlope + 0.5));
       };
-      lines[0][k] = slope(m.m00, m.m01, m.m02);
-      lines[1][k] = slope(m.m01, m.m11, m.m12);
-      lines[2][k] = slope(m.m02, m.m12, m.m22);
-      const auto count = static_cast<std::int64_t>(n);
+      planes[0][k] = slope(m.m00, m.m01, m.m02);
+      planes[1][k] = slope(m.m01, m.m11, m.m12);
+      planes[2][k] = slope(m.m02, m.m12, m.m22);
       std::int64_t offset = std::int64_t{kSlope} * members[k];
-      for (std::size_t c = 0; c < 3; ++c) offset -= lines[c][k] * (total_[c][k] - kMiddle * count);
-      lines[3][k] = divided(offset, kCoarser * count);
+      for (std::size_t c = 0; c < 3; ++c) {
+        offset -= std::int64_t{planes[c][k]} * (total_[c][of_frame] - kMiddle * count);
+      }
+      planes[3][k] = divided(offset, std::int64_t{kCoarser} * count);
     });
-    for (Plane& plane : lines) {
-      Plane sum = windows_.sums(plane);
-      for_each([&](std::size_t k, double n) {
-        plane[k] = divided(sum[k], static_cast<std::int64_t>(n));
-      });
-    }
+    for (Plane& plane : planes) plane = part.sums(plane);
+    std::vector<Line> lines(part.size());
+    part.for_each([&](std::size_t k, std::size_t, int count) {
+      for (std::size_t c = 0; c < 4; ++c) lines[k][c] = divided(planes[c][k], count);
+    });
     return lines;
   }
 
@@ -130,132 +156,118 @@ class Guide {
     double m00, m01, m02, m11, m12, m22, determinant;
   };
 
-  static Plane product(const Plane& one, const Plane& other) {
-    Plane out(one.size());
-    for (std::size_t k = 0; k < out.size(); ++k) out[k] = one[k] * other[k];
-    return out;
-  }
-
-  template <typename Body>
-  void for_each(const Body& body) const {
-    std::size_t k = 0;
-    for (int i = 0; i < windows_.height; ++i) {
-      for (int j = 0; j < windows_.width; ++j) body(k++, windows_.count(i, j));
-    }
-  }
-
-  const Windows& windows_;
   std::array<Plane, 3> colours_, total_;
   std::vector<Inverse> inverse_;
 };
 
+// A class, and what it says in a part of the frame, outside which that is 0.
 struct Class {
   std::uint8_t label;
-  std::array<Plane, 4> lines;
-  // the columns of each row beyond which it says 0: first, and behind the last
-  std::vector<std::pair<int, int>> columns;
+  int top, left, bottom, right;  // of its pixels; then of the part
+  std::vector<Line> lines;
+
+  const Line* row(int i) const {
+    return i < top || i >= bottom ? nullptr : lines.data() + at(i - top) * at(right - left);
+  }
 };
+
+// Every pixel [first, last) of a row takes the label if the class says more there than any before.
+GT_TARGETS void say(const Line* lines, const Tap* taps, const Line* colours, std::ptrdiff_t first,
+                    std::ptrdiff_t last, std::uint8_t label, std::int32_t* best,
+                    std::uint8_t* out) {
+  for (std::ptrdiff_t x = first; x < last; ++x) {
+    const Line terms = lerp(lines[taps[x].first], lines[taps[x].second], taps[x].part) * colours[x];
+    const std::int32_t says = terms[0] + terms[1] + terms[2] + terms[3];
+    out[x] = says > best[x] ? label : out[x];
+    best[x] = std::max(best[x], says);
+  }
+}
 
 }  // namespace
 
 void upsample_labels_cpu(const GtPicture& photo, const GtPicture& labels, const GtFit& fit,
                          std::uint8_t* out, const ParallelFor& parallel_for) {
   const int height = fit.scaled_height, width = fit.scaled_width;
-  const Windows windows{height, width, std::clamp(fit.target_height / kWindow, 1, kMost)};
+  const int radius = std::clamp(fit.target_height / kWindow, 1, kMost);
+  const Windows frame{height, width, radius, 0, 0, height, width};
   std::vector<std::uint8_t> framed(at(fit.target_height) * at(fit.target_width) * 3);
   fit_photo_cpu(photo, fit, framed.data(), parallel_for);
   std::array<Plane, 3> colours;
-  for (Plane& plane : colours) plane.resize(windows.size());
-  std::array<bool, 256> seen{};
+  for (Plane& plane : colours) plane.reserve(frame.size());
+  std::vector<Class> classes(256, {0, height, width, 0, 0, {}});
   for (int i = 0; i < height; ++i) {
-    const std::size_t row = at(i) * at(width);
+    const std::uint8_t* const row = row_of(labels, fit.frame_top + i) + fit.frame_left;
     const std::size_t from = at(fit.frame_top + i) * at(fit.target_width) + at(fit.frame_left);
     for (int j = 0; j < width; ++j) {
-      for (std::size_t c = 0; c < 3; ++c) {
-        colours[c][row + at(j)] = framed[3 * (from + at(j)) + c];
-      }
-      seen[row_of(labels, fit.frame_top + i)[fit.frame_left + j]] = true;
+      for (std::size_t c = 0; c < 3; ++c) colours[c].push_back(framed[3 * (from + at(j)) + c]);
+      Class& one = classes[row[j]];
+      one.label = row[j];
+      one.top = std::min(one.top, i);
+      one.left = std::min(one.left, j);
+      one.bottom = i + 1;
+      one.right = std::max(one.right, j + 1);
     }
   }
-  const Guide guide(windows, std::move(colours));
-  std::vector<Class> classes;
-  for (int label = 0; label < 256; ++label) {
-    if (seen[at(label)]) classes.push_back({static_cast<std::uint8_t>(label), {}, {}});
-  }
+  const auto is_missing = [](const Class& one) { return one.bottom == 0; };
+  classes.erase(std::remove_if(classes.begin(), classes.end(), is_missing), classes.end());
+  const Guide guide(frame, std::move(colours));
   parallel_for(
       static_cast<std::ptrdiff_t>(classes.size()), [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
         for (std::ptrdiff_t n = begin; n < end; ++n) {
           Class& one = classes[at(n)];
-          Plane mask(windows.size());
-          for (int i = 0; i < height; ++i) {
+          one.top = std::max(one.top - 2 * radius, 0);
+          one.left = std::max(one.left - 2 * radius, 0);
+          one.bottom = std::min(one.bottom + 2 * radius, height);
+          one.right = std::min(one.right + 2 * radius, width);
+          const Windows part{
+              height, width, radius, one.top, one.left, one.bottom - one.top, one.right - one.left};
+          Plane mask;
+          mask.reserve(part.size());
+          for (int i = one.top; i < one.bottom; ++i) {
             const std::uint8_t* const row = row_of(labels, fit.frame_top + i) + fit.frame_left;
-            for (int j = 0; j < width; ++j) mask[at(i) * at(width) + at(j)] = row[j] == one.label;
+            for (int j = one.left; j < one.right; ++j) mask.push_back(row[j] == one.label);
           }
-          one.lines = guide.lines(mask);
-          for (int i = 0; i < height; ++i) {
-            int first = width, last = 0;
-            for (int j = 0; j < width; ++j) {
-              const std::size_t k = at(i) * at(width) + at(j);
-              if (one.lines[0][k] | one.lines[1][k] | one.lines[2][k] | one.lines[3][k]) {
-                first = std::min(first, j);
-                last = j + 1;
-              }
-            }
-            one.columns.emplace_back(first, last);
-          }
+          one.lines = guide.lines(part, mask);
         }
       });
 
   const int left = std::max(fit.left, 0), right = std::min(fit.left + fit.width, photo.width);
   std::vector<Tap> taps;
   for (int x = left; x < right; ++x) taps.push_back(tap(x - fit.left, fit.width, width));
+  const auto first_at = [&](int j) {  // the first pixel that has a column from j on beside it
+    const auto is_before = [j](const Tap& tap) { return tap.second < j; };
+    return std::partition_point(taps.begin(), taps.end(), is_before) - taps.begin();
+  };
+  const auto behind = [&](int j) {  // the one behind the last that has a column before j
+    const auto is_before = [j](const Tap& tap) { return tap.first < j; };
+    return std::partition_point(taps.begin(), taps.end(), is_before) - taps.begin();
+  };
   parallel_for(photo.height, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
     std::vector<std::int32_t> best(taps.size());
-    std::vector<std::array<std::int32_t, 4>> lines(at(width));
+    std::vector<Line> lines(at(width)), shown(taps.size());
     for (std::ptrdiff_t y = begin; y < end; ++y) {
       std::uint8_t* const row = out + y * photo.width;
       std::memset(row, 0, at(photo.width));
       if (y < fit.top || y >= fit.top + fit.height) continue;
       const Tap rows = tap(static_cast<int>(y) - fit.top, fit.height, height);
       std::fill(best.begin(), best.end(), 0);
+      const std::uint8_t* rgb = row_of(photo, static_cast<int>(y)) + 3 * left;
+      for (Line& colour : shown) {
+        colour = Line{rgb[0] - kMiddle, rgb[1] - kMiddle, rgb[2] - kMiddle, kCoarser};
+        rgb += 3;
+      }
       for (const Class& one : classes) {
-        const auto [upper_first, upper_last] = one.columns[at(rows.first)];
-        const auto [lower_first, lower_last] = one.columns[at(rows.second)];
-        const int first = std::min(upper_first, lower_first);
-        const int last = std::max(upper_last, lower_last);
-        if (first >= last) continue;
-        // a pixel's place may lie between the last one that says something and the next
-        const int until = std::min(last + 1, width);
-        for (int j = std::max(first - 1, 0); j < until; ++j) {
-          for (std::size_t c = 0; c < 4; ++c) {
-            lines[at(j)][c] = lerp(one.lines[c][at(rows.first) * at(width) + at(j)],
-                                   one.lines[c][at(rows.second) * at(width) + at(j)], rows.part);
-          }
+        const Line* const upper = one.row(rows.first);
+        const Line* const lower = one.row(rows.second);
+        if (!upper && !lower) continue;
+        for (int j = std::max(one.left - 1, 0); j < std::min(one.right + 1, width); ++j) {
+          const bool inside = j >= one.left && j < one.right;
+          const Line above = inside && upper ? upper[j - one.left] : Line{};
+          const Line below = inside && lower ? lower[j - one.left] : Line{};
+          lines[at(j)] = lerp(above, below, rows.part);
         }
-        const auto behind = [&](int j) {
-          return std::partition_point(taps.begin(), taps.end(),
-                                      [j](const Tap& tap) { return tap.second < j; }) -
-                 taps.begin();
-        };
-        const auto end_of =
-            std::partition_point(taps.begin(), taps.end(),
-                                 [last](const Tap& tap) { return tap.first < last; }) -
-            taps.begin();
-        const std::uint8_t* pixel = row_of(photo, static_cast<int>(y));
-        for (std::ptrdiff_t x = behind(first); x < end_of; ++x) {
-          const Tap& columns = taps[at(x)];
-          const std::uint8_t* const rgb = pixel + 3 * (left + x);
-          const auto& one_side = lines[at(columns.first)];
-          const auto& other = lines[at(columns.second)];
-          std::int32_t says = kCoarser * lerp(one_side[3], other[3], columns.part);
-          for (std::size_t c = 0; c < 3; ++c) {
-            says += lerp(one_side[c], other[c], columns.part) * (rgb[c] - kMiddle);
-          }
-          if (says > best[at(x)]) {
-            best[at(x)] = says;
-            row[left + x] = one.label;
-          }
-        }
+        say(lines.data(), taps.data(), shown.data(), first_at(one.left), behind(one.right),
+            one.label, best.data(), row + left);
       }
     }
   });
