@@ -99,8 +99,8 @@ def label_set(name: str, of: str = "") -> LabelSet:
             Code.LABEL_SET_UNKNOWN,
             f"{of and f'{of}: '}unknown label set {name!r}",
             expected=f"one of {', '.join(sorted(LABEL_SETS))}",
-            fix='name the one the parse map uses in meta.json ("parse") or with --label-set / '
-            "label_set=",
+            fix='name the one the parse map uses in meta.json ("parse") or with '
+            "`transfer --label-set` / label_set=",
         ) from None
 
 

@@ -60,8 +60,8 @@ def decode_densepose(
             Code.DENSEPOSE_ENCODING_UNKNOWN,
             f"{name}: unknown DensePose encoding {encoding!r}",
             expected=f"one of {', '.join(ENCODINGS)}",
-            fix='name the one the file uses in meta.json ("densepose") or with --densepose / '
-            "densepose_encoding=",
+            fix='name the one the file uses in meta.json ("densepose") or with '
+            "`transfer --densepose` / densepose_encoding=",
         ) from None
     _check_array(densepose, name, f"of DensePose in encoding {encoding}")
     return decode(densepose, name)

@@ -489,8 +489,8 @@ class _Meta(msgspec.Struct):
 
 
 _OPTIONS: Final = {
-    "parse": "--label-set / label_set=",
-    "densepose": "--densepose / densepose_encoding=",
+    "parse": "`transfer --label-set` / label_set=",
+    "densepose": "`transfer --densepose` / densepose_encoding=",
 }
 
 

@@ -205,7 +205,7 @@ def test_missing_or_unknown_names(folder, key, option, code):
     with pytest.raises(InputError, match=r"meta\.json: unknown name 'mine'; expected one of") as e:
         Person.load(folder)
     assert e.value.code == code
-    with pytest.raises(InputError, match=rf"^--.*{option}=: unknown name 'its'") as e:
+    with pytest.raises(InputError, match=rf"^`transfer --.*{option}=: unknown name 'its'") as e:
         Person.load(folder, **{option: "its"})
     assert e.value.code == code
 
