@@ -110,9 +110,9 @@ def to_classes(
             f"{name} has ids that label set {label_set.name} does not have: {_ranges(unknown)}",
             expected=f"ids {_ranges(sorted(label_set.classes))}",
             fix=f"if the map uses another set ({', '.join(sorted(LABEL_SETS))}), name it in "
-            "meta.json or with `transfer --label-set` / label_set=; if its ids were lost (a palette "
-            "turned into grey levels, a lossy format, smooth resizing), take the map as the parser "
-            "wrote it",
+            "meta.json or with `transfer --label-set` / label_set=; if its ids were lost (a "
+            "palette turned into grey levels, a lossy format, smooth resizing), take the map as "
+            "the parser wrote it",
         )
     table = np.zeros(256, np.uint8)
     for source, target in label_set.classes.items():
