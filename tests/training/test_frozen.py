@@ -46,7 +46,7 @@ def _figures(pair: dict[str, np.ndarray]) -> dict[str, list[float]]:
     return figures
 
 
-@pytest.mark.parametrize(("held_out", "index"), product("AB", INDICES))
+@pytest.mark.parametrize(("held_out", "index"), list(product("AB", INDICES)))
 def test_a_held_out_pair_comes_out_as_it_was(held_out, index):
     folder = Path(__file__).parent / f"held_out_{held_out.lower()}"
     stored = read_rgb(folder / f"{index:03d}.png")
