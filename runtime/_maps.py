@@ -56,11 +56,14 @@ _SETTLED: Final = 0.06
 _LOOKS: Final = 3
 #: Least rows of the photo that a person's frame takes.
 _LEAST_ROWS: Final = 96
-#: Faces smaller than this share of the largest one are none, nor are hair, heads and hands.
+#: A piece of face below this share of the largest one is no face.
 _LEAST_FACE: Final = 0.6
+#: The same of hair, heads and hands.
 _LEAST_PIECE: Final = 0.1
-#: A piece of skin is a sleeve where its colour is so many times nearer to that of the garment
-#: around it than to the face's, and both differ by more than so many levels.
+#: A piece of skin of so many pixels of the frame is a sleeve where its colour is so many times
+#: nearer to that of the garment around it than to the face's, and garment and face differ by more
+#: than so many levels.
+_LEAST_SLEEVE: Final = 16
 _NEARER: Final = 4
 _APART: Final = 60
 #: Pixels of the frame around a piece that count as beside it.
@@ -205,32 +208,23 @@ class Maps:
             box=found.frame,
             built_in=True,
         )
-        if found.overall < _DOUBTFUL:
-            each = ", ".join(f"{key} {share:.2f}" for key, share in found.confidence.items())
-            _LOG.warning(
-                "%s: its maps are doubtful (confidence %.2f: %s); look at them with --panel, or "
-                "make them with other models by `garment-transfer prepare`",
-                name,
-                found.overall,
-                each,
-            )
         return replace(person, confidence=found.confidence)
 
     def find(self, image: _Map, name: str = "the photo", box: Box | None = None) -> Found:
         """What the network says of a photo, uint8 RGB [H,W,3]; `name`, `box` and errors: `person`.
 
-        The maps may show others beside the person.
+        The maps may show others beside the person; doubtful ones are logged.
         """
         source = Size(*image.shape[:2])
         before = Box(0, 0, source.height, source.width)
-        seen = self._look(image, Fit(source, self._size), name)
+        seen = self._look_for_body(image, Fit(source, self._size), name)
         for look in range(_LOOKS):
             own, _ = choose_body(seen.iuv, before if look else box, name)
             found = frame(own, self._framing, self._size)
             if _agree(found, before):
                 break
             before = found
-            seen = self._look(image, Fit(source, self._size, found), name)
+            seen = self._look_for_body(image, Fit(source, self._size, found), name)
         if found.height < _LEAST_ROWS:
             raise InputError(
                 Code.BODY_MISSING,
@@ -239,21 +233,34 @@ class Maps:
                 expected=f"at least {_LEAST_ROWS}",
                 fix="choose a photo from nearer by, or one of more pixels",
             )
-        return _found(image, seen, found)
+        maps = _found(image, seen, found)
+        if maps.overall < _DOUBTFUL:
+            each = ", ".join(f"{key} {share:.2f}" for key, share in maps.confidence.items())
+            _LOG.warning(
+                "%s: its maps are doubtful (confidence %.2f: %s); look at them with --panel, or "
+                "make them with other models by `garment-transfer prepare`",
+                name,
+                maps.overall,
+                each,
+            )
+        return maps
 
-    def find_framed(self, image: _Map, name: str = "the photo") -> Found:
-        """The same of a photo that is a person's frame, uint8 RGB [h,w,3] of the bundle's size."""
+    def find_framed(self, image: _Map) -> Found:
+        """What the network says of a frame of the bundle's size, uint8 RGB [h,w,3]; no warnings."""
         fit = Fit(self._size, self._size)
-        return _found(image, self._look(image, fit, name), fit.shown)
+        return _found(image, self._look(image, fit), fit.shown)
 
-    def _look(self, image: _Map, fit: Fit, name: str) -> _Seen:
+    def _look(self, image: _Map, fit: Fit) -> _Seen:
         framed = fit.photo(image)
         found = self._engine.run({"image": framed[None]})
         maps = (
             np.asarray(found[name][0], np.uint8)
             for name in ("parsing", "parsing_confidence", "densepose")
         )
-        seen = _Seen(fit, framed, *maps)
+        return _Seen(fit, framed, *maps)
+
+    def _look_for_body(self, image: _Map, fit: Fit, name: str) -> _Seen:
+        seen = self._look(image, fit)
         try:
             check_body(seen.iuv, name)
         except InputError as error:
@@ -287,20 +294,29 @@ def _corrected(seen: _Seen) -> _Seen:
 
     Of several faces the small ones are skin: they lie on a hand or a chest, and would stay. A small
     piece of hair far from the face takes the labels beside it, and one of a head or a hand the
-    parts. Skin of the colour of the garment around it is a sleeve, which is no hand.
+    parts, but not where it is of somebody farther away, whose head is small. Skin of the colour of
+    the garment around it is a sleeve, and no hand.
     """
     parsing, densepose = seen.parsing.copy(), seen.densepose.copy()
-    for piece in _small_pieces(parsing == FACE, _LEAST_FACE):
-        parsing[piece] = SKIN
+    parsing[_small_pieces(parsing == FACE, _LEAST_FACE)] = SKIN
     face = parsing == FACE
-    for piece in _small_pieces(parsing == HAIR, _LEAST_PIECE):
-        if not (piece & _around(face)).any():
-            parsing[piece] = of_nearest(parsing, ~piece & (parsing != BACKGROUND))[piece]
-    for parts in (HEAD, HANDS):
-        for piece in _small_pieces(is_any(densepose[..., 0], parts), _LEAST_PIECE):
-            densepose[piece] = of_nearest(densepose, ~piece & (densepose[..., 0] > 0))[piece]
+    hair = _small_pieces(parsing == HAIR, _LEAST_PIECE)
+    hair &= ~_pieces_at(hair, _around(face))
+    _fill(parsing, hair, ~hair & (parsing != BACKGROUND))
+
+    body = densepose[..., 0] > 0
+    heads, hands, forearms = (is_any(densepose[..., 0], of) for of in (HEAD, HANDS, FOREARMS))
+    small = _small_pieces(heads, _LEAST_PIECE)
+    main = _pieces_at(body, heads & ~small)
+    wrong = (small | _small_pieces(hands, _LEAST_PIECE)) & main
+    _fill(densepose, wrong, body & ~wrong)
+
     garment, sleeves = parsing == GARMENT, np.zeros(face.shape, bool)
-    for piece in _pieces(parsing == SKIN):
+    count, pieces, stats, _ = cv2.connectedComponentsWithStats((parsing == SKIN).view(np.uint8))
+    for index in range(1, count):
+        if stats[index, cv2.CC_STAT_AREA] < _LEAST_SLEEVE:
+            continue
+        piece = pieces == index
         own, cloth, skin = (
             _colour(seen.image, of) for of in (piece, _around(piece) & garment, face)
         )
@@ -308,25 +324,32 @@ def _corrected(seen: _Seen) -> _Seen:
         if is_cloth and _squared_distance(cloth, skin) > _APART**2:
             sleeves |= piece
     parsing[sleeves] = GARMENT
-    forearms = is_any(densepose[..., 0], FOREARMS)
-    if forearms.any():
-        wrong = sleeves & is_any(densepose[..., 0], HANDS)
-        wrong |= _around(_around(sleeves)) & (parsing == GARMENT) & (densepose[..., 0] == 0)
-        densepose[wrong] = of_nearest(densepose, forearms)[wrong]
+    arms = _pieces_at(sleeves, hands | forearms)
+    wrong = (arms & hands) | (_around(_around(arms)) & (parsing == GARMENT) & ~body)
+    _fill(densepose, wrong, forearms)
     return replace(seen, parsing=parsing, densepose=densepose)
 
 
-def _pieces(mask: _Mask) -> list[_Mask]:
-    """The connected pieces of a mask, bool [h,w] each."""
-    count, pieces = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
-    return [pieces == index for index in range(1, count)]
+def _small_pieces(mask: _Mask, least: float) -> _Mask:
+    """The connected pieces of a mask whose area is below a share of the largest one's."""
+    _, pieces, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8))
+    areas = stats[:, cv2.CC_STAT_AREA]
+    areas[0] = 0  # of what is around
+    return np.asarray((areas < least * areas.max())[pieces] & mask)
 
 
-def _small_pieces(mask: _Mask, least: float) -> list[_Mask]:
-    """Those whose area is below a share of the largest one's."""
-    pieces = _pieces(mask)
-    areas = [np.count_nonzero(piece) for piece in pieces]
-    return [p for p, area in zip(pieces, areas, strict=True) if area < least * max(areas)]
+def _pieces_at(mask: _Mask, places: _Mask) -> _Mask:
+    """The connected pieces of a mask that have some of the places."""
+    count, pieces = cv2.connectedComponents(mask.view(np.uint8))
+    chosen = np.zeros(count, bool)
+    chosen[pieces[places & mask]] = True
+    return np.asarray(chosen[pieces])
+
+
+def _fill(values: _Map, where: _Mask, known: _Mask) -> None:
+    """Gives what is marked the value of the nearest known pixel, if there is one."""
+    if where.any() and known.any():
+        values[where] = of_nearest(values, known)[where]
 
 
 def _around(mask: _Mask) -> _Mask:

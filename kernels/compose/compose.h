@@ -56,8 +56,9 @@ GT_FUNCTION int patch_side(int k) { return kPatchSide >> k; }
 constexpr int kPlainReach = 6, kPlainStep = 2, kPlainCount = 12;
 constexpr float kPlain = 4, kUneven = 8;
 
-// The fewest pixels of the frame, one above the other, that a lower garment is continued from, and
-// up to which difference of two columns' runs what is between is continued from between them.
+// The fewest pixels of the frame, one above the other, that a lower garment is continued from.
+// Where the runs of two neighbouring columns differ by at most kSmooth pixels, the mirror's line is
+// interpolated between them.
 constexpr int kLeastRun = 8, kSmooth = 2;
 
 // Which of `count` differences a pixel gets: any, so that nothing of the patch is repeated.

@@ -40,8 +40,9 @@ struct Workspace {
   unsigned* areas;    // [h,w], float bits; kNone where there is no garment
   FramePixel* frame;  // the part of the frame that is the box: [rows,columns], as those below
   Byte* differs;
-  Byte *changed, *seen;  // whether the lower garment is there, and nothing changed nearby
-  Run* below;            // the run of each pixel, from it downwards
+  Byte* changed;
+  Byte* seen;       // whether the lower garment is there, and nothing changed nearby
+  Run* lower_runs;  // of each pixel, from it downwards
   Scores* scores;
   Byte *runs, *fits;     // a bit for each class with grain and each size of a patch
   int* counts;           // [kGrained,kPatchSizes,rows]
@@ -75,7 +76,7 @@ std::size_t lay_out(const GtCompose& call, Byte* base, Workspace* out) {
   take(out->differs, part);
   take(out->changed, part);
   take(out->seen, part);
-  take(out->below, part);
+  take(out->lower_runs, part);
   take(out->scores, part);
   take(out->runs, part);
   take(out->fits, part);
@@ -146,7 +147,7 @@ void find_runs(Queue& queue, const GtCompose& call, const Workspace& w) {
     for (int i = rows; i-- > 0;) {
       const std::ptrdiff_t here = at(i, j, columns);
       run = run_at(i, w.seen[here], i + 1 < rows && w.seen[here + columns], run);
-      w.below[here] = run;
+      w.lower_runs[here] = run;
     }
   });
 }
@@ -431,8 +432,8 @@ void draw(Queue& queue, const GtCompose& call, const Workspace& w) {
   const int rows = fit.scaled_height, columns = fit.scaled_width, width = call.photo.width;
   const int reach = in_photo(border_width(fit.target_height), fit);
   const Found* const found = w.found;
-  const Scene scene{call.photo, call.parsing,   fit,           columns,          w.frame,
-                    w.below,    &found->layers, found->grains, found->grains + 1};
+  const Scene scene{call.photo,   call.parsing,   fit,           columns,          w.frame,
+                    w.lower_runs, &found->layers, found->grains, found->grains + 1};
   queue.each_pixel(window.height, window.width, [=] GT_DEVICE(int i, int j) {
     const int y = i + window.top, x = j + window.left;
     const std::ptrdiff_t to = at(y, x, width), here = at(i, j, window.width);

@@ -63,8 +63,8 @@ _CLEANED: Final = (SKIN, LOWER)
 # The fewest pixels of the frame, one above the other, that a lower garment is continued from; they
 # touch no other class, and within `border_width` of them nothing changed.
 _LEAST_RUN: Final = 8
-# Up to so many pixels of the frame that two columns' runs differ, what is between is continued from
-# between them.
+# Where the runs of two neighbouring columns differ by at most so many pixels, the mirror's line is
+# interpolated between them.
 _SMOOTH: Final = 2
 
 # Plain background: within so many pixels of the frame, every other one is looked at; the standard
@@ -162,8 +162,9 @@ def define(
 
     # which class, and which share of which other one
     before = nearest(fit, pictures["own"])
+    differs = (before != frame["parsing"]).astype(np.uint8)
     changed: Pixels = cv2.dilate(
-        (before != frame["parsing"]).astype(np.uint8),
+        differs,
         np.ones((2 * _CHANGED_REACH + 1,) * 2, np.uint8),
     ).astype(np.uint8, copy=False)
     frame["image"] = _clean_borders(frame, _plain_background(frame, changed > 0), changed > 0)
@@ -184,7 +185,6 @@ def define(
     drawn = ((parsing != own) | (parsing == GARMENT) | rim) & ~stays
     places = _places(rows, columns, fit.scaled.width, drawn)
 
-    differs = (before != frame["parsing"]).astype(np.uint8)
     side = 2 * border_width(fit.target.height) + 1
     clear = cv2.dilate(differs, np.ones((side, side), np.uint8)) == 0
     lower = cv2.erode((before == LOWER).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0

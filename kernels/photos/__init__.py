@@ -1,4 +1,4 @@
-"""Fit, Compose and removed arms by ctypes: the library `garment_transfer_photos`, if built.
+"""Fit, Compose and what they need by ctypes: the library `garment_transfer_photos`, if built.
 
 The first two run on a GPU too, where it was built with CUDA.
 """

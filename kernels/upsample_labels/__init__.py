@@ -22,8 +22,8 @@ Pixels = npt.NDArray[np.uint8]
 _WINDOW, _MOST = 32, 64
 # The variance of colours, in levels, below which they say nothing: the eps of the paper.
 _FLAT = np.float64(6.5)
-# Slopes are in this part of a class per level, offsets in parts 64 times as large; colours count
-# from the middle of their range.
+# Slopes are in 1/65536 of a class per level, offsets in units 64 times as large; colours count from
+# the middle of their range.
 _SLOPE, _COARSER, _MIDDLE = 1 << 16, 64, 128
 
 

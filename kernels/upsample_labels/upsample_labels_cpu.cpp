@@ -15,7 +15,7 @@ constexpr int kWindow = 32, kMost = 64, kSlope = 1 << 16, kCoarser = 64, kMiddle
 constexpr double kFlat = 6.5;
 
 using Plane = std::vector<std::int32_t>;
-// Three slopes and an offset, or a colour and what the offset counts.
+// Three slopes and an offset; or a colour and kCoarser, which multiplies the offset.
 using Line = std::int32_t __attribute__((vector_size(16)));
 
 std::size_t at(std::ptrdiff_t i) { return static_cast<std::size_t>(i); }

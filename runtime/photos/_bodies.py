@@ -84,7 +84,8 @@ _THING: Final = 0.02
 # How much of the rim of such a hole is clothes or skin. Where a parser leaves out the neck its hole
 # has a face above.
 _ENCLOSED: Final = 0.85
-# How far the border of a hand may show what is behind it, and where borders follow the photo's.
+# How far the border of a hand may show what is behind it: in any maps, and in maps whose borders
+# follow the photo's.
 _RIM: Final = 0.03
 _EXACT_RIM: Final = 0.008
 

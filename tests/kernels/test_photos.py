@@ -274,6 +274,37 @@ def test_an_uncovered_lower_garment_goes_on_as_what_is_seen_below_it(
     assert (painted[130:190, 8:-8] == 255).all()
 
 
+@settings(max_examples=20, deadline=None)
+@given(hem=st.integers(80, 120), slant=st.integers(-30, 30), seed=st.integers(0, 2**32 - 1))
+def test_a_slanted_hem_uncovers_the_same_on_every_device(
+    by_definition: Callable[..., Composed], photos_on_cpu: Path, hem: int, slant: int, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    frame, size = Size(192, 64), Size(320, 100)
+    fit = Fit(size, frame)
+    photo = picture(random, size)
+    y, x = np.indices((320, 100))
+    old_hem = 200 + slant * x // 50
+    own = np.where(y < old_hem, GARMENT, LOWER).astype(np.uint8)
+    own[noise(random, size, 40, 12) == 0] = SKIN
+    own[:, :5] = BACKGROUND
+    transfer = fit_map(fit, own)
+    transfer[hem : 200 * 192 // 320 + 20][transfer[hem : 200 * 192 // 320 + 20] == GARMENT] = LOWER
+    arrays = (photo, own, photo, own == GARMENT, fit, fit)
+    named = {
+        "image": picture(random, frame),
+        "transfer_parsing": transfer,
+        "warped_garment": picture(random, frame),
+        "flow": np.zeros((2, 192, 64), np.float32),
+    }
+    runs = (compose, by_definition, on_device(photos_on_cpu))
+    found, due, device = (run(*arrays, **named) for run in runs)
+    assert (found.parsing == LOWER).sum() > (own == LOWER).sum()
+    for other in (due, device):
+        assert (found.parsing == other.parsing).all()
+        assert np.abs(found.image.astype(int) - other.image).max() <= 1
+
+
 @settings(max_examples=100, deadline=None)
 @given(data=st.data(), seed=st.integers(0, 2**32 - 1))
 def test_removed_arms_are_their_definition(data: st.DataObject, seed: int) -> None:
@@ -343,7 +374,9 @@ def test_a_dark_pattern_stays_beside_an_arm() -> None:
 @given(data=st.data(), seed=st.integers(0, 2**32 - 1))
 def test_upsampled_labels_are_their_definition(data: st.DataObject, seed: int) -> None:
     random = np.random.default_rng(seed)
-    frame = Size(data.draw(sides), data.draw(sides))
+    # windows of one pixel around, of 21 and of the most
+    rows = data.draw(st.one_of(sides, st.sampled_from([700, 2100])))
+    frame = Size(rows, data.draw(st.integers(1, 30 if rows > 70 else 70)))
     fit = data.draw(fits(frame))
     levels = data.draw(st.sampled_from([1, 2, 256]))
     photo = np.dstack([noise(random, fit.source, levels, data.draw(roughness)) for _ in range(3)])

@@ -22,7 +22,7 @@ from garment_transfer.bundle import (
 )
 from garment_transfer.runtime import Maps, Person, Pipeline, panel, pictures_of, sample_people
 from garment_transfer.runtime._maps import _corrected, _Seen
-from garment_transfer.runtime.photos import Box, Fit
+from garment_transfer.runtime.photos import Box, Fit, choose_body
 
 #: Top, bottom, left and right of rectangles in shares of a figure, with class and part.
 _FIGURE = (
@@ -111,19 +111,25 @@ def test_a_speck_of_face_on_the_chest_is_skin(maps):
 
 
 def test_pieces_of_another_class_take_what_is_around_them():
-    """A black sleeve called skin and hand, and hair and a head on the real hand."""
-    size = Size(128, 96)
-    image = np.full((128, 96, 3), 240, np.uint8)
-    parsing, densepose = np.zeros((128, 96), np.uint8), np.zeros((128, 96, 3), np.uint8)
+    """A sleeve called skin and hand, hair and a head on the real hand, somebody far behind."""
+    size = Size(128, 128)
+    image = np.full((128, 128, 3), 240, np.uint8)
+    parsing, densepose = np.zeros((128, 128), np.uint8), np.zeros((128, 128, 3), np.uint8)
+    black, skin = (20, 20, 25), (190, 140, 120)
     for rows, columns, colour, label, part in (
         (slice(0, 10), slice(40, 60), (60, 40, 30), HAIR, 24),
-        (slice(10, 30), slice(40, 60), (200, 150, 130), FACE, 23),
-        (slice(30, 90), slice(30, 70), (20, 20, 25), GARMENT, 2),
-        (slice(40, 60), slice(15, 27), (20, 20, 25), GARMENT, 20),
+        (slice(10, 26), slice(40, 60), skin, FACE, 23),
+        (slice(26, 30), slice(45, 55), black, SKIN, 2),  # a collar: cloth, but no arm
+        (slice(26, 30), slice(55, 58), black, GARMENT, 0),
+        (slice(30, 90), slice(30, 70), black, GARMENT, 2),
+        (slice(40, 60), slice(15, 30), black, GARMENT, 20),
         (slice(60, 80), slice(15, 27), (22, 19, 24), SKIN, 4),  # it is a sleeve
-        (slice(80, 84), slice(15, 27), (22, 19, 24), GARMENT, 0),
-        (slice(84, 100), slice(15, 27), (190, 140, 120), SKIN, 4),
-        (slice(94, 97), slice(18, 21), (190, 140, 120), HAIR, 24),  # it is the hand
+        (slice(80, 84), slice(15, 25), (22, 19, 24), GARMENT, 0),
+        (slice(80, 84), slice(25, 27), (22, 19, 24), GARMENT, 20),
+        (slice(84, 100), slice(15, 27), skin, SKIN, 4),
+        (slice(94, 97), slice(18, 21), skin, HAIR, 24),  # it is the hand
+        (slice(40, 44), slice(110, 114), skin, FACE, 23),  # somebody far behind
+        (slice(44, 60), slice(108, 116), (90, 90, 200), GARMENT, 2),
     ):
         image[rows, columns], parsing[rows, columns] = colour, label
         densepose[rows, columns] = part, 7 * part, 5 * part
@@ -133,9 +139,20 @@ def test_pieces_of_another_class_take_what_is_around_them():
     assert (seen.densepose[sleeve] == (20, 140, 100)).all()
     assert (seen.parsing[hand] == SKIN).all()
     assert (seen.densepose[hand] == (4, 28, 20)).all()
+    collar, face_behind = np.s_[26:30, 45:58], np.s_[40:44, 110:114]
+    assert (seen.parsing[collar] == GARMENT).all()
+    assert (seen.parsing[face_behind] == SKIN).all()
+    np.testing.assert_array_equal(seen.densepose[collar], densepose[collar])
     changed = (seen.parsing != parsing) | (seen.densepose != densepose).any(axis=2)
-    changed[sleeve] = changed[hand] = False
+    for place in (sleeve, hand, collar, face_behind):
+        changed[place] = False
     assert not changed.any()
+    # who is behind still is somebody else
+    (_, before), (_, after) = (
+        choose_body(each, Box(0, 10, 128, 70), "photo") for each in (densepose, seen.densepose)
+    )
+    assert before.any()
+    np.testing.assert_array_equal(after, before)
 
 
 def test_borders_and_sleeves_of_real_photos(real_samples):

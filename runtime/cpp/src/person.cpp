@@ -37,7 +37,7 @@ constexpr int kLooks = 3;
 constexpr int kLeastRows = 96;
 constexpr double kLeastFace = 0.6, kLeastPiece = 0.1;
 constexpr double kNearer = 4, kApart = 60;
-constexpr int kBeside = 4;
+constexpr int kLeastSleeve = 16, kBeside = 4;
 constexpr double kDoubtful = 0.93;
 
 // The id that parsers give pixels they do not decide on, in every label set.
@@ -513,29 +513,32 @@ Person built(cv::Mat image, cv::Mat ids, cv::Mat densepose, const std::string& s
 struct Seen {
   GtFit fit;
   cv::Mat image, parsing, sure, densepose;
-
-  // `densepose` at the photo's size, by nearest neighbours; 0 around the box.
-  cv::Mat iuv() const {
-    const cv::Rect framed(fit.frame_left, fit.frame_top, fit.scaled_width, fit.scaled_height);
-    const cv::Mat boxed = nearest(densepose(framed), {fit.width, fit.height});
-    cv::Mat whole = cv::Mat::zeros(fit.source_height, fit.source_width, CV_8UC3);
-    const cv::Rect box(fit.left, fit.top, fit.width, fit.height);
-    const cv::Rect shown = box & cv::Rect(0, 0, whole.cols, whole.rows);
-    boxed(shown - box.tl()).copyTo(whole(shown));
-    return whole;
-  }
 };
 
+// Its DensePose at the photo's size, by nearest neighbours; 0 around the box.
+cv::Mat iuv_of(const Seen& seen) {
+  const GtFit& fit = seen.fit;
+  const cv::Rect framed(fit.frame_left, fit.frame_top, fit.scaled_width, fit.scaled_height);
+  const cv::Mat boxed = nearest(seen.densepose(framed), {fit.width, fit.height});
+  cv::Mat whole = cv::Mat::zeros(fit.source_height, fit.source_width, CV_8UC3);
+  const cv::Rect box(fit.left, fit.top, fit.width, fit.height);
+  const cv::Rect shown = box & cv::Rect(0, 0, whole.cols, whole.rows);
+  boxed(shown - box.tl()).copyTo(whole(shown));
+  return whole;
+}
+
+// `iuv` gets `iuv_of` what is seen.
 Seen look(const cv::Mat& image, const GtFit& fit, const MakeMaps& make_maps,
-          const std::string& name) {
+          const std::string& name, cv::Mat& iuv) {
   const cv::Size size(fit.target_width, fit.target_height);
   Seen seen{fit, cv::Mat(size, CV_8UC3), cv::Mat(size, CV_8U), cv::Mat(size, CV_8U),
             cv::Mat(size, CV_8UC3)};
   const GtPicture photo = picture(image);
   check(gt_fit_photo(&photo, &fit, seen.image.data, 1));
   make_maps(seen.image.data, seen.parsing.data, seen.densepose.data, seen.sure.data);
+  iuv = iuv_of(seen);
   try {
-    check_body(parts_of(seen.iuv()), name);
+    check_body(parts_of(iuv), name);
   } catch (const Error&) {
     throw Error(GT_BODY_MISSING, name + " shows nobody, or nobody large enough to be found",
                 "one person, upright, with head and torso in the photo",
@@ -553,25 +556,45 @@ bool agree(const cv::Rect& found, const cv::Rect& before) {
                      [&](double move) { return std::abs(move) <= kSettled * found.height; });
 }
 
-// The connected pieces of a mask.
-std::vector<cv::Mat> pieces_of(const cv::Mat& mask) {
-  cv::Mat labels;
-  const int count = cv::connectedComponents(mask, labels, 8);
-  std::vector<cv::Mat> pieces;
-  for (int i = 1; i < count; ++i) pieces.push_back(labels == i);
-  return pieces;
+// The connected pieces of a mask whose area is below a share of the largest one's.
+cv::Mat small_pieces_of(const cv::Mat& mask, double least) {
+  cv::Mat labels, stats, centres, out = cv::Mat::zeros(mask.size(), CV_8U);
+  const int count = cv::connectedComponentsWithStats(mask, labels, stats, centres);
+  int largest = 0;
+  for (int i = 1; i < count; ++i) largest = std::max(largest, stats.at<int>(i, cv::CC_STAT_AREA));
+  for (int y = 0; y < mask.rows; ++y) {
+    for (int x = 0; x < mask.cols; ++x) {
+      const int label = labels.at<int>(y, x);
+      const bool is_small = stats.at<int>(label, cv::CC_STAT_AREA) < least * largest;
+      if (label && is_small) out.at<unsigned char>(y, x) = 255;
+    }
+  }
+  return out;
 }
 
-// Those whose area is below a share of the largest one's.
-std::vector<cv::Mat> small_pieces_of(const cv::Mat& mask, double least) {
-  std::vector<cv::Mat> pieces = pieces_of(mask);
-  int largest = 0;
-  for (const cv::Mat& piece : pieces) largest = std::max(largest, cv::countNonZero(piece));
-  const auto is_large = [&](const cv::Mat& piece) {
-    return cv::countNonZero(piece) >= least * largest;
+// The connected pieces of a mask that have some of the places.
+cv::Mat pieces_at(const cv::Mat& mask, const cv::Mat& places) {
+  cv::Mat labels, out = cv::Mat::zeros(mask.size(), CV_8U);
+  std::vector<bool> chosen(static_cast<std::size_t>(cv::connectedComponents(mask, labels)));
+  const auto chosen_at = [&](int y, int x) {
+    return chosen[static_cast<std::size_t>(labels.at<int>(y, x))];
   };
-  pieces.erase(std::remove_if(pieces.begin(), pieces.end(), is_large), pieces.end());
-  return pieces;
+  for (int y = 0; y < mask.rows; ++y) {
+    for (int x = 0; x < mask.cols; ++x) {
+      if (places.ptr(y)[x] && mask.ptr(y)[x]) chosen_at(y, x) = true;
+    }
+  }
+  for (int y = 0; y < mask.rows; ++y) {
+    for (int x = 0; x < mask.cols; ++x) out.ptr(y)[x] = chosen_at(y, x) ? 255 : 0;
+  }
+  return out;
+}
+
+// Gives what is marked the value of the nearest known pixel, if there is one.
+void fill(cv::Mat& values, const cv::Mat& where, const cv::Mat& known) {
+  if (cv::countNonZero(where) && cv::countNonZero(known)) {
+    of_nearest(values, known).copyTo(values, where);
+  }
 }
 
 // A mask and what lies beside it.
@@ -592,8 +615,11 @@ cv::Mat sleeves_of(const Seen& seen) {
   cv::Mat sleeves = cv::Mat::zeros(seen.parsing.size(), CV_8U);
   if (cv::countNonZero(face) == 0) return sleeves;
   const cv::Scalar skin = cv::mean(seen.image, face);
-  for (const cv::Mat& piece : pieces_of(seen.parsing == kSkin)) {
-    const cv::Mat beside = around(piece) & garment;
+  cv::Mat labels, stats, centres;
+  const int count = cv::connectedComponentsWithStats(seen.parsing == kSkin, labels, stats, centres);
+  for (int i = 1; i < count; ++i) {
+    if (stats.at<int>(i, cv::CC_STAT_AREA) < kLeastSleeve) continue;
+    const cv::Mat piece = labels == i, beside = around(piece) & garment;
     if (cv::countNonZero(beside) == 0) continue;
     const cv::Scalar own = cv::mean(seen.image, piece), cloth = cv::mean(seen.image, beside);
     if (kNearer * kNearer * squared_distance(own, cloth) < squared_distance(own, skin) &&
@@ -604,29 +630,27 @@ cv::Mat sleeves_of(const Seen& seen) {
   return sleeves;
 }
 
-// Takes the pieces from what is seen that cannot be what they are labelled.
+// Relabels pieces that cannot be what they are labelled.
 void correct(Seen& seen) {
   cv::Mat &parsing = seen.parsing, &densepose = seen.densepose;
-  for (const cv::Mat& piece : small_pieces_of(parsing == kFace, kLeastFace)) {
-    parsing.setTo(kSkin, piece);
-  }
-  const cv::Mat beside_face = around(parsing == kFace);
-  for (const cv::Mat& piece : small_pieces_of(parsing == kHair, kLeastPiece)) {
-    if (cv::countNonZero(piece & beside_face)) continue;
-    of_nearest(parsing, ~piece & (parsing != kBackground)).copyTo(parsing, piece);
-  }
-  for (const std::set<int>& parts : {std::set{23, 24}, {3, 4}}) {  // head, hands
-    for (const cv::Mat& piece : small_pieces_of(is_any(parts_of(densepose), parts), kLeastPiece)) {
-      of_nearest(densepose, ~piece & (parts_of(densepose) > 0)).copyTo(densepose, piece);
-    }
-  }
+  parsing.setTo(kSkin, small_pieces_of(parsing == kFace, kLeastFace));
+  cv::Mat hair = small_pieces_of(parsing == kHair, kLeastPiece);
+  hair &= ~pieces_at(hair, around(parsing == kFace));
+  fill(parsing, hair, ~hair & (parsing != kBackground));
+
+  const cv::Mat parts = parts_of(densepose), body = parts > 0;
+  const cv::Mat heads = is_any(parts, {23, 24}), hands = is_any(parts, {3, 4});
+  const cv::Mat forearms = is_any(parts, {19, 20, 21, 22});
+  const cv::Mat small = small_pieces_of(heads, kLeastPiece);
+  cv::Mat wrong = small | small_pieces_of(hands, kLeastPiece);
+  wrong &= pieces_at(body, heads & ~small);
+  fill(densepose, wrong, body & ~wrong);
+
   const cv::Mat sleeves = sleeves_of(seen);
   parsing.setTo(kGarment, sleeves);
-  const cv::Mat parts = parts_of(densepose), forearms = is_any(parts, {19, 20, 21, 22});
-  if (cv::countNonZero(forearms) == 0) return;
-  cv::Mat wrong = sleeves & is_any(parts, {3, 4});
-  wrong |= around(around(sleeves)) & (parsing == kGarment) & (parts == 0);
-  of_nearest(densepose, forearms).copyTo(densepose, wrong);
+  const cv::Mat arms = pieces_at(sleeves, hands | forearms);
+  wrong = (arms & hands) | (around(around(arms)) & (parsing == kGarment) & ~body);
+  fill(densepose, wrong, forearms);
 }
 
 // A framed parsing at the photo's size.
@@ -699,14 +723,15 @@ Person person_of_photo(const gt_person_source& source, const MakeMaps& make_maps
   const cv::Size target(int(size.width), int(size.height));
   const auto box = box_of(source);
   cv::Rect before(0, 0, image.cols, image.rows), found;
-  Seen seen = look(image, fit_of(image.size(), before, target), make_maps, name);
+  cv::Mat iuv;
+  Seen seen = look(image, fit_of(image.size(), before, target), make_maps, name, iuv);
   for (int i = 0; i < kLooks; ++i) {
     cv::Mat others;
-    const cv::Mat own = choose_body(seen.iuv(), i ? before : box, name, others);
+    const cv::Mat own = choose_body(iuv, i ? before : box, name, others);
     found = frame(parts_of(own), framing, target);
     if (agree(found, before)) break;
     before = found;
-    seen = look(image, fit_of(image.size(), found, target), make_maps, name);
+    seen = look(image, fit_of(image.size(), found, target), make_maps, name, iuv);
   }
   if (found.height < kLeastRows) {
     throw Error(GT_BODY_MISSING,
@@ -717,7 +742,7 @@ Person person_of_photo(const gt_person_source& source, const MakeMaps& make_maps
                 "choose a photo from nearer by, or one of more pixels");
   }
   correct(seen);
-  Person person = built(image, upsampled(image, seen), seen.iuv(), "classes7", found,
+  Person person = built(image, upsampled(image, seen), iuv_of(seen), "classes7", found,
                         {name, "parsing of " + name, "densepose of " + name}, name, true);
   person.confidence = confidence_of(seen, name);
   return person;
