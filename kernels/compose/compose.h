@@ -476,23 +476,27 @@ GT_FUNCTION bool is_lower(const FramePixel* frame, int rows, int columns, int i,
          is_inner(frame, rows, columns, i, j);
 }
 
-// The run of row i, from it downwards; `below` is that of the row below, if there is one.
-GT_FUNCTION Run run_at(int i, bool seen, bool seen_below, const Run& below) {
-  return {seen ? i : below.first, seen && !seen_below ? i + 1 : below.behind};
+// The run of row i, from it downwards; `below` is that of the row below, {} if there is none.
+GT_FUNCTION Run run_at(int i, bool seen, const Run& below) {
+  return seen ? Run{i, below.first == i + 1 ? below.behind : i + 1} : below;
 }
 
 // What every pixel of the photo is computed of, once its class is known.
 struct Scene {
-  GtPicture photo, parsing;
-  GtFit fit;
-  int columns;              // of the part of the frame that is the box
-  const FramePixel* frame;  // that part
+  GtCompose call;
+  const FramePixel* frame;  // the part of it that is the box
   const Run* runs;          // of its pixels
   const Layers* layers;
   const Grain *skin, *lower;
 
+  // Where a row of the frame begins in `frame` and `runs`.
+  GT_FUNCTION std::ptrdiff_t row_start(int i) const {
+    return static_cast<std::ptrdiff_t>(i) * call.fit.scaled_width;
+  }
+
   // The row of the photo where a row of the frame begins.
   GT_FUNCTION int edge(int i) const {
+    const GtFit& fit = call.fit;
     const long long small = fit.scaled_height;
     return fit.top + static_cast<int>((1ll * i * fit.height + small - 1) / small);
   }
@@ -502,8 +506,7 @@ struct Scene {
   GT_FUNCTION const std::uint8_t* continued(const Place& row, const Place& column, int y,
                                             int x) const {
     constexpr int kHalf = 1 << (kBits - 1);
-    const Run* const near =
-        runs + static_cast<std::ptrdiff_t>(row.part < kHalf ? row.first : row.second) * columns;
+    const Run* const near = runs + row_start(row.part < kHalf ? row.first : row.second);
     const Run &one = near[column.first], &other = near[column.second];
     const Run& alone = column.part < kHalf ? one : other;
     if (!alone.is_long()) return nullptr;
@@ -518,10 +521,10 @@ struct Scene {
     int offset = (top - 1 - y) % (2 * length);
     if (offset < 0) offset += 2 * length;
     const int source = top + (offset < length ? offset : 2 * length - 1 - offset);
-    if (source < 0 || source >= photo.height || row_of(parsing, source)[x] != kLower) {
+    if (source < 0 || source >= call.photo.height || row_of(call.parsing, source)[x] != kLower) {
       return nullptr;
     }
-    return row_of(photo, source) + 3 * x;
+    return row_of(call.photo, source) + 3 * x;
   }
 
   // The colour of the photo's pixel y, x, which is at `row` and `column` of the box, in a class.
@@ -530,7 +533,7 @@ struct Scene {
   GT_FUNCTION Colour colour(int label, int own, bool vanished, const Place& row,
                             const Place& column, int y, int x, const Flow& flow) const {
     if (label == kGarment) return garment(row, column, flow);
-    if (label == own && !vanished) return colour_of(row_of(photo, y) + 3 * x);
+    if (label == own && !vanished) return colour_of(row_of(call.photo, y) + 3 * x);
     if (label == kLower) {
       if (const std::uint8_t* const seen = continued(row, column, y, x)) return colour_of(seen);
     }
@@ -542,8 +545,7 @@ struct Scene {
   // The graphs' colour of a class, with nothing of another in it, or where it has none whatever the
   // graphs have there.
   GT_FUNCTION Colour painted(int label, const Place& row, const Place& column) const {
-    const FramePixel *first = frame + static_cast<std::ptrdiff_t>(row.first) * columns,
-                     *second = frame + static_cast<std::ptrdiff_t>(row.second) * columns;
+    const FramePixel *first = frame + row_start(row.first), *second = frame + row_start(row.second);
     const FramePixel* corners[] = {first + column.first, second + column.first,
                                    first + column.second, second + column.second};
     const auto mixed = [&](const Colour(&c)[4]) {

@@ -16,11 +16,6 @@ namespace garment_transfer {
 namespace {
 
 using Bytes = std::vector<std::uint8_t>;
-using Whole = int __attribute__((vector_size(16)));
-
-GT_FUNCTION Whole lerp(Whole first, Whole second, int part) {
-  return first + (((second - first) * part + (1 << (kBits - 1))) >> kBits);
-}
 
 // `out` is 1 where a pixel of `in` within `reach` on the row is not 0. `line` has room for count +
 // 2 reach values. The maximum of runs of twice the length is that of two runs (van Herk's idea,
@@ -71,6 +66,19 @@ class Columns {
   int height_, reach_;
   std::vector<int> last_;
 };
+
+// `mask` has rows x width pixels; 1 where one of its pixels within `reach` is not 0.
+Bytes dilated(const Bytes& mask, int rows, int width, int reach) {
+  Bytes along(mask.size()), out(mask.size()), line(static_cast<std::size_t>(width + 2 * reach));
+  for (int y = 0; y < rows; ++y) {
+    dilate_row(mask.data() + area(y, width), along.data() + area(y, width), width, reach,
+               line.data());
+  }
+  const auto row = [&](int y) { return along.data() + area(y, width); };
+  Columns columns(0, rows, width, reach, row);
+  for (int y = 0; y < rows; ++y) columns.next(y, row, out.data() + area(y, width));
+  return out;
+}
 
 GT_TARGETS bool any(const std::uint8_t* row, int count) {
   std::uint8_t found = 0;
@@ -327,8 +335,7 @@ class Composing {
     layers_ = layers_of(call, flow_, &layer_pixels_, parallel_for);
     read_frame();
     score_frame();
-    scene_ = {call.photo,   call.parsing, fit_,   columns_, frame_.data(),
-              runs_.data(), &layers_,     &skin_, &lower_};
+    scene_ = {call, frame_.data(), runs_.data(), &layers_, &skin_, &lower_};
     cells_.resize(static_cast<std::size_t>(columns_) + 2, width_);
     for (int x = width_ - 1; x >= 0; --x) {
       const Place at(tap(x + left_ - fit_.left, fit_.width, columns_));
@@ -382,11 +389,7 @@ class Composing {
 
   void read_frame() {
     frame_.resize(area(rows_, columns_));
-    changed_.resize(frame_.size());
-    Bytes skin(frame_.size()), lower(frame_.size());
-    const int clear = border_width(fit_.target_height);
-    Bytes differs(frame_.size()), unclear(frame_.size());
-    Bytes line(static_cast<std::size_t>(columns_ + 2 * std::max(kChangedReach, clear)));
+    Bytes skin(frame_.size()), lower(frame_.size()), differs(frame_.size());
     std::vector<int> from;
     for (int j = 0; j < columns_; ++j) {
       const int x = holds_centre(j, fit_.width, columns_) + fit_.left;
@@ -407,13 +410,9 @@ class Composing {
         skin[at] = !differ[j] && before == kSkin;
         lower[at] = !differ[j] && before == kLower;
       }
-      dilate_row(differ, unclear.data() + area(i, columns_), columns_, clear, line.data());
-      dilate_row(differ, differ, columns_, kChangedReach, line.data());
     }
-    const auto row = [&](int i) { return differs.data() + area(i, columns_); };
-    Columns along(0, rows_, columns_, kChangedReach, row);
-    for (int i = 0; i < rows_; ++i) along.next(i, row, changed_.data() + area(i, columns_));
-    find_runs(unclear, clear);
+    changed_ = dilated(differs, rows_, columns_, kChangedReach);
+    find_runs(dilated(differs, rows_, columns_, border_width(fit_.target_height)));
     for (int i = 0; i < rows_; ++i) {
       for (int j = 0; j < columns_; ++j) {
         const std::size_t at = area(i, columns_) + static_cast<std::size_t>(j);
@@ -425,20 +424,15 @@ class Composing {
     lower_ = grain_of(call_.photo, lower, fit_, &lower_levels_);
   }
 
-  // `unclear` is 1 where something of the row is near what changed.
-  void find_runs(const Bytes& unclear, int reach) {
-    Bytes seen(unclear.size());
-    const auto row = [&](int i) { return unclear.data() + area(i, columns_); };
-    Columns along(0, rows_, columns_, reach, row);
-    for (int i = 0; i < rows_; ++i) along.next(i, row, seen.data() + area(i, columns_));
-    runs_.resize(seen.size());
+  // `near_change` is 1 where the lower garment's map may be off.
+  void find_runs(const Bytes& near_change) {
+    runs_.resize(frame_.size());
     for (int i = rows_; i-- > 0;) {
       for (int j = 0; j < columns_; ++j) {
         const std::size_t at = area(i, columns_) + static_cast<std::size_t>(j);
-        seen[at] = !seen[at] && is_lower(frame_.data(), rows_, columns_, i, j);
+        const bool seen = !near_change[at] && is_lower(frame_.data(), rows_, columns_, i, j);
         const std::size_t below = at + static_cast<std::size_t>(columns_);
-        const bool is_last = i + 1 == rows_;
-        runs_[at] = run_at(i, seen[at], !is_last && seen[below], is_last ? Run{} : runs_[below]);
+        runs_[at] = run_at(i, seen, i + 1 < rows_ ? runs_[below] : Run{});
       }
     }
   }

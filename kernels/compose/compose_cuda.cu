@@ -102,6 +102,15 @@ GT_FUNCTION bool any_near(const Byte* line, std::ptrdiff_t step, int i, int coun
   return false;
 }
 
+// The same of a square around a pixel of rows x columns.
+GT_FUNCTION bool any_around(const Byte* mask, int rows, int columns, int i, int j, int reach) {
+  const int last = i + reach < rows ? i + reach : rows - 1;
+  for (int y = i > reach ? i - reach : 0; y <= last; ++y) {
+    if (any_near(mask + at(y, 0, columns), 1, j, columns, reach)) return true;
+  }
+  return false;
+}
+
 // The graphs' pixels, and where they changed something.
 void read_frame(Queue& queue, const GtCompose& call, const Workspace& w) {
   const GtFit fit = call.fit;
@@ -119,11 +128,7 @@ void read_frame(Queue& queue, const GtCompose& call, const Workspace& w) {
     w.differs[at(i, j, columns)] = (shown ? row_of(call.parsing, y)[x] : 0) != pixel.label;
   });
   queue.each_pixel(rows, columns, [=] GT_DEVICE(int i, int j) {
-    bool changed = false;
-    for (int y = i - kChangedReach; y <= i + kChangedReach; ++y) {
-      if (y < 0 || y >= rows) continue;
-      changed |= any_near(w.differs + at(y, 0, columns), 1, j, columns, kChangedReach);
-    }
+    const bool changed = any_around(w.differs, rows, columns, i, j, kChangedReach);
     w.changed[at(i, j, columns)] = changed;
     w.scores[at(i, j, columns)] = scores_at(call, w.frame, changed, i, j);
   });
@@ -134,19 +139,14 @@ void find_runs(Queue& queue, const GtCompose& call, const Workspace& w) {
   const int rows = call.fit.scaled_height, columns = call.fit.scaled_width;
   const int reach = border_width(call.fit.target_height);
   queue.each_pixel(rows, columns, [=] GT_DEVICE(int i, int j) {
-    const std::ptrdiff_t here = at(i, j, columns);
-    bool seen = is_lower(w.frame, rows, columns, i, j);
-    for (int y = i - reach; y <= i + reach && seen; ++y) {
-      if (y < 0 || y >= rows) continue;
-      seen = !any_near(w.differs + at(y, 0, columns), 1, j, columns, reach);
-    }
-    w.seen[here] = seen;
+    w.seen[at(i, j, columns)] = is_lower(w.frame, rows, columns, i, j) &&
+                                !any_around(w.differs, rows, columns, i, j, reach);
   });
   queue.each_pixel(1, columns, [=] GT_DEVICE(int, int j) {
     Run run{};
     for (int i = rows; i-- > 0;) {
       const std::ptrdiff_t here = at(i, j, columns);
-      run = run_at(i, w.seen[here], i + 1 < rows && w.seen[here + columns], run);
+      run = run_at(i, w.seen[here], run);
       w.lower_runs[here] = run;
     }
   });
@@ -432,8 +432,7 @@ void draw(Queue& queue, const GtCompose& call, const Workspace& w) {
   const int rows = fit.scaled_height, columns = fit.scaled_width, width = call.photo.width;
   const int reach = in_photo(border_width(fit.target_height), fit);
   const Found* const found = w.found;
-  const Scene scene{call.photo,   call.parsing,   fit,           columns,          w.frame,
-                    w.lower_runs, &found->layers, found->grains, found->grains + 1};
+  const Scene scene{call, w.frame, w.lower_runs, &found->layers, found->grains, found->grains + 1};
   queue.each_pixel(window.height, window.width, [=] GT_DEVICE(int i, int j) {
     const int y = i + window.top, x = j + window.left;
     const std::ptrdiff_t to = at(y, x, width), here = at(i, j, window.width);

@@ -14,7 +14,17 @@ import numpy as np
 import numpy.typing as npt
 
 from garment_transfer.bundle import BACKGROUND, GARMENT, LOWER, SKIN, Size, border_width
-from garment_transfer.kernels.fit import BITS, Fit, Pixels, Taps, Whole, lerp, nearest, shrink, taps
+from garment_transfer.kernels.fit import (
+    BITS,
+    Fit,
+    Pixels,
+    Taps,
+    Whole,
+    lerp,
+    nearest,
+    shrink,
+    window_taps,
+)
 
 Floats = npt.NDArray[np.float32]
 Places = npt.NDArray[np.intp]
@@ -149,16 +159,7 @@ def define(
     of_frame = pictures.keys() & {"image", "parsing", "warped", "scores"}
     frame = {name: np.ascontiguousarray(fit.crop(pictures[name])) for name in of_frame}
     flow = np.clip(np.nan_to_num(flow, nan=_FAR), -_FAR, _FAR)
-    rows, columns = (
-        taps(np.arange(part.start, part.stop) - start, large, small)
-        for part, start, large, small in zip(
-            window,
-            (fit.shown.top, fit.shown.left),
-            (fit.shown.height, fit.shown.width),
-            (fit.scaled.height, fit.scaled.width),
-            strict=True,
-        )
-    )
+    rows, columns = window_taps(fit)
 
     # which class, and which share of which other one
     before = nearest(fit, pictures["own"])
@@ -420,12 +421,11 @@ def _runs(seen: npt.NDArray[np.bool_]) -> Whole:
     That is its first row and the one behind its last; equal where there is none.
     """
     runs = np.zeros((*seen.shape, 2), np.int32)
-    below = np.zeros(seen.shape[1:], bool)
     run = np.zeros((seen.shape[1], 2), np.int32)
     for i in range(len(seen) - 1, -1, -1):
-        run[seen[i] & ~below, 1] = i + 1
+        run[seen[i] & (run[:, 0] != i + 1), 1] = i + 1
         run[seen[i], 0] = i
-        runs[i], below = run, seen[i]
+        runs[i] = run
     return runs
 
 

@@ -259,6 +259,16 @@ def taps(x: npt.NDArray[np.integer], large: int, small: int) -> Taps:
     )
 
 
+def window_taps(fit: Fit) -> tuple[Taps, Taps]:
+    """Where the rows and columns of `fit.window` lie in the part of the frame that is the box."""
+    rows, columns = fit.window
+    box, scaled = fit.shown, fit.scaled
+    return (
+        taps(np.arange(rows.start, rows.stop) - box.top, box.height, scaled.height),
+        taps(np.arange(columns.start, columns.stop) - box.left, box.width, scaled.width),
+    )
+
+
 def lerp(first: Whole, second: Whole, part: Whole) -> Whole:
     """The value `part` of the way from the first to the second, halves rounded up."""
     return first + (((second - first) * part + (1 << (BITS - 1))) >> BITS)

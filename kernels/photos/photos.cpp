@@ -54,6 +54,10 @@ void on_threads(int threads, std::ptrdiff_t count,
   if (error) std::rethrow_exception(error);
 }
 
+garment_transfer::ParallelFor parallel(int threads) {
+  return [threads](std::ptrdiff_t count, const auto& body) { on_threads(threads, count, body); };
+}
+
 bool is_side(int32_t size) { return size >= 1 && size <= GT_PHOTOS_MAX_SIDE; }
 
 GtPhotosStatus check(const GtPicture& picture, int height, int width,
@@ -209,11 +213,8 @@ GtPhotosStatus gt_fit_whole(int32_t source_height, int32_t source_width, int32_t
 
 GtPhotosStatus gt_fit_photo(const GtPicture* photo, const GtFit* fit, uint8_t* out,
                             int32_t threads) {
-  return run_fit(photo, fit, out, [&] {
-    garment_transfer::fit_photo_cpu(
-        *photo, *fit, out,
-        [threads](std::ptrdiff_t count, const auto& body) { on_threads(threads, count, body); });
-  });
+  return run_fit(photo, fit, out,
+                 [&] { garment_transfer::fit_photo_cpu(*photo, *fit, out, parallel(threads)); });
 }
 
 GtPhotosStatus gt_fit_map(const GtPicture* map, const GtFit* fit, uint8_t* out) {
@@ -235,9 +236,8 @@ GtPhotosStatus gt_remove_arms(const GtPicture* photo, const GtPicture* garment,
   }
   if (overlap(range(out, 3 * pixels_of), range(out_garment, pixels_of))) return GT_PHOTOS_OVERLAP;
   return guarded([&] {
-    *removed = garment_transfer::remove_arms_cpu(
-        *photo, *garment, *arms, out, out_garment,
-        [threads](std::ptrdiff_t count, const auto& body) { on_threads(threads, count, body); });
+    *removed = garment_transfer::remove_arms_cpu(*photo, *garment, *arms, out, out_garment,
+                                                 parallel(threads));
     return GT_PHOTOS_OK;
   });
 }
@@ -256,9 +256,7 @@ GtPhotosStatus gt_upsample_labels(const GtPicture* photo, const GtPicture* label
     return GT_PHOTOS_OVERLAP;
   }
   return guarded([&] {
-    garment_transfer::upsample_labels_cpu(
-        *photo, *labels, *fit, out,
-        [threads](std::ptrdiff_t count, const auto& body) { on_threads(threads, count, body); });
+    garment_transfer::upsample_labels_cpu(*photo, *labels, *fit, out, parallel(threads));
     return GT_PHOTOS_OK;
   });
 }
@@ -268,9 +266,7 @@ GtPhotosStatus gt_compose(const GtCompose* call) {
   return guarded([&] {
     const GtPhotosStatus status = check(*call);
     if (status != GT_PHOTOS_OK) return status;
-    garment_transfer::compose_cpu(*call, [call](std::ptrdiff_t count, const auto& body) {
-      on_threads(call->threads, count, body);
-    });
+    garment_transfer::compose_cpu(*call, parallel(call->threads));
     return GT_PHOTOS_OK;
   });
 }

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from garment_transfer.kernels import photos
-from garment_transfer.kernels.fit import Fit, Whole, lerp, taps
+from garment_transfer.kernels.fit import Fit, Whole, lerp, window_taps
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -82,16 +82,7 @@ def define(photo: Pixels, labels: Pixels, fit: Fit) -> Pixels:
     m01, m02, m12 = v02 * v12 - v01 * v22, v01 * v12 - v02 * v11, v01 * v02 - v00 * v12
     determinant = v00 * m00 + v01 * m01 + v02 * m02
 
-    rows, columns = (
-        taps(np.arange(part.start, part.stop) - start, large, of)
-        for part, start, large, of in zip(
-            fit.window,
-            (fit.shown.top, fit.shown.left),
-            (fit.shown.height, fit.shown.width),
-            (fit.scaled.height, fit.scaled.width),
-            strict=True,
-        )
-    )
+    rows, columns = window_taps(fit)
     shown = photo[fit.window].astype(np.int32) - _MIDDLE
     best = np.zeros(shown.shape[:2], np.int32)
     out = np.zeros(photo.shape[:2], np.uint8)

@@ -16,13 +16,9 @@ constexpr double kFlat = 6.5;
 
 using Plane = std::vector<std::int32_t>;
 // Three slopes and an offset; or a colour and kCoarser, which multiplies the offset.
-using Line = std::int32_t __attribute__((vector_size(16)));
+using Line = Whole;
 
 std::size_t at(std::ptrdiff_t i) { return static_cast<std::size_t>(i); }
-
-GT_FUNCTION Line lerp(Line first, Line second, int part) {
-  return first + (((second - first) * part + (1 << (kBits - 1))) >> kBits);
-}
 
 // Sums over the window around each pixel of a part of the frame, outside which all is 0. The frame
 // is what the photo's box has of it.
