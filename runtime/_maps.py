@@ -281,7 +281,7 @@ def _found(image: _Map, seen: _Seen, box: Box) -> Found:
     sums = np.bincount(labels, seen.sure.reshape(-1) / 255, len(CLASSES))
     shown = [label for label in range(len(CLASSES)) if counts[label] and label != BACKGROUND]
     return Found(
-        upsample_labels(image, seen.parsing, seen.fit),
+        upsample_labels(image, seen.image, seen.parsing, seen.fit),
         seen.iuv,
         box,
         {CLASSES[label]: float(sums[label] / counts[label]) for label in shown},
@@ -299,9 +299,8 @@ def _corrected(seen: _Seen) -> _Seen:
     """
     parsing, densepose = seen.parsing.copy(), seen.densepose.copy()
     parsing[_small_pieces(parsing == FACE, _LEAST_FACE)] = SKIN
-    face = parsing == FACE
     hair = _small_pieces(parsing == HAIR, _LEAST_PIECE)
-    hair &= ~_pieces_at(hair, _around(face))
+    hair &= ~_pieces_at(hair, _around(parsing == FACE))
     _fill(parsing, hair, ~hair & (parsing != BACKGROUND))
 
     body = densepose[..., 0] > 0
@@ -311,23 +310,28 @@ def _corrected(seen: _Seen) -> _Seen:
     wrong = (small | _small_pieces(hands, _LEAST_PIECE)) & main
     _fill(densepose, wrong, body & ~wrong)
 
-    garment, sleeves = parsing == GARMENT, np.zeros(face.shape, bool)
-    count, pieces, stats, _ = cv2.connectedComponentsWithStats((parsing == SKIN).view(np.uint8))
-    for index in range(1, count):
-        if stats[index, cv2.CC_STAT_AREA] < _LEAST_SLEEVE:
-            continue
-        piece = pieces == index
-        own, cloth, skin = (
-            _colour(seen.image, of) for of in (piece, _around(piece) & garment, face)
-        )
-        is_cloth = _NEARER**2 * _squared_distance(own, cloth) < _squared_distance(own, skin)
-        if is_cloth and _squared_distance(cloth, skin) > _APART**2:
-            sleeves |= piece
+    sleeves = _sleeves(seen.image, parsing)
     parsing[sleeves] = GARMENT
     arms = _pieces_at(sleeves, hands | forearms)
     wrong = (arms & hands) | (_around(_around(arms)) & (parsing == GARMENT) & ~body)
     _fill(densepose, wrong, forearms)
     return replace(seen, parsing=parsing, densepose=densepose)
+
+
+def _sleeves(image: _Map, parsing: _Map) -> _Mask:
+    """Where skin has the colour of the garment around it, bool [h,w]."""
+    garment, face = parsing == GARMENT, parsing == FACE
+    sleeves = np.zeros(face.shape, bool)
+    count, pieces, stats, _ = cv2.connectedComponentsWithStats((parsing == SKIN).view(np.uint8))
+    for index in range(1, count):
+        if stats[index, cv2.CC_STAT_AREA] < _LEAST_SLEEVE:
+            continue
+        piece = pieces == index
+        own, cloth, skin = (_colour(image, of) for of in (piece, _around(piece) & garment, face))
+        is_cloth = _NEARER**2 * _squared_distance(own, cloth) < _squared_distance(own, skin)
+        if is_cloth and _squared_distance(cloth, skin) > _APART**2:
+            sleeves |= piece
+    return sleeves
 
 
 def _small_pieces(mask: _Mask, least: float) -> _Mask:

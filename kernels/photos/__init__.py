@@ -119,9 +119,9 @@ class Library:
         )
         return (out, worn) if removed else (photo, garment)
 
-    def upsample_labels(self, photo: Pixels, labels: Pixels, fit: Fit) -> Pixels:
+    def upsample_labels(self, photo: Pixels, framed: Pixels, labels: Pixels, fit: Fit) -> Pixels:
         """`upsample_labels.upsample_labels`."""
-        pictures = [_picture(array) for array in (photo, labels)]
+        pictures = [_picture(array) for array in (photo, framed, labels)]
         out = np.empty(photo.shape[:2], np.uint8)
         _check(
             self._functions.gt_upsample_labels(

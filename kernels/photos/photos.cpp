@@ -242,21 +242,28 @@ GtPhotosStatus gt_remove_arms(const GtPicture* photo, const GtPicture* garment,
   });
 }
 
-GtPhotosStatus gt_upsample_labels(const GtPicture* photo, const GtPicture* labels, const GtFit* fit,
-                                  uint8_t* out, int32_t threads) {
-  if (!photo || !labels || !fit || !out) return GT_PHOTOS_NULL;
+GtPhotosStatus gt_upsample_labels(const GtPicture* photo, const GtPicture* framed,
+                                  const GtPicture* labels, const GtFit* fit, uint8_t* out,
+                                  int32_t threads) {
+  if (!photo || !framed || !labels || !fit || !out) return GT_PHOTOS_NULL;
   if (!is_fit(*fit)) return GT_PHOTOS_FIT;
-  GtPhotosStatus status = check(*photo, fit->source_height, fit->source_width, {3});
-  if (status == GT_PHOTOS_OK) {
-    status = check(*labels, fit->target_height, fit->target_width, {1});
-  }
-  if (status != GT_PHOTOS_OK) return status;
-  const Range written = range(out, int64_t{1} * photo->height * photo->width);
-  if (overlap(written, range(*photo)) || overlap(written, range(*labels))) {
-    return GT_PHOTOS_OVERLAP;
+  const Range written = range(out, int64_t{1} * fit->source_height * fit->source_width);
+  const struct {
+    const GtPicture& picture;
+    int32_t height, width;
+    int channels;
+  } pictures[] = {
+      {*photo, fit->source_height, fit->source_width, 3},
+      {*framed, fit->target_height, fit->target_width, 3},
+      {*labels, fit->target_height, fit->target_width, 1},
+  };
+  for (const auto& p : pictures) {
+    const GtPhotosStatus status = check(p.picture, p.height, p.width, {p.channels});
+    if (status != GT_PHOTOS_OK) return status;
+    if (overlap(written, range(p.picture))) return GT_PHOTOS_OVERLAP;
   }
   return guarded([&] {
-    garment_transfer::upsample_labels_cpu(*photo, *labels, *fit, out, parallel(threads));
+    garment_transfer::upsample_labels_cpu(*photo, *framed, *labels, *fit, out, parallel(threads));
     return GT_PHOTOS_OK;
   });
 }

@@ -69,10 +69,11 @@ GT_PHOTOS_API GtPhotosStatus gt_remove_arms(const GtPicture* photo, const GtPict
                                             uint8_t* out_garment, int32_t* removed,
                                             int32_t threads);
 
-/* Labels of a photo's frame at the photo's size, their borders where the RGB photo's are; 0 around
- * the box. */
-GT_PHOTOS_API GtPhotosStatus gt_upsample_labels(const GtPicture* photo, const GtPicture* labels,
-                                                const GtFit* fit, uint8_t* out, int32_t threads);
+/* Labels of the frame at the RGB photo's size, their borders where the photo's are; 0 around the
+ * box. `framed` is what gt_fit_photo makes of the photo. */
+GT_PHOTOS_API GtPhotosStatus gt_upsample_labels(const GtPicture* photo, const GtPicture* framed,
+                                                const GtPicture* labels, const GtFit* fit,
+                                                uint8_t* out, int32_t threads);
 
 typedef struct GtCompose {
   GtPicture photo;         /* the person's, RGB */

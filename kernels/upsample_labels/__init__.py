@@ -27,12 +27,13 @@ _FLAT = np.float64(6.5)
 _SLOPE, _COARSER, _MIDDLE = 1 << 16, 64, 128
 
 
-def upsample_labels(photo: Pixels, labels: Pixels, fit: Fit) -> Pixels:
+def upsample_labels(photo: Pixels, framed: Pixels, labels: Pixels, fit: Fit) -> Pixels:
     """A map of labels at the photo's size.
 
     Args:
         photo: uint8 RGB [H,W,3].
-        labels: uint8 [h,w], of the frame that the photo is fitted into.
+        framed: uint8 RGB [h,w,3], what `fit.photo` makes of it.
+        labels: uint8 [h,w], of that frame.
         fit: where the photo lies in the frame.
 
     Returns:
@@ -40,13 +41,13 @@ def upsample_labels(photo: Pixels, labels: Pixels, fit: Fit) -> Pixels:
     """
     library = photos.load()
     if library is not None:
-        return library.upsample_labels(photo, labels, fit)
-    return define(photo, labels, fit)
+        return library.upsample_labels(photo, framed, labels, fit)
+    return define(photo, framed, labels, fit)
 
 
-def define(photo: Pixels, labels: Pixels, fit: Fit) -> Pixels:
+def define(photo: Pixels, framed: Pixels, labels: Pixels, fit: Fit) -> Pixels:
     """The definition of `upsample_labels`."""
-    small, colours = fit.crop(labels), fit.crop(fit.photo(photo)).astype(np.float64)
+    small, colours = fit.crop(labels), fit.crop(framed).astype(np.float64)
     radius = min(max(fit.target.height // _WINDOW, 1), _MOST)
 
     def sums(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -104,9 +105,10 @@ def define(photo: Pixels, labels: Pixels, fit: Fit) -> Pixels:
         slopes.append(divided(offset, _COARSER * count).astype(np.float64))
         lines = np.dstack([divided(sums(plane), count) for plane in slopes])
         # elsewhere the class says 0
-        top, left, bottom, right = _bounds(np.asarray(lines.any(axis=2)))
-        y = np.flatnonzero((rows.second >= top) & (rows.first < bottom))
-        x = np.flatnonzero((columns.second >= left) & (columns.first < right))
+        says_any = np.asarray(lines.any(axis=2)).view(np.uint8)
+        left, top, width, height = cv2.boundingRect(says_any)
+        y = np.flatnonzero((rows.second >= top) & (rows.first < top + height))
+        x = np.flatnonzero((columns.second >= left) & (columns.first < left + width))
         if not len(y) or not len(x):
             continue
         here = np.s_[y[0] : y[-1] + 1, x[0] : x[-1] + 1]
@@ -117,9 +119,3 @@ def define(photo: Pixels, labels: Pixels, fit: Fit) -> Pixels:
         within[here][more] = label
         best[here][more] = says[more]
     return out
-
-
-def _bounds(mask: npt.NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    """Top, left, bottom and right of what is marked, the last two just outside."""
-    left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
-    return top, left, top + height, left + width

@@ -6,8 +6,6 @@
 #include <cstring>
 #include <vector>
 
-#include "../fit/fit_cpu.h"
-
 namespace garment_transfer {
 namespace {
 
@@ -181,21 +179,19 @@ GT_TARGETS void say(const Line* lines, const Tap* taps, const Line* colours, std
 
 }  // namespace
 
-void upsample_labels_cpu(const GtPicture& photo, const GtPicture& labels, const GtFit& fit,
-                         std::uint8_t* out, const ParallelFor& parallel_for) {
+void upsample_labels_cpu(const GtPicture& photo, const GtPicture& framed, const GtPicture& labels,
+                         const GtFit& fit, std::uint8_t* out, const ParallelFor& parallel_for) {
   const int height = fit.scaled_height, width = fit.scaled_width;
   const int radius = std::clamp(fit.target_height / kWindow, 1, kMost);
   const Windows frame{height, width, radius, 0, 0, height, width};
-  std::vector<std::uint8_t> framed(at(fit.target_height) * at(fit.target_width) * 3);
-  fit_photo_cpu(photo, fit, framed.data(), parallel_for);
   std::array<Plane, 3> colours;
   for (Plane& plane : colours) plane.reserve(frame.size());
   std::vector<Class> classes(256, {0, height, width, 0, 0, {}});
   for (int i = 0; i < height; ++i) {
     const std::uint8_t* const row = row_of(labels, fit.frame_top + i) + fit.frame_left;
-    const std::size_t from = at(fit.frame_top + i) * at(fit.target_width) + at(fit.frame_left);
+    const std::uint8_t* const from = row_of(framed, fit.frame_top + i) + 3 * fit.frame_left;
     for (int j = 0; j < width; ++j) {
-      for (std::size_t c = 0; c < 3; ++c) colours[c].push_back(framed[3 * (from + at(j)) + c]);
+      for (std::size_t c = 0; c < 3; ++c) colours[c].push_back(from[3 * at(j) + c]);
       Class& one = classes[row[j]];
       one.label = row[j];
       one.top = std::min(one.top, i);

@@ -2,13 +2,13 @@
 
 #pragma once
 
-#include "../fit/fit.h"
-#include "../parallel.h"
+#include "../fit/fit_cpu.h"
 
 namespace garment_transfer {
 
-// `out` is contiguous, of the photo's size, and 0 around the box.
-void upsample_labels_cpu(const GtPicture& photo, const GtPicture& labels, const GtFit& fit,
-                         std::uint8_t* out, const ParallelFor& parallel_for);
+// `framed` is the photo in the frame; `out` is contiguous, of the photo's size, and 0 around the
+// box.
+void upsample_labels_cpu(const GtPicture& photo, const GtPicture& framed, const GtPicture& labels,
+                         const GtFit& fit, std::uint8_t* out, const ParallelFor& parallel_for);
 
 }  // namespace garment_transfer

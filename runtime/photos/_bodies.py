@@ -189,9 +189,7 @@ def somebody_else(
     return np.asarray(found & (classes != BACKGROUND) & (parts == 0))
 
 
-def hands(
-    classes: npt.NDArray[np.uint8], parts: npt.NDArray[np.uint8], is_exact: bool = False
-) -> _Mask:
+def hands(classes: npt.NDArray[np.uint8], parts: npt.NDArray[np.uint8], is_exact: bool) -> _Mask:
     """Bare hands less their borders, bool [H,W]: no upper garment covers them.
 
     `is_exact` says that the borders of `classes` follow the photo's.

@@ -191,7 +191,7 @@ void upsample_labels(Call& call) {
   const auto pixels = static_cast<std::size_t>(c.photo.height * c.photo.width);
   std::vector<std::uint8_t> out(pixels, 255);
   const auto run = [&](const GtPicture& labels, std::uint8_t* to) {
-    return gt_upsample_labels(&c.photo, &labels, &c.fit, to, c.threads);
+    return gt_upsample_labels(&c.photo, &c.image, &labels, &c.fit, to, c.threads);
   };
   const int status = run(c.transfer_parsing, out.data());
   if (status) fail("gt_upsample_labels", status);

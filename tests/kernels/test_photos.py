@@ -240,14 +240,14 @@ def test_an_uncovered_lower_garment_goes_on_as_what_is_seen_below_it(
     transfer = fit_map(fit, own)
     transfer[40:70] = LOWER
     given_image = np.full((96, 64, 3), 255, np.uint8)
+    named = {
+        "image": given_image,
+        "transfer_parsing": transfer,
+        "warped_garment": given_image,
+        "flow": np.zeros((2, 96, 64), np.float32),
+    }
     found, due, device = (
-        run(
-            *(photo, own, photo, own == GARMENT, fit, fit),
-            image=given_image,
-            transfer_parsing=transfer,
-            warped_garment=given_image,
-            flow=np.zeros((2, 96, 64), np.float32),
-        ).image
+        run(*(photo, own, photo, own == GARMENT, fit, fit), **named).image
         for run in (compose, by_definition, on_device(photos_on_cpu))
     )
     assert (found == due).all()
@@ -264,13 +264,7 @@ def test_an_uncovered_lower_garment_goes_on_as_what_is_seen_below_it(
     assert (found[126:260, :, 1] == photo[126:260, :, 1]).all()
     # with nothing seen below the graphs' picture shows
     bare = np.where(own == LOWER, BACKGROUND, own).astype(np.uint8)
-    painted = compose(
-        *(photo, bare, photo, own == GARMENT, fit, fit),
-        image=given_image,
-        transfer_parsing=transfer,
-        warped_garment=given_image,
-        flow=np.zeros((2, 96, 64), np.float32),
-    ).image
+    painted = compose(*(photo, bare, photo, own == GARMENT, fit, fit), **named).image
     assert (painted[130:190, 8:-8] == 255).all()
 
 
@@ -289,7 +283,8 @@ def test_a_slanted_hem_uncovers_the_same_on_every_device(
     own[noise(random, size, 40, 12) == 0] = SKIN
     own[:, :5] = BACKGROUND
     transfer = fit_map(fit, own)
-    transfer[hem : 200 * 192 // 320 + 20][transfer[hem : 200 * 192 // 320 + 20] == GARMENT] = LOWER
+    uncovered = transfer[hem : 200 * 192 // 320 + 20]
+    uncovered[uncovered == GARMENT] = LOWER
     arrays = (photo, own, photo, own == GARMENT, fit, fit)
     named = {
         "image": picture(random, frame),
@@ -381,8 +376,9 @@ def test_upsampled_labels_are_their_definition(data: st.DataObject, seed: int) -
     levels = data.draw(st.sampled_from([1, 2, 256]))
     photo = np.dstack([noise(random, fit.source, levels, data.draw(roughness)) for _ in range(3)])
     labels = noise(random, frame, data.draw(st.sampled_from([1, 7, 256])), data.draw(roughness))
-    due = upsample_by_definition(photo, labels, fit)
-    found = upsample_labels(*(in_other_memory(random, array) for array in (photo, labels)), fit)
+    arrays = photo, fit.photo(photo), labels
+    due = upsample_by_definition(*arrays, fit)
+    found = upsample_labels(*(in_other_memory(random, array) for array in arrays), fit)
     assert (found == due).all()
     assert set(np.unique(found)) <= {0, *np.unique(labels)}
 
@@ -418,7 +414,7 @@ def test_upsampled_labels_are_those_of_the_guided_filter() -> None:
     photo += random.integers(0, 64, photo.shape, np.uint8)
     labels = noise(random, size, 4, 10)
     said = [slow_guided_filter(photo.astype(float), labels == c, 3, 6.5) for c in range(4)]
-    found = upsample_labels(photo, labels, Fit(size, size))
+    found = upsample_labels(photo, photo, labels, Fit(size, size))
     best = np.max(said, axis=0)
     # all but what rounding decides, and much is another class than before
     assert (best - np.choose(found, said)).max() < 0.01
@@ -435,10 +431,11 @@ def test_upsampled_labels_end_where_the_photo_says() -> None:
     )
     photo = photo.round().astype(np.uint8)
     size = Size(256, 192)
-    labels = 4 * fit_map(Fit(Size(512, 384), size), disc.astype(np.uint8))
+    fit = Fit(Size(512, 384), size)
+    labels = 4 * fit_map(fit, disc.astype(np.uint8))
     rough = np.roll(labels, 2, axis=1)
     rough[120:124] = np.roll(rough[120:124], 3, axis=1)
-    found = upsample_labels(photo, rough, Fit(Size(512, 384), size))
+    found = upsample_labels(photo, fit.photo(photo), rough, fit)
     enlarged = rough.repeat(2, axis=0).repeat(2, axis=1)
     wrong, before = ((one != 4 * disc).sum() for one in (found, enlarged))
     assert before > 1500

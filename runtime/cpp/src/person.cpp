@@ -656,8 +656,9 @@ void correct(Seen& seen) {
 // A framed parsing at the photo's size.
 cv::Mat upsampled(const cv::Mat& image, const Seen& seen) {
   cv::Mat out(image.size(), CV_8U);
-  const GtPicture photo = picture(image), labels = picture(seen.parsing);
-  check(gt_upsample_labels(&photo, &labels, &seen.fit, out.data, 1));
+  const GtPicture photo = picture(image), framed = picture(seen.image);
+  const GtPicture labels = picture(seen.parsing);
+  check(gt_upsample_labels(&photo, &framed, &labels, &seen.fit, out.data, 1));
   return out;
 }
 
