@@ -9,7 +9,7 @@
 namespace garment_transfer {
 namespace {
 
-constexpr int kWindow = 32, kMost = 64, kSlope = 1 << 16, kCoarser = 64, kMiddle = 128;
+constexpr int kWindow = 32, kMostRadius = 64, kSlope = 1 << 16, kCoarser = 64, kMiddle = 128;
 constexpr double kFlat = 6.5;
 
 using Plane = std::vector<std::int32_t>;
@@ -182,7 +182,7 @@ GT_TARGETS void say(const Line* lines, const Tap* taps, const Line* colours, std
 void upsample_labels_cpu(const GtPicture& photo, const GtPicture& framed, const GtPicture& labels,
                          const GtFit& fit, std::uint8_t* out, const ParallelFor& parallel_for) {
   const int height = fit.scaled_height, width = fit.scaled_width;
-  const int radius = std::clamp(fit.target_height / kWindow, 1, kMost);
+  const int radius = std::clamp(fit.target_height / kWindow, 1, kMostRadius);
   const Windows frame{height, width, radius, 0, 0, height, width};
   std::array<Plane, 3> colours;
   for (Plane& plane : colours) plane.reserve(frame.size());

@@ -50,7 +50,7 @@ def cuda_headers() -> Path | None:
 def built(folder, sources, *options):
     program = folder / "program"
     command = [
-        COMPILER, "-std=c++20", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-psabi",
+        COMPILER, "-std=c++20", "-O1", "-g1", "-Wall", "-Wextra", "-Werror", "-Wno-psabi",
         "-Wno-unknown-pragmas", "-fno-trapping-math", "-fno-math-errno",
         "-DGT_ONE_TARGET", f"-I{KERNELS}", f"-I{HERE}", *options,
         *map(str, sources), "-pthread",

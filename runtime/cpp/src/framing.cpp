@@ -44,7 +44,7 @@ int sum(const std::vector<int>& counts) {
 }
 
 // To the nearest integer, halves up: a person who moves by a pixel moves the box by one.
-int rounded(double value) { return static_cast<int>(std::floor(value + 0.5)); }
+int half_up(double value) { return static_cast<int>(std::floor(value + 0.5)); }
 
 }  // namespace
 
@@ -82,8 +82,8 @@ cv::Rect frame(const cv::Mat& parts, const Framing& framing, cv::Size target) {
   double height = rows.size() + 2 * margin, width = columns.size() + 2 * margin;
   height = std::max(height, width * target.height / target.width);
   width = height * target.width / target.height;
-  return {rounded((columns.start + columns.end - width) / 2), rounded(rows.start - margin),
-          std::max(1, rounded(width)), std::max(1, rounded(height))};
+  return {half_up((columns.start + columns.end - width) / 2), half_up(rows.start - margin),
+          std::max(1, half_up(width)), std::max(1, half_up(height))};
 }
 
 GtFit fit_of(cv::Size source, const cv::Rect& box, cv::Size target) {

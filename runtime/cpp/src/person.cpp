@@ -36,7 +36,7 @@ constexpr double kSettled = 0.06;
 constexpr int kLooks = 3;
 constexpr int kLeastRows = 96;
 constexpr double kLeastFace = 0.6, kLeastPiece = 0.1;
-constexpr double kNearer = 4, kApart = 60;
+constexpr double kNearer = 4, kFromFace = 60;
 constexpr int kLeastSleeve = 16, kBeside = 4;
 constexpr double kDoubtful = 0.93;
 
@@ -623,7 +623,7 @@ cv::Mat sleeves_of(const Seen& seen) {
     if (cv::countNonZero(beside) == 0) continue;
     const cv::Scalar own = cv::mean(seen.image, piece), cloth = cv::mean(seen.image, beside);
     if (kNearer * kNearer * squared_distance(own, cloth) < squared_distance(own, skin) &&
-        squared_distance(cloth, skin) > kApart * kApart) {
+        squared_distance(cloth, skin) > kFromFace * kFromFace) {
       sleeves |= piece;
     }
   }
