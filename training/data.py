@@ -23,6 +23,7 @@ from torch import Tensor
 
 from garment_transfer.bundle import GARMENT, Code, InputError, replacing
 from garment_transfer.runtime import Maps, sample_bundle
+from garment_transfer.runtime.photos import PICTURE_SUFFIXES, read_photo
 from garment_transfer.training.synthetic import held_out_pair
 from garment_transfer.training.synthetic.groups import (
     KEYS,
@@ -49,6 +50,9 @@ _KINDS = {"transfer": 0.72, "worn by both": 0.08, "own photo": 0.14, "own other 
 
 #: Names of the arrays of a group's built-in maps; see `write_built_in_maps`.
 BUILT_IN_KEYS = ("built_in_parsing", "built_in_densepose")
+
+#: How often a photo of the folder `backdrops` stands behind a person.
+_BEFORE_A_PHOTO = 0.5
 
 #: How often the owner of a pair of photos is the person, who gets their own garment back.
 _OWN = 0.15
@@ -379,19 +383,28 @@ class PhotoBatches(Batches[PhotoSet, Photos]):
 
 
 class SnapshotBatches(Batches[Shards, Snapshots]):
-    """Photos taken of the views in shards, half of them mirrored, with somebody else at hand."""
+    """Photos taken of the views in shards, half of them mirrored, with somebody else at hand.
+
+    Where a folder `backdrops` lies beside the shards, its photos, which show no people, stand
+    behind `_BEFORE_A_PHOTO` of them.
+    """
 
     kind = Snapshots
 
     def __init__(self, folder: Path, batch: int, seed: int, size: tuple[int, int]) -> None:
         super().__init__(Shards(folder, VIEW_KEYS, axes=2), batch, seed)
         self._size = size
+        files = (folder / "backdrops").glob("*")
+        self._backdrops = sorted(f for f in files if f.suffix.lower() in PICTURE_SUFFIXES)
 
     def _draw(self) -> Arrays:
         view, other = (self.source[int(i)] for i in self.random.integers(len(self.source), size=2))
         if self.random.random() < 0.5:
             view = mirror(view)
-        photo = take_photo(_maps_of(view), _maps_of(other), self._size, self.random)
+        backdrop = None
+        if self._backdrops and self.random.random() < _BEFORE_A_PHOTO:
+            backdrop = read_photo(self._backdrops[self.random.integers(len(self._backdrops))])
+        photo = take_photo(_maps_of(view), _maps_of(other), self._size, self.random, backdrop)
         return dict(zip(("image", "parsing", "densepose"), photo, strict=True))
 
 

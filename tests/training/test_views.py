@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from garment_transfer.bundle import CLASSES, FACE, NUM_PARTS, SKIN
+from garment_transfer.bundle import BACKGROUND, CLASSES, FACE, NUM_PARTS, SKIN
 from garment_transfer.training.synthetic.people import sample_body, sample_garment
 from garment_transfer.training.synthetic.render import render_person
 from garment_transfer.training.synthetic.snapshots import UNKNOWN, View, take_photo
@@ -69,3 +70,21 @@ def test_frames_say_what_they_show_or_that_they_do_not_know(views, seed):
     again = take_photo(*views, SIZE, np.random.default_rng(seed))
     for first, second in zip((photo, parsing, densepose), again, strict=True):
         np.testing.assert_array_equal(first, second)
+
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_backdrop_stands_behind_the_person_and_nowhere_else(views, seed):
+    dark, light = np.zeros((90, 160, 3), np.uint8), np.full((90, 160, 3), 255, np.uint8)
+    (one, parsing, _), (other, *_) = (
+        take_photo(*views, SIZE, np.random.default_rng(seed), backdrop)
+        for backdrop in (dark, light)
+    )
+    brighter = other.astype(int).mean(axis=2) - one.mean(axis=2)
+    # a pixel away from borders, which a camera blurs; what is in front of everything counts too
+    behind, person = (
+        cv2.erode(mask.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
+        for mask in (parsing == BACKGROUND, (parsing != BACKGROUND) & (parsing != UNKNOWN))
+    )
+    assert np.median(brighter[behind]) > 100
+    assert np.abs(brighter[person]).max(initial=0) < 30

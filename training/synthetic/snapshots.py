@@ -33,16 +33,23 @@ View = tuple[U8, U8, U8]
 _Mask = NDArray[np.bool_]
 
 
-def take_photo(view: View, other: View, size: tuple[int, int], rng: np.random.Generator) -> View:
+def take_photo(
+    view: View,
+    other: View,
+    size: tuple[int, int],
+    rng: np.random.Generator,
+    backdrop: U8 | None = None,
+) -> View:
     """A frame of a view as the network may get it, and what it shows.
 
     Two of three frames are about those of the framing rule, the others show more of a photo, as
-    they do before anybody is found in it.
+    they do before anybody is found in it, or are portraits.
 
     Args:
         view, other: two people; the other may turn up behind the first.
         size: (H, W) of the frame.
         rng: source of chance.
+        backdrop: a photo without people, uint8 [h, w, 3]; a part of it stands behind the person.
 
     Returns:
         Photo uint8 [H, W, 3], parsing uint8 [H, W], DensePose uint8 [H, W, 3]; parsing and part
@@ -55,8 +62,12 @@ def take_photo(view: View, other: View, size: tuple[int, int], rng: np.random.Ge
     image, parsing = _dressed(image, parsing, densepose[..., 0], rng)
     image = _lit(image, parsing > 0, rng)
     person = parsing > 0
-    if rng.random() < (0.6 if whole else 0.35):
-        behind, classes, parts = _somewhere(other, size, rng)
+    if backdrop is not None or rng.random() < (0.6 if whole else 0.35):
+        behind, classes, parts = (
+            _nobody(_part_of(backdrop, size, rng))
+            if backdrop is not None
+            else _somewhere(other, size, rng)
+        )
         soft = cv2.GaussianBlur(person.astype(np.float32), (0, 0), rng.uniform(0.4, 0.8))
         image = behind + (image - behind) * soft[..., None]
         parsing = np.where(person, parsing, classes)
@@ -93,6 +104,9 @@ def _placed(densepose: U8, size: tuple[int, int], rng: np.random.Generator, whol
     box = frame(densepose, FRAMING, Size(*size))
     grow = float(np.exp(rng.uniform(0.0, 1.2) if whole else rng.normal(0.01, 0.07)))
     across, down = rng.uniform(-0.5, 0.5, 2) * max(1 - 1 / grow, 0) + rng.normal(0, 0.03, 2)
+    if not whole and rng.random() < 0.1:  # a portrait, which ends at the chest
+        grow = float(np.exp(rng.uniform(-0.7, 0)))
+        down += (1 / grow - 1) / 2
     scale, squeeze, turn = h / box.height / grow, np.exp(rng.normal(0, 0.03)), rng.normal(0, 0.04)
     cos, sin = np.cos(turn) * scale, np.sin(turn) * scale
     linear = np.array([[cos * squeeze, -sin], [sin * squeeze, cos]])
@@ -260,6 +274,25 @@ def _lit(image: Floats, person: _Mask, rng: np.random.Generator) -> Floats:
     return image
 
 
+def _part_of(photo: U8, size: tuple[int, int], rng: np.random.Generator) -> Floats:
+    """A part of a photo, [H, W, 3], a third of it or more along the side that fits closer."""
+    closest = min(length / side for length, side in zip(photo.shape[:2], size, strict=True))
+    part = [int(closest * rng.uniform(0.35, 1) * side) for side in size]
+    top, left = (
+        int(rng.integers(length - side + 1))
+        for length, side in zip(photo.shape[:2], part, strict=True)
+    )
+    inside = photo[top : top + part[0], left : left + part[1]]
+    resized = cv2.resize(inside, size[::-1], interpolation=cv2.INTER_AREA)
+    return resized[:, :: int(rng.choice((-1, 1)))].astype(np.float32) / 255
+
+
+def _nobody(behind: Floats) -> tuple[Floats, U8, U8]:
+    """A backdrop [H, W, 3] with the maps of nobody."""
+    size = behind.shape[:2]
+    return behind, np.zeros(size, np.uint8), np.zeros((*size, 3), np.uint8)
+
+
 def _somewhere(
     other: View, size: tuple[int, int], rng: np.random.Generator
 ) -> tuple[Floats, U8, U8]:
@@ -290,7 +323,7 @@ def _somewhere(
     if rng.random() < 0.5:
         behind = np.asarray(cv2.GaussianBlur(behind, (0, 0), rng.uniform(0.5, 6) * h / 256))
     behind = behind + rng.uniform(0, 0.06) * rng.standard_normal((h, w, 1), dtype=np.float32)
-    return np.clip(behind, 0, 1), np.zeros(size, np.uint8), np.zeros((h, w, 3), np.uint8)
+    return _nobody(np.clip(behind, 0, 1))
 
 
 def _covered(image: Floats, parsing: U8, rng: np.random.Generator) -> tuple[Floats, U8]:
