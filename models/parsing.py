@@ -60,6 +60,11 @@ WORN = (GARMENT, SKIN, HAIR, LOWER)
 
 #: The share of the forearms that is skin from which on they count as bare.
 _BARE = 0.7
+#: Doubt between garment and lower garment, the lesser of both probabilities, in the mean over the
+#: pixels around: from the first on hems are smoothed, from the second on fully.
+_SMOOTHED, _FULLY_SMOOTHED = 0.05, 0.12
+#: The least share of reasoned pixels that a mean is divided by.
+_LEAST = 1e-4
 
 
 @dataclass(frozen=True)
@@ -225,8 +230,9 @@ class ParsingNetwork(ParsingTrunk):
         """
         logits = self.reason(person_parsing, person_densepose, garment_parsing, garment_densepose)
         logits = hands_as_seen(logits, person_parsing, person_densepose)
-        parsing = settle(merge(logits, person_parsing), person_parsing)
-        return parsing, scores(logits, parsing)
+        shares = smooth_hem(softmax_planes(logits.float()), person_parsing)
+        parsing = settle(merge(shares, person_parsing), person_parsing)
+        return parsing, scores(shares, parsing)
 
 
 def known_planes(person_parsing: Tensor, person_densepose: Tensor) -> Tensor:
@@ -258,6 +264,41 @@ def hands_as_seen(logits: Tensor, person_parsing: Tensor, person_densepose: Tens
     return torch.cat([background, of_skin, garment, lower], dim=1)
 
 
+def smooth_hem(shares: Tensor, person_parsing: Tensor) -> Tensor:
+    """Probabilities with a smooth hem where the garment may end anywhere in a wide band.
+
+    Where the network cannot tell in which of twenty rows a hem is, chance decides each column, and
+    the hem comes out ragged. There probabilities become means, over more columns than rows. A hem
+    that the network is sure of stays as it is, and so does every other border: straps are thin.
+
+    Args:
+        shares: [N,4,H,W], of the classes `REASONED`.
+        person_parsing: uint8 [N,H,W]; pixels of a kept class take no part.
+
+    Returns:
+        [N,4,H,W]. Where nothing is reasoned they mean nothing.
+    """
+    reasoned = (~is_kept(person_parsing))[:, None].float()
+    # at half the size: means are smooth, and layers at the full size cost the most
+    garment, lower = (shares[:, REASONED.index(label), None] for label in (GARMENT, LOWER))
+    doubt = F.avg_pool2d(torch.minimum(garment, lower) * reasoned, 2)
+    sums = F.avg_pool2d(torch.cat([shares * reasoned, reasoned], dim=1), 2)
+    height = sums.shape[-2]
+    for _ in range(2):
+        doubt = _mean(doubt, height // 64, height // 64)
+        sums = _mean(sums, height // 128, height // 64)
+    weight = torch.clamp((doubt - _SMOOTHED) / (_FULLY_SMOOTHED - _SMOOTHED), 0.0, 1.0)
+    weight = upsample2x(weight) * reasoned
+    means = upsample2x(sums[:, :-1] / sums[:, -1:].clamp_min(_LEAST))
+    return shares + (means - shares) * weight
+
+
+def _mean(planes: Tensor, rows: int, columns: int) -> Tensor:
+    """Means over so many rows and columns to each side; beyond the edges are zeros."""
+    planes = F.avg_pool2d(planes, (2 * rows + 1, 1), 1, (rows, 0))
+    return F.avg_pool2d(planes, (1, 2 * columns + 1), 1, (0, columns))
+
+
 def torso_affine(person_densepose: Tensor, garment_densepose: Tensor) -> Tensor:
     """The scaling and shift, [N,2,3], that lead from the person's torso to the owner's.
 
@@ -271,22 +312,24 @@ def torso_affine(person_densepose: Tensor, garment_densepose: Tensor) -> Tensor:
 
 
 def merge(logits: Tensor, person_parsing: Tensor) -> Tensor:
-    """Class ids from the logits, and the person's own where they are kept: uint8 [N,H,W]."""
+    """The likeliest class ids, and the person's own where they are kept: uint8 [N,H,W].
+
+    `logits` may be probabilities as well.
+    """
     # REASONED[i], without a gather: ids of the four classes are 0, 3, 4, 5
     index = logits.argmax(dim=1).to(torch.int32)
     reasoned = torch.where(index > 0, index + 2, index).to(torch.uint8)
     return torch.where(is_kept(person_parsing), person_parsing, reasoned)
 
 
-def scores(logits: Tensor, transfer_parsing: Tensor) -> Tensor:
-    """Probabilities times 255 of the classes `REASONED`: uint8 [N,H,W,4].
+def scores(shares: Tensor, transfer_parsing: Tensor) -> Tensor:
+    """Probabilities [N,4,H,W] of the classes `REASONED` times 255: uint8 [N,H,W,4].
 
     0 where the label [N,H,W] is a kept one. Where it is one of `REASONED`, its score is the
     largest, and the four are 255 in all: where `settle` has changed the label, its probability
-    and that of the class which the logits [N,4,H,W] prefer change places.
+    and the largest one change places.
     """
-    shares = softmax_planes(logits.float())
-    best = logits.argmax(dim=1).to(torch.int32)[:, None]
+    best = shares.argmax(dim=1).to(torch.int32)[:, None]
     won = (best == torch.arange(len(REASONED), dtype=torch.int32).view(1, -1, 1, 1)).float()
     own = one_hot(transfer_parsing, REASONED)
     reasoned = own.sum(dim=1, keepdim=True)

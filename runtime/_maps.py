@@ -68,9 +68,11 @@ _NEARER: Final = 4
 _APART: Final = 60
 #: Pixels of the frame around a piece that count as beside it.
 _BESIDE: Final = 4
-#: Mean confidence below which the maps of a photo are doubtful: of 48 rendered people six were, and
-#: half of these had a garment of an IoU below 0.75, of the others one in forty.
+#: Mean confidence below which the maps of a photo are doubtful: of 192 rendered people eleven were,
+#: five of them with a garment of an IoU below 0.75, as ten of the others.
 _DOUBTFUL: Final = 0.93
+#: Below this they are refused: no rendered person was, and photos that were had useless maps.
+_USELESS: Final = 0.8
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,8 +180,9 @@ class Maps:
             box: of the person who is meant, roughly, where there are several.
 
         Raises:
-            InputError: the photo cannot be read, or shows nobody, somebody too small
-                (`body_missing`), or several people (`body_ambiguous`) and `box` chooses none.
+            InputError: the photo cannot be read, or shows nobody, somebody too small or who cannot
+                be made out (`body_missing`), or several people (`body_ambiguous`) of whom `box`
+                chooses none.
             BackendError: the graph fails.
         """
         if isinstance(photo, np.ndarray):
@@ -234,14 +237,22 @@ class Maps:
                 fix="choose a photo from nearer by, or one of more pixels",
             )
         maps = _found(image, seen, found)
+        each = ", ".join(f"{key} {share:.2f}" for key, share in maps.confidence.items())
+        confidence = f"confidence {maps.overall:.2f}: {each}"
+        if maps.overall < _USELESS:
+            raise InputError(
+                Code.BODY_MISSING,
+                f"{name} shows somebody whose body and clothes cannot be made out ({confidence})",
+                expected=f"a confidence of at least {_USELESS}",
+                fix="choose a photo with less around or in front of the person, or make the maps "
+                "with other models by `garment-transfer prepare`",
+            )
         if maps.overall < _DOUBTFUL:
-            each = ", ".join(f"{key} {share:.2f}" for key, share in maps.confidence.items())
             _LOG.warning(
-                "%s: its maps are doubtful (confidence %.2f: %s); look at them with --panel, or "
-                "make them with other models by `garment-transfer prepare`",
+                "%s: its maps are doubtful (%s); look at them with --panel, or make them with "
+                "other models by `garment-transfer prepare`",
                 name,
-                maps.overall,
-                each,
+                confidence,
             )
         return maps
 

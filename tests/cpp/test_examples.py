@@ -27,7 +27,7 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from garment_transfer.bundle import GARMENT, LABEL_SETS, SKIN
+from garment_transfer.bundle import FACE, GARMENT, LABEL_SETS, LOWER, SKIN
 from garment_transfer.runtime import InputError, Person, Pipeline, sample_bundle, sample_people
 from garment_transfer.runtime.photos import Box
 
@@ -209,6 +209,24 @@ def test_command_line_refuses_as_python_does(
         assert ran.stderr == f"Error: {expected}\n"
         assert not (tmp_path / "o.png").exists()
     assert cli("p", "o", "out", "--person-box", "9,9,9,20").returncode == 2
+
+
+def test_command_line_refuses_a_photo_as_python_does(
+    programs: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    """Somebody is there, but the network is sure of nothing: with the same message."""
+    image = np.full((300, 200, 3), (0, 0, 120), np.uint8)
+    figure = ((20, 70, FACE, 23), (70, 190, GARMENT, 2), (190, 290, LOWER, 9))
+    for top, bottom, label, part in figure:  # the tiny bundle reads both off the colours
+        image[top:bottom, 60:140, :2] = 36 * label + 18, 10 * part + 5
+    photo = tmp_path / "anna.png"
+    Image.fromarray(image).save(photo)
+    with pytest.raises(InputError, match="cannot be made out") as error:
+        Pipeline.load(tiny_bundle, threads=1).person(photo)
+    command = [programs / "garment_transfer_cli", tiny_bundle, photo, photo, tmp_path / "o.png"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert ran.returncode == 1
+    assert ran.stderr == f"Error: {error.value}\n"
 
 
 def test_nothing_is_left_in_the_home_folder(cli: Cli, tmp_path: Path) -> None:

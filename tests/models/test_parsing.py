@@ -3,8 +3,16 @@
 import pytest
 import torch
 
-from garment_transfer.bundle import BACKGROUND, CLASSES, GARMENT, LOWER, SKIN
-from garment_transfer.models.parsing import KEPT, REASONED, hands_as_seen, merge, scores, settle
+from garment_transfer.bundle import BACKGROUND, CLASSES, FACE, GARMENT, LOWER, SKIN
+from garment_transfer.models.parsing import (
+    KEPT,
+    REASONED,
+    hands_as_seen,
+    merge,
+    scores,
+    settle,
+    smooth_hem,
+)
 
 
 def arm(left, right, label=SKIN):
@@ -45,10 +53,11 @@ def test_scores_agree_with_the_labels(sharpness):
     own = own.repeat_interleave(8, 1).repeat_interleave(8, 2).to(torch.uint8)
     logits = sharpness * torch.randn(2, len(REASONED), 64, 64, generator=generator)
     logits += sharpness * 4 * (own.roll(1, 2)[:, None] == torch.tensor(REASONED).view(1, -1, 1, 1))
-    merged = merge(logits, own)
+    probabilities = torch.softmax(logits, dim=1)
+    merged = merge(probabilities, own)
     labels = settle(merged, own)
     assert (labels != merged).any()
-    found = scores(logits, labels).int()
+    found = scores(probabilities, labels).int()
 
     kept = torch.isin(labels, torch.tensor(KEPT, dtype=torch.uint8))
     assert kept.any()
@@ -57,7 +66,7 @@ def test_scores_agree_with_the_labels(sharpness):
     won = torch.tensor(REASONED)[found.argmax(dim=-1)]
     assert (won == labels)[~kept].all()
     # probabilities, but where `settle` has decided otherwise
-    shares = 255 * torch.softmax(logits, dim=1).permute(0, 2, 3, 1)
+    shares = 255 * probabilities.permute(0, 2, 3, 1)
     same = ~kept & (labels == merged)
     assert (found - shares)[same].abs().max() < len(REASONED)
     swapped = ~kept & (labels != merged)
@@ -78,3 +87,48 @@ def test_a_bare_hand_is_no_larger_than_its_own_map_shows():
     drawn_as_hand = (densepose[0, ..., 0] == 4) & (parsing[0] != SKIN)
     assert (labels[0] == SKIN).logical_not().equal(drawn_as_hand)
     assert (labels[1] == SKIN).all()
+
+
+def dressed(hems, width, strap=0):
+    """Probabilities [1,4,256,64] of a garment that ends over `width` rows around each column's hem.
+
+    Below it is a lower garment. In the first 64 rows there is skin, and a strap of so many columns.
+    """
+    rows = torch.arange(256)[:, None]
+    garment = torch.sigmoid(8 / width * (hems[None] - rows - 0.5))
+    garment[:64] = 0.1
+    garment[:64, 32 : 32 + strap] = 0.9
+    shares = torch.zeros(1, len(REASONED), 256, len(hems))
+    shares[0, REASONED.index(GARMENT)] = garment
+    shares[0, REASONED.index(LOWER)] = (1 - garment) * (rows >= 64)
+    shares[0, REASONED.index(SKIN)] = (1 - garment) * (rows < 64)
+    return shares
+
+
+def lengths(shares):
+    """How many rows of each column are garment below the strap."""
+    garment = shares[:, :, 64:].argmax(dim=1) == REASONED.index(GARMENT)
+    return garment.sum(dim=1)[0].float()
+
+
+def test_a_hem_in_doubt_is_drawn_smooth_and_a_sure_one_and_a_strap_stay():
+    generator = torch.Generator().manual_seed(0)
+    own = torch.full((1, 256, 64), BACKGROUND, dtype=torch.uint8)
+    ragged = 160 + 4 * torch.randn(64, generator=generator)
+    before = dressed(ragged, 24, strap=4)
+    after = smooth_hem(before, own)
+    torch.testing.assert_close(after.sum(dim=1), torch.ones(1, 256, 64))
+    assert lengths(after).std() < lengths(before).std() / 3
+    assert abs(lengths(after).mean() - lengths(before).mean()) < 1
+    assert after[:, :, :64].equal(before[:, :, :64])
+    sure = dressed(torch.where(torch.arange(64) < 32, 160.0, 150.0), 1)
+    assert lengths(smooth_hem(sure, own)).equal(lengths(sure))
+
+
+def test_a_kept_label_takes_no_part_in_a_hem():
+    own = torch.full((1, 256, 64), BACKGROUND, dtype=torch.uint8)
+    own[:, :, 30:34] = FACE
+    shares = dressed(torch.full((64,), 160.0), 24)
+    other = torch.where((own == FACE)[:, None], shares.flip(2), shares)
+    found = [smooth_hem(x, own)[..., own[0, 0] != FACE] for x in (shares, other)]
+    torch.testing.assert_close(*found)

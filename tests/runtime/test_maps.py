@@ -85,6 +85,9 @@ def test_what_is_refused_is_refused_in_words(maps):
     code, words = refusal(maps, coded((400, 300), (100, 100, 90))[0])
     assert code == Code.BODY_MISSING
     assert "too small: from head to hips about" in words
+    code, words = refusal(maps, coded((300, 200), (10, 20, 280), sure=120)[0])
+    assert code == Code.BODY_MISSING
+    assert "cannot be made out (confidence 0.47: hair 0.47, face 0.47" in words
     assert refusal(maps, coded((300, 400), (10, 20, 280), (10, 220, 270))[0])[0] == (
         Code.BODY_AMBIGUOUS
     )
@@ -171,9 +174,9 @@ def test_doubtful_maps_are_told_of(maps, caplog):
     caplog.set_level(logging.WARNING)
     maps.person(coded((300, 200), (10, 20, 280))[0])
     assert not caplog.records
-    person = maps.person(coded((300, 200), (10, 20, 280), sure=120)[0], "anna.jpg")
-    assert "anna.jpg: its maps are doubtful (confidence 0.47" in caplog.text
-    assert person.confidence["garment"] == pytest.approx(120 / 255, abs=0.01)
+    person = maps.person(coded((300, 200), (10, 20, 280), sure=220)[0], "anna.jpg")
+    assert "anna.jpg: its maps are doubtful (confidence 0.86" in caplog.text
+    assert person.confidence["garment"] == pytest.approx(220 / 255, abs=0.01)
 
 
 def test_a_bundle_without_the_graph_says_what_to_do(own_tiny_bundle):

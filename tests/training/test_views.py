@@ -72,7 +72,6 @@ def test_frames_say_what_they_show_or_that_they_do_not_know(views, seed):
         np.testing.assert_array_equal(first, second)
 
 
-
 @pytest.mark.parametrize("seed", range(8))
 def test_a_backdrop_stands_behind_the_person_and_nowhere_else(views, seed):
     dark, light = np.zeros((90, 160, 3), np.uint8), np.full((90, 160, 3), 255, np.uint8)

@@ -38,7 +38,7 @@ constexpr int kLeastRows = 96;
 constexpr double kLeastFace = 0.6, kLeastPiece = 0.1;
 constexpr double kNearer = 4, kFromFace = 60;
 constexpr int kLeastSleeve = 16, kBeside = 4;
-constexpr double kDoubtful = 0.93;
+constexpr double kDoubtful = 0.93, kUseless = 0.8;
 
 // The id that parsers give pixels they do not decide on, in every label set.
 constexpr int kIgnored = 255;
@@ -662,7 +662,8 @@ cv::Mat upsampled(const cv::Mat& image, const Seen& seen) {
   return out;
 }
 
-// The mean confidence of each class that a map has; warns where it is low.
+// The mean confidence of each class that a map has; warns where it is low, throws where it is
+// useless.
 std::array<float, kClasses> confidence_of(const Seen& seen, const std::string& name) {
   static const auto names = nlohmann::json::parse(kLabels)["classes"];
   std::array<double, kClasses> counts{}, sums{};
@@ -685,9 +686,18 @@ std::array<float, kClasses> confidence_of(const Seen& seen, const std::string& n
     each += (each.empty() ? "" : ", ") + names[label].get<std::string>() +
             cv::format(" %.2f", double(confidence[label]));
   }
-  if (const double overall = sum / std::max(count, 1.0); overall < kDoubtful) {
-    warn(name + ": its maps are doubtful (confidence " + cv::format("%.2f", overall) + ": " + each +
-         "); look at them, or make them with other models by `garment-transfer prepare`");
+  const double overall = sum / std::max(count, 1.0);
+  each = "(confidence " + cv::format("%.2f", overall) + ": " + each + ")";
+  if (overall < kUseless) {
+    throw Error(
+        GT_BODY_MISSING, name + " shows somebody whose body and clothes cannot be made out " + each,
+        "a confidence of at least " + cv::format("%.1f", kUseless),
+        "choose a photo with less around or in front of the person, or make the maps with other "
+        "models by `garment-transfer prepare`");
+  }
+  if (overall < kDoubtful) {
+    warn(name + ": its maps are doubtful " + each +
+         "; look at them, or make them with other models by `garment-transfer prepare`");
   }
   return confidence;
 }
