@@ -5,6 +5,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from garment_transfer.bundle import GARMENT, InputError
 from garment_transfer.runtime import Maps, sample_bundle
@@ -13,6 +14,7 @@ from garment_transfer.training.data import (
     BUILT_IN_KEYS,
     RenderedPhotos,
     Shards,
+    SnapshotBatches,
     TransferBatches,
     mirror,
     sample_of,
@@ -183,3 +185,22 @@ def test_photos_come_with_rough_maps_and_with_built_in_ones(tmp_path):
         assert (built_in["parsing"] == person.parsing).all()
         assert (built_in["densepose"] == person.densepose).all()
     assert seen
+
+
+def test_photos_beside_the_shards_stand_behind_half_of_the_people(shards, tmp_path):
+    batches = []
+    for level in (0, 255):
+        folder = tmp_path / str(level)
+        (folder / "backdrops").mkdir(parents=True)
+        (folder / "backdrops" / "a note.txt").write_text("not a photo")
+        cv2.imwrite(str(folder / "backdrops" / "wall.png"), np.full((90, 120, 3), level, np.uint8))
+        for file in shards.glob("*.view_*.npy"):
+            (folder / file.name).symlink_to(file)
+        batches.append(iter(SnapshotBatches(folder, 8, 0, (64, 64))))
+    brighter = []
+    for _ in range(10):
+        dark, light = (next(batch) for batch in batches)
+        assert torch.equal(dark.parsing, light.parsing)
+        difference = light.image.float().mean(dim=3) - dark.image.float().mean(dim=3)
+        brighter += [d[p == 0].mean() > 60 for d, p in zip(difference, dark.parsing, strict=True)]
+    assert 0.35 < np.mean(brighter) < 0.65
