@@ -279,8 +279,8 @@ def smooth_hem(shares: Tensor, person_parsing: Tensor) -> Tensor:
         [N,4,H,W]. Where nothing is reasoned they mean nothing.
     """
     reasoned = (~is_kept(person_parsing))[:, None].float()
-    # at half the size: means are smooth, and layers at the full size cost the most
     garment, lower = (shares[:, REASONED.index(label), None] for label in (GARMENT, LOWER))
+    # at half the size: means are smooth, and layers at the full size cost the most
     doubt = F.avg_pool2d(torch.minimum(garment, lower) * reasoned, 2)
     sums = F.avg_pool2d(torch.cat([shares * reasoned, reasoned], dim=1), 2)
     height = sums.shape[-2]
