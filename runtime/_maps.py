@@ -245,14 +245,15 @@ class Maps:
                 f"{name} shows somebody whose body and clothes cannot be made out ({confidence})",
                 expected=f"a confidence of at least {_USELESS}",
                 fix="choose a photo with less around or in front of the person, or make the maps "
-                "with other models by `garment-transfer prepare`",
+                "with other models by `garment-transfer prepare --parser`",
             )
         if maps.overall < _DOUBTFUL:
             _LOG.warning(
-                "%s: its maps are doubtful (%s); look at them with --panel, or make them with "
-                "other models by `garment-transfer prepare`",
+                "%s: its maps are doubtful (%s), below %s; look at them with --panel or by "
+                "`garment-transfer prepare`, or make them with other models by its --parser",
                 name,
                 confidence,
+                _DOUBTFUL,
             )
         return maps
 

@@ -693,11 +693,11 @@ std::array<float, kClasses> confidence_of(const Seen& seen, const std::string& n
         GT_BODY_MISSING, name + " shows somebody whose body and clothes cannot be made out " + each,
         "a confidence of at least " + cv::format("%.1f", kUseless),
         "choose a photo with less around or in front of the person, or make the maps with other "
-        "models by `garment-transfer prepare`");
+        "models by `garment-transfer prepare --parser`");
   }
   if (overall < kDoubtful) {
-    warn(name + ": its maps are doubtful " + each +
-         "; look at them, or make them with other models by `garment-transfer prepare`");
+    warn(name + ": its maps are doubtful " + each + ", below " + cv::format("%.2f", kDoubtful) +
+         "; look at them, or make them with other models by `garment-transfer prepare --parser`");
   }
   return confidence;
 }
