@@ -34,7 +34,7 @@ class Code(StrEnum):
     DENSEPOSE_ENCODING_UNKNOWN = "densepose_encoding_unknown"
     DENSEPOSE_INVALID = "densepose_invalid"  #: values that the named encoding does not have
     SIZES_DIFFER = "sizes_differ"  #: a photo and its maps are not of one shape
-    BODY_MISSING = "body_missing"  #: a map shows nobody
+    BODY_MISSING = "body_missing"  #: a map shows nobody, a photo nobody who can be made out
     BODY_AMBIGUOUS = "body_ambiguous"  #: it covers several people, and none was chosen
     VIEW_UNSUPPORTED = "view_unsupported"  #: somebody from behind or from the side, or lying
     GARMENT_MISSING = "garment_missing"  #: the garment's owner wears no upper garment

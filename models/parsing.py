@@ -61,7 +61,8 @@ WORN = (GARMENT, SKIN, HAIR, LOWER)
 #: The share of the forearms that is skin from which on they count as bare.
 _BARE = 0.7
 #: Doubt between garment and lower garment, the lesser of both probabilities, in the mean over the
-#: pixels around: from the first on hems are smoothed, from the second on fully.
+#: pixels around (0 at kept ones and off the frame): from the first on hems are smoothed, from the
+#: second on fully.
 _SMOOTHED, _FULLY_SMOOTHED = 0.05, 0.12
 #: The least share of reasoned pixels that a mean is divided by.
 _LEAST = 1e-4
@@ -269,14 +270,15 @@ def smooth_hem(shares: Tensor, person_parsing: Tensor) -> Tensor:
 
     Where the network cannot tell in which of twenty rows a hem is, chance decides each column, and
     the hem comes out ragged. There probabilities become means, over more columns than rows. A hem
-    that the network is sure of stays as it is, and so does every other border: straps are thin.
+    that the network is sure of stays as it is, and so does every border away from hems in doubt:
+    means take a quarter of what is thinner than eight pixels.
 
     Args:
         shares: [N,4,H,W], of the classes `REASONED`.
-        person_parsing: uint8 [N,H,W]; pixels of a kept class take no part.
+        person_parsing: uint8 [N,H,W]; pixels of a kept class are left out of the means and stay.
 
     Returns:
-        [N,4,H,W]. Where nothing is reasoned they mean nothing.
+        [N,4,H,W].
     """
     reasoned = (~is_kept(person_parsing))[:, None].float()
     garment, lower = (shares[:, REASONED.index(label), None] for label in (GARMENT, LOWER))

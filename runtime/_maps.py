@@ -68,10 +68,11 @@ _NEARER: Final = 4
 _APART: Final = 60
 #: Pixels of the frame around a piece that count as beside it.
 _BESIDE: Final = 4
-#: Mean confidence below which the maps of a photo are doubtful: of 192 rendered people eleven were,
-#: five of them with a garment of an IoU below 0.75, as ten of the others.
+#: Mean confidence below which the maps of a photo are doubtful: of 192 rendered people eleven were.
+#: The garment had an IoU below 0.75 in five of the eleven, and in ten of the other 181.
 _DOUBTFUL: Final = 0.93
-#: Below this they are refused: no rendered person was, and photos that were had useless maps.
+#: Below this they are refused: the least of these 192 was 0.90; three photos that had less, of a
+#: pressure suit and of people in a crowd and in a street, had useless maps.
 _USELESS: Final = 0.8
 
 
@@ -216,7 +217,7 @@ class Maps:
     def find(self, image: _Map, name: str = "the photo", box: Box | None = None) -> Found:
         """What the network says of a photo, uint8 RGB [H,W,3]; `name`, `box` and errors: `person`.
 
-        The maps may show others beside the person; doubtful ones are logged.
+        The maps may show others beside the person; doubtful ones are logged, useless ones refused.
         """
         source = Size(*image.shape[:2])
         before = Box(0, 0, source.height, source.width)

@@ -52,7 +52,7 @@ _KINDS = {"transfer": 0.72, "worn by both": 0.08, "own photo": 0.14, "own other 
 BUILT_IN_KEYS = ("built_in_parsing", "built_in_densepose")
 
 #: How often a photo of the folder `backdrops` stands behind a person.
-_BEFORE_A_PHOTO = 0.5
+_BACKDROP_SHARE = 0.5
 
 #: How often the owner of a pair of photos is the person, who gets their own garment back.
 _OWN = 0.15
@@ -286,8 +286,8 @@ class RenderedPhotos:
 def write_built_in_maps(folder: Path) -> None:
     """Add to shards of rendered groups the maps that the shipped graph `maps` makes of the photos.
 
-    Arrays as the rough maps, which stay where the graph finds nobody in a photo, or several
-    people. Shards that have them are left alone.
+    Arrays as the rough maps, which stay where the graph finds nobody in a photo, several people,
+    or somebody whom it cannot make out. Shards that have them are left alone.
     """
     maps = Maps.load(sample_bundle())
     disabled = logging.root.manager.disable
@@ -386,7 +386,7 @@ class SnapshotBatches(Batches[Shards, Snapshots]):
     """Photos taken of the views in shards, half of them mirrored, with somebody else at hand.
 
     Where a folder `backdrops` lies beside the shards, its photos, which show no people, stand
-    behind `_BEFORE_A_PHOTO` of them.
+    behind `_BACKDROP_SHARE` of them.
     """
 
     kind = Snapshots
@@ -402,7 +402,7 @@ class SnapshotBatches(Batches[Shards, Snapshots]):
         if self.random.random() < 0.5:
             view = mirror(view)
         backdrop = None
-        if self._backdrops and self.random.random() < _BEFORE_A_PHOTO:
+        if self._backdrops and self.random.random() < _BACKDROP_SHARE:
             backdrop = read_photo(self._backdrops[self.random.integers(len(self._backdrops))])
         photo = take_photo(_maps_of(view), _maps_of(other), self._size, self.random, backdrop)
         return dict(zip(("image", "parsing", "densepose"), photo, strict=True))

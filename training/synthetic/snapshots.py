@@ -42,8 +42,8 @@ def take_photo(
 ) -> View:
     """A frame of a view as the network may get it, and what it shows.
 
-    Two of three frames are about those of the framing rule, the others show more of a photo, as
-    they do before anybody is found in it, or are portraits.
+    Two of three frames are about those of the framing rule, one in ten of them nearer, down to a
+    portrait; the others show more of a photo, as they do before anybody is found in it.
 
     Args:
         view, other: two people; the other may turn up behind the first.
@@ -104,7 +104,7 @@ def _placed(densepose: U8, size: tuple[int, int], rng: np.random.Generator, whol
     box = frame(densepose, FRAMING, Size(*size))
     grow = float(np.exp(rng.uniform(0.0, 1.2) if whole else rng.normal(0.01, 0.07)))
     across, down = rng.uniform(-0.5, 0.5, 2) * max(1 - 1 / grow, 0) + rng.normal(0, 0.03, 2)
-    if not whole and rng.random() < 0.1:  # a portrait, which ends at the chest
+    if not whole and rng.random() < 0.1:  # nearer, to a portrait that ends at the chest
         grow = float(np.exp(rng.uniform(-0.7, 0)))
         down += (1 / grow - 1) / 2
     scale, squeeze, turn = h / box.height / grow, np.exp(rng.normal(0, 0.03)), rng.normal(0, 0.04)

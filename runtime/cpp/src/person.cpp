@@ -36,7 +36,7 @@ constexpr double kSettled = 0.06;
 constexpr int kLooks = 3;
 constexpr int kLeastRows = 96;
 constexpr double kLeastFace = 0.6, kLeastPiece = 0.1;
-constexpr double kNearer = 4, kFromFace = 60;
+constexpr double kNearer = 4, kApartFromSkin = 60;
 constexpr int kLeastSleeve = 16, kBeside = 4;
 constexpr double kDoubtful = 0.93, kUseless = 0.8;
 
@@ -623,7 +623,7 @@ cv::Mat sleeves_of(const Seen& seen) {
     if (cv::countNonZero(beside) == 0) continue;
     const cv::Scalar own = cv::mean(seen.image, piece), cloth = cv::mean(seen.image, beside);
     if (kNearer * kNearer * squared_distance(own, cloth) < squared_distance(own, skin) &&
-        squared_distance(cloth, skin) > kFromFace * kFromFace) {
+        squared_distance(cloth, skin) > kApartFromSkin * kApartFromSkin) {
       sleeves |= piece;
     }
   }
@@ -753,9 +753,10 @@ Person person_of_photo(const gt_person_source& source, const MakeMaps& make_maps
                 "choose a photo from nearer by, or one of more pixels");
   }
   correct(seen);
+  const auto confidence = confidence_of(seen, name);
   Person person = built(image, upsampled(image, seen), iuv_of(seen), "classes7", found,
                         {name, "parsing of " + name, "densepose of " + name}, name, true);
-  person.confidence = confidence_of(seen, name);
+  person.confidence = confidence;
   return person;
 }
 

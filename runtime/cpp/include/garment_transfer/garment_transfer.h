@@ -97,7 +97,7 @@ typedef enum gt_status {
   GT_DENSEPOSE_ENCODING_UNKNOWN = 504,
   GT_DENSEPOSE_INVALID = 505,   /* values that the named encoding does not have */
   GT_SIZES_DIFFER = 506,        /* a photo and its maps are not of one shape */
-  GT_BODY_MISSING = 507,        /* DensePose covers nobody */
+  GT_BODY_MISSING = 507,        /* nobody, or nobody who can be made out */
   GT_BODY_AMBIGUOUS = 508,      /* it covers several people, and no box chooses one */
   GT_VIEW_UNSUPPORTED = 509,    /* somebody from behind or from the side, or lying */
   GT_GARMENT_MISSING = 510,     /* the garment's owner wears no upper garment */
