@@ -63,11 +63,7 @@ def take_photo(
     image = _lit(image, parsing > 0, rng)
     person = parsing > 0
     if backdrop is not None or rng.random() < (0.6 if whole else 0.35):
-        behind, classes, parts = (
-            _nobody(_part_of(backdrop, size, rng))
-            if backdrop is not None
-            else _somewhere(other, size, rng)
-        )
+        behind, classes, parts = _somewhere(other, backdrop, size, rng)
         soft = cv2.GaussianBlur(person.astype(np.float32), (0, 0), rng.uniform(0.4, 0.8))
         image = behind + (image - behind) * soft[..., None]
         parsing = np.where(person, parsing, classes)
@@ -275,7 +271,7 @@ def _lit(image: Floats, person: _Mask, rng: np.random.Generator) -> Floats:
 
 
 def _part_of(photo: U8, size: tuple[int, int], rng: np.random.Generator) -> Floats:
-    """A part of a photo, [H, W, 3], a third of it or more along the side that fits closer."""
+    """A part of a photo, [H, W, 3], stretched: each side is a third or more of what fits in."""
     closest = min(length / side for length, side in zip(photo.shape[:2], size, strict=True))
     part = [int(closest * rng.uniform(0.35, 1) * side) for side in size]
     top, left = (
@@ -294,9 +290,11 @@ def _nobody(behind: Floats) -> tuple[Floats, U8, U8]:
 
 
 def _somewhere(
-    other: View, size: tuple[int, int], rng: np.random.Generator
+    other: View, backdrop: U8 | None, size: tuple[int, int], rng: np.random.Generator
 ) -> tuple[Floats, U8, U8]:
-    """A backdrop [H, W, 3], drawn or another photo with its people, and its maps."""
+    """What is behind [H, W, 3], and its maps: the backdrop, drawn, or a photo with its people."""
+    if backdrop is not None:
+        return _nobody(_part_of(backdrop, size, rng))
     h, w = size
     if rng.random() < 0.45:
         zoom = h / other[1].shape[0] * float(np.exp(rng.uniform(-0.3, 1.0)))
