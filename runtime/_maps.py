@@ -209,7 +209,7 @@ class Maps:
             "iuv-png",
             name=name,
             array_names=(name, f"parsing of {name}", f"densepose of {name}"),
-            box=found.frame,
+            box=box or found.frame,
             built_in=True,
         )
         return replace(person, confidence=found.confidence)
@@ -220,14 +220,14 @@ class Maps:
         The maps may show others beside the person; doubtful ones are logged, useless ones refused.
         """
         source = Size(*image.shape[:2])
-        before = Box(0, 0, source.height, source.width)
+        before, meant = Box(0, 0, source.height, source.width), box
         seen = self._look_for_body(image, Fit(source, self._size), name)
-        for look in range(_LOOKS):
-            own, _ = choose_body(seen.iuv, before if look else box, name)
+        for _ in range(_LOOKS):
+            own, _ = choose_body(seen.iuv, meant, name)
             found = frame(own, self._framing, self._size)
             if _agree(found, before):
                 break
-            before = found
+            before, meant = found, box or found
             seen = self._look_for_body(image, Fit(source, self._size, found), name)
         if found.height < _LEAST_ROWS:
             raise InputError(
@@ -257,11 +257,6 @@ class Maps:
                 _DOUBTFUL,
             )
         return maps
-
-    def find_framed(self, image: _Map) -> Found:
-        """What the network says of a frame of the bundle's size, uint8 RGB [h,w,3]; no warnings."""
-        fit = Fit(self._size, self._size)
-        return _found(image, self._look(image, fit), fit.shown)
 
     def _look(self, image: _Map, fit: Fit) -> _Seen:
         framed = fit.photo(image)

@@ -22,6 +22,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import click
+import cv2
 import hypothesis
 import msgspec
 import numpy as np
@@ -236,12 +237,16 @@ class Scene:
         place = np.s_[max(0, round(y)) : round(y + h), max(0, round(x)) : round(x + w)]
         self.image[place], self.classes[place], self.iuv[place] = colour, label, (part, 90, 90)
 
-    def person(self, x: float, colour=RED, size: float = 1.0, covered: bool = True) -> Scene:
+    def person(
+        self, x: float, colour=RED, size: float = 1.0, covered: bool = True, top: float = 0
+    ) -> Scene:
         """Somebody whose middle is at column `x`, in a garment with sleeves to the elbow."""
 
-        def box(left, top, w, h, part, label, colour):
+        y = 10 + top
+
+        def box(left, down, w, h, part, label, colour):
             part = part if covered else 0
-            self.box(x + size * left, 10 + size * top, size * w, size * h, part, label, colour)
+            self.box(x + size * left, y + size * down, size * w, size * h, part, label, colour)
 
         skin = (225, 180, 150)
         box(-16, 0, 32, 10, 23, HAIR, (60, 40, 20))
@@ -253,6 +258,12 @@ class Scene:
             box(left, 130, 16, 20, hand, SKIN, skin)
         box(-30, 40, 60, 90, 2, GARMENT, colour)
         box(-30, 130, 60, 80, 9, LOWER, (40, 40, 60))
+        return self
+
+    def reach(self, start: tuple[int, int], end: tuple[int, int]) -> Scene:
+        """A left forearm from one place to another, (x, y)."""
+        arm = cv2.line(np.zeros(self.classes.shape, np.uint8), start, end, 1, 12) > 0
+        self.image[arm], self.classes[arm], self.iuv[arm] = (225, 180, 150), SKIN, (19, 90, 90)
         return self
 
     def load(self, box: Box | None = None, labels: str = "classes7") -> Person:

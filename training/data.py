@@ -10,20 +10,21 @@ and the result is known. Phases named `supervised-*` train on them, for comparis
 """
 
 import abc
-import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, Self, TypeVar
 
+import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from garment_transfer.bundle import GARMENT, Code, InputError, replacing
 from garment_transfer.runtime import Maps, sample_bundle
-from garment_transfer.runtime.photos import PICTURE_SUFFIXES, read_photo
+from garment_transfer.runtime.photos import PICTURE_SUFFIXES, Box, read_photo
 from garment_transfer.training.synthetic import held_out_pair
 from garment_transfer.training.synthetic.groups import (
     KEYS,
@@ -286,30 +287,44 @@ class RenderedPhotos:
 def write_built_in_maps(folder: Path) -> None:
     """Add to shards of rendered groups the maps that the shipped graph `maps` makes of the photos.
 
-    Arrays as the rough maps, which stay where the graph finds nobody in a photo, several people,
-    or somebody whom it cannot make out. Shards that have them are left alone.
+    Arrays as the rough maps, which stay where the graph refuses a photo. Shards that have them are
+    left alone.
     """
     maps = Maps.load(sample_bundle())
+    for number in shards_in(folder):
+        files = shard_paths(folder, number, BUILT_IN_KEYS)
+        if all(file.is_file() for file in files.values()):
+            continue
+        images, *arrays = (
+            np.load(folder / f"shard-{number:05d}.{key}.npy")
+            for key in ("image", "rough_parsing", "rough_densepose")
+        )
+        for at in np.ndindex(*images.shape[:3]):
+            if found := built_in_maps(maps, images[at], arrays[1][at]):
+                arrays[0][at], arrays[1][at] = found
+        for file, array in zip(files.values(), arrays, strict=True):
+            with replacing(file) as temporary:
+                np.save(temporary, array)
+
+
+def built_in_maps(maps: Maps, photo: NDArray, densepose: NDArray) -> tuple[NDArray, NDArray] | None:
+    """Parsing and DensePose that the graph `maps` makes of a photo; None where it refuses it.
+
+    Args:
+        maps: the graph.
+        photo: uint8 RGB [H,W,3].
+        densepose: uint8 IUV [H,W,3] of the person who is meant, where there are others too.
+    """
+    left, top, width, height = cv2.boundingRect(np.ascontiguousarray(densepose[..., 0]))
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)  # it warns of every doubtful map
     try:
-        for number in shards_in(folder):
-            files = shard_paths(folder, number, BUILT_IN_KEYS)
-            if all(file.is_file() for file in files.values()):
-                continue
-            images, *found = (
-                np.load(folder / f"shard-{number:05d}.{key}.npy")
-                for key in ("image", "rough_parsing", "rough_densepose")
-            )
-            for at in np.ndindex(*images.shape[:3]):
-                with contextlib.suppress(InputError):
-                    person = maps.person(np.ascontiguousarray(images[at]))
-                    found[0][at], found[1][at] = person.parsing, person.densepose
-            for file, arrays in zip(files.values(), found, strict=True):
-                with replacing(file) as temporary:
-                    np.save(temporary, arrays)
+        person = maps.person(np.ascontiguousarray(photo), box=Box(top, left, height, width))
+    except InputError:
+        return None
     finally:
         logging.disable(disabled)
+    return person.parsing, person.densepose
 
 
 def held_out_pairs(

@@ -25,7 +25,7 @@ from garment_transfer.models.parsing import REASONED
 from garment_transfer.models.warping import WarpingNetwork
 from garment_transfer.runtime import Maps, Pipeline, Transfer, stage_inputs
 from garment_transfer.runtime.photos import Composed, Fit, Person, compose, resize
-from garment_transfer.training.data import mirror
+from garment_transfer.training.data import built_in_maps, mirror
 
 Arrays = Mapping[str, NDArray]
 Rows = list[dict[str, float | str]]
@@ -277,23 +277,31 @@ def evaluate_held_out(
         pipeline: a bundle, or networks; graphs run at their own size, which is the pairs'.
         pairs: as `garment_transfer.training.synthetic.held_out_pair` gives them.
         each: called with every pair and the graphs' outputs for it.
-        maps: of a bundle, for the row of photos without other maps than its own.
+        maps: of a bundle, for the row of photos without other maps than its own, without those
+            that it refuses.
 
     Returns:
         A row per method; the first is named "method".
     """
-    scores: dict[str, Score] = {}
+    scores = {"method": Score()}  # the first of the rows
 
     def count(name: str, image: NDArray, labels: NDArray, pair: Arrays) -> None:
         scores.setdefault(name, Score()).add(
             image, labels, pair["true_image"], pair["true_parsing"], pair["person_parsing"]
         )
 
+    def run(batch: Sequence[Arrays]) -> dict[str, NDArray]:
+        return pipeline.run({name: np.stack([pair[name] for pair in batch]) for name in INPUTS})
+
     waiting = iter(pairs)
     while batch := list(islice(waiting, 8)):
-        inputs = {name: np.stack([pair[name] for pair in batch]) for name in INPUTS}
-        outputs = pipeline.run(inputs)
-        bare = pipeline.run({**inputs, **_maps_of(inputs, maps)}) if maps else None
+        outputs = run(batch)
+        found = [(pair, _maps_of(pair, maps)) for pair in batch] if maps else []
+        bare = [{**pair, **own_maps} for pair, own_maps in found if own_maps]
+        if bare:
+            seen = run(bare)
+            for i, own_pair in enumerate(bare):
+                count("photos alone", seen["image"][i], seen["transfer_parsing"][i], own_pair)
         warped = {
             "garment filled with its mean colour": [_mean_colour(pair) for pair in batch],
             "garment moved by the best affine": [_best_affine(pair) for pair in batch],
@@ -303,8 +311,6 @@ def evaluate_held_out(
             own = {name: value[i] for name, value in outputs.items()}
             each(pair, own)
             count("method", own["image"], own["transfer_parsing"], pair)
-            if bare is not None:
-                count("photos alone", bare["image"][i], bare["transfer_parsing"][i], pair)
             count("person unchanged", pair["person_image"], pair["person_parsing"], pair)
             region = own["transfer_parsing"] == GARMENT
             for name, garments in warped.items():
@@ -313,14 +319,18 @@ def evaluate_held_out(
     return [score.row(name) for name, score in scores.items()]
 
 
-def _maps_of(inputs: Arrays, maps: Maps) -> dict[str, NDArray]:
-    """The maps that a bundle's own graph makes of both photos, by the names of `INPUTS`."""
-    found: dict[str, NDArray] = {}
+def _maps_of(pair: Arrays, maps: Maps) -> dict[str, NDArray] | None:
+    """The maps that a bundle's own graph makes of both photos of a pair, by the names of `INPUTS`.
+
+    None where it refuses one of them.
+    """
+    result: dict[str, NDArray] = {}
     for role in ("person", "garment"):
-        seen = [maps.find_framed(photo) for photo in inputs[f"{role}_image"]]
-        found[f"{role}_parsing"] = np.stack([each.parsing for each in seen])
-        found[f"{role}_densepose"] = np.stack([each.densepose for each in seen])
-    return found
+        found = built_in_maps(maps, pair[f"{role}_image"], pair[f"{role}_densepose"])
+        if found is None:
+            return None
+        result[f"{role}_parsing"], result[f"{role}_densepose"] = found
+    return result
 
 
 def _mean_colour(pair: Arrays) -> NDArray[np.uint8]:

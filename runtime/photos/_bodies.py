@@ -25,7 +25,14 @@ from garment_transfer.bundle import (
     Size,
 )
 from garment_transfer.kernels.fit import Box
-from garment_transfer.runtime.photos._densepose import HANDS, HEAD, TORSO, UPPER_LEGS, of_nearest
+from garment_transfer.runtime.photos._densepose import (
+    HANDS,
+    HEAD,
+    LIMBS,
+    TORSO,
+    UPPER_LEGS,
+    of_nearest,
+)
 from garment_transfer.runtime.photos._fit import is_any, resize
 
 _Mask = npt.NDArray[np.bool_]
@@ -464,6 +471,8 @@ def _bodies(parts: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         for region in [here & (heads == head) for head in own] if len(own) > 1 else [here]:
             number += 1
             bodies[region] = number
+        if len(own) > 1:
+            _divide(bodies, parts, here)
         _to_nearest(bodies, here)
     areas = np.maximum(np.bincount(pieces.ravel(), minlength=count), 1)
     shares = np.bincount(pieces[heads > 0], minlength=count) / areas
@@ -472,6 +481,31 @@ def _bodies(parts: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
             bodies[pieces == piece] = _PASSER_BY
     _to_nearest(bodies, marks > 0)
     return bodies
+
+
+def _divide(bodies: npt.NDArray[np.uint8], parts: npt.NDArray[np.uint8], here: _Mask) -> None:
+    """Gives torsos and limbs of a region to the bodies whose heads are in it.
+
+    A pixel of a torso goes to the head that is nearest in its column, and a limb to the torso that
+    its upper part has the longest border with: the rest of it may reach across somebody else.
+    """
+    numbers = np.unique(bodies[here & (bodies > 0)])
+    columns = np.arange(parts.shape[1])
+    spans = [np.flatnonzero((bodies == number).any(axis=0)) for number in numbers]
+    distances = [np.maximum(span[0] - columns, columns - span[-1]) for span in spans]
+    torsos = here & is_any(parts, TORSO)
+    bodies[torsos] = np.broadcast_to(numbers[np.argmin(distances, axis=0)], parts.shape)[torsos]
+    for limb in LIMBS:
+        count, pieces = cv2.connectedComponents((here & is_any(parts, limb)).view(np.uint8))
+        for piece in range(1, count):
+            marks = pieces == piece
+            upper = marks & is_any(parts, limb[:2])
+            for root in (upper, marks):
+                around = cv2.dilate(root.view(np.uint8), np.ones((3, 3), np.uint8)).view(np.bool_)
+                votes = bodies[around & torsos]
+                if len(votes):
+                    bodies[marks] = np.bincount(votes).argmax()
+                    break
 
 
 def _to_nearest(bodies: npt.NDArray[np.uint8], within: _Mask) -> None:

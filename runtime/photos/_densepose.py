@@ -27,6 +27,8 @@ HANDS: Final = (3, 4)
 UPPER_LEGS: Final = (7, 8, 9, 10)
 LEGS: Final = (*UPPER_LEGS, 11, 12, 13, 14)
 FOREARMS: Final = (19, 20, 21, 22)
+#: Arms and legs, each with its upper part first and its hand or foot last.
+LIMBS: Final = ((15, 17, 19, 21, 4), (16, 18, 20, 22, 3), (7, 9, 11, 13, 6), (8, 10, 12, 14, 5))
 HEAD: Final = (23, 24)
 
 _LAST_PART: Final = NUM_PARTS - 1

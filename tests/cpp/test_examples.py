@@ -151,6 +151,10 @@ def test_command_line_reads_people_as_python_does(
         "owner": (new_scene(300, 200).person(97, BLUE), "classes7"),
         "small": (new_scene(333, 601).person(421, size=0.7), "classes7"),
         "two": (new_scene().person(101).person(280, BLUE), "classes7"),
+        "arm across": (
+            new_scene().person(272, BLUE, 0.8, top=40).person(180).reach((218, 100), (280, 130)),
+            "classes7",
+        ),
     }
     for name, distance in (("apart", 120), ("touching", 92)):
         scene = new_scene().person(131 + distance, BLUE, covered=False).person(131)
@@ -166,7 +170,7 @@ def test_command_line_reads_people_as_python_does(
     for person in map(tmp_path.joinpath, scenes):
         giver = tmp_path / ("bag" if person.name == "owner" else "owner")
         box, options = None, []
-        if person.name == "two":
+        if person.name in ("two", "arm across"):
             box, options = Box(10, 230, 210, 100), ["--person-box", "230,10,330,220"]
         output = tmp_path / "cpp.png"
         ran = cli(person, giver, output, *options)

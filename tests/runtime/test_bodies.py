@@ -44,6 +44,19 @@ def test_bodies_that_touch_in_densepose_are_two(new_scene):
     assert (chosen.densepose == alone.iuv).all(axis=2).mean() > 0.98
 
 
+@pytest.mark.parametrize("size", [1.0, 0.8, 0.7])
+def test_an_arm_across_somebody_else_is_its_owners(new_scene, size):
+    """The shorter person's head is nearer to the taller one's hips than the taller one's own."""
+    arm = (188, 100), (250, 130)  # from the elbow to the other's chest
+    low = 200 * (1 - size)
+    scene = new_scene().person(242, BLUE, size=size, top=low).person(150).reach(*arm)
+    taller = new_scene().person(150).reach(*arm).iuv
+    shorter = new_scene().person(242, BLUE, size=size, top=low).iuv
+    shorter[taller[..., 0] > 0] = 0
+    for truth, box in ((taller, Box(0, 100, 256, 100)), (shorter, Box(60, 210, 190, 70))):
+        assert (scene.load(box).densepose == truth).all(axis=2).mean() > 0.99
+
+
 def test_a_body_in_pieces_is_one(new_scene):
     strap = new_scene().person(190)
     cv2.line(strap.iuv, (150, 50), (235, 230), (0, 0, 0), 9)

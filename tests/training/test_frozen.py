@@ -53,10 +53,13 @@ def test_a_held_out_pair_comes_out_as_it_was(held_out, index):
     pair = held_out_pair(index, (256, 192), held_out)
     rendered = _picture(pair)
     assert rendered.shape == stored.shape
-    # processors round differently, which can move a border by a pixel here and there
-    off = np.abs(rendered.astype(int) - stored).max(axis=-1) > 1
-    for part in np.split(off, 6, axis=1):
-        assert part.mean() <= 0.001
+    # Processors round differently. That can move a border by a pixel here and there, and in photos
+    # another quantised coefficient changes a block of JPEG, 16x16 pixels, by a few levels.
+    off = np.abs(rendered.astype(int) - stored).max(axis=-1)
+    for k, part in enumerate(np.split(off, 6, axis=1)):
+        is_photo = k < 3
+        assert (part > (16 if is_photo else 1)).mean() <= 0.001
+        assert np.count_nonzero(part > 1) <= (2 * 16**2 if is_photo else part.size * 0.001)
     due = json.loads((folder / "figures.json").read_text())[f"{index:03d}"]
     # pixels of the flow, shares, and metres
     limits = {"true_flow": 0.05, "valid": 0.001, "true_places": 0.001, "garment_places": 0.001}

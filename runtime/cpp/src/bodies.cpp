@@ -1,6 +1,7 @@
 #include "bodies.h"
 
 #include <algorithm>
+#include <climits>
 #include <cmath>
 #include <numeric>
 #include <opencv2/imgproc.hpp>
@@ -34,6 +35,12 @@ std::size_t at(int index) { return static_cast<std::size_t>(index); }
 
 // To even at one half, as Python rounds.
 int rounded(double value) { return static_cast<int>(std::nearbyint(value)); }
+
+// Arms and legs: the upper part of each, and all of it.
+const std::set<int> kLimbs[][2] = {{{15, 17}, {15, 17, 19, 21, 4}},
+                                   {{16, 18}, {16, 18, 20, 22, 3}},
+                                   {{7, 9}, {7, 9, 11, 13, 6}},
+                                   {{8, 10}, {8, 10, 12, 14, 5}}};
 
 cv::Mat torso_of(const cv::Mat& parts) { return is_any(parts, {1, 2}); }
 cv::Mat head_of(const cv::Mat& parts) { return is_any(parts, {23, 24}); }
@@ -86,6 +93,41 @@ void to_nearest(cv::Mat& bodies, const cv::Mat& within) {
   const cv::Mat seeds = within & (bodies > 0) & (bodies < kPasserBy);
   if (cv::countNonZero(missing) && cv::countNonZero(seeds)) {
     of_nearest(bodies, seeds).copyTo(bodies, missing);
+  }
+}
+
+// Gives torsos and limbs of a region to the bodies whose heads are in it.
+void divide(cv::Mat& bodies, const cv::Mat& parts, const cv::Mat& here) {
+  std::vector<int> nearest(at(parts.cols)), least(at(parts.cols), INT_MAX);
+  for (int number = 1; number < kPasserBy; ++number) {
+    const cv::Mat head = here & (bodies == number);
+    if (!cv::countNonZero(head)) continue;
+    const cv::Rect span = cv::boundingRect(head);
+    for (int x = 0; x < parts.cols; ++x) {
+      const int distance = std::max(span.x - x, x - (span.x + span.width - 1));
+      if (distance >= least[at(x)]) continue;
+      least[at(x)] = distance;
+      nearest[at(x)] = number;
+    }
+  }
+  const cv::Mat torsos = here & torso_of(parts);
+  for (int x = 0; x < parts.cols; ++x) bodies.col(x).setTo(nearest[at(x)], torsos.col(x));
+  for (const auto& [upper, whole] : kLimbs) {
+    cv::Mat pieces, labels;
+    const int count = cv::connectedComponents(here & is_any(parts, whole), pieces);
+    for (int piece = 1; piece < count; ++piece) {
+      const cv::Mat marks = pieces == piece;
+      for (const cv::Mat& root : {cv::Mat(marks & is_any(parts, upper)), marks}) {
+        cv::Mat beside;
+        cv::dilate(root, beside, square(1));
+        beside &= torsos;
+        if (!cv::countNonZero(beside)) continue;
+        bodies.convertTo(labels, CV_32S);
+        const auto votes = sizes(labels, kPasserBy + 1, beside);
+        bodies.setTo(double(std::max_element(votes.begin(), votes.end()) - votes.begin()), marks);
+        break;
+      }
+    }
   }
 }
 
@@ -155,6 +197,7 @@ cv::Mat bodies_of(const cv::Mat& parts) {
     for (int head = 1; several && head < head_count; ++head) {
       if (own[at(head)]) bodies.setTo(++number, here & (heads == head));
     }
+    if (several) divide(bodies, parts, here);
     to_nearest(bodies, here);
   }
   const auto areas_of_pieces = sizes(pieces, count), of_heads = sizes(pieces, count, heads > 0);

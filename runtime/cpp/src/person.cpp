@@ -733,15 +733,17 @@ Person person_of_photo(const gt_person_source& source, const MakeMaps& make_maps
   const cv::Mat image = copied(source.photo, 3, name_of(source.photo, name.c_str()));
   const cv::Size target(int(size.width), int(size.height));
   const auto box = box_of(source);
+  auto meant = box;
   cv::Rect before(0, 0, image.cols, image.rows), found;
   cv::Mat iuv;
   Seen seen = look(image, fit_of(image.size(), before, target), make_maps, name, iuv);
   for (int i = 0; i < kLooks; ++i) {
     cv::Mat others;
-    const cv::Mat own = choose_body(iuv, i ? before : box, name, others);
+    const cv::Mat own = choose_body(iuv, meant, name, others);
     found = frame(parts_of(own), framing, target);
     if (agree(found, before)) break;
     before = found;
+    if (!box) meant = found;
     seen = look(image, fit_of(image.size(), found, target), make_maps, name, iuv);
   }
   if (found.height < kLeastRows) {
@@ -754,8 +756,9 @@ Person person_of_photo(const gt_person_source& source, const MakeMaps& make_maps
   }
   correct(seen);
   const auto confidence = confidence_of(seen, name);
-  Person person = built(image, upsampled(image, seen), iuv_of(seen), "classes7", found,
-                        {name, "parsing of " + name, "densepose of " + name}, name, true);
+  Person person =
+      built(image, upsampled(image, seen), iuv_of(seen), "classes7", box.value_or(found),
+            {name, "parsing of " + name, "densepose of " + name}, name, true);
   person.confidence = confidence;
   return person;
 }
