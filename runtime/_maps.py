@@ -43,6 +43,7 @@ from garment_transfer.runtime.photos import (
     is_any,
     of_nearest,
     read_photo,
+    resize_map,
 )
 
 _LOG: Final = logging.getLogger(__name__)
@@ -118,11 +119,7 @@ class _Seen:
         """`densepose` at the photo's size, by nearest neighbours; 0 around the box."""
         box = self.fit.shown
         whole = np.zeros((self.fit.source.height, self.fit.source.width, 3), np.uint8)
-        boxed = cv2.resize(
-            self.fit.crop(self.densepose),
-            (box.width, box.height),
-            interpolation=cv2.INTER_NEAREST_EXACT,
-        )
+        boxed = resize_map(self.fit.crop(self.densepose), Size(box.height, box.width))
         rows, columns = self.fit.window
         whole[rows, columns] = boxed[
             rows.start - box.top : rows.stop - box.top,
@@ -220,8 +217,9 @@ class Maps:
         The maps may show others beside the person; doubtful ones are logged, useless ones refused.
         """
         source = Size(*image.shape[:2])
-        before, meant = Box(0, 0, source.height, source.width), box
-        seen = self._look_for_body(image, Fit(source, self._size), name)
+        before, meant = _surroundings(box, source, self._size), box
+        where = f"{name} in the box {box}" if box else name
+        seen = self._look_for_body(image, Fit(source, self._size, before), where)
         for _ in range(_LOOKS):
             own, _ = choose_body(seen.iuv, meant, name)
             found = frame(own, self._framing, self._size)
@@ -280,6 +278,26 @@ class Maps:
                 "prepare)",
             ) from error
         return seen
+
+
+def _surroundings(box: Box | None, source: Size, target: Size) -> Box:
+    """Where somebody in a box is looked for first: all of the photo if the box is None or outside.
+
+    Else the box, less what is outside, with an eighth more on every side, or what gives it the
+    aspect of `target`.
+    """
+    whole = Box(0, 0, source.height, source.width)
+    if box is None:
+        return whole
+    top, left = max(box.top, 0), max(box.left, 0)
+    rows = min(box.top + box.height, source.height) - top
+    columns = min(box.left + box.width, source.width) - left
+    if min(rows, columns) <= 0:
+        return whole
+    height = max(rows, -(-columns * target.height // target.width))
+    height += 2 * (height // 8)
+    width = max(height * target.width // target.height, 1)
+    return Box(top + (rows - height) // 2, left + (columns - width) // 2, height, width)
 
 
 def _found(image: _Map, seen: _Seen, box: Box) -> Found:

@@ -26,6 +26,7 @@ from garment_transfer.runtime.photos._fit import (
     frame as frame,
     is_any as is_any,
     resize as resize,
+    resize_map as resize_map,
     unfit as unfit,
 )
 from garment_transfer.runtime.photos._images import (

@@ -33,7 +33,7 @@ from garment_transfer.runtime.photos._densepose import (
     UPPER_LEGS,
     of_nearest,
 )
-from garment_transfer.runtime.photos._fit import is_any, resize
+from garment_transfer.runtime.photos._fit import is_any, resize, resize_map
 
 _Mask = npt.NDArray[np.bool_]
 
@@ -68,6 +68,9 @@ _CHOOSE: Final = (
 # that of the garment is left.
 _MOST: Final = 0.5
 _LEAST: Final = 0.1
+
+# From so many widths of a head beside its middle a piece of torso is somebody else's.
+_SHOULDERS: Final = 1.1
 
 # A piece of a map of parts of which more is head has a head, not specks of wrong parts.
 _HEAD_SHARE: Final = 0.05
@@ -442,7 +445,8 @@ def _bodies(parts: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     _, heads, stats, _ = cv2.connectedComponentsWithStats(np.isin(parts, HEAD).astype(np.uint8))
     areas = stats[1:, cv2.CC_STAT_AREA]
     large = np.flatnonzero(areas >= _CANDIDATE * areas.max(initial=1)) + 1
-    if count == 2 and len(large) < 2:
+    torso = is_any(parts, TORSO).view(np.uint8)
+    if count == 2 and len(large) < 2 and cv2.connectedComponents(torso)[0] < 3:
         return marks
     torsos = np.bincount(pieces[np.isin(parts, TORSO)], minlength=count)
     if not torsos.any():
@@ -468,10 +472,10 @@ def _bodies(parts: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         if not headed[piece] and number and not here[0].any():
             continue  # not cut off by the photo: half of a body that a strap cuts in two
         own = np.unique(heads[here & large_heads])
-        for region in [here & (heads == head) for head in own] if len(own) > 1 else [here]:
+        for region in [here & (heads == head) for head in own] or [here]:
             number += 1
             bodies[region] = number
-        if len(own) > 1:
+        if len(own):
             _divide(bodies, parts, here)
         _to_nearest(bodies, here)
     areas = np.maximum(np.bincount(pieces.ravel(), minlength=count), 1)
@@ -486,7 +490,8 @@ def _bodies(parts: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 def _divide(bodies: npt.NDArray[np.uint8], parts: npt.NDArray[np.uint8], here: _Mask) -> None:
     """Gives torsos and limbs of a region to the bodies whose heads are in it.
 
-    A pixel of a torso goes to the head that is nearest in its column, and a limb to the torso that
+    A pixel of a torso goes to the head that is nearest in its column. A piece of torso too far
+    beside that head is a passer-by's, whose head the photo cuts off. A limb goes to the torso that
     its upper part has the longest border with: the rest of it may reach across somebody else.
     """
     numbers = np.unique(bodies[here & (bodies > 0)])
@@ -495,6 +500,15 @@ def _divide(bodies: npt.NDArray[np.uint8], parts: npt.NDArray[np.uint8], here: _
     distances = [np.maximum(span[0] - columns, columns - span[-1]) for span in spans]
     torsos = here & is_any(parts, TORSO)
     bodies[torsos] = np.broadcast_to(numbers[np.argmin(distances, axis=0)], parts.shape)[torsos]
+    for number, span in zip(numbers, spans, strict=True):
+        ends, least = span[0] + span[-1], 2 * _SHOULDERS * (span[-1] - span[0] + 1)
+        own = torsos & (bodies == number)
+        count, pieces, stats, _ = cv2.connectedComponentsWithStats(own.view(np.uint8))
+        for piece in range(1, count):
+            left, _, width, _, area = stats[piece]
+            beside = max(2 * left - ends, ends - 2 * (left + width - 1))
+            if beside > least and area >= _SOMEBODY * np.count_nonzero(own):
+                bodies[pieces == piece] = _PASSER_BY
     for limb in LIMBS:
         count, pieces = cv2.connectedComponents((here & is_any(parts, limb)).view(np.uint8))
         for piece in range(1, count):
@@ -521,9 +535,7 @@ def _step(array: npt.NDArray[np.uint8]) -> int:
 
 
 def _enlarged(mask: _Mask, shape: tuple[int, ...]) -> _Mask:
-    size = (shape[1], shape[0])
-    large = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT)
-    return np.asarray(large > 0)
+    return resize_map(mask, Size(shape[0], shape[1]))
 
 
 def _bounds(mask: _Mask, step: int) -> Box:

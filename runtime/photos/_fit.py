@@ -16,6 +16,7 @@ from garment_transfer.runtime.photos._densepose import TORSO, UPPER_LEGS
 
 # a pixel
 _P = TypeVar("_P", np.uint8, np.float32)
+_S = TypeVar("_S", np.uint8, np.bool_)
 
 
 def frame(densepose: npt.NDArray[np.uint8], framing: Framing, target: Size) -> Box:
@@ -114,3 +115,16 @@ def resize(image: npt.NDArray[_P], size: Size) -> npt.NDArray[_P]:
         interpolation=cv2.INTER_AREA if down else cv2.INTER_LINEAR,
     )
     return np.asarray(scaled, image.dtype)
+
+
+def resize_map(labels: npt.NDArray[_S], size: Size) -> npt.NDArray[_S]:
+    """A map [h,w] or [h,w,3] at another size: each pixel is the one that holds its centre.
+
+    As in the C++ library. OpenCV's versions differ in what is nearest.
+    """
+    rows, columns = (
+        (2 * np.arange(large) + 1) * small // (2 * large)
+        for large, small in zip((size.height, size.width), labels.shape, strict=False)
+    )
+    resized: npt.NDArray[_S] = labels.take(rows, axis=0).take(columns, axis=1)
+    return resized

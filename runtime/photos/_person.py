@@ -35,6 +35,7 @@ from garment_transfer.bundle import (
     SKIN,
     Code,
     InputError,
+    Size,
     as_path,
     kind_of,
     label_set,
@@ -65,7 +66,7 @@ from garment_transfer.runtime.photos._densepose import (
     decode_densepose,
     describe,
 )
-from garment_transfer.runtime.photos._fit import is_any
+from garment_transfer.runtime.photos._fit import is_any, resize_map
 from garment_transfer.runtime.photos._images import (
     MAX_SIDE,
     PHOTO_SUFFIXES,
@@ -541,8 +542,7 @@ def _to_photo(
             "aspects differ, so one of them was cropped or turned",
             fix="make both from the same photo",
         )
-    resized = cv2.resize(array, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-    return np.asarray(resized, np.uint8)
+    return resize_map(array, Size(height, width))
 
 
 def _named(folder: Path, stem: str, suffixes: tuple[str, ...]) -> list[Path]:

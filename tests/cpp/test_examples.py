@@ -133,11 +133,18 @@ def test_command_line_gives_pythons_picture(
 def test_command_line_sees_real_photos_as_python_does(
     cli: Cli, pipeline: Pipeline, real_samples: Path, tmp_path: Path
 ) -> None:
+    """The person once as found in the photo, and once in a box of it, which leaves the photo."""
     photos = [real_samples / name / "image.jpg" for name in ("vitonhd_00006_00", "viton_000240_0")]
-    ran = cli(*photos, tmp_path / "cpp.png")
-    assert ran.returncode == 0, ran.stderr
-    expected = pipeline.transfer(*map(pipeline.person, photos)).image
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "cpp.png")), expected)
+    owner = pipeline.person(photos[1])
+    box = Box(95, 121, 1000, 400)
+    for options, person in (
+        ([], pipeline.person(photos[0])),
+        (["--person-box", str(box)], pipeline.person(photos[0], box=box)),
+    ):
+        ran = cli(*options, *photos, tmp_path / "cpp.png")
+        assert ran.returncode == 0, ran.stderr
+        expected = pipeline.transfer(person, owner).image
+        assert np.array_equal(np.asarray(Image.open(tmp_path / "cpp.png")), expected)
 
 
 BLUE = (30, 60, 200)
@@ -156,6 +163,9 @@ def test_command_line_reads_people_as_python_does(
             "classes7",
         ),
     }
+    without_head = new_scene().person(272, BLUE).person(180)
+    without_head.iuv[:50, 250:295] = 0
+    scenes["head cut off"] = without_head, "classes7"
     for name, distance in (("apart", 120), ("touching", 92)):
         scene = new_scene().person(131 + distance, BLUE, covered=False).person(131)
         scenes[name] = scene, "classes7"

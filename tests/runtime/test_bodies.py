@@ -57,6 +57,15 @@ def test_an_arm_across_somebody_else_is_its_owners(new_scene, size):
         assert (scene.load(box).densepose == truth).all(axis=2).mean() > 0.99
 
 
+def test_somebody_whose_head_the_photo_cuts_off_is_somebody_else(new_scene):
+    scene = new_scene().person(242, BLUE).person(150)
+    scene.iuv[:50, 220:265] = 0
+    found, others = choose_body(scene.iuv, None, "")
+    alone = new_scene().person(150).iuv
+    assert (found == alone).all(axis=2).mean() > 0.99
+    assert (others == ((scene.iuv[..., 0] > 0) & (alone[..., 0] == 0))).mean() > 0.99
+
+
 def test_a_body_in_pieces_is_one(new_scene):
     strap = new_scene().person(190)
     cv2.line(strap.iuv, (150, 50), (235, 230), (0, 0, 0), 9)

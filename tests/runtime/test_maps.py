@@ -78,6 +78,18 @@ def refusal(maps: Maps, image: np.ndarray, box: Box | None = None) -> tuple[Code
     return error.value.code, str(error.value)
 
 
+def test_who_is_small_in_a_photo_is_found_in_their_box(maps):
+    image, classes = coded((400, 8000), (150, 1200, 160))
+    assert refusal(maps, image)[0] == Code.BODY_MISSING
+    person = maps.person(image, box=Box(140, 1190, 180, 100))
+    assert iou(person.parsing == 4, classes == 4) > 0.85
+    code, words = refusal(maps, image, Box(100, 300, 200, 100))
+    assert code == Code.BODY_MISSING
+    assert "anna.jpg in the box 300,100,400,300 shows nobody" in words
+    near = Box(140, 7999, 1 << 28, 1 << 28)  # most of it is outside
+    assert refusal(maps, image, near)[0] == Code.BODY_MISSING
+
+
 def test_what_is_refused_is_refused_in_words(maps):
     code, words = refusal(maps, coded((300, 200))[0])
     assert code == Code.BODY_MISSING

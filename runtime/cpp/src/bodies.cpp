@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <climits>
 #include <cmath>
+#include <map>
 #include <numeric>
 #include <opencv2/imgproc.hpp>
 #include <vector>
@@ -20,7 +21,7 @@ constexpr double kApart = 40, kAlike = 0.3;
 constexpr double kCandidate = 0.3;
 constexpr double kSideways = 0.15, kBehind = 0.5;
 constexpr double kMost = 0.5, kLeast = 0.1;
-constexpr double kHeadShare = 0.05;
+constexpr double kShoulders = 1.1, kHeadShare = 0.05;
 constexpr int kPasserBy = 255;
 constexpr float kReach = 0.15f, kOwn = 0.02f;
 constexpr double kSomebody = 0.05;
@@ -99,10 +100,11 @@ void to_nearest(cv::Mat& bodies, const cv::Mat& within) {
 // Gives torsos and limbs of a region to the bodies whose heads are in it.
 void divide(cv::Mat& bodies, const cv::Mat& parts, const cv::Mat& here) {
   std::vector<int> nearest(at(parts.cols)), least(at(parts.cols), INT_MAX);
+  std::map<int, cv::Rect> spans;
   for (int number = 1; number < kPasserBy; ++number) {
     const cv::Mat head = here & (bodies == number);
     if (!cv::countNonZero(head)) continue;
-    const cv::Rect span = cv::boundingRect(head);
+    const cv::Rect span = spans[number] = cv::boundingRect(head);
     for (int x = 0; x < parts.cols; ++x) {
       const int distance = std::max(span.x - x, x - (span.x + span.width - 1));
       if (distance >= least[at(x)]) continue;
@@ -112,6 +114,22 @@ void divide(cv::Mat& bodies, const cv::Mat& parts, const cv::Mat& here) {
   }
   const cv::Mat torsos = here & torso_of(parts);
   for (int x = 0; x < parts.cols; ++x) bodies.col(x).setTo(nearest[at(x)], torsos.col(x));
+  // pieces of torso too far beside a head are passers-by, whose heads the photo cuts off
+  for (const auto& [number, span] : spans) {
+    const cv::Mat own = torsos & (bodies == number);
+    const double all = cv::countNonZero(own);
+    const int ends = 2 * span.x + span.width - 1;
+    cv::Mat pieces, stats, centres;
+    const int count = cv::connectedComponentsWithStats(own, pieces, stats, centres);
+    for (int piece = 1; piece < count; ++piece) {
+      const int* of = stats.ptr<int>(piece);
+      const int left = of[cv::CC_STAT_LEFT], right = left + of[cv::CC_STAT_WIDTH] - 1;
+      const int beside = std::max(2 * left - ends, ends - 2 * right);
+      if (beside > 2 * kShoulders * span.width && of[cv::CC_STAT_AREA] >= kSomebody * all) {
+        bodies.setTo(kPasserBy, pieces == piece);
+      }
+    }
+  }
   for (const auto& [upper, whole] : kLimbs) {
     cv::Mat pieces, labels;
     const int count = cv::connectedComponents(here & is_any(parts, whole), pieces);
@@ -143,7 +161,11 @@ cv::Mat bodies_of(const cv::Mat& parts) {
   std::vector<bool> is_large(at(head_count));
   for (std::size_t i = 1; i < areas.size(); ++i) is_large[i] = areas[i] >= kCandidate * largest;
   cv::Mat bodies = marks / 255;
-  if (count == 2 && std::count(is_large.begin(), is_large.end(), true) < 2) return bodies;
+  cv::Mat torso_pieces;
+  if (count == 2 && std::count(is_large.begin(), is_large.end(), true) < 2 &&
+      cv::connectedComponents(torso, torso_pieces) < 3) {
+    return bodies;
+  }
   auto torsos = sizes(pieces, count, torso);
   if (!cv::countNonZero(torso)) torsos = sizes(pieces, count, marks);
   const cv::Mat large_heads = is_chosen(heads, is_large);
@@ -192,12 +214,15 @@ cv::Mat bodies_of(const cv::Mat& parts) {
     // not cut off by the photo: half of a body that a strap cuts in two
     if (!headed[at(piece)] && number && !cv::countNonZero(here.row(0))) continue;
     const auto own = sizes(heads, head_count, here & large_heads);
-    const bool several = head_count - std::count(own.begin(), own.end(), 0) > 1;
-    if (!several) bodies.setTo(++number, here);
-    for (int head = 1; several && head < head_count; ++head) {
+    const int before = number;
+    for (int head = 1; head < head_count; ++head) {
       if (own[at(head)]) bodies.setTo(++number, here & (heads == head));
     }
-    if (several) divide(bodies, parts, here);
+    if (number > before) {
+      divide(bodies, parts, here);
+    } else {
+      bodies.setTo(++number, here);
+    }
     to_nearest(bodies, here);
   }
   const auto areas_of_pieces = sizes(pieces, count), of_heads = sizes(pieces, count, heads > 0);

@@ -727,6 +727,23 @@ Person person_of_maps(const gt_person_source& source) {
                text_of(source.name, ""), false);
 }
 
+// Where somebody in a box is looked for first: all of the photo if there is no box or it is
+// outside. Else the box, less what is outside, with an eighth more on every side, or what gives it
+// the aspect of `target`.
+cv::Rect surroundings(const std::optional<cv::Rect>& box, cv::Size source, cv::Size target) {
+  const cv::Rect whole({}, source), inside = box.value_or(whole) & whole;
+  if (!box || inside.empty()) return whole;
+  int height =
+      std::max(inside.height, (inside.width * target.height + target.width - 1) / target.width);
+  height += 2 * (height / 8);
+  const int width = std::max(height * target.width / target.height, 1);
+  const auto start = [](int at, int side, int wanted) {
+    return at + static_cast<int>(std::floor((side - wanted) / 2.0));
+  };
+  return {start(inside.x, inside.width, width), start(inside.y, inside.height, height), width,
+          height};
+}
+
 Person person_of_photo(const gt_person_source& source, const MakeMaps& make_maps, Size size,
                        const Framing& framing) {
   const std::string name = text_of(source.name, "the photo");
@@ -734,9 +751,10 @@ Person person_of_photo(const gt_person_source& source, const MakeMaps& make_maps
   const cv::Size target(int(size.width), int(size.height));
   const auto box = box_of(source);
   auto meant = box;
-  cv::Rect before(0, 0, image.cols, image.rows), found;
+  cv::Rect before = surroundings(box, image.size(), target), found;
+  const std::string where = box ? name + " in the box " + text(*box) : name;
   cv::Mat iuv;
-  Seen seen = look(image, fit_of(image.size(), before, target), make_maps, name, iuv);
+  Seen seen = look(image, fit_of(image.size(), before, target), make_maps, where, iuv);
   for (int i = 0; i < kLooks; ++i) {
     cv::Mat others;
     const cv::Mat own = choose_body(iuv, meant, name, others);
