@@ -64,7 +64,7 @@ _BARE = 0.7
 #: pixels around (0 at kept ones and off the frame): from the first on hems are smoothed, from the
 #: second on fully.
 _SMOOTHED, _FULLY_SMOOTHED = 0.05, 0.12
-#: The least share of reasoned pixels that a mean is divided by.
+#: The least mean of garment and lower garment that is divided by.
 _LEAST = 1e-4
 
 
@@ -269,9 +269,9 @@ def smooth_hem(shares: Tensor, person_parsing: Tensor) -> Tensor:
     """Probabilities with a smooth hem where the garment may end anywhere in a wide band.
 
     Where the network cannot tell in which of twenty rows a hem is, chance decides each column, and
-    the hem comes out ragged. There probabilities become means, over more columns than rows. A hem
-    that the network is sure of stays as it is, and so does every border away from hems in doubt:
-    means take a quarter of what is thinner than eight pixels.
+    the hem comes out ragged. There garment and lower garment divide what they have together as they
+    do in the mean around, over more columns than rows. A hem that the network is sure of stays as
+    it is, and so does all that borders on other classes.
 
     Args:
         shares: [N,4,H,W], of the classes `REASONED`.
@@ -281,18 +281,20 @@ def smooth_hem(shares: Tensor, person_parsing: Tensor) -> Tensor:
         [N,4,H,W].
     """
     reasoned = (~is_kept(person_parsing))[:, None].float()
-    garment, lower = (shares[:, REASONED.index(label), None] for label in (GARMENT, LOWER))
+    background, skin, garment, lower = shares.split(1, dim=1)
+    both = garment + lower
     # at half the size: means are smooth, and layers at the full size cost the most
     doubt = F.avg_pool2d(torch.minimum(garment, lower) * reasoned, 2)
-    sums = F.avg_pool2d(torch.cat([shares * reasoned, reasoned], dim=1), 2)
+    sums = F.avg_pool2d(torch.cat([garment, both], dim=1) * reasoned, 2)
     height = sums.shape[-2]
     for _ in range(2):
         doubt = _mean(doubt, height // 64, height // 64)
         sums = _mean(sums, height // 128, height // 64)
     weight = torch.clamp((doubt - _SMOOTHED) / (_FULLY_SMOOTHED - _SMOOTHED), 0.0, 1.0)
-    weight = upsample2x(weight) * reasoned
-    means = upsample2x(sums[:, :-1] / sums[:, -1:].clamp_min(_LEAST))
-    return shares + (means - shares) * weight
+    divided = upsample2x(torch.cat([weight, sums[:, :1] / sums[:, 1:].clamp_min(_LEAST)], dim=1))
+    weight, part = divided.split(1, dim=1)
+    garment = garment + (both * part - garment) * weight * reasoned
+    return torch.cat([background, skin, garment, both - garment], dim=1)
 
 
 def _mean(planes: Tensor, rows: int, columns: int) -> Tensor:

@@ -125,6 +125,18 @@ def test_a_hem_in_doubt_is_drawn_smooth_and_a_sure_one_and_a_strap_stay():
     assert lengths(smooth_hem(sure, own)).equal(lengths(sure))
 
 
+def test_an_arm_across_a_hem_in_doubt_stays():
+    own = torch.full((1, 256, 64), BACKGROUND, dtype=torch.uint8)
+    before = dressed(torch.full((64,), 160.0) + 4 * (torch.arange(64) % 2), 24)
+    before[:, :, 64:, 30:33] *= 0.2
+    before[:, REASONED.index(SKIN), 64:, 30:33] = 0.8
+    after = smooth_hem(before, own)
+    others = [REASONED.index(label) for label in (BACKGROUND, SKIN)]
+    assert after[:, others].equal(before[:, others])
+    assert not after.equal(before)
+    torch.testing.assert_close(after.sum(dim=1), before.sum(dim=1))
+
+
 def test_a_kept_label_takes_no_part_in_a_hem():
     own = torch.full((1, 256, 64), BACKGROUND, dtype=torch.uint8)
     own[:, :, 30:34] = FACE
