@@ -293,8 +293,8 @@ def smooth_hem(shares: Tensor, person_parsing: Tensor) -> Tensor:
     weight = torch.clamp((doubt - _SMOOTHED) / (_FULLY_SMOOTHED - _SMOOTHED), 0.0, 1.0)
     divided = upsample2x(torch.cat([weight, sums[:, :1] / sums[:, 1:].clamp_min(_LEAST)], dim=1))
     weight, part = divided.split(1, dim=1)
-    garment = garment + (both * part - garment) * weight * reasoned
-    return torch.cat([background, skin, garment, both - garment], dim=1)
+    more = (both * part - garment) * weight * reasoned
+    return torch.cat([background, skin, garment + more, lower - more], dim=1)
 
 
 def _mean(planes: Tensor, rows: int, columns: int) -> Tensor:

@@ -38,6 +38,7 @@ from garment_transfer.runtime.photos import (
     Fit,
     Person,
     check_body,
+    check_box,
     choose_body,
     frame,
     is_any,
@@ -216,10 +217,9 @@ class Maps:
 
         The maps may show others beside the person; doubtful ones are logged, useless ones refused.
         """
-        source = Size(*image.shape[:2])
-        before, meant = _surroundings(box, source, self._size), box
-        where = f"{name} in the box {box}" if box else name
-        seen = self._look_for_body(image, Fit(source, self._size, before), where)
+        check_box(box)
+        source, meant = Size(*image.shape[:2]), box
+        seen, before = self._first_look(image, name, box)
         for _ in range(_LOOKS):
             own, _ = choose_body(seen.iuv, meant, name)
             found = frame(own, self._framing, self._size)
@@ -256,6 +256,21 @@ class Maps:
             )
         return maps
 
+    def _first_look(self, image: _Map, name: str, box: Box | None) -> tuple[_Seen, Box]:
+        """What the whole photo shows, or the surroundings of a box in which it shows nobody."""
+        source = Size(*image.shape[:2])
+        whole = Box(0, 0, source.height, source.width)
+        try:
+            seen = self._look_for_body(image, Fit(source, self._size), name)
+            choose_body(seen.iuv, box, name)
+            return seen, whole
+        except InputError as error:
+            around = _surroundings(box, source, self._size) if box else whole
+            if error.code is not Code.BODY_MISSING or around == whole:
+                raise
+        fit = Fit(source, self._size, around)
+        return self._look_for_body(image, fit, f"{name} in the box {box}"), around
+
     def _look(self, image: _Map, fit: Fit) -> _Seen:
         framed = fit.photo(image)
         found = self._engine.run({"image": framed[None]})
@@ -280,23 +295,18 @@ class Maps:
         return seen
 
 
-def _surroundings(box: Box | None, source: Size, target: Size) -> Box:
-    """Where somebody in a box is looked for first: all of the photo if the box is None or outside.
+def _surroundings(box: Box, source: Size, target: Size) -> Box:
+    """A box, less what is outside the photo, grown to the aspect of `target`, and twice that.
 
-    Else the box, less what is outside, with an eighth more on every side, or what gives it the
-    aspect of `target`.
+    All of the photo where the box is outside, or its surroundings are larger than the photo.
     """
-    whole = Box(0, 0, source.height, source.width)
-    if box is None:
-        return whole
     top, left = max(box.top, 0), max(box.left, 0)
     rows = min(box.top + box.height, source.height) - top
     columns = min(box.left + box.width, source.width) - left
-    if min(rows, columns) <= 0:
-        return whole
-    height = max(rows, -(-columns * target.height // target.width))
-    height += 2 * (height // 8)
+    height = 2 * max(rows, -(-columns * target.height // target.width))
     width = max(height * target.width // target.height, 1)
+    if min(rows, columns) <= 0 or (height >= source.height and width >= source.width):
+        return Box(0, 0, source.height, source.width)
     return Box(top + (rows - height) // 2, left + (columns - width) // 2, height, width)
 
 

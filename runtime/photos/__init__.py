@@ -3,6 +3,7 @@
 from garment_transfer.kernels.compose import Composed as Composed
 from garment_transfer.kernels.fit import Box as Box, Fit as Fit
 from garment_transfer.runtime.photos._bodies import (
+    check_box as check_box,
     check_plausible as check_plausible,
     choose_body as choose_body,
     drop_not_worn as drop_not_worn,

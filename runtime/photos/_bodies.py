@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import astuple
 from typing import Final
 
 import cv2
@@ -69,8 +70,10 @@ _CHOOSE: Final = (
 _MOST: Final = 0.5
 _LEAST: Final = 0.1
 
-# From so many widths of a head beside its middle a piece of torso is somebody else's.
+# A piece of torso that begins so many widths of the head beside its middle is somebody else's, if
+# that is also more than this share of the root of the torso's area: a head may be half hidden.
 _SHOULDERS: Final = 1.1
+_HALF_WIDTH: Final = 0.4
 
 # A piece of a map of parts of which more is head has a head, not specks of wrong parts.
 _HEAD_SHARE: Final = 0.05
@@ -100,6 +103,21 @@ _RIM: Final = 0.03
 _EXACT_RIM: Final = 0.008
 
 
+def check_box(box: Box | None) -> None:
+    """Raises InputError where a caller's box is none."""
+    if box is None:
+        return
+    if not isinstance(box, Box):
+        found = f"a {type(box).__name__}"
+    elif not all(isinstance(side, int | np.integer) for side in astuple(box)):
+        found = str(box)
+    else:
+        return
+    raise InputError(
+        Code.ARGUMENT_INVALID, f"the box is {found}", expected="Box of whole numbers, or None"
+    )
+
+
 def choose_body(
     iuv: npt.NDArray[np.uint8], box: Box | None, name: str
 ) -> tuple[npt.NDArray[np.uint8], _Mask]:
@@ -117,10 +135,7 @@ def choose_body(
     Raises:
         InputError: there are several bodies and no box, or the box holds none.
     """
-    if box is not None and not isinstance(box, Box):
-        raise InputError(
-            Code.ARGUMENT_INVALID, f"the box is a {type(box).__name__}", expected="Box, or None"
-        )
+    check_box(box)
     parts = np.asarray(cv2.extractChannel(iuv, 0), np.uint8)
     step = _step(parts)
     bodies = _bodies(parts[::step, ::step])
@@ -445,10 +460,10 @@ def _bodies(parts: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     _, heads, stats, _ = cv2.connectedComponentsWithStats(np.isin(parts, HEAD).astype(np.uint8))
     areas = stats[1:, cv2.CC_STAT_AREA]
     large = np.flatnonzero(areas >= _CANDIDATE * areas.max(initial=1)) + 1
-    torso = is_any(parts, TORSO).view(np.uint8)
-    if count == 2 and len(large) < 2 and cv2.connectedComponents(torso)[0] < 3:
+    torso = is_any(parts, TORSO)
+    if count == 2 and len(large) < 2 and cv2.connectedComponents(torso.view(np.uint8))[0] < 3:
         return marks
-    torsos = np.bincount(pieces[np.isin(parts, TORSO)], minlength=count)
+    torsos = np.bincount(pieces[torso], minlength=count)
     if not torsos.any():
         torsos = np.bincount(pieces.ravel(), minlength=count)
         torsos[0] = 0
@@ -473,10 +488,10 @@ def _bodies(parts: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
             continue  # not cut off by the photo: half of a body that a strap cuts in two
         own = np.unique(heads[here & large_heads])
         for region in [here & (heads == head) for head in own] or [here]:
-            number += 1
+            number = min(number + 1, _PASSER_BY - 1)
             bodies[region] = number
         if len(own):
-            _divide(bodies, parts, here)
+            _assign_parts(bodies, parts, here)
         _to_nearest(bodies, here)
     areas = np.maximum(np.bincount(pieces.ravel(), minlength=count), 1)
     shares = np.bincount(pieces[heads > 0], minlength=count) / areas
@@ -487,7 +502,7 @@ def _bodies(parts: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return bodies
 
 
-def _divide(bodies: npt.NDArray[np.uint8], parts: npt.NDArray[np.uint8], here: _Mask) -> None:
+def _assign_parts(bodies: npt.NDArray[np.uint8], parts: npt.NDArray[np.uint8], here: _Mask) -> None:
     """Gives torsos and limbs of a region to the bodies whose heads are in it.
 
     A pixel of a torso goes to the head that is nearest in its column. A piece of torso too far
@@ -501,24 +516,35 @@ def _divide(bodies: npt.NDArray[np.uint8], parts: npt.NDArray[np.uint8], here: _
     torsos = here & is_any(parts, TORSO)
     bodies[torsos] = np.broadcast_to(numbers[np.argmin(distances, axis=0)], parts.shape)[torsos]
     for number, span in zip(numbers, spans, strict=True):
-        ends, least = span[0] + span[-1], 2 * _SHOULDERS * (span[-1] - span[0] + 1)
         own = torsos & (bodies == number)
         count, pieces, stats, _ = cv2.connectedComponentsWithStats(own.view(np.uint8))
-        for piece in range(1, count):
-            left, _, width, _, area = stats[piece]
-            beside = max(2 * left - ends, ends - 2 * (left + width - 1))
-            if beside > least and area >= _SOMEBODY * np.count_nonzero(own):
-                bodies[pieces == piece] = _PASSER_BY
+        if count < 3:
+            continue  # the piece nearest to the head is its own
+        all_of_it = int(np.count_nonzero(own))
+        least = max(_SHOULDERS * (span[-1] - span[0] + 1), _HALF_WIDTH * math.sqrt(all_of_it))
+        left, width, area = (
+            stats[1:, column] for column in (cv2.CC_STAT_LEFT, cv2.CC_STAT_WIDTH, cv2.CC_STAT_AREA)
+        )
+        ends = span[0] + span[-1]
+        beside = np.maximum(2 * left - ends, ends - 2 * (left + width - 1))
+        apart = (beside > 2 * least) & (area >= _SOMEBODY * all_of_it)
+        apart[np.argmin(beside)] = False
+        bodies[np.append(False, apart)[pieces]] = _PASSER_BY
+    square = np.ones((3, 3), np.uint8)
     for limb in LIMBS:
-        count, pieces = cv2.connectedComponents((here & is_any(parts, limb)).view(np.uint8))
+        upper = is_any(parts, limb[:2])
+        count, pieces, stats, _ = cv2.connectedComponentsWithStats(
+            (here & is_any(parts, limb)).view(np.uint8)
+        )
         for piece in range(1, count):
-            marks = pieces == piece
-            upper = marks & is_any(parts, limb[:2])
-            for root in (upper, marks):
-                around = cv2.dilate(root.view(np.uint8), np.ones((3, 3), np.uint8)).view(np.bool_)
-                votes = bodies[around & torsos]
+            x, y, wide, high, _ = stats[piece]
+            around = np.s_[max(y - 1, 0) : y + high + 1, max(x - 1, 0) : x + wide + 1]
+            marks = pieces[around] == piece
+            for root in (marks & upper[around], marks):
+                grown = cv2.dilate(root.view(np.uint8), square).view(np.bool_)
+                votes = bodies[around][grown & torsos[around]]
                 if len(votes):
-                    bodies[marks] = np.bincount(votes).argmax()
+                    bodies[around][marks] = np.bincount(votes).argmax()
                     break
 
 

@@ -133,17 +133,23 @@ def test_command_line_gives_pythons_picture(
 def test_command_line_sees_real_photos_as_python_does(
     cli: Cli, pipeline: Pipeline, real_samples: Path, tmp_path: Path
 ) -> None:
-    """The person once as found in the photo, and once in a box of it, which leaves the photo."""
+    """The person as found in the photo, in a box that leaves it, and too small to be found without."""
     photos = [real_samples / name / "image.jpg" for name in ("vitonhd_00006_00", "viton_000240_0")]
     owner = pipeline.person(photos[1])
-    box = Box(95, 121, 1000, 400)
-    for options, person in (
-        ([], pipeline.person(photos[0])),
-        (["--person-box", str(box)], pipeline.person(photos[0], box=box)),
+    wide = np.full((560, 8000, 3), 200, np.uint8)
+    wide[24:536, 4000:4384] = Image.open(photos[0]).convert("RGB").resize((384, 512))
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    with pytest.raises(InputError, match="shows nobody"):
+        pipeline.person(tmp_path / "wide.png")
+    for photo, box in (
+        (photos[0], None),
+        (photos[0], Box(95, 121, 1000, 400)),
+        (tmp_path / "wide.png", Box(40, 4060, 480, 240)),
     ):
-        ran = cli(*options, *photos, tmp_path / "cpp.png")
+        options = ["--person-box", str(box)] if box else []
+        ran = cli(*options, photo, photos[1], tmp_path / "cpp.png")
         assert ran.returncode == 0, ran.stderr
-        expected = pipeline.transfer(person, owner).image
+        expected = pipeline.transfer(pipeline.person(photo, box=box), owner).image
         assert np.array_equal(np.asarray(Image.open(tmp_path / "cpp.png")), expected)
 
 

@@ -66,6 +66,25 @@ def test_somebody_whose_head_the_photo_cuts_off_is_somebody_else(new_scene):
     assert (others == ((scene.iuv[..., 0] > 0) & (alone[..., 0] == 0))).mean() > 0.99
 
 
+@pytest.mark.parametrize("hidden", [0, 12, 16])
+def test_a_torso_that_a_forearm_parts_is_ones_own(new_scene, hidden):
+    """Of whose head things may hide a part."""
+    scene = new_scene().person(190)
+    scene.iuv[50:130, 178:202] = 20, 90, 90
+    scene.iuv[10:50, 174 : 174 + hidden] = scene.iuv[10:50, 206 - hidden : 206] = 0
+    found, others = choose_body(scene.iuv, None, "")
+    assert (found == scene.iuv).all()
+    assert not others.any()
+
+
+def test_a_map_of_hundreds_of_heads_has_bodies(new_scene):
+    scene = new_scene(200, 200)
+    scene.iuv[..., 0] = 2
+    scene.iuv[::10, ::10, 0] = 23
+    with pytest.raises(InputError, match="254 people"):
+        choose_body(scene.iuv, None, "")
+
+
 def test_a_body_in_pieces_is_one(new_scene):
     strap = new_scene().person(190)
     cv2.line(strap.iuv, (150, 50), (235, 230), (0, 0, 0), 9)

@@ -88,6 +88,8 @@ def test_who_is_small_in_a_photo_is_found_in_their_box(maps):
     assert "anna.jpg in the box 300,100,400,300 shows nobody" in words
     near = Box(140, 7999, 1 << 28, 1 << 28)  # most of it is outside
     assert refusal(maps, image, near)[0] == Code.BODY_MISSING
+    for wrong in ((140, 1190, 180, 100), Box(140.5, 1190, 180, 100)):
+        assert refusal(maps, image, wrong)[0] == Code.ARGUMENT_INVALID
 
 
 def test_what_is_refused_is_refused_in_words(maps):

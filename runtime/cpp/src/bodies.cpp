@@ -21,7 +21,7 @@ constexpr double kApart = 40, kAlike = 0.3;
 constexpr double kCandidate = 0.3;
 constexpr double kSideways = 0.15, kBehind = 0.5;
 constexpr double kMost = 0.5, kLeast = 0.1;
-constexpr double kShoulders = 1.1, kHeadShare = 0.05;
+constexpr double kShoulders = 1.1, kHalfWidth = 0.4, kHeadShare = 0.05;
 constexpr int kPasserBy = 255;
 constexpr float kReach = 0.15f, kOwn = 0.02f;
 constexpr double kSomebody = 0.05;
@@ -97,9 +97,10 @@ void to_nearest(cv::Mat& bodies, const cv::Mat& within) {
   }
 }
 
-// Gives torsos and limbs of a region to the bodies whose heads are in it.
-void divide(cv::Mat& bodies, const cv::Mat& parts, const cv::Mat& here) {
-  std::vector<int> nearest(at(parts.cols)), least(at(parts.cols), INT_MAX);
+// Gives torsos and limbs of a region to the bodies whose heads are in it, by the rules of
+// `_assign_parts` in runtime/photos/_bodies.py.
+void assign_parts(cv::Mat& bodies, const cv::Mat& parts, const cv::Mat& here) {
+  std::vector<int> nearest_head(at(parts.cols)), least(at(parts.cols), INT_MAX);
   std::map<int, cv::Rect> spans;
   for (int number = 1; number < kPasserBy; ++number) {
     const cv::Mat head = here & (bodies == number);
@@ -109,40 +110,52 @@ void divide(cv::Mat& bodies, const cv::Mat& parts, const cv::Mat& here) {
       const int distance = std::max(span.x - x, x - (span.x + span.width - 1));
       if (distance >= least[at(x)]) continue;
       least[at(x)] = distance;
-      nearest[at(x)] = number;
+      nearest_head[at(x)] = number;
     }
   }
   const cv::Mat torsos = here & torso_of(parts);
-  for (int x = 0; x < parts.cols; ++x) bodies.col(x).setTo(nearest[at(x)], torsos.col(x));
-  // pieces of torso too far beside a head are passers-by, whose heads the photo cuts off
+  for (int x = 0; x < parts.cols; ++x) bodies.col(x).setTo(nearest_head[at(x)], torsos.col(x));
+  cv::Mat pieces, stats, centres;
   for (const auto& [number, span] : spans) {
     const cv::Mat own = torsos & (bodies == number);
-    const double all = cv::countNonZero(own);
-    const int ends = 2 * span.x + span.width - 1;
-    cv::Mat pieces, stats, centres;
     const int count = cv::connectedComponentsWithStats(own, pieces, stats, centres);
+    if (count < 3) continue;
+    const double all_of_it = cv::countNonZero(own);
+    const double most = std::max(kShoulders * span.width, kHalfWidth * std::sqrt(all_of_it));
+    const int ends = 2 * span.x + span.width - 1;
+    std::vector<int> beside;
     for (int piece = 1; piece < count; ++piece) {
-      const int* of = stats.ptr<int>(piece);
-      const int left = of[cv::CC_STAT_LEFT], right = left + of[cv::CC_STAT_WIDTH] - 1;
-      const int beside = std::max(2 * left - ends, ends - 2 * right);
-      if (beside > 2 * kShoulders * span.width && of[cv::CC_STAT_AREA] >= kSomebody * all) {
-        bodies.setTo(kPasserBy, pieces == piece);
-      }
+      const int left = stats.at<int>(piece, cv::CC_STAT_LEFT);
+      const int right = left + stats.at<int>(piece, cv::CC_STAT_WIDTH) - 1;
+      beside.push_back(std::max(2 * left - ends, ends - 2 * right));
+    }
+    const auto nearest = std::min_element(beside.begin(), beside.end());
+    for (auto of = beside.begin(); of != beside.end(); ++of) {
+      const int piece = 1 + static_cast<int>(of - beside.begin());
+      if (of == nearest || *of <= 2 * most) continue;
+      if (stats.at<int>(piece, cv::CC_STAT_AREA) < kSomebody * all_of_it) continue;
+      bodies.setTo(kPasserBy, pieces == piece);
     }
   }
-  for (const auto& [upper, whole] : kLimbs) {
-    cv::Mat pieces, labels;
-    const int count = cv::connectedComponents(here & is_any(parts, whole), pieces);
+  for (const auto& [upper_parts, whole] : kLimbs) {
+    const cv::Mat upper = is_any(parts, upper_parts);
+    const int count =
+        cv::connectedComponentsWithStats(here & is_any(parts, whole), pieces, stats, centres);
     for (int piece = 1; piece < count; ++piece) {
-      const cv::Mat marks = pieces == piece;
-      for (const cv::Mat& root : {cv::Mat(marks & is_any(parts, upper)), marks}) {
-        cv::Mat beside;
+      const int* of = stats.ptr<int>(piece);
+      const cv::Rect around = cv::Rect(of[cv::CC_STAT_LEFT] - 1, of[cv::CC_STAT_TOP] - 1,
+                                       of[cv::CC_STAT_WIDTH] + 2, of[cv::CC_STAT_HEIGHT] + 2) &
+                              cv::Rect({}, parts.size());
+      const cv::Mat marks = pieces(around) == piece;
+      for (const cv::Mat& root : {cv::Mat(marks & upper(around)), marks}) {
+        cv::Mat beside, labels;
         cv::dilate(root, beside, square(1));
-        beside &= torsos;
+        beside &= torsos(around);
         if (!cv::countNonZero(beside)) continue;
-        bodies.convertTo(labels, CV_32S);
+        bodies(around).convertTo(labels, CV_32S);
         const auto votes = sizes(labels, kPasserBy + 1, beside);
-        bodies.setTo(double(std::max_element(votes.begin(), votes.end()) - votes.begin()), marks);
+        bodies(around).setTo(double(std::max_element(votes.begin(), votes.end()) - votes.begin()),
+                             marks);
         break;
       }
     }
@@ -214,14 +227,17 @@ cv::Mat bodies_of(const cv::Mat& parts) {
     // not cut off by the photo: half of a body that a strap cuts in two
     if (!headed[at(piece)] && number && !cv::countNonZero(here.row(0))) continue;
     const auto own = sizes(heads, head_count, here & large_heads);
-    const int before = number;
+    const auto next = [&number] { return number = std::min(number + 1, kPasserBy - 1); };
+    bool with_head = false;
     for (int head = 1; head < head_count; ++head) {
-      if (own[at(head)]) bodies.setTo(++number, here & (heads == head));
+      if (!own[at(head)]) continue;
+      bodies.setTo(next(), here & (heads == head));
+      with_head = true;
     }
-    if (number > before) {
-      divide(bodies, parts, here);
+    if (with_head) {
+      assign_parts(bodies, parts, here);
     } else {
-      bodies.setTo(++number, here);
+      bodies.setTo(next(), here);
     }
     to_nearest(bodies, here);
   }

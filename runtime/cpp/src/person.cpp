@@ -548,6 +548,20 @@ Seen look(const cv::Mat& image, const GtFit& fit, const MakeMaps& make_maps,
   return seen;
 }
 
+// Where somebody in a box is looked for closely, as `_surroundings` in runtime/_maps.py has it.
+cv::Rect surroundings(const cv::Rect& box, cv::Size source, cv::Size target) {
+  const cv::Rect whole({}, source), inside = box & whole;
+  const int height =
+      2 * std::max(inside.height, (inside.width * target.height + target.width - 1) / target.width);
+  const int width = std::max(height * target.width / target.height, 1);
+  if (inside.empty() || (height >= source.height && width >= source.width)) return whole;
+  const auto start = [](int at, int side, int wanted) {
+    return at + static_cast<int>(std::floor((side - wanted) / 2.0));
+  };
+  return {start(inside.x, inside.width, width), start(inside.y, inside.height, height), width,
+          height};
+}
+
 // Whether two boxes are as good as one.
 bool agree(const cv::Rect& found, const cv::Rect& before) {
   const double moves[] = {double(found.y - before.y), double(found.br().y - before.br().y),
@@ -727,23 +741,6 @@ Person person_of_maps(const gt_person_source& source) {
                text_of(source.name, ""), false);
 }
 
-// Where somebody in a box is looked for first: all of the photo if there is no box or it is
-// outside. Else the box, less what is outside, with an eighth more on every side, or what gives it
-// the aspect of `target`.
-cv::Rect surroundings(const std::optional<cv::Rect>& box, cv::Size source, cv::Size target) {
-  const cv::Rect whole({}, source), inside = box.value_or(whole) & whole;
-  if (!box || inside.empty()) return whole;
-  int height =
-      std::max(inside.height, (inside.width * target.height + target.width - 1) / target.width);
-  height += 2 * (height / 8);
-  const int width = std::max(height * target.width / target.height, 1);
-  const auto start = [](int at, int side, int wanted) {
-    return at + static_cast<int>(std::floor((side - wanted) / 2.0));
-  };
-  return {start(inside.x, inside.width, width), start(inside.y, inside.height, height), width,
-          height};
-}
-
 Person person_of_photo(const gt_person_source& source, const MakeMaps& make_maps, Size size,
                        const Framing& framing) {
   const std::string name = text_of(source.name, "the photo");
@@ -751,10 +748,22 @@ Person person_of_photo(const gt_person_source& source, const MakeMaps& make_maps
   const cv::Size target(int(size.width), int(size.height));
   const auto box = box_of(source);
   auto meant = box;
-  cv::Rect before = surroundings(box, image.size(), target), found;
-  const std::string where = box ? name + " in the box " + text(*box) : name;
+  const cv::Rect whole({}, image.size());
+  cv::Rect before = whole, found;
   cv::Mat iuv;
-  Seen seen = look(image, fit_of(image.size(), before, target), make_maps, where, iuv);
+  const auto look_at = [&](const std::string& at) {
+    return look(image, fit_of(image.size(), before, target), make_maps, at, iuv);
+  };
+  Seen seen;
+  try {
+    cv::Mat others;
+    seen = look_at(name);
+    choose_body(iuv, box, name, others);
+  } catch (const Error& error) {
+    if (box) before = surroundings(*box, image.size(), target);
+    if (error.status() != GT_BODY_MISSING || before == whole) throw;
+    seen = look_at(name + " in the box " + text(*box));
+  }
   for (int i = 0; i < kLooks; ++i) {
     cv::Mat others;
     const cv::Mat own = choose_body(iuv, meant, name, others);
@@ -762,7 +771,7 @@ Person person_of_photo(const gt_person_source& source, const MakeMaps& make_maps
     if (agree(found, before)) break;
     before = found;
     if (!box) meant = found;
-    seen = look(image, fit_of(image.size(), found, target), make_maps, name, iuv);
+    seen = look_at(name);
   }
   if (found.height < kLeastRows) {
     throw Error(GT_BODY_MISSING,
