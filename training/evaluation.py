@@ -278,7 +278,7 @@ def evaluate_held_out(
         pairs: as `garment_transfer.training.synthetic.held_out_pair` gives them.
         each: called with every pair and the graphs' outputs for it.
         maps: of a bundle, for the row of photos without other maps than its own, without those
-            that it refuses.
+            that it refuses; `refused` says how many these are.
 
     Returns:
         A row per method; the first is named "method".
@@ -293,11 +293,13 @@ def evaluate_held_out(
     def run(batch: Sequence[Arrays]) -> dict[str, NDArray]:
         return pipeline.run({name: np.stack([pair[name] for pair in batch]) for name in INPUTS})
 
+    refused = 0
     waiting = iter(pairs)
     while batch := list(islice(waiting, 8)):
         outputs = run(batch)
         found = [(pair, _maps_of(pair, maps)) for pair in batch] if maps else []
         bare = [{**pair, **own_maps} for pair, own_maps in found if own_maps]
+        refused += len(found) - len(bare)
         if bare:
             seen = run(bare)
             for i, own_pair in enumerate(bare):
@@ -316,7 +318,10 @@ def evaluate_held_out(
             for name, garments in warped.items():
                 image = np.where(region[..., None], garments[i], own["image"])
                 count(name, image, own["transfer_parsing"], pair)
-    return [score.row(name) for name, score in scores.items()]
+    rows = {name: score.row(name) for name, score in scores.items()}
+    if "photos alone" in rows:
+        rows["photos alone"]["refused"] = float(refused)
+    return list(rows.values())
 
 
 def _maps_of(pair: Arrays, maps: Maps) -> dict[str, NDArray] | None:

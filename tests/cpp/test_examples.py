@@ -133,7 +133,7 @@ def test_command_line_gives_pythons_picture(
 def test_command_line_sees_real_photos_as_python_does(
     cli: Cli, pipeline: Pipeline, real_samples: Path, tmp_path: Path
 ) -> None:
-    """The person as found in the photo, in a box that leaves it, and too small to be found without."""
+    """The person as found in the photo, in a box beyond it, and too small to be found without."""
     photos = [real_samples / name / "image.jpg" for name in ("vitonhd_00006_00", "viton_000240_0")]
     owner = pipeline.person(photos[1])
     wide = np.full((560, 8000, 3), 200, np.uint8)

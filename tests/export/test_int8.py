@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx.parser
+import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,25 @@ stage (float[n, 3, 16, 16] x) => (float[n, 3, 16, 16] image)
     image = Conv <pads: ints = [1, 1, 1, 1]> (hidden, w2, b2)
 }
 """
+
+
+def _saturates() -> bool:
+    """Whether ONNX Runtime's products of int8 saturate at 16 bits, as without VNNI on x86-64."""
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 18]>
+        g (uint8[1,16,4,4] x, int8[8,16,3,3] w) => (uint8[1,8,2,2] y)
+        <float one = {1}, float step = {20000}, uint8 zero = {0}, int8 none = {0}>
+        { y = QLinearConv (x, one, zero, w, one, none, step, zero) }
+    """)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    x, w = np.full((1, 16, 4, 4), 255, np.uint8), np.full((8, 16, 3, 3), 127, np.int8)
+    (found,) = session.run(None, {"x": x, "w": w})
+    return bool((found != round(16 * 9 * 255 * 127 / 20000)).any())
+
+
+exact = pytest.mark.skipif(
+    _saturates(), reason="int8 products saturate on this processor, so more stays float32"
+)
 
 
 def _weights(seed: int) -> dict[str, npt.NDArray[np.float32]]:
@@ -58,6 +78,7 @@ def _rounded(values: npt.NDArray[np.float64], largest: float) -> npt.NDArray[np.
     return np.clip(np.rint(values / step), -128, 127) * step
 
 
+@exact
 def test_convolutions_compute_on_rounded_numbers():
     """Beside torch in float64: activations rounded per tensor, weights per output channel."""
     weights, x = _weights(1), _sample()["x"].astype(np.float64)
@@ -80,6 +101,7 @@ def test_convolutions_compute_on_rounded_numbers():
     assert np.abs(due - exact).max() > step / 4  # what is compared is more than float32's rounding
 
 
+@exact
 def test_tensorrt_s_form_computes_the_same():
     quantised = int8.convert_to_int8("regrowth", _model(_weights(2)), [_sample()])
     other = int8.for_tensorrt(quantised)
@@ -100,6 +122,7 @@ def test_tensorrt_s_form_computes_the_same():
     assert not any(zero.any() for zero in zeros)
 
 
+@exact
 def test_what_loses_too_much_stays_float32():
     """A hidden channel that is far larger than the others takes their bits away."""
     weights = _weights(4)
