@@ -218,14 +218,14 @@ class Maps:
         The maps may show others beside the person; doubtful ones are logged, useless ones refused.
         """
         check_box(box)
-        source, meant = Size(*image.shape[:2]), box
-        seen, before = self._first_look(image, name, box)
-        for _ in range(_LOOKS):
-            own, _ = choose_body(seen.iuv, meant, name)
+        source = Size(*image.shape[:2])
+        seen, own = self._first_look(image, name, box)
+        for look in range(_LOOKS):
+            if look:
+                own, _ = choose_body(seen.iuv, box or seen.fit.shown, name)
             found = frame(own, self._framing, self._size)
-            if _agree(found, before):
+            if _agree(found, seen.fit.shown):
                 break
-            before, meant = found, box or found
             seen = self._look_for_body(image, Fit(source, self._size, found), name)
         if found.height < _LEAST_ROWS:
             raise InputError(
@@ -256,20 +256,22 @@ class Maps:
             )
         return maps
 
-    def _first_look(self, image: _Map, name: str, box: Box | None) -> tuple[_Seen, Box]:
-        """What the whole photo shows, or the surroundings of a box in which it shows nobody."""
+    def _first_look(self, image: _Map, name: str, box: Box | None) -> tuple[_Seen, _Map]:
+        """What the whole photo shows, or the surroundings of a box in which it shows nobody.
+
+        And the DensePose of the person who is meant.
+        """
         source = Size(*image.shape[:2])
-        whole = Box(0, 0, source.height, source.width)
         try:
             seen = self._look_for_body(image, Fit(source, self._size), name)
-            choose_body(seen.iuv, box, name)
-            return seen, whole
+            return seen, choose_body(seen.iuv, box, name)[0]
         except InputError as error:
-            around = _surroundings(box, source, self._size) if box else whole
-            if error.code is not Code.BODY_MISSING or around == whole:
+            around = _surroundings(box, source, self._size) if box else None
+            if error.code is not Code.BODY_MISSING or around is None:
                 raise
         fit = Fit(source, self._size, around)
-        return self._look_for_body(image, fit, f"{name} in the box {box}"), around
+        seen = self._look_for_body(image, fit, f"{name} in the box {box}")
+        return seen, choose_body(seen.iuv, box, name)[0]
 
     def _look(self, image: _Map, fit: Fit) -> _Seen:
         framed = fit.photo(image)
@@ -295,10 +297,10 @@ class Maps:
         return seen
 
 
-def _surroundings(box: Box, source: Size, target: Size) -> Box:
+def _surroundings(box: Box, source: Size, target: Size) -> Box | None:
     """A box, less what is outside the photo, grown to the aspect of `target`, and twice that.
 
-    All of the photo where the box is outside, or its surroundings are larger than the photo.
+    None where the box is outside, or its surroundings are larger than the photo.
     """
     top, left = max(box.top, 0), max(box.left, 0)
     rows = min(box.top + box.height, source.height) - top
@@ -306,7 +308,7 @@ def _surroundings(box: Box, source: Size, target: Size) -> Box:
     height = 2 * max(rows, -(-columns * target.height // target.width))
     width = max(height * target.width // target.height, 1)
     if min(rows, columns) <= 0 or (height >= source.height and width >= source.width):
-        return Box(0, 0, source.height, source.width)
+        return None
     return Box(top + (rows - height) // 2, left + (columns - width) // 2, height, width)
 
 

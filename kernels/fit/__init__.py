@@ -197,12 +197,20 @@ def fit_map(fit: Fit, labels: Pixels) -> Pixels:
 def nearest(fit: Fit, labels: Pixels) -> Pixels:
     """A map at the size `scaled`, the pixels that hold the centres; 0 where the box leaves it."""
     box, scaled, source = fit.shown, fit.scaled, fit.source
-    rows = (2 * np.arange(scaled.height) + 1) * box.height // (2 * scaled.height) + box.top
-    columns = (2 * np.arange(scaled.width) + 1) * box.width // (2 * scaled.width) + box.left
+    rows = hold_centres(scaled.height, box.height) + box.top
+    columns = hold_centres(scaled.width, box.width) + box.left
     small = labels[rows.clip(0, source.height - 1)[:, None], columns.clip(0, source.width - 1)]
     small[(rows < 0) | (rows >= source.height)] = 0
     small[:, (columns < 0) | (columns >= source.width)] = 0
     return small
+
+
+def hold_centres(small: int, large: int) -> Places:
+    """The pixels of an axis of `large` ones that hold the centres of `small` ones, int64 [small].
+
+    Right also where `small` is the greater number.
+    """
+    return (2 * np.arange(small) + 1) * large // (2 * small)
 
 
 def shrink(image: Pixels, size: Size) -> Pixels:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from garment_transfer.bundle import Code, Framing, InputError, Size
-from garment_transfer.kernels.fit import Box, Fit
+from garment_transfer.kernels.fit import Box, Fit, hold_centres
 from garment_transfer.runtime.photos._densepose import TORSO, UPPER_LEGS
 
 # a pixel
@@ -122,9 +122,6 @@ def resize_map(labels: npt.NDArray[_S], size: Size) -> npt.NDArray[_S]:
 
     As in the C++ library. OpenCV's versions differ in what is nearest.
     """
-    rows, columns = (
-        (2 * np.arange(large) + 1) * small // (2 * large)
-        for large, small in zip((size.height, size.width), labels.shape, strict=False)
-    )
+    rows, columns = map(hold_centres, (size.height, size.width), labels.shape)
     resized: npt.NDArray[_S] = labels.take(rows, axis=0).take(columns, axis=1)
     return resized

@@ -747,30 +747,27 @@ Person person_of_photo(const gt_person_source& source, const MakeMaps& make_maps
   const cv::Mat image = copied(source.photo, 3, name_of(source.photo, name.c_str()));
   const cv::Size target(int(size.width), int(size.height));
   const auto box = box_of(source);
-  auto meant = box;
   const cv::Rect whole({}, image.size());
   cv::Rect before = whole, found;
-  cv::Mat iuv;
+  cv::Mat iuv, own, others;
   const auto look_at = [&](const std::string& at) {
     return look(image, fit_of(image.size(), before, target), make_maps, at, iuv);
   };
   Seen seen;
   try {
-    cv::Mat others;
     seen = look_at(name);
-    choose_body(iuv, box, name, others);
+    own = choose_body(iuv, box, name, others);
   } catch (const Error& error) {
     if (box) before = surroundings(*box, image.size(), target);
     if (error.status() != GT_BODY_MISSING || before == whole) throw;
     seen = look_at(name + " in the box " + text(*box));
+    own = choose_body(iuv, box, name, others);
   }
   for (int i = 0; i < kLooks; ++i) {
-    cv::Mat others;
-    const cv::Mat own = choose_body(iuv, meant, name, others);
+    if (i) own = choose_body(iuv, box.value_or(before), name, others);
     found = frame(parts_of(own), framing, target);
     if (agree(found, before)) break;
     before = found;
-    if (!box) meant = found;
     seen = look_at(name);
   }
   if (found.height < kLeastRows) {
